@@ -1,0 +1,106 @@
+"""From what stands on the command line to artifact folders: found, reused or exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_runtime import Manifest, ReproError, load, read_manifest
+from repr_runtime.errors import MissingExtraError, SchemaVersionError
+from repr_runtime.manifest import MANIFEST_NAME
+
+from repr_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from repr_models.registry import NetworkSpec
+
+
+def bundled_names() -> list[str]:
+    """The names of the networks whose trained weights ship with the package."""
+    from repr_models.registry import networks
+    from repr_models.weights import is_bundled
+
+    return [spec.name for spec in networks() if is_bundled(spec)]
+
+
+def find_artifact(target: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
+    """The artifact folder that ``target``, a folder or a network's name, stands for.
+
+    A named network's artifact is looked for in ``artifacts`` and exported there if it is
+    missing, damaged, or made of other bundled weights than those of this version. One that
+    the user made with weights of their own is taken as it is. ``tell`` hears what was done.
+    Raises :class:`UsageError`, or what loading or exporting raises.
+    """
+    path = Path(target)
+    if (path / MANIFEST_NAME).exists():
+        return path
+    if path.is_dir() or len(path.parts) > 1 or path.is_absolute():
+        read_manifest(path)  # raises the error that says what is missing
+        return path
+    return _named(target, artifacts, tell)
+
+
+def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
+    from repr_models.registry import resolve
+    from repr_models.weights import is_bundled
+
+    spec = resolve(name)
+    folder = artifacts / (name if name == spec.name else spec.architecture)
+    found = _usable(folder, spec, tell)
+    if found:
+        return folder
+    if not is_bundled(spec):
+        raise UsageError(
+            f"no trained weights of {spec.name} ship with the package, and {folder} holds no "
+            f"artifact; make one first: repr-export {name} --weights FILE (or random) -o {folder}"
+        )
+    tell(f"exporting {spec.name} to {folder}")
+    try:
+        from repr_export.pipeline import export
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("exporting a network", "bench", error.name) from error
+    export(spec.name, folder)
+    return folder
+
+
+def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:
+    from repr_models.weights import bundled_record, is_bundled
+
+    if not (folder / MANIFEST_NAME).exists():
+        return False
+    try:
+        manifest = _whole(folder)
+    except SchemaVersionError:
+        raise
+    except ReproError as error:
+        if not is_bundled(spec):
+            raise
+        tell(f"{folder} is damaged and is exported again ({error})")
+        return False
+    if manifest.network.name != spec.name:
+        raise UsageError(
+            f"{folder} holds {manifest.network.name}, not {spec.name}; give another --artifacts "
+            f"folder, or measure what is there: repr-bench {folder}"
+        )
+    if manifest.weights.kind != "bundled":
+        tell(f"{folder} carries {_weights(manifest)}, not the bundled ones; measured as it is")
+        return True
+    if is_bundled(spec) and manifest.weights.sha256 == bundled_record(spec)["weights_sha256"]:
+        return True
+    tell(f"{folder} was made of other weights than this version's and is exported again")
+    return False
+
+
+def _whole(folder: Path) -> Manifest:
+    """The manifest of an artifact whose graphs load; raises what ``load`` raises."""
+    manifest = read_manifest(folder)
+    for precision in manifest.precisions:
+        load(folder, device="cpu", precision=precision).close()
+    return manifest
+
+
+def _weights(manifest: Manifest) -> str:
+    if manifest.weights.kind == "random":
+        return "random weights"
+    return f"weights from {manifest.weights.location}"

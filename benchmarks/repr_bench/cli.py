@@ -1,0 +1,226 @@
+"""The command `repr-bench`: arguments, progress and the files it writes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_models.errors import ModelsError
+from repr_runtime import ReproError
+from repr_runtime.manifest import MANIFEST_NAME
+
+from repr_bench.artifacts import artifact_folder, bundled_names
+from repr_bench.errors import BenchError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from repr_bench.results import Results
+
+INSTALL = "pip install 'repr-deploy[bench]'"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="repr-bench",
+        description="Latency and accuracy of exported networks, side by side. "
+        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 130 when interrupted.",
+    )
+    p.add_argument(
+        "targets",
+        nargs="*",
+        metavar="NAME|ARTIFACT",
+        help="networks by name (exported if need be) or artifact folders; "
+        "default: every network with bundled trained weights",
+    )
+    p.add_argument("--batch", type=_counts, metavar="N,…", help="batch sizes (default: 1,8)")
+    precision = p.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--precision",
+        type=_precisions,
+        default=("fp32",),
+        metavar="P,…",
+        help=f"of {', '.join(PRECISIONS)} (default: fp32)",
+    )
+    precision.add_argument(
+        "--fp16",
+        dest="precision",
+        action="store_const",
+        const=("fp32", "fp16"),
+        help="the same as --precision fp32,fp16",
+    )
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")
+    p.add_argument(
+        "--seconds", type=_seconds, default=3.0, help="timed for each row at least (default: 3)"
+    )
+    p.add_argument(
+        "--samples", type=_count, default=30, help="timed for each row at least (default: 30)"
+    )
+    p.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="CIFAR-10, to measure accuracy on all 10,000 test images (default: the bundled subset)",
+    )
+    p.add_argument(
+        "--artifacts",
+        type=Path,
+        default=Path("artifacts"),
+        metavar="DIR",
+        help="where the artifacts of named networks are (default: artifacts)",
+    )
+    p.add_argument("--json", type=Path, metavar="FILE", help="write everything, raw samples too")
+    p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    p.add_argument("--list", action="store_true", help="list what can be measured, and stop")
+    p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; the exit status is that of the help text."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that it lacks becomes "?"
+            stream.reconfigure(errors="replace")
+    try:
+        return _list(args.artifacts) if args.list else _bench(args, arguments)
+    except ModuleNotFoundError as error:
+        print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
+    except (BenchError, ModelsError, ReproError) as error:
+        print(f"repr-bench: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("repr-bench: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from repr_bench.feeds import EvaluationImages
+    from repr_bench.measure import Plan
+    from repr_bench.progress import RunProgress
+    from repr_bench.report.table import print_report
+    from repr_bench.results import write_results, write_text
+    from repr_bench.run import Request, run
+
+    if args.html:
+        from repr_bench.report.html import render_page
+    for path in (args.json, args.html):
+        if path is not None:
+            _make_place_for(path)
+    targets = args.targets or bundled_names()
+    if not targets:
+        raise UsageError(
+            "no trained weights ship with this version; name networks or artifact folders"
+        )
+    images = EvaluationImages(args.data)
+    images.check()
+    request = Request(
+        targets=tuple(targets),
+        artifacts=args.artifacts,
+        batches=args.batch,
+        precisions=args.precision,
+        device=args.device,
+        threads=args.threads,
+        plan=Plan(seconds=args.seconds, samples=args.samples),
+        images=images,
+        command=("repr-bench", *arguments),
+    )
+    with RunProgress(quiet=args.quiet) as progress:
+        results = run(request, progress)
+        # The files first: a reader of the table may leave early, and close the pipe.
+        if args.json:
+            write_results(results, args.json)
+            progress.tell(f"results: {args.json}")
+        if args.html:
+            write_text(args.html, render_page(results))
+            progress.tell(f"page: {args.html}")
+    print_report(results, _output())
+    return exit_status(results)
+
+
+def exit_status(results: Results) -> int:
+    """130 if interrupted, 1 if a row failed or none was measured, else 0."""
+    if results.interrupted:
+        return 130
+    statuses = {row.status for row in results.rows}
+    return 1 if "failed" in statuses or "measured" not in statuses else 0
+
+
+def _list(artifacts: Path) -> int:
+    from repr_models.registry import networks
+    from repr_models.weights import bundled_record, is_bundled
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("network", "trained weights", "artifact"):
+        table.add_column(title, no_wrap=True)
+    for spec in networks():
+        weights = "-"
+        if is_bundled(spec):
+            weights = f"bundled, {bundled_record(spec)['test_top1']:.2%} top-1"
+        folder = artifact_folder(spec, artifacts)
+        exported = (folder / MANIFEST_NAME).is_file()
+        table.add_row(spec.name, weights, str(folder) if exported else "-")
+    _output().print(table)
+    return 0
+
+
+def _output() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 100_000  # a pipe has no margin to wrap at
+    return console
+
+
+def _make_place_for(path: Path) -> None:
+    """Make the folder of a file to be written, so that nothing is measured in vain."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give the name of a file in it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written; choose another place")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    for part in text.split(","):
+        if part not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(PRECISIONS)}")
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The machine and the versions that a figure belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+DISTRIBUTIONS = (
+    "repr-deploy",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+)
+_GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+_CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and with what a benchmark ran; None where the machine does not tell.
+
+    ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
+    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
+    """
+
+    platform: str
+    machine: str
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int | None
+    usable_cpus: int | None
+    cpu_quota: float | None
+    governor: str | None
+    memory_bytes: int
+    gpus: tuple[str, ...]
+    python: str
+    versions: Mapping[str, str]
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+
+    def after(self) -> Environment:
+        """The same with the load of now as that after the run."""
+        return replace(self, load_after=_load())
+
+    def busy(self) -> bool:
+        """Whether others kept at least half a CPU busy as the run began (1-minute average)."""
+        return bool(self.load_before) and self.load_before[0] >= 0.5
+
+
+def capture_environment() -> Environment:
+    """What this machine is, now, before the run."""
+    load = _load()
+    return Environment(
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpu=_cpu_model(),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=psutil.cpu_count(),
+        usable_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        cpu_quota=_cpu_quota(_read(_CPU_QUOTA)),
+        governor=_read(_GOVERNOR),
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=_gpus(),
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        versions=_versions(),
+        load_before=load,
+        load_after=load,
+    )
+
+
+def _load() -> tuple[float, ...]:
+    return tuple(round(value, 2) for value in psutil.getloadavg())
+
+
+def _cpu_model() -> str:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model") and value.strip():
+            return value.strip()
+    if platform.system() == "Darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_quota(text: str | None) -> float | None:
+    """CPUs' worth of time from cgroup's ``cpu.max``: "quota period", or "max period" for all."""
+    match (text or "").split():
+        case [quota, period] if quota.isdigit() and period.isdigit() and int(period):
+            return int(quota) / int(period)
+    return None
+
+
+def _gpus() -> tuple[str, ...]:
+    """Name and driver of each NVIDIA GPU; empty without NVIDIA's driver."""
+    query = ("--query-gpu=name,driver_version", "--format=csv,noheader")
+    return tuple((_output("nvidia-smi", *query) or "").splitlines())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text("utf-8", "replace").strip()
+    except OSError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

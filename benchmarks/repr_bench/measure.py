@@ -1,0 +1,154 @@
+"""Raw samples: calls timed one by one, warmed up until steady, interleaved by rounds.
+
+Each round gives every call a short slice, in turn forwards and backwards through the
+list, so that a machine which slows down slows all of them alike. The first call of a
+slice is not counted: it pays for what the call before it left in the caches.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Call = Callable[[], object]
+Clock = Callable[[], int]
+Report = Callable[[float, float], None]
+"""Told after each slice: seconds of measuring done, and seconds in all as now foreseen."""
+
+WINDOW_SECONDS = 0.05
+WINDOW_CALLS = 2
+STEADY_WITHIN = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured of each call: at least ``seconds`` and at least ``samples``.
+
+    ``rounds`` slices share both equally. ``warmup_seconds`` bounds the warm-up, but for its
+    first two windows, which are always run.
+    """
+
+    seconds: float = 3.0
+    samples: int = 30
+    rounds: int = 12
+    warmup_seconds: float = 2.0
+
+    @property
+    def slice_ns(self) -> float:
+        """Nanoseconds that a slice counts at least."""
+        return self.seconds * 1e9 / self.rounds
+
+    @property
+    def slice_calls(self) -> int:
+        """Calls that a slice counts at least."""
+        return -(-self.samples // self.rounds)
+
+
+@dataclass
+class Timing:
+    """What was seen of one call, every duration in whole nanoseconds.
+
+    ``steady`` says whether two windows of the warm-up in a row had medians within 5 %.
+    ``error`` is what the call raised, after which it was not called again.
+    """
+
+    warmup: list[int] = field(default_factory=list)
+    steady: bool = False
+    rounds: list[list[int]] = field(default_factory=list)
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The timings in the order of the calls, and whether Ctrl-C ended them early."""
+
+    timings: tuple[Timing, ...]
+    interrupted: bool
+
+
+def measure(
+    calls: Sequence[Call],
+    plan: Plan,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    report: Report = lambda _done, _total: None,
+) -> Measured:
+    """Warm every call up, then time them all by rounds.
+
+    ``clock`` counts nanoseconds. A call that raises is dropped with its error, the others
+    go on. A KeyboardInterrupt ends the measurement and keeps all that was counted.
+    """
+    timings = tuple(Timing() for _ in calls)
+    rows = list(zip(calls, timings, strict=True))
+    try:
+        for call, timing in rows:
+            _guarded(_warm_up, call, timing, plan, clock)
+        expected = [_slice_seconds(timing, plan) for timing in timings]
+        total, done = sum(expected) * plan.rounds, 0.0
+        for number in range(plan.rounds):
+            for index in range(len(rows)) if number % 2 == 0 else reversed(range(len(rows))):
+                call, timing = rows[index]
+                if timing.error is None:
+                    _guarded(_slice, call, timing, plan, clock)
+                done += expected[index]
+                report(done, total)
+    except KeyboardInterrupt:
+        return Measured(timings, interrupted=True)
+    finally:
+        for timing in timings:  # an interrupt may leave a slice without a sample
+            timing.rounds = [samples for samples in timing.rounds if samples]
+    return Measured(timings, interrupted=False)
+
+
+def _guarded(
+    step: Callable[[Call, Timing, Plan, Clock], None],
+    call: Call,
+    timing: Timing,
+    plan: Plan,
+    clock: Clock,
+) -> None:
+    try:
+        step(call, timing, plan, clock)
+    except Exception as error:  # whatever a network raises is that row's result
+        timing.error = error
+
+
+def _warm_up(call: Call, timing: Timing, plan: Plan, clock: Clock) -> None:
+    start, before = clock(), None
+    while True:
+        window: list[int] = []
+        while len(window) < WINDOW_CALLS or sum(window) < WINDOW_SECONDS * 1e9:
+            window.append(_timed(call, clock))
+        timing.warmup += window
+        median = statistics.median(window)
+        if before is not None:
+            timing.steady = abs(median - before) <= STEADY_WITHIN * before
+            if timing.steady or clock() - start >= plan.warmup_seconds * 1e9:
+                return
+        before = median
+
+
+def _slice(call: Call, timing: Timing, plan: Plan, clock: Clock) -> None:
+    samples: list[int] = []
+    timing.rounds.append(samples)
+    call()
+    counted = 0
+    while counted < plan.slice_ns or len(samples) < plan.slice_calls:
+        nanoseconds = _timed(call, clock)
+        samples.append(nanoseconds)
+        counted += nanoseconds
+
+
+def _timed(call: Call, clock: Clock) -> int:
+    before = clock()
+    call()
+    return clock() - before
+
+
+def _slice_seconds(timing: Timing, plan: Plan) -> float:
+    if timing.error is not None:
+        return 0.0
+    call_ns = statistics.median(timing.warmup)
+    return (call_ns + max(plan.slice_ns, plan.slice_calls * call_ns)) / 1e9

@@ -1,0 +1,70 @@
+"""The sentences below the figures: what they mean, and what speaks against trusting them."""
+
+from __future__ import annotations
+
+from repr_bench import statistics
+from repr_bench.report.columns import title_of
+from repr_bench.results import Results, Row
+
+_FEW_SAMPLES = 100
+_EMULATED = {"fp16", "bf16"}
+
+
+def problems(results: Results) -> list[str]:
+    """Why a row has no figures, a sentence each."""
+    found = [f"{title_of(row)}: {row.reason}" for row in results.rows if row.reason]
+    if results.interrupted:
+        found.insert(0, "interrupted: what was measured until then is shown")
+    return found
+
+
+def cautions(results: Results) -> list[str]:
+    """What a reader must know before trusting or comparing these figures."""
+    rows = [row for row in results.rows if row.samples]
+    found = []
+    emulated = {row.precision for row in rows if _is_emulated(row)} - {None}
+    for precision in sorted(str(p) for p in emulated):
+        found.append(
+            f"{precision} on a CPU is emulation: its accuracy is right, its latency says nothing"
+        )
+    if results.environment.busy():
+        found.append(
+            f"the machine was busy as the run began (load {results.environment.load_before[0]:g}); "
+            f"run it again on an idle one before comparing"
+        )
+    if unsteady := [title_of(row) for row in rows if not row.steady]:
+        found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
+    if few := [title_of(row) for row in rows if row.samples < _FEW_SAMPLES]:
+        found.append(f"p99 of fewer than {_FEW_SAMPLES} samples is the largest: {', '.join(few)}")
+    return found
+
+
+def meanings(results: Results) -> list[str]:
+    """What the columns say, and on which images."""
+    settings, rows = results.settings, [row for row in results.rows if row.graph]
+    found = [
+        f"Latency of one call of Session.run, arrays in and arrays out; at least "
+        f"{settings.seconds:g} s and {settings.samples} samples a row, all rows interleaved in "
+        f"{settings.rounds} rounds. images/s = images timed / time timed.",
+        statistics.PERCENTILE_FORMULA,
+    ]
+    data = dict.fromkeys(
+        row.graph.accuracy.description for row in rows if row.graph and row.graph.accuracy
+    )
+    if data:
+        found.append(f"top-1 on {'; '.join(data)}; Wilson's 95 % interval in brackets.")
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.graph and row.graph.accuracy is None:
+            reasons.setdefault(row.graph.accuracy_note, []).append(row.label)
+    found += [
+        f"no top-1 for {', '.join(dict.fromkeys(labels))}: {reason}"
+        for reason, labels in reasons.items()
+    ]
+    if choices := dict.fromkeys(row.graph.choice for row in rows if row.graph):
+        found.append(f"Run by {'; '.join(choices)}.")
+    return found
+
+
+def _is_emulated(row: Row) -> bool:
+    return row.graph is not None and row.graph.device == "cpu" and row.precision in _EMULATED

@@ -1,0 +1,79 @@
+"""The table on a terminal, as wide as there is room for, and plain in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from repr_bench.report.columns import COLUMNS, NOTHING, Column, title_of
+from repr_bench.report.notes import cautions, meanings, problems
+from repr_bench.results import Results, Row
+
+
+def print_report(results: Results, console: Console) -> None:
+    """Print the table and the sentences below it.
+
+    Columns that have no room leave, the least important first, and their names are said;
+    where not even the rest fits, each row becomes a block of lines.
+    """
+    kept, left = _fitting(results.rows, console)
+    if kept:
+        console.print(_table(results.rows, kept, plain=not console.is_terminal))
+    else:
+        for row in results.rows:
+            _print_block(row, console)
+    if left:
+        _line(console, f"No room for {', '.join(left)}: in --json, or on a wider terminal.", "dim")
+    for text in problems(results):
+        _line(console, text, "yellow")
+    for text in cautions(results):
+        _line(console, f"Careful: {text}", "yellow")
+    for text in meanings(results):
+        _line(console, text, "dim")
+
+
+def _fitting(rows: Sequence[Row], console: Console) -> tuple[list[Column], list[str]]:
+    """The columns that fit, none if too few do, and the titles of those that had to leave."""
+    kept, left = list(COLUMNS), list[str]()
+    while not _fits(rows, kept, console):
+        spare = max(kept, key=lambda column: column.spare)
+        if not spare.spare:
+            return [], []
+        kept.remove(spare)
+        left.insert(0, spare.title)
+    return kept, left
+
+
+def _fits(rows: Sequence[Row], columns: Sequence[Column], console: Console) -> bool:
+    table = _table(rows, columns, plain=False)
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    return not console.is_terminal or needed <= console.width
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column], *, plain: bool) -> Table:
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            Text(column.title), justify="right" if column.numeric else "left", no_wrap=True
+        )
+    for row in rows:
+        style = "" if row.status == "measured" else "yellow"
+        table.add_row(*(Text(column.text(row)) for column in columns), style=style)
+    return table
+
+
+def _print_block(row: Row, console: Console) -> None:
+    _line(console, title_of(row), "bold")
+    for column in COLUMNS[3:]:
+        if (text := column.text(row)) != NOTHING:
+            _line(console, f"  {column.title}: {text}", "")
+
+
+def _line(console: Console, text: str, style: str) -> None:
+    # As Text, since names and paths are no markup; in a pipe a line stays one line.
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)

@@ -1,0 +1,63 @@
+"""The choices of one export, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from repr_export.errors import OptionError
+
+DEFAULT_OPSET = 20
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export a network with.
+
+    ``weights`` is a checkpoint's path, ``"random"``, or None (bundled ones for a registered
+    network, what the factory made for a factory). ``batch`` None keeps the batch size free.
+    ``opset`` None is 20 for torch networks and the file's own for ONNX files.
+    ``input_shape`` is one sample's, without the batch; needed for factories, and for ONNX
+    files with free dimensions. ``labels`` is a text file with one class a line. ``mean`` and
+    ``std`` are a channel's, of images scaled to 0..1; ``resize`` is the shorter side before
+    the centre crop (None: the input's own). ``name`` names the artifact.
+    Raises :class:`OptionError` for values out of range.
+    """
+
+    weights: str | Path | None = None
+    batch: int | None = None
+    opset: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    labels: Path | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    resize: int | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise OptionError(f"--batch must be a number from 1, or 'dynamic', got {self.batch}")
+        if self.opset is not None and not 9 <= self.opset <= 26:
+            raise OptionError(f"--opset must lie in 9..26, got {self.opset}")
+        if self.input_shape is not None and not all(size > 0 for size in self.input_shape):
+            raise OptionError(f"--input must have sizes above 0, got {self.input_shape}")
+        if (self.mean is None) != (self.std is None):
+            raise OptionError("--mean and --std go together; give both or neither")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise OptionError(f"--std must be above 0 in each channel, got {self.std}")
+        if self.resize is not None and (self.resize < 1 or self.mean is None):
+            raise OptionError(
+                f"--resize must be above 0 and goes with --mean and --std, got {self.resize}"
+            )
+        if self.name is not None and (
+            not self.name or self.name.startswith(".") or set(self.name) & set("/\\:\0")
+        ):
+            raise OptionError(f"--name must be usable as a folder's name, got {self.name!r}")
+
+    def refuse(self, target: str, *names: str) -> None:
+        """Raise :class:`OptionError` for options that mean nothing for ``target``."""
+        for name in names:
+            if getattr(self, name) is not None:
+                option = name.removesuffix("_shape")
+                raise OptionError(f"--{option} does not go with {target}; leave it out")

@@ -1,0 +1,127 @@
+"""Reading the constants of a graph, and giving one node its own without touching other users."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+ONNX_DOMAINS = ("", "ai.onnx")
+
+
+def is_op(node: ir.Node, op_type: str) -> bool:
+    """Whether ``node`` is the standard operator ``op_type``, not a namesake of another domain."""
+    return node.op_type == op_type and node.domain in ONNX_DOMAINS
+
+
+def label(node: ir.Node) -> str:
+    """How messages call a node: its operator and its name, or its first output if it has none."""
+    return f"{node.op_type} '{node_name(node)}'"
+
+
+def node_name(node: ir.Node) -> str:
+    """The node's name, or its first output's if it has none."""
+    return node.name or node.outputs[0].name or "?"
+
+
+def opset_of(model: ir.Model) -> int:
+    """The version of the standard operators; a model that names none has version 1."""
+    imports = model.graph.opset_imports
+    return next((imports[domain] for domain in ONNX_DOMAINS if domain in imports), 1)
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of the graph, of its If, Loop and Scan bodies, and of the model's functions."""
+    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+    for function in model.functions.values():
+        yield from ir.traversal.RecursiveGraphIterator(function)
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind ``value`` if no run of the model can change it, else None.
+
+    That is an initializer or the output of a Constant node, also through Identity nodes.
+    An initializer that is a graph input as well is a default which a caller may override,
+    hence no constant.
+    """
+    while value is not None:
+        if value.is_graph_input():
+            return None
+        producer = value.producer()
+        if producer is None or not is_op(producer, "Identity"):
+            return ir.convenience.get_const_tensor(value)
+        value = producer.inputs[0]
+    return None
+
+
+def float64_of(tensor: ir.TensorProtocol) -> npt.NDArray[np.float64]:
+    """The tensor's values, exactly, whichever floating-point type it stores them in."""
+    return tensor.numpy().astype(np.float64)
+
+
+def discard_if_unused(value: ir.Value | None) -> bool:
+    """Take an initializer that nothing reads out of its graph; says whether it did."""
+    if (
+        value is None
+        or not value.is_initializer()
+        or value.is_graph_input()
+        or value.is_graph_output()
+        or value.uses()
+        or value.graph is None
+        or value.name is None
+    ):
+        return False
+    value.graph.initializers.pop(value.name)
+    return True
+
+
+class Names:
+    """The value names of a model, to find one that is still free."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._used = Counter(output.name for node in all_nodes(model) for output in node.outputs)
+        for graph in model.graphs():
+            self._used.update(value.name for value in graph.inputs)
+            self._used.update(graph.initializers.keys())
+
+    def take(self, wish: str) -> str:
+        """``wish``, or ``wish_1``, ``wish_2`` … where that is taken; taken from now on."""
+        name, count = wish, 0
+        while self._used[name]:
+            count += 1
+            name = f"{wish}_{count}"
+        self._used[name] += 1
+        return name
+
+    def release(self, name: str | None) -> None:
+        """Count one value less of that name."""
+        self._used[name] -= 1
+
+
+def set_constant_input(
+    node: ir.Node, index: int, array: npt.NDArray[np.generic], names: Names, wish: str
+) -> None:
+    """Make input ``index`` of ``node`` a new initializer of its own that holds ``array``.
+
+    The initializer that stood there keeps its values for its other users, and goes if it has
+    none. The new one is called ``wish`` if no other value is.
+    """
+    graph = node.graph
+    if not isinstance(graph, ir.Graph):
+        raise ValueError(f"{label(node)} is in no graph that could hold an initializer")
+    if index >= len(node.inputs):
+        node.resize_inputs(index + 1)
+    old = node.inputs[index]
+    node.replace_input_with(index, None)
+    if old is not None and discard_if_unused(old):
+        names.release(old.name)
+    name = names.take(wish)
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    node.replace_input_with(index, value)

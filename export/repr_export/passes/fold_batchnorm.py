@@ -1,0 +1,405 @@
+"""Folds BatchNormalization into the linear operator beside it, where that is exact.
+
+At inference a BatchNormalization (opset 9 and later) is affine in each channel (axis 1):
+
+    y = s·x + t      with  s = γ / √(σ² + ε),  t = β − μ·s
+
+so it disappears into a neighbour that is linear in x:
+
+1. After one,   s·(W x + b) + t = (s·W) x + (s·b + t):
+   1.1 Conv            W is (C, C_in/g, k…): s along axis 0, whatever the groups g
+   1.2 ConvTranspose   W is (C_in, C/g, k…): s along axis 1, group by group
+   1.3 Gemm            α·A'·B' + β·C: s along the columns of B'; C becomes s·β·C + t and β 1
+2. Before one,  W (s·x + t) + b = (W·s) x + (W t + b):
+   2.1 Conv            s along the input channels of each group. Zero padding puts 0 where
+                       the BatchNormalization would have put t, so only without padding,
+                       or where t is exactly 0
+   2.2 Gemm            s along the rows of B', only if A is not transposed; C becomes
+                       α·t·B' + β·C and β 1
+
+Identity nodes between the two are looked through. A MatMul counts once
+:mod:`repr_export.passes.matmul_to_gemm` has made it a Gemm.
+
+All arithmetic is in float64, rounded once to the type of the weight. A weight or bias that
+other nodes read as well is left to them: the folded operator gets its own copy. Whatever
+cannot be folded stays in the graph as it was, with the reason in the report; a
+BatchNormalization before opset 9 (``spatial``, ``consumed_inputs``) is never read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from repr_export.passes._values import (
+    Names,
+    all_nodes,
+    constant_of,
+    discard_if_unused,
+    float64_of,
+    is_op,
+    label,
+    node_name,
+    opset_of,
+    set_constant_input,
+)
+from repr_export.passes.fold_report import Folded, FoldReport, Refused
+
+Array = npt.NDArray[np.float64]
+
+FIRST_OPSET = 9
+"""The first opset whose BatchNormalization has neither ``spatial`` nor ``consumed_inputs``."""
+
+
+class _RefusalError(Exception):
+    """Why a fold is not exact, in words for the report."""
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """What a BatchNorm does: ``y = scale·x + shift``, both (C,)."""
+
+    scale: Array
+    shift: Array
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Weight and bias of a linear operator once the BatchNorm is in them."""
+
+    weight: Array
+    bias: Array
+
+
+def fold_batchnorm(model: ir.Model) -> FoldReport:
+    """Fold every BatchNormalization of ``model`` that can be, in place, and report on all.
+
+    Nodes inside If, Loop and Scan bodies are folded with neighbours of the same body; those
+    inside model-local functions are refused, since a function holds no initializers.
+    """
+    batchnorms = [node for node in all_nodes(model) if is_op(node, "BatchNormalization")]
+    names, opset = Names(model), opset_of(model)
+    folded: list[Folded] = []
+    refused: list[Refused] = []
+    for node in batchnorms:
+        name = node_name(node)
+        try:
+            into, case = _fold(node, opset, names)
+        except _RefusalError as refusal:
+            refused.append(Refused(name, str(refusal)))
+        else:
+            folded.append(Folded(name, node_name(into), case))
+    return FoldReport(len(batchnorms), tuple(folded), tuple(refused))
+
+
+def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
+    if not isinstance(node.graph, ir.Graph):
+        raise _RefusalError("it stands in a function of the model; inline the functions first")
+    affine = _read_batchnorm(node, opset)
+    reasons = []
+    for match, rules, case in (
+        (_match_producer, _AFTER, "{} -> BatchNorm"),
+        (_match_consumer, _BEFORE, "BatchNorm -> {}"),
+    ):
+        try:
+            neighbour = match(node)
+            linear = rules[neighbour.op_type](neighbour, affine)
+            weight, bias = _round(neighbour, linear)
+        except _RefusalError as refusal:
+            reasons.append(str(refusal))
+        else:
+            _rewrite(node, neighbour, weight, bias, names)
+            return neighbour, case.format(neighbour.op_type)
+    raise _RefusalError("; ".join(reasons))
+
+
+# Match: the one linear neighbour that no one else listens to.
+
+
+def _match_producer(node: ir.Node) -> ir.Node:
+    between: list[tuple[ir.Value, ir.Node]] = []
+    value, reader = node.inputs[0], node
+    while True:
+        if value is None:
+            raise _RefusalError("it has no input")
+        producer = value.producer()
+        if producer is None:
+            kind = "a constant" if constant_of(value) is not None else "an input of the graph"
+            raise _RefusalError(f"its input '{value.name}' is {kind}")
+        between.append((value, reader))
+        if not is_op(producer, "Identity"):
+            break
+        value, reader = producer.inputs[0], producer
+    if not any(is_op(producer, op_type) for op_type in _AFTER):
+        raise _RefusalError(
+            f"its input comes from {label(producer)}, which is not a {_either(_AFTER)}"
+        )
+    if producer.graph is not node.graph:
+        raise _RefusalError(f"its input comes from {label(producer)} outside its own If/Loop body")
+    for value, reader in between:
+        _check_sole_reader(value, reader, f"the output '{value.name}' of {label(producer)}")
+    return producer
+
+
+def _match_consumer(node: ir.Node) -> ir.Node:
+    value = node.outputs[0]
+    while True:
+        readers = value.consumers()
+        if not readers:
+            raise _RefusalError("no node reads its output")
+        reader = readers[0]
+        _check_sole_reader(value, reader, f"its output '{value.name}'")
+        if not is_op(reader, "Identity"):
+            break
+        value = reader.outputs[0]
+    if not any(is_op(reader, op_type) for op_type in _BEFORE):
+        raise _RefusalError(
+            f"its output goes to {label(reader)}, which is not a {_either(_BEFORE)}"
+        )
+    if reader.graph is not node.graph:
+        raise _RefusalError(f"its output goes to {label(reader)} inside another If/Loop body")
+    if reader.inputs[0] is not value:
+        raise _RefusalError(f"its output is a weight of {label(reader)}, not its data")
+    return reader
+
+
+def _check_sole_reader(value: ir.Value, reader: ir.Node, what: str) -> None:
+    if value.is_graph_output():
+        raise _RefusalError(f"{what} is also an output of the graph")
+    if others := [use.node for use in value.uses() if use.node is not reader]:
+        raise _RefusalError(f"{what} is also read by {label(others[0])}")
+    if len(value.uses()) > 1:
+        raise _RefusalError(f"{what} is read twice by {label(reader)}")
+
+
+def _either(op_types: Mapping[str, object]) -> str:
+    *most, last = op_types
+    return f"{', '.join(most)} or {last}"
+
+
+# Check: constants of the right shapes, and a sum that holds at every position.
+
+
+def _read_batchnorm(node: ir.Node, opset: int) -> _Affine:
+    if opset < FIRST_OPSET:
+        raise _RefusalError(
+            f"its opset {opset} defines BatchNormalization differently; convert the model to "
+            f"opset {FIRST_OPSET} or later (onnx.version_converter)"
+        )
+    if node.attributes.get_int("training_mode", 0):
+        raise _RefusalError("training_mode is 1: it normalises by the statistics of each batch")
+    if extra := [output.name for output in node.outputs[1:] if output.name]:
+        raise _RefusalError(
+            f"it also gives the statistics of each batch ('{extra[0]}'), as in training"
+        )
+    if len(node.inputs) != 5:
+        raise _RefusalError(f"it has {len(node.inputs)} inputs instead of 5")
+    parameters = []
+    for what, value in zip(("scale", "bias", "mean", "variance"), node.inputs[1:], strict=True):
+        tensor = constant_of(value)
+        if tensor is None:
+            raise _RefusalError(f"its {what} '{value.name if value else ''}' is not constant")
+        parameters.append(float64_of(tensor))
+    gamma, beta, mean, variance = parameters
+    if gamma.ndim != 1 or any(array.shape != gamma.shape for array in parameters):
+        shapes = ", ".join(str(array.shape) for array in parameters)
+        raise _RefusalError(f"its parameters must be of one shape (C,), got {shapes}")
+    # A file stores ε in float32, whatever precision it was given in.
+    epsilon = float(np.float32(node.attributes.get_float("epsilon", 1e-5)))
+    positive = variance + epsilon > 0
+    if not positive.all():
+        channel = int(np.argmin(positive))
+        raise _RefusalError(
+            f"its variance + epsilon is {variance[channel] + epsilon:g} in channel {channel}, "
+            "which has no square root to divide by"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(variance + epsilon)
+        shift = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise _RefusalError("its parameters are not all finite")
+    return _Affine(scale, shift)
+
+
+def _weight(node: ir.Node) -> Array:
+    tensor = constant_of(node.inputs[1])
+    if tensor is None:
+        raise _RefusalError(f"the weight of {label(node)} is not constant")
+    return float64_of(tensor)
+
+
+def _conv_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
+    weight, groups = _weight(node), _groups(node)
+    if weight.ndim < 3:
+        raise _RefusalError(f"the weight of {label(node)} has shape {weight.shape}, no kernel axis")
+    if groups < 1 or weight.shape[0] % groups:
+        raise _RefusalError(
+            f"{label(node)} has {groups} groups, which do not divide weight shape {weight.shape}"
+        )
+    channels = weight.shape[1] * groups if node.op_type == "ConvTranspose" else weight.shape[0]
+    bias = _bias(node)
+    if bias is None:
+        return weight, np.zeros(channels)
+    if bias.shape != (channels,):
+        raise _RefusalError(f"the bias of {label(node)} has shape {bias.shape}, not ({channels},)")
+    return weight, bias
+
+
+def _gemm_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
+    """B' (K, N) and β·C of any shape that broadcasts to (M, N)."""
+    weight = _weight(node)
+    if weight.ndim != 2:
+        raise _RefusalError(f"the weight of {label(node)} has shape {weight.shape}, not two axes")
+    if node.attributes.get_int("transB", 0):
+        weight = weight.T
+    bias = _bias(node)
+    if bias is None:
+        return weight, np.zeros(weight.shape[1])
+    if bias.ndim > 2 or (bias.ndim > 0 and bias.shape[-1] not in (1, weight.shape[1])):
+        raise _RefusalError(
+            f"the C of {label(node)} has shape {bias.shape}, "
+            f"which does not broadcast to (M, {weight.shape[1]})"
+        )
+    return weight, bias * float(np.float32(node.attributes.get_float("beta", 1.0)))
+
+
+def _bias(node: ir.Node) -> Array | None:
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    tensor = constant_of(node.inputs[2])
+    if tensor is None:
+        raise _RefusalError(f"the bias of {label(node)} is not constant")
+    return float64_of(tensor)
+
+
+def _groups(node: ir.Node) -> int:
+    return node.attributes.get_int("group", 1)
+
+
+def _check_channels(node: ir.Node, channels: int, affine: _Affine) -> None:
+    if affine.scale.size != channels:
+        raise _RefusalError(
+            f"it has {affine.scale.size} channels where {label(node)} has {channels}"
+        )
+
+
+# The cases, in the order of the list above.
+
+
+def _after_conv(node: ir.Node, affine: _Affine) -> _Linear:
+    weight, bias = _conv_weight_and_bias(node)
+    _check_channels(node, weight.shape[0], affine)
+    scale = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return _Linear(weight * scale, affine.scale * bias + affine.shift)
+
+
+def _after_conv_transpose(node: ir.Node, affine: _Affine) -> _Linear:
+    weight, bias = _conv_weight_and_bias(node)
+    _check_channels(node, bias.size, affine)
+    groups, kernel = _groups(node), weight.shape[2:]
+    by_group = weight.reshape(groups, -1, weight.shape[1], *kernel)
+    scale = affine.scale.reshape(groups, 1, weight.shape[1], *[1] * len(kernel))
+    return _Linear((by_group * scale).reshape(weight.shape), affine.scale * bias + affine.shift)
+
+
+def _after_gemm(node: ir.Node, affine: _Affine) -> _Linear:
+    weight, bias = _gemm_weight_and_bias(node)
+    _check_channels(node, weight.shape[1], affine)
+    return _Linear(_as_stored(node, weight * affine.scale), bias * affine.scale + affine.shift)
+
+
+def _before_conv(node: ir.Node, affine: _Affine) -> _Linear:
+    weight, bias = _conv_weight_and_bias(node)
+    groups, kernel = _groups(node), weight.shape[2:]
+    _check_channels(node, weight.shape[1] * groups, affine)
+    if affine.shift.any() and (padding := _padding(node)):
+        raise _RefusalError(
+            f"{label(node)} pads with zeros ({padding}) where this BatchNorm would put its "
+            f"shift (up to {np.abs(affine.shift).max():.3g})"
+        )
+    by_group = weight.reshape(groups, -1, weight.shape[1], *kernel)
+    spread = (groups, 1, weight.shape[1], *[1] * len(kernel))
+    scaled = (by_group * affine.scale.reshape(spread)).reshape(weight.shape)
+    shifted = by_group * affine.shift.reshape(spread)
+    return _Linear(scaled, bias + shifted.sum(axis=tuple(range(2, shifted.ndim))).reshape(-1))
+
+
+def _padding(node: ir.Node) -> str:
+    """What a Conv pads with zeros, in words, or an empty string."""
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto not in ("NOTSET", "VALID"):
+        return f"auto_pad {auto}"
+    pads = node.attributes.get_ints("pads", ())
+    return f"pads {list(pads)}" if auto == "NOTSET" and any(pads) else ""
+
+
+def _before_gemm(node: ir.Node, affine: _Affine) -> _Linear:
+    if node.attributes.get_int("transA", 0):
+        raise _RefusalError(f"{label(node)} reads it transposed (transA), channels as rows")
+    weight, bias = _gemm_weight_and_bias(node)
+    _check_channels(node, weight.shape[0], affine)
+    alpha = float(np.float32(node.attributes.get_float("alpha", 1.0)))
+    scaled = weight * affine.scale[:, np.newaxis]
+    return _Linear(_as_stored(node, scaled), alpha * (affine.shift @ weight) + bias)
+
+
+def _as_stored(node: ir.Node, weight: Array) -> Array:
+    return weight.T if node.attributes.get_int("transB", 0) else weight
+
+
+_Rule = Callable[[ir.Node, _Affine], _Linear]
+_AFTER: Mapping[str, _Rule] = {
+    "Conv": _after_conv,
+    "ConvTranspose": _after_conv_transpose,
+    "Gemm": _after_gemm,
+}
+_BEFORE: Mapping[str, _Rule] = {"Conv": _before_conv, "Gemm": _before_gemm}
+
+
+# Rewrite.
+
+
+def _round(
+    node: ir.Node, linear: _Linear
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+    tensor = constant_of(node.inputs[1])
+    assert tensor is not None  # the rules have read it
+    dtype = tensor.numpy().dtype
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight, bias = linear.weight.astype(dtype), linear.bias.astype(dtype)
+    for what, array in (("weight", weight), ("bias", bias)):
+        if not np.isfinite(array).all():
+            raise _RefusalError(
+                f"the folded {what} of {label(node)} would not be finite in {dtype.name}"
+            )
+    return weight, bias
+
+
+def _rewrite(
+    node: ir.Node,
+    neighbour: ir.Node,
+    weight: npt.NDArray[np.generic],
+    bias: npt.NDArray[np.generic],
+    names: Names,
+) -> None:
+    old = neighbour.inputs[1]
+    name = old.name if old is not None and old.name else f"{node_name(neighbour)}.weight"
+    set_constant_input(neighbour, 1, weight, names, name)
+    set_constant_input(neighbour, 2, bias, names, f"{name.removesuffix('.weight')}.bias")
+    neighbour.attributes.pop("beta", None)  # it is in the bias now
+
+    parameters = list(node.inputs[1:])
+    data, result = node.inputs[0], node.outputs[0]
+    assert data is not None  # matched above
+    assert node.graph is not None
+    is_output = result.is_graph_output()
+    result.replace_all_uses_with(data, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    if is_output:
+        data.name = result.name
+    for parameter in parameters:
+        discard_if_unused(parameter)

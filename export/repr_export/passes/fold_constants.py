@@ -1,0 +1,69 @@
+"""Computes what does not depend on the inputs, with onnxscript's folder and a policy of our own.
+
+Only constant folding runs here, none of onnxscript's rewrite rules: those would fuse
+BatchNormalization uncounted. Identity nodes and needless Cast, CastLike, Expand and Reshape go
+as well. A graph captured from torch without optimisation needs this before its BatchNorms can be
+read, because their neighbours' biases stand behind Shape, CastLike and Expand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+from onnxscript.optimizer import fold_constants_ir
+
+from repr_export.passes._values import all_nodes, is_op
+
+_MAX_ROUNDS = 8
+"""Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""
+
+
+def fold_constants(model: ir.Model) -> int:
+    """Fold constants in ``model``, in place; returns by how many its nodes became fewer.
+
+    Dynamic dimensions stay dynamic. Quantize and DequantizeLinear stay. A result larger than
+    the library's limit (262,144 elements) is stored only if it replaces as much.
+    """
+    before = sum(1 for _ in all_nodes(model))
+    with _overridable_defaults_set_aside(model):
+        for _ in range(_MAX_ROUNDS):
+            result = fold_constants_ir(
+                model,
+                onnx_shape_inference=True,
+                # a weight may stand behind a Cast, Reshape or Transpose, however large it is
+                input_size_limit=sys.maxsize,
+                should_fold=_should_fold,
+            )
+            if not result.modified:
+                break
+    return before - sum(1 for _ in all_nodes(model))
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """True or False decides; None leaves it to the library."""
+    if is_op(node, "BatchNormalization"):
+        return False  # so that the report accounts for every one
+    if is_op(node, "ConstantOfShape"):
+        return True  # BatchNorms without scale and bias have them made of these
+    return None
+
+
+@contextmanager
+def _overridable_defaults_set_aside(model: ir.Model) -> Iterator[None]:
+    """Hide the defaults of inputs: the library would take them for constants."""
+    hidden: list[tuple[ir.Graph, ir.Value, ir.TensorProtocol]] = []
+    for graph in model.graphs():
+        for value in tuple(graph.initializers.values()):
+            if value.is_graph_input() and value.const_value is not None and value.name:
+                hidden.append((graph, value, value.const_value))
+                graph.initializers.pop(value.name)
+                value.const_value = None
+    try:
+        yield
+    finally:
+        for graph, value, tensor in hidden:
+            value.const_value = tensor
+            graph.register_initializer(value)

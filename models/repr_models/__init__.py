@@ -1,0 +1,60 @@
+"""Networks, the weights they were trained to, and the data they were trained on.
+
+Importing this package imports no torch: the look-up of a name and the loading of weights do.
+"""
+
+from repr_models.data import ImageSet, bundled_subset, load_cifar10
+from repr_models.errors import (
+    DataError,
+    DuplicateNetworkError,
+    ModelsError,
+    TrainingError,
+    UnknownNetworkError,
+    WeightsError,
+)
+from repr_models.registry import (
+    CIFAR10,
+    IMAGENET,
+    Dataset,
+    FoldContract,
+    NetworkSpec,
+    Preprocessing,
+    networks,
+    register,
+    resolve,
+)
+from repr_models.weights import (
+    WeightsSource,
+    bundled_record,
+    is_bundled,
+    load_checkpoint,
+    load_weights,
+    randomize,
+)
+
+__all__ = [
+    "CIFAR10",
+    "IMAGENET",
+    "DataError",
+    "Dataset",
+    "DuplicateNetworkError",
+    "FoldContract",
+    "ImageSet",
+    "ModelsError",
+    "NetworkSpec",
+    "Preprocessing",
+    "TrainingError",
+    "UnknownNetworkError",
+    "WeightsError",
+    "WeightsSource",
+    "bundled_record",
+    "bundled_subset",
+    "is_bundled",
+    "load_checkpoint",
+    "load_cifar10",
+    "load_weights",
+    "networks",
+    "randomize",
+    "register",
+    "resolve",
+]

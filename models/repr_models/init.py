@@ -1,0 +1,40 @@
+"""Initialisation of weights by the two rules that the tutorial derives.
+
+Xavier: Glorot, Bengio, "Understanding the difficulty of training deep feedforward
+neural networks", AISTATS 2010, §4.2.1: Var[w] = 2 / (fan_in + fan_out).
+MSRA: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, §2.2:
+Var[w] = 2 / fan, the 2 because a rectifier stops half of the signal.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def init_xavier(network: nn.Module) -> None:
+    """Xavier weights and zero biases for every convolution and linear layer, in place."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def init_msra(network: nn.Module) -> None:
+    """MSRA weights for every convolution (by fan-out, the backward form of the paper), in place.
+
+    Linear layers have no rectifier behind them in these networks: variance 1 / fan_in.
+    BatchNorm starts as the identity.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,19 @@
+"""repr_runtime: from an artifact to predictions. Needs numpy and ONNX Runtime, nothing else."""
+
+from repr_runtime.artifact import read_manifest
+from repr_runtime.errors import ReproError
+from repr_runtime.manifest import Manifest
+from repr_runtime.preflight import Check, preflight
+from repr_runtime.session import Prediction, SelfTestReport, Session, load
+
+__all__ = [
+    "Check",
+    "Manifest",
+    "Prediction",
+    "ReproError",
+    "SelfTestReport",
+    "Session",
+    "load",
+    "preflight",
+    "read_manifest",
+]

@@ -1,0 +1,183 @@
+"""Everything that can go wrong between an artifact and its predictions.
+
+ReproError
+├── ArtifactError                 the artifact is not what it should be
+│   ├── ArtifactNotFoundError     no folder with a manifest at that path
+│   ├── ManifestError             the manifest cannot be read, or was altered
+│   │   └── SchemaVersionError    written by a newer repr-deploy
+│   ├── MissingFileError          a file of the manifest is not there
+│   ├── AlteredFileError          a file is not the one that was exported
+│   │   └── TruncatedFileError    … because its end, or more, is missing
+│   ├── ExternalDataError         a graph that reads weights from files of its own choice
+│   ├── PrecisionNotFoundError    no graph of the precision asked for
+│   ├── PreprocessingMissingError ``classify`` on an artifact that says nothing of images
+│   └── OccupiedError             the place to write to holds something else
+├── InputError (ValueError)       the arrays given to ``run`` or ``classify``
+│   ├── InputNameError            unknown, missing or doubled names
+│   ├── InputTypeError            not an array at all
+│   ├── InputDtypeError           another dtype
+│   ├── InputShapeError           another shape
+│   │   └── EmptyBatchError       … with nothing in it
+│   ├── NonFiniteInputError       NaN or infinity, where the session refuses them
+│   └── ImageError                not uint8 RGB images
+├── BackendError                  the library or the device underneath
+│   ├── DeviceUnavailableError    a device asked for by name is not there
+│   ├── ModelLoadError            the library refuses the graph
+│   ├── ExecutionError            the library failed while running
+│   ├── NonFiniteOutputError      NaN or infinity came out
+│   └── SessionClosedError        used after ``close``
+├── SelfTestError                 the golden samples do not come out as they did at export
+└── MissingExtraError (ImportError)   an optional part is not installed
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlteredFileError",
+    "ArtifactError",
+    "ArtifactNotFoundError",
+    "BackendError",
+    "DeviceUnavailableError",
+    "EmptyBatchError",
+    "ExecutionError",
+    "ExternalDataError",
+    "ImageError",
+    "InputDtypeError",
+    "InputError",
+    "InputNameError",
+    "InputShapeError",
+    "InputTypeError",
+    "ManifestError",
+    "MissingExtraError",
+    "MissingFileError",
+    "ModelLoadError",
+    "NonFiniteInputError",
+    "NonFiniteOutputError",
+    "OccupiedError",
+    "PrecisionNotFoundError",
+    "PreprocessingMissingError",
+    "ReproError",
+    "SchemaVersionError",
+    "SelfTestError",
+    "SessionClosedError",
+    "TruncatedFileError",
+]
+
+
+class ReproError(Exception):
+    """Base of all errors here; its message says what was got, what was expected, the way out."""
+
+
+class ArtifactError(ReproError):
+    """The artifact is not what it should be."""
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """No folder with a manifest at that path."""
+
+
+class ManifestError(ArtifactError):
+    """The manifest cannot be read, or was altered."""
+
+
+class SchemaVersionError(ManifestError):
+    """The manifest was written by a newer repr-deploy."""
+
+
+class MissingFileError(ArtifactError):
+    """A file that the manifest lists is not there."""
+
+
+class AlteredFileError(ArtifactError):
+    """A file is not the one that was exported."""
+
+
+class TruncatedFileError(AlteredFileError):
+    """A file is shorter than the one that was exported."""
+
+
+class ExternalDataError(ArtifactError):
+    """A graph refers to tensor data outside its own file."""
+
+
+class PrecisionNotFoundError(ArtifactError):
+    """The artifact has no graph of the precision asked for."""
+
+
+class PreprocessingMissingError(ArtifactError):
+    """The artifact does not say how images become inputs."""
+
+
+class OccupiedError(ArtifactError):
+    """The place to write an artifact to holds something else."""
+
+
+class InputError(ReproError, ValueError):
+    """The arrays given are not what the network takes."""
+
+
+class InputNameError(InputError):
+    """Unknown, missing or doubled input names."""
+
+
+class InputTypeError(InputError):
+    """An input is not a numpy array."""
+
+
+class InputDtypeError(InputError):
+    """An input has another dtype."""
+
+
+class InputShapeError(InputError):
+    """An input has another shape."""
+
+
+class EmptyBatchError(InputShapeError):
+    """An input has nothing in it."""
+
+
+class NonFiniteInputError(InputError):
+    """An input holds NaN or infinity."""
+
+
+class ImageError(InputError):
+    """What was given to ``classify`` is not uint8 RGB images."""
+
+
+class BackendError(ReproError):
+    """The library or the device underneath."""
+
+
+class DeviceUnavailableError(BackendError):
+    """A device asked for by name is not there."""
+
+
+class ModelLoadError(BackendError):
+    """The library underneath refuses the graph."""
+
+
+class ExecutionError(BackendError):
+    """The library underneath failed while running."""
+
+
+class NonFiniteOutputError(BackendError):
+    """NaN or infinity came out of the network."""
+
+
+class SessionClosedError(BackendError):
+    """The session was used after it was closed."""
+
+
+class SelfTestError(ReproError):
+    """The golden samples do not come out as they did at export."""
+
+
+class MissingExtraError(ReproError, ImportError):
+    """An optional part is not installed; says the line that installs it."""
+
+    def __init__(self, what: str, extra: str, module: str | None = None) -> None:
+        needs = f" (no module {module!r})" if module else ""
+        super().__init__(
+            f"{what} needs the extra {extra!r}{needs}: pip install 'repr-deploy[{extra}]'"
+        )
+        self.extra = extra

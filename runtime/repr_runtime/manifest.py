@@ -1,0 +1,325 @@
+"""The artifact's manifest: what stands in `manifest.json`, parsed without trust.
+
+The file opens with its own SHA-256, taken over its bytes with the 64 digits of that
+field as zeros: a manifest in which any byte changed is refused, white space included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from repr_runtime.errors import ManifestError, SchemaVersionError
+
+SCHEMA = 1
+MANIFEST_NAME = "manifest.json"
+_SEAL = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})"')
+_UNSEALED = b"0" * 64
+DTYPES = frozenset(
+    {"float16", "float32", "float64", "bool"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: its name, numpy dtype, and shape with a name for each free dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """Which network it is; ``source`` is ``registry``, ``factory`` or ``onnx``.
+
+    ``dataset`` is None for a user's own network. ``multiply_adds`` counts one sample.
+    """
+
+    name: str
+    architecture: str
+    dataset: str | None
+    parameters: int
+    multiply_adds: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where the parameters came from: ``kind`` is ``bundled``, ``file``, ``random`` or ``onnx``.
+
+    ``sha256`` is the checkpoint file's, None for random ones. ``record`` is what training
+    wrote of the checkpoint (accuracy, recipe, seed …), empty where there is none.
+    """
+
+    kind: str
+    location: str
+    sha256: str | None
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PreprocessingInfo:
+    """From uint8 RGB images to the network's input.
+
+    The shorter side becomes ``resize`` pixels (bilinear, antialiased; None leaves the size),
+    the centre ``crop`` (height, width) is cut out, and each channel becomes
+    ``(value / 255 - mean) / std``; layout NCHW.
+    """
+
+    resize: int | None
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the artifact: its role (``graph`` or ``golden``), precision, size and SHA-256."""
+
+    path: str
+    role: str
+    precision: str | None
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a service needs to run an artifact and anyone needs to trust it."""
+
+    network: NetworkInfo
+    weights: WeightsInfo
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: PreprocessingInfo | None
+    labels: tuple[str, ...] | None
+    files: tuple[FileEntry, ...]
+    receipts: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def name(self) -> str:
+        """The network's full name."""
+        return self.network.name
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that there are graphs of."""
+        return tuple(f.precision or "?" for f in self.files if f.role == "graph")
+
+    def graph(self, precision: str) -> FileEntry | None:
+        """The graph of that precision, or None."""
+        for entry in self.files:
+            if entry.role == "graph" and entry.precision == precision:
+                return entry
+        return None
+
+    def with_role(self, role: str) -> FileEntry | None:
+        """The first file of that role, or None."""
+        return next((entry for entry in self.files if entry.role == role), None)
+
+    def to_bytes(self) -> bytes:
+        """The sealed content of ``manifest.json``."""
+        body = {"sha256": _UNSEALED.decode(), "schema": self.schema, **asdict(self)}
+        content = (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return content.replace(_UNSEALED, hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """The manifest in ``content``, checked in every field.
+
+    Raises :class:`SchemaVersionError` if a newer version wrote it and
+    :class:`ManifestError` if it is damaged, altered or incomplete.
+    """
+    again = "export the artifact again"
+    try:
+        data = json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ManifestError(f"{MANIFEST_NAME} is not readable JSON ({error}); {again}") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise ManifestError(f"{MANIFEST_NAME} has no schema version (got {schema!r}); {again}")
+    if schema > SCHEMA:
+        raise SchemaVersionError(
+            f"{MANIFEST_NAME} has schema version {schema}, and this repr-deploy reads up to {SCHEMA}; "
+            f"update it: pip install -U repr-deploy"
+        )
+    seal = _SEAL.match(content)
+    if seal is None:
+        raise ManifestError(f"{MANIFEST_NAME} does not open with its SHA-256; {again}")
+    unsealed = content[: seal.start(1)] + _UNSEALED + content[seal.end(1) :]
+    digest = hashlib.sha256(unsealed).hexdigest()
+    if digest.encode() != seal.group(1):
+        raise ManifestError(
+            f"{MANIFEST_NAME} was altered: its SHA-256 is {digest}, and it says "
+            f"{seal.group(1).decode()}; {again}"
+        )
+    try:
+        return _manifest(_Fields(data, MANIFEST_NAME))
+    except _FieldError as error:
+        raise ManifestError(f"{MANIFEST_NAME}: {error}; {again}") from error
+
+
+class _FieldError(Exception):
+    """A field that is missing or of the wrong kind."""
+
+
+class _Fields:
+    """Typed access to a JSON object; every miss names the field's place."""
+
+    def __init__(self, data: object, place: str) -> None:
+        if not isinstance(data, dict):
+            raise _FieldError(f"{place} must be an object, got {type(data).__name__}")
+        self.data: dict[str, Any] = data
+        self.place = place
+
+    def _get(self, key: str, kind: type, optional: bool) -> Any:
+        value = self.data.get(key)
+        if value is None and optional:
+            return None
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise _FieldError(f"{self.place}.{key} must be {kind.__name__}, got {value!r:.60}")
+        return value
+
+    def text(self, key: str) -> str:
+        value: str = self._get(key, str, False)
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value: str | None = self._get(key, str, True)
+        return value
+
+    def count(self, key: str) -> int:
+        value: int = self._get(key, int, False)
+        if value < 0:
+            raise _FieldError(f"{self.place}.{key} must not be negative, got {value}")
+        return value
+
+    def optional_count(self, key: str) -> int | None:
+        return None if self.data.get(key) is None else self.count(key)
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        value: dict[str, Any] = self._get(key, dict, False)
+        return value
+
+    def items(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
+        values: list[Any] = self._get(key, list, False)
+        for value in values:
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise _FieldError(f"{self.place}.{key} holds {value!r:.60}")
+        return values
+
+    def child(self, key: str) -> _Fields:
+        return _Fields(self.data.get(key), f"{self.place}.{key}")
+
+    def children(self, key: str) -> list[_Fields]:
+        return [
+            _Fields(item, f"{self.place}.{key}[{i}]")
+            for i, item in enumerate(self.items(key, dict))
+        ]
+
+
+def _manifest(fields: _Fields) -> Manifest:
+    labels = None if fields.data.get("labels") is None else tuple(fields.items("labels", str))
+    files = tuple(_file(child) for child in fields.children("files"))
+    paths = [entry.path for entry in files]
+    if len(set(paths)) != len(paths):
+        raise _FieldError(f"files lists a path twice: {paths}")
+    if not any(entry.role == "graph" for entry in files):
+        raise _FieldError("files lists no graph")
+    network, weights = fields.child("network"), fields.child("weights")
+    versions = fields.mapping("versions")
+    return Manifest(
+        network=NetworkInfo(
+            name=network.text("name"),
+            architecture=network.text("architecture"),
+            dataset=network.optional_text("dataset"),
+            parameters=network.count("parameters"),
+            multiply_adds=network.optional_count("multiply_adds"),
+            source=network.text("source"),
+        ),
+        weights=WeightsInfo(
+            kind=weights.text("kind"),
+            location=weights.text("location"),
+            sha256=weights.optional_text("sha256"),
+            record=weights.mapping("record"),
+        ),
+        inputs=_tensors(fields, "inputs"),
+        outputs=_tensors(fields, "outputs"),
+        preprocessing=(
+            None
+            if fields.data.get("preprocessing") is None
+            else _preprocessing(fields.child("preprocessing"))
+        ),
+        labels=labels,
+        files=files,
+        receipts=fields.mapping("receipts"),
+        versions={str(key): str(value) for key, value in versions.items()},
+        schema=fields.count("schema"),
+    )
+
+
+def _tensors(fields: _Fields, key: str) -> tuple[TensorSpec, ...]:
+    specs = []
+    for child in fields.children(key):
+        dtype = child.text("dtype")
+        if dtype not in DTYPES:
+            raise _FieldError(
+                f"{child.place}.dtype {dtype!r} is not one of {', '.join(sorted(DTYPES))}"
+            )
+        specs.append(TensorSpec(child.text("name"), dtype, tuple(child.items("shape", (int, str)))))
+    if not specs:
+        raise _FieldError(f"{fields.place}.{key} is empty")
+    return tuple(specs)
+
+
+def _preprocessing(fields: _Fields) -> PreprocessingInfo:
+    crop = fields.items("crop", int)
+    mean, std = fields.items("mean", (int, float)), fields.items("std", (int, float))
+    if len(crop) != 2 or len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
+        raise _FieldError(
+            f"{fields.place} needs two crop sizes, three means and three deviations above 0"
+        )
+    resize = fields.optional_count("resize")
+    if not all(size > 0 for size in crop) or resize == 0:
+        raise _FieldError(f"{fields.place} sizes must be above 0, got crop {crop}, resize {resize}")
+    return PreprocessingInfo(
+        resize=resize,
+        crop=(crop[0], crop[1]),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+    )
+
+
+def _file(fields: _Fields) -> FileEntry:
+    path, digest = fields.text("path"), fields.text("sha256")
+    if not is_plain_path(path):
+        raise _FieldError(f"{fields.place}.path {path!r} leads out of the artifact")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise _FieldError(f"{fields.place}.sha256 is not one: {digest!r:.80}")
+    role, precision = fields.text("role"), fields.optional_text("precision")
+    return FileEntry(path, role, precision, fields.count("bytes"), digest)
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether ``path`` is relative, without ``..``, back slashes, drive letters or NUL."""
+    parts = PurePosixPath(path).parts
+    return (
+        bool(parts)
+        and not path.startswith("/")
+        and ".." not in parts
+        and not any(char in path for char in "\\:\0")
+        and path == "/".join(parts)
+        and path != MANIFEST_NAME
+    )

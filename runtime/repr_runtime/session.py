@@ -1,0 +1,340 @@
+"""`load` an artifact and run it: checked inputs in, arrays or labelled predictions out."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_runtime.artifact import read_file, read_manifest
+from repr_runtime.backends import Backend
+from repr_runtime.checks import InputChecker, all_finite
+from repr_runtime.errors import (
+    AlteredFileError,
+    ArtifactError,
+    DeviceUnavailableError,
+    ExternalDataError,
+    MissingFileError,
+    NonFiniteOutputError,
+    PrecisionNotFoundError,
+    PreprocessingMissingError,
+    ReproError,
+    SelfTestError,
+    SessionClosedError,
+)
+from repr_runtime.manifest import Manifest
+from repr_runtime.onnx_file import external_tensors
+from repr_runtime.preprocess import Images, preprocess
+
+DEVICES = ("auto", "cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's most probable classes, the first one first."""
+
+    index: int
+    label: str
+    probability: float
+    top: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """How far the golden samples' outputs are from the original network's.
+
+    Of the output that is nearest to its bound: ``max_abs`` is the largest absolute
+    difference, ``tolerance`` the largest allowed.
+    """
+
+    samples: int
+    max_abs: float
+    tolerance: float
+    top1_agreement: float
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    nonfinite: str = "error",
+) -> Session:
+    """Open the artifact in folder ``path`` and make it ready to run.
+
+    ``device`` is ``"auto"`` (the best that works here; ``Session.choice`` says which and
+    why), ``"cuda"`` or ``"cpu"``: a device asked for by name and not there is an error.
+    ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
+    (None: one a core). ``nonfinite`` is ``"error"`` (NaN or infinity in an input or output
+    raises) or ``"allow"``.
+
+    Raises :class:`ArtifactError` if the artifact is not whole, is altered, or has no such
+    precision, and :class:`BackendError` if it cannot run here.
+    """
+    if device not in DEVICES:
+        raise DeviceUnavailableError(
+            f"there is no device {device!r}; known are {', '.join(DEVICES)}"
+        )
+    if nonfinite not in ("error", "allow"):
+        raise ValueError(f"nonfinite must be 'error' or 'allow', got {nonfinite!r}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    root = Path(path)
+    manifest = read_manifest(root)
+    try:
+        graph = _read_graph(root, manifest, precision)
+    except (AlteredFileError, MissingFileError):
+        # An export may have put a new artifact in place since the manifest was read.
+        newer = read_manifest(root)
+        if newer == manifest:
+            raise
+        manifest = newer
+        graph = _read_graph(root, manifest, precision)
+    backend, choice = _choose(graph, device, threads)
+    return Session(root, manifest, backend, precision, choice, nonfinite)
+
+
+def _read_graph(root: Path, manifest: Manifest, precision: str) -> bytes:
+    entry = manifest.graph(precision)
+    if entry is None:
+        raise PrecisionNotFoundError(
+            f"{root} has no {precision} graph; it has {', '.join(manifest.precisions)}. Choose one of them, "
+            f"or export the network again with that precision"
+        )
+    content = read_file(root, entry)
+    if external_tensors(content):
+        raise ExternalDataError(
+            f"{root / entry.path} keeps tensors in other files, which no hash covers; "
+            f"export it again from a model with its weights inside"
+        )
+    return content
+
+
+def _choose(graph: bytes, device: str, threads: int | None) -> tuple[Backend, str]:
+    """The backend for ``device`` and a sentence that says what was chosen and why."""
+    from repr_runtime.backends import onnxruntime as ort
+
+    if device != "auto":
+        backend = ort.OnnxRuntimeBackend(graph, device, threads)
+        return backend, f"ONNX Runtime {ort.version()} on {device}, as asked for"
+    reason = ort.why_not("cuda")
+    if reason is None:
+        try:
+            backend = ort.OnnxRuntimeBackend(graph, "cuda", threads)
+            return backend, f"ONNX Runtime {ort.version()} on cuda, the fastest that works here"
+        except DeviceUnavailableError as error:
+            reason = str(error)
+    backend = ort.OnnxRuntimeBackend(graph, "cpu", threads)
+    return backend, f"ONNX Runtime {ort.version()} on cpu; not on cuda: {reason}"
+
+
+class Session:
+    """A loaded artifact. Safe to use from any number of threads at once.
+
+    The arrays that ``run`` returns belong to the caller; inputs are only read, and only
+    until ``run`` returns. Made by :func:`load`; a context manager.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        backend: Backend,
+        precision: str,
+        choice: str,
+        nonfinite: str = "error",
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.precision = precision
+        self.choice = choice
+        self.device = backend.device
+        self.inputs = backend.inputs
+        self.outputs = backend.outputs
+        for what, listed, real in (
+            ("inputs", manifest.inputs, backend.inputs),
+            ("outputs", manifest.outputs, backend.outputs),
+        ):
+            if [(s.name, s.dtype) for s in listed] != [(s.name, s.dtype) for s in real]:
+                raise ArtifactError(
+                    f"{path}: the graph's {what} are {', '.join(map(str, real))}, the manifest says "
+                    f"{', '.join(map(str, listed))}; export it again"
+                )
+        self._backend: Backend | None = backend
+        self._refuse_nonfinite = nonfinite == "error"
+        self._checker = InputChecker(backend.inputs, self._refuse_nonfinite)
+        self._output_names = tuple(spec.name for spec in backend.outputs)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend underneath; raises :class:`SessionClosedError` after ``close``."""
+        if self._backend is None:
+            raise SessionClosedError(f"the session of {self.path} is closed; load it again")
+        return self._backend
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that the graph is fixed to; None if it takes any."""
+        first = self.inputs[0].shape[0] if self.inputs[0].shape else None
+        return first if isinstance(first, int) else None
+
+    def run(self, *arrays: Any, **named: Any) -> dict[str, NDArray[Any]]:
+        """Run one batch: arrays in the order of ``inputs``, or by name, or one mapping of names.
+
+        Returns a new array for each output, by name. Raises the subclass of
+        :class:`InputError` that says what is wrong with an input, or
+        :class:`NonFiniteOutputError`.
+        """
+        backend = self._backend
+        if backend is None:
+            raise SessionClosedError(f"the session of {self.path} is closed; load it again")
+        outputs = backend.run(self._checker(arrays, named))
+        if self._refuse_nonfinite:
+            for name, values in zip(self._output_names, outputs, strict=True):
+                if not all_finite(values):
+                    raise NonFiniteOutputError(
+                        f"output {name!r} holds NaN or infinity for finite inputs: the {self.precision} graph "
+                        f"overflows on them; use another precision, or load with nonfinite='allow'"
+                    )
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def preprocess(self, images: Images) -> NDArray[np.float32]:
+        """uint8 RGB images of any size as the network's input (N, 3, H, W) float32.
+
+        Raises :class:`ImageError`, and :class:`PreprocessingMissingError` if the artifact
+        does not say how.
+        """
+        if self.manifest.preprocessing is None:
+            raise PreprocessingMissingError(
+                f"{self.path} does not say how images become inputs; use run(), or export it again with "
+                f"--mean and --std"
+            )
+        return preprocess(images, self.manifest.preprocessing)
+
+    def classify(self, images: Images, *, top: int = 5) -> list[Prediction]:
+        """Label images: one (H, W, 3), a batch (N, H, W, 3) or a sequence, uint8 RGB, any size.
+
+        Returns one :class:`Prediction` an image with the ``top`` most probable classes.
+        Probabilities are the soft-max of the first output, which must be logits (N, classes).
+        Raises what :meth:`preprocess` and :meth:`run` raise.
+        """
+        logits = self._run_in_batches({self.inputs[0].name: self.preprocess(images)})
+        scores = logits[self._output_names[0]].astype(np.float64)
+        if scores.ndim != 2:
+            raise ArtifactError(
+                f"output {self._output_names[0]!r} has shape {scores.shape}, expected (N, classes); use run()"
+            )
+        exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(top, 1)]
+        labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
+        predictions = []
+        for row, classes in zip(probabilities, order, strict=True):
+            best = tuple((int(c), labels[c], float(row[c])) for c in classes)
+            predictions.append(Prediction(*best[0], best))
+        return predictions
+
+    def self_test(self) -> SelfTestReport:
+        """Run the golden samples and compare with what the original network said of them.
+
+        Raises :class:`SelfTestError` if they differ by more than the export allowed, or
+        :class:`ArtifactError` if the samples are missing or altered.
+        """
+        golden = self._golden()
+        actual = self._run_in_batches(golden.inputs)
+        worst, worst_ratio, tolerance, agreement = 0.0, -1.0, 0.0, 1.0
+        for name, reference in golden.outputs.items():
+            difference = np.abs(actual[name].astype(np.float64) - reference)
+            largest, allowed = float(difference.max()), golden.tolerances[name]
+            ratio = largest / allowed if allowed > 0 else (math.inf if largest > 0 else 0.0)
+            if not ratio <= worst_ratio:  # a NaN counts as worst
+                worst, worst_ratio, tolerance = largest, ratio, allowed
+            if reference.ndim == 2:
+                same = actual[name].argmax(1) == reference.argmax(1)
+                agreement = min(agreement, float(np.mean(same)))
+        report = SelfTestReport(golden.samples, worst, tolerance, agreement)
+        if not worst_ratio <= 1:
+            raise SelfTestError(
+                f"{self.path} does not compute here what it computed at export: its golden samples "
+                f"differ by up to {worst:.3g}, allowed is {tolerance:.3g} ({self.choice}); "
+                f"try device='cpu', or export it again"
+            )
+        return report
+
+    def _run_in_batches(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``run`` on any number of samples, where the graph's batch size is fixed too."""
+        size = self.batch_size
+        count = len(next(iter(inputs.values())))
+        if size is None or size == count:
+            return self.run(inputs)
+        parts = []
+        for begin in range(0, count, size):
+            # A last batch that is not full is filled up with its last sample.
+            rows = np.minimum(np.arange(begin, begin + size), count - 1)
+            parts.append(self.run({name: values[rows] for name, values in inputs.items()}))
+        return {
+            name: np.concatenate([part[name] for part in parts])[:count]
+            for name in self._output_names
+        }
+
+    def _golden(self) -> _Golden:
+        entry = self.manifest.with_role("golden")
+        if entry is None:
+            raise MissingFileError(f"{self.path} has no golden samples; export it again")
+        try:
+            with np.load(io.BytesIO(read_file(self.path, entry))) as arrays:
+                content = {key: arrays[key] for key in arrays.files}
+            tolerances = self.manifest.receipts["golden"]["tolerance"]
+            golden = _Golden(
+                {s.name: content[f"input.{s.name}"] for s in self.inputs},
+                {s.name: content[f"output.{s.name}"] for s in self.outputs},
+                {s.name: float(tolerances[s.name]) for s in self.outputs},
+            )
+        except ReproError:
+            raise
+        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ArtifactError(
+                f"{self.path / entry.path} holds no golden samples of this network ({error}); export it again"
+            ) from error
+        return golden
+
+    def close(self) -> None:
+        """Give back the model; the session cannot be used afterwards. Twice does no harm."""
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.manifest.name} {self.precision}: {self.choice}>"
+
+
+@dataclass(frozen=True)
+class _Golden:
+    inputs: dict[str, NDArray[Any]]
+    outputs: dict[str, NDArray[Any]]
+    tolerances: dict[str, float]
+
+    @property
+    def samples(self) -> int:
+        return len(next(iter(self.inputs.values())))

@@ -1,0 +1,146 @@
+"""The registry: names, contracts and what each registered network really is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from repr_models import (
+    CIFAR10,
+    IMAGENET,
+    Dataset,
+    DuplicateNetworkError,
+    FoldContract,
+    NetworkSpec,
+    UnknownNetworkError,
+    networks,
+    register,
+    registry,
+    resolve,
+)
+
+EXPECTED_NAMES = {
+    "lenet5.cifar10",
+    *(f"plain{depth}.cifar10" for depth in (20, 32, 44, 56)),
+    *(f"resnet{depth}.cifar10" for depth in (20, 32, 44, 56, 110)),
+    *(f"resnet{depth}.imagenet" for depth in (18, 34, 50, 101, 152)),
+}
+ALL = list(networks())
+
+
+@pytest.fixture
+def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registrations of the test alone are forgotten behind it."""
+    monkeypatch.setattr(registry, "_networks", dict(registry._networks))
+    yield
+
+
+def a_network(name: str, dataset: Dataset = CIFAR10) -> None:
+    register(name, family="f", dataset=dataset, parameters=0, fold=FoldContract(0))(nn.Identity)
+
+
+def test_the_networks_of_the_tutorial_are_all_there() -> None:
+    assert {spec.name for spec in ALL} >= EXPECTED_NAMES
+    assert len({spec.name for spec in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+def test_a_network_is_what_its_spec_states(spec: NetworkSpec) -> None:
+    with torch.device("meta"):
+        network = spec.build().eval()
+        logits = network(torch.empty(2, *spec.input_shape))
+    assert logits.shape == (2, spec.dataset.class_count)
+    assert sum(p.numel() for p in network.parameters()) == spec.parameters
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == spec.fold.batchnorms
+    assert spec.fold.folded == spec.fold.batchnorms - spec.fold.kept
+    assert spec.name == f"{spec.architecture}.{spec.dataset.name}"
+    assert spec.family in {"lenet", "plain", "resnet"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "first", "last"), [(CIFAR10, "airplane", "truck"), (IMAGENET, "tench", "toilet")]
+)
+def test_labels_are_the_classes_in_order(dataset: Dataset, first: str, last: str) -> None:
+    assert len(dataset.labels) == dataset.class_count == len(set(dataset.labels))
+    assert dataset.labels[0] == first
+    assert dataset.labels[-1].startswith(last)
+    assert all(label == label.strip() and label for label in dataset.labels)
+
+
+def test_the_input_shape_is_the_crop() -> None:
+    assert resolve("resnet20.cifar10").input_shape == (3, 32, 32)
+    assert resolve("resnet50.imagenet").input_shape == (3, 224, 224)
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_name_is_registered_once() -> None:
+    a_network("net1.cifar10")
+    with pytest.raises(DuplicateNetworkError, match=r"'net1\.cifar10' is already registered"):
+        a_network("net1.cifar10")
+
+
+@pytest.mark.parametrize("name", ["net1", "net1.imagenet", "Net1.cifar10", "a.b.cifar10", ""])
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_name_says_architecture_and_dataset(name: str) -> None:
+    with pytest.raises(ValueError, match=r"architecture\.cifar10, got"):
+        a_network(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("resnet21", "resnet20"), ("lenet", "lenet5"), ("plan20", "plain20")]
+)
+def test_an_unknown_name_gives_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownNetworkError, match=f"{name!r}; did you mean .*{nearest}") as caught:
+        resolve(name)
+    assert nearest in caught.value.nearest
+
+
+def test_a_name_like_no_other_gives_them_all() -> None:
+    with pytest.raises(UnknownNetworkError, match=r"known are .*lenet5.*resnet152\.imagenet\."):
+        resolve("zzz")
+
+
+def test_a_full_name_is_taken_as_it_is() -> None:
+    assert resolve(" ResNet50.ImageNet ").name == "resnet50.imagenet"
+
+
+@pytest.mark.parametrize("bundled", ["net2.cifar10", "net2.imagenet"])
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_bare_name_means_the_bundled_variant(
+    bundled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_network("net2.cifar10")
+    a_network("net2.imagenet", IMAGENET)
+    monkeypatch.setattr(registry, "is_bundled", lambda spec: spec.name == bundled)
+    assert resolve("net2").name == bundled
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_bare_name_with_nothing_bundled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "is_bundled", lambda _: False)
+    a_network("net2.cifar10")
+    assert resolve("net2").name == "net2.cifar10"
+    a_network("net2.imagenet", IMAGENET)
+    assert resolve("net2").name == "net2.imagenet"
+
+
+@pytest.mark.parametrize(("batchnorms", "kept"), [(3, 4), (3, -1)])
+def test_a_fold_contract_keeps_no_more_than_there_are(batchnorms: int, kept: int) -> None:
+    with pytest.raises(ValueError, match=rf"0\.\.{batchnorms}, got {kept}"):
+        FoldContract(batchnorms, kept, "a reason")
+
+
+def test_a_kept_batchnorm_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match="2 BatchNorms are kept, but no reason"):
+        FoldContract(3, 2)
+    assert FoldContract(3, 2, "behind a padded convolution").folded == 1
+
+
+def test_every_family_module_registers_something() -> None:
+    modules = {inspect.getmodule(spec.builder).__name__ for spec in ALL}  # type: ignore[union-attr]
+    assert modules == {f"repr_models.{name}" for name in registry.FAMILY_MODULES}
