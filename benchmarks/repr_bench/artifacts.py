@@ -6,22 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_bench.errors import UsageError
 from repr_runtime import Manifest, ReproError, load, read_manifest
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
 from repr_runtime.manifest import MANIFEST_NAME
-
-from repr_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from repr_models.registry import NetworkSpec
 
 
 def bundled_names() -> list[str]:
-    """The names of the networks whose trained weights ship with the package."""
+    """The names, as short as they are unique, of the networks with bundled trained weights."""
     from repr_models.registry import networks
     from repr_models.weights import is_bundled
 
-    return [spec.name for spec in networks() if is_bundled(spec)]
+    return [short_name(spec) for spec in networks() if is_bundled(spec)]
+
+
+def short_name(spec: NetworkSpec) -> str:
+    """The bare architecture where that means this network, else the full name."""
+    from repr_models.registry import resolve
+
+    return spec.architecture if resolve(spec.architecture) is spec else spec.name
 
 
 def find_artifact(target: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
@@ -46,7 +52,7 @@ def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
     from repr_models.weights import is_bundled
 
     spec = resolve(name)
-    folder = artifacts / (name if name == spec.name else spec.architecture)
+    folder = artifacts / name.strip().lower()  # where repr-export puts it
     found = _usable(folder, spec, tell)
     if found:
         return folder
@@ -60,8 +66,7 @@ def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
         from repr_export.pipeline import export
     except ModuleNotFoundError as error:
         raise MissingExtraError("exporting a network", "bench", error.name) from error
-    export(spec.name, folder)
-    return folder
+    return export(name, artifacts).path
 
 
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:

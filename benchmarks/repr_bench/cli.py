@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_bench.artifacts import bundled_names, short_name
+from repr_bench.errors import BenchError, UsageError
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 from repr_runtime.manifest import MANIFEST_NAME
-
-from repr_bench.artifacts import artifact_folder, bundled_names
-from repr_bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,9 +155,10 @@ def exit_status(results: Results) -> int:
 
 
 def _list(artifacts: Path) -> int:
+    from rich.table import Table
+
     from repr_models.registry import networks
     from repr_models.weights import bundled_record, is_bundled
-    from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("network", "trained weights", "artifact"):
@@ -166,8 +166,8 @@ def _list(artifacts: Path) -> int:
     for spec in networks():
         weights = "-"
         if is_bundled(spec):
-            weights = f"bundled, {bundled_record(spec)['test_top1']:.2%} top-1"
-        folder = artifact_folder(spec, artifacts)
+            weights = f"bundled, {bundled_record(spec)['accuracy']['test_top1']:.2%} top-1"
+        folder = artifacts / short_name(spec)
         exported = (folder / MANIFEST_NAME).is_file()
         table.add_row(spec.name, weights, str(folder) if exported else "-")
     _output().print(table)

@@ -99,6 +99,12 @@ class Row:
         """How many calls were timed."""
         return sum(map(len, self.rounds_ns))
 
+    @property
+    def emulated(self) -> bool:
+        """Whether the device lacks this precision, so that the latency says nothing."""
+        on_cpu = self.graph is not None and self.graph.device == "cpu"
+        return on_cpu and self.precision in ("fp16", "bf16")
+
     @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
         """Each of ``PERCENTILES`` of the latency in milliseconds; empty without samples."""
@@ -114,11 +120,15 @@ class Row:
             )
         return found
 
-    @property
-    def images_per_second(self) -> float | None:
+    @cached_property
+    def images_per_second(self) -> Figure | None:
         """Images timed over the time they took; None without samples."""
-        total = sum(map(sum, self.rounds_ns))
-        return self.samples * self.batch * 1e9 / total if self.batch and total else None
+        if not self.batch or not self.samples:
+            return None
+        images = [self.batch * len(samples) for samples in self.rounds_ns]
+        seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
+        interval = statistics.ratio_interval(images, seconds)
+        return Figure(sum(images) / sum(seconds), interval)
 
 
 @dataclass(frozen=True)
@@ -150,16 +160,12 @@ def to_json(results: Results) -> str:
     """The results as JSON text; ``derived`` and ``formulae`` are for the reader's ease alone."""
     body: dict[str, Any] = {"schema": SCHEMA, **asdict(results)}
     for row, encoded in zip(results.rows, body["rows"], strict=True):
-        encoded["derived"] = {
-            **{
-                f"p{percent}_ms": {"value": found.value, "interval": found.interval}
-                for percent, found in row.latency_ms.items()
-            },
-            "images_per_second": row.images_per_second,
-        }
+        derived = {f"p{percent}_ms": found for percent, found in row.latency_ms.items()}
+        if row.images_per_second:
+            derived["images_per_second"] = row.images_per_second
         if row.graph and row.graph.accuracy:
-            top1 = row.graph.accuracy.top1_percent
-            encoded["derived"]["top1_percent"] = {"value": top1.value, "interval": top1.interval}
+            derived["top1_percent"] = row.graph.accuracy.top1_percent
+        encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
     body["formulae"] = {
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,
@@ -213,6 +219,7 @@ def write_text(path: Path, text: str) -> None:
     A device or pipe is written to as it is. Raises :class:`ResultsError`.
     """
     try:
+        path = path.resolve()  # what a link leads to is written, the link stays
         if path.exists() and not path.is_file():
             path.write_text(text, "utf-8")
             return
@@ -247,7 +254,7 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         if item is int and all(type(v) is int for v in value):  # samples are many
             return tuple(value)
         return tuple(_decode(item, v, f"{place}[{i}]") for i, v in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping) and isinstance(value, dict):
+    if origin is Mapping and isinstance(value, dict):
         return {key: _decode(arguments[1], v, f"{place}.{key}") for key, v in value.items()}
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
@@ -259,7 +266,7 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         )
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
-    if isinstance(kind, type) and type(value) is kind:
+    if kind in (int, str, bool) and type(value) is kind:
         return value
     wanted = getattr(kind, "__name__", str(kind))
     raise ResultsError(f"{place} must be {wanted}, got {value!r:.60}; was the file altered?")

@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from repr_runtime import ReproError, Session, load
-from repr_runtime.errors import PrecisionNotFoundError
-
 from repr_bench.accuracy import measure_accuracy
 from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
@@ -21,6 +18,8 @@ from repr_bench.errors import UsageError
 from repr_bench.feeds import EvaluationImages, make_feed
 from repr_bench.measure import Plan, Timing, measure
 from repr_bench.results import Accuracy, Graph, Results, Row, Settings, Status
+from repr_runtime import ReproError, Session, load
+from repr_runtime.errors import PrecisionNotFoundError
 
 DEFAULT_BATCHES = (1, 8)
 

@@ -17,7 +17,7 @@ PERCENTILE_FORMULA = (
     "The p-th percentile of n samples is the k-th smallest, k = ceil(p·n / 100) (nearest rank)."
 )
 LATENCY_INTERVAL_FORMULA = (
-    f"{CONFIDENCE_PERCENT} % interval of a percentile: bootstrap over the rounds of the "
+    f"{CONFIDENCE_PERCENT} % interval of a percentile or a rate: bootstrap over the rounds of the "
     "measurement (2,000 resamples, seed 0), so that drift between rounds counts as spread."
 )
 ACCURACY_INTERVAL_FORMULA = (
@@ -62,14 +62,39 @@ def percentile_interval(
         raise ValueError("every round needs at least one sample")
     if len(ordered) < 2:
         return None
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(ordered), [1 / len(ordered)] * len(ordered), size=resamples)
+    drawn = _draw(len(ordered), resamples, seed)
     ranks = -(-percent * (drawn @ np.array([samples.size for samples in ordered])) // 100)
-    found = np.sort(_smallest_reaching(ordered, drawn, ranks))
-    tail = (100 - CONFIDENCE_PERCENT) / 200
+    return _middle(_smallest_reaching(ordered, drawn, ranks))
+
+
+def ratio_interval(
+    numerators: ArrayLike, denominators: ArrayLike, *, resamples: int = 2000, seed: int = 0
+) -> Interval | None:
+    """The bootstrap interval of ``sum(numerators) / sum(denominators)``, a value a round.
+
+    Rounds are drawn as in :func:`percentile_interval`. None where there are fewer than two.
+    """
+    above, below = np.asarray(numerators, float), np.asarray(denominators, float)
+    if above.shape != below.shape or above.ndim != 1:
+        raise ValueError(f"one value a round is needed of both, got {above.shape}, {below.shape}")
+    if len(above) < 2:
+        return None
+    drawn = _draw(len(above), resamples, seed)
+    return _middle((drawn @ above) / (drawn @ below))
+
+
+def _draw(rounds: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each round is drawn, a row for each resample."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(rounds, [1 / rounds] * rounds, size=resamples)
+
+
+def _middle(found: NDArray[Any]) -> Interval:
+    """What the middle 95 % of the resamples' values span."""
+    ordered, tail = np.sort(found), (100 - CONFIDENCE_PERCENT) / 200
     return Interval(
-        float(found[math.floor(tail * (resamples - 1))]),
-        float(found[math.ceil((1 - tail) * (resamples - 1))]),
+        float(ordered[math.floor(tail * (len(ordered) - 1))]),
+        float(ordered[math.ceil((1 - tail) * (len(ordered) - 1))]),
     )
 
 

@@ -63,6 +63,13 @@ def capture(
     if program is None:
         raise CaptureError("torch.onnx.export returned nothing; update torch to 2.9 or later")
     model = program.model
+    shape = model.graph.inputs[0].shape
+    if batch is None and (shape is None or isinstance(shape[0], int)):
+        # The exporter fixes a dimension rather than fail.
+        raise CaptureError(
+            "the network works for one batch size alone (torch fixed it while tracing); "
+            "give it with --batch N"
+        )
     got = model.opset_imports.get("")
     if got != opset:
         raise CaptureError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from repr_export.passes._values import all_nodes, is_op, label, node_name
+from repr_export.passes._values import function_nodes, graph_nodes, is_op, label, node_name
 
 _Shape = tuple[int, ...]
 
@@ -60,7 +60,7 @@ def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
     inference cannot find a shape, or if such a node stands in an If or Loop body or a function.
     """
     counted = []
-    for node in all_nodes(model):
+    for node in (*graph_nodes(model), *function_nodes(model)):
         if any(is_op(node, op_type) for op_type in _COUNTED):
             if node.graph is not model.graph:
                 raise UncountableError(
@@ -178,7 +178,10 @@ def _inferred(model: ir.Model, symbol: str | None) -> dict[str, onnx.TypeProto.T
         ],
         functions=[ir.serde.serialize_function(each) for each in model.functions.values()],
     )
-    graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise UncountableError(f"shape inference fails: {error}") from error
     types = {
         info.name: info.type.tensor_type
         for info in (*graph.input, *graph.value_info, *graph.output)

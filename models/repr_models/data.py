@@ -156,7 +156,8 @@ def _read_npz(root: Path, split: str) -> _Arrays | None:
     path = root / f"cifar10_{split}.npz"
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
+    # Opened here: np.load leaves a file that it opened, and that is no zip file, open.
+    with path.open("rb") as stream, np.load(stream) as arrays:
         return arrays["images"], arrays["labels"]
 
 

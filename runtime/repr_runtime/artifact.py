@@ -7,16 +7,19 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import socket
+import stat
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from repr_runtime.errors import (
     AlteredFileError,
+    ArtifactError,
     ArtifactNotFoundError,
     ManifestError,
     MissingFileError,
@@ -26,6 +29,12 @@ from repr_runtime.errors import (
 from repr_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 
 _MANIFEST_LIMIT = 64 * 2**20
+_REPLACED_LIMIT = 20  # times an artifact may be replaced while it is being read
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # a rename onto something says one of them
+_AGAIN = "copy the artifact again, or export it again"
+_RUN = secrets.token_hex(4)  # tells this process from a dead one that had its number
+
+T = TypeVar("T")
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
@@ -37,57 +46,109 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     root = Path(folder)
     path = root / MANIFEST_NAME
     try:
-        size = path.stat().st_size
-        if size > _MANIFEST_LIMIT:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read without end
+            raise ManifestError(f"{path} is not a file; export the artifact again")
+        if status.st_size > _MANIFEST_LIMIT:
             raise ManifestError(
-                f"{path} has {size:,} bytes, no manifest has; export the artifact again"
+                f"{path} has {status.st_size:,} bytes, no manifest has; export the artifact again"
             )
         content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        what = "there is no such folder" if not root.exists() else f"it holds no {MANIFEST_NAME}"
+    except FileNotFoundError as error:
+        what = f"it holds no {MANIFEST_NAME}" if root.is_dir() else "there is no such folder"
         raise ArtifactNotFoundError(
             f"{root} is not an artifact: {what}; make one with repr-export"
         ) from error
+    except NotADirectoryError as error:
+        raise ArtifactNotFoundError(
+            f"{root} is not an artifact: it is not a folder; give the folder that repr-export wrote"
+        ) from error
     except OSError as error:
-        raise ArtifactNotFoundError(f"{path} cannot be read: {error.strerror or error}") from error
-    return parse_manifest(content)
+        raise ArtifactNotFoundError(
+            f"{path} cannot be read ({error.strerror or error}); give this user the right to read it"
+        ) from error
+    return parse_manifest(content, str(path))
+
+
+def read_consistently(folder: str | os.PathLike[str], read: Callable[[], T]) -> T:
+    """What ``read`` makes of the artifact in ``folder``, all of it from one and the same export.
+
+    An export may replace the folder between two files that ``read`` reads; what it raises
+    then says nothing of either artifact, and it is called again.
+    """
+    for _ in range(_REPLACED_LIMIT):
+        before = _identity(Path(folder))
+        try:
+            return read()
+        except (ArtifactError, OSError):
+            if _identity(Path(folder)) == before:
+                raise
+    return read()
+
+
+def _identity(folder: Path) -> tuple[int, ...] | None:
+    """Differs for each folder that stood at this path; None while there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_size(folder: str | os.PathLike[str], entry: FileEntry) -> None:
+    """Whether a file of the artifact is there and as long as the manifest says.
+
+    Raises :class:`MissingFileError`, :class:`TruncatedFileError` or
+    :class:`AlteredFileError`.
+    """
+    path = Path(folder) / entry.path
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFileError(
+            f"{path} is listed in {MANIFEST_NAME} but is not there; {_AGAIN}"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MissingFileError(f"{path} is listed in {MANIFEST_NAME} but is not a file; {_AGAIN}")
+    _compare_size(path, status.st_size, entry)
 
 
 def read_file(folder: str | os.PathLike[str], entry: FileEntry) -> bytes:
     """The content of a file of the artifact, which is the one that the manifest lists.
 
     The bytes returned are the bytes that were hashed: nothing can change in between.
-    Raises :class:`MissingFileError`, :class:`TruncatedFileError` or
-    :class:`AlteredFileError`.
+    Raises what :func:`check_size` does.
     """
+    check_size(folder, entry)
     path = Path(folder) / entry.path
-    again = "copy the artifact again, or export it again"
-    if not path.is_file():
-        raise MissingFileError(f"{path} is listed in {MANIFEST_NAME} but is not there; {again}")
     try:
-        size = path.stat().st_size
-        if size == entry.bytes:
-            content = path.read_bytes()
-            size = len(content)
+        content = path.read_bytes()
     except OSError as error:
-        raise MissingFileError(
-            f"{path} cannot be read: {error.strerror or error}; {again}"
-        ) from error
-    if size < entry.bytes:
-        raise TruncatedFileError(f"{path} has {size:,} bytes, expected {entry.bytes:,}; {again}")
-    if size > entry.bytes:
-        raise AlteredFileError(f"{path} has {size:,} bytes, expected {entry.bytes:,}; {again}")
-    digest = hashlib.sha256(content).hexdigest()
+        raise _unreadable(path, error) from error
+    _compare_size(path, len(content), entry)
+    digest = _digest(content)
     if digest != entry.sha256:
         raise AlteredFileError(
-            f"{path} was altered: its SHA-256 is {digest}, expected {entry.sha256}; {again}"
+            f"{path} was altered: its SHA-256 is {digest}, expected {entry.sha256}; {_AGAIN}"
         )
     return content
 
 
+def _compare_size(path: Path, size: int, entry: FileEntry) -> None:
+    if size != entry.bytes:
+        kind = TruncatedFileError if size < entry.bytes else AlteredFileError
+        raise kind(f"{path} has {size:,} bytes, expected {entry.bytes:,}; {_AGAIN}")
+
+
+def _unreadable(path: Path, error: Exception) -> MissingFileError:
+    return MissingFileError(f"{path} cannot be read ({error}); {_AGAIN}")
+
+
 def describe_file(path: str, content: bytes, role: str, precision: str | None = None) -> FileEntry:
     """The manifest's entry for a file of this content."""
-    return FileEntry(path, role, precision, len(content), hashlib.sha256(content).hexdigest())
+    return FileEntry(path, role, precision, len(content), _digest(content))
 
 
 def write_artifact(
@@ -97,11 +158,13 @@ def write_artifact(
 
     The whole artifact is made in a hidden folder beside ``folder``, flushed, and put in
     place by one rename, which swaps it with an artifact that was there before. A process
-    that is killed at any moment leaves the old artifact or the new one, whole. Two writers
-    at once leave one of the two, whole.
+    that is killed at any moment leaves the old artifact or the new one, whole; where the
+    system cannot swap two folders in one step (Windows, some network drives) there may be
+    none. Two writers at once leave one of the two, whole.
 
     ``contents`` must be the files that ``manifest`` lists. Returns the manifest.
-    Raises :class:`OccupiedError` if ``folder`` holds anything but an artifact's own files.
+    Raises :class:`OccupiedError` if ``folder`` holds anything but an artifact's own files,
+    and ``OSError`` if the system cannot write; what was there before stays then.
     """
     root = Path(os.path.abspath(folder))
     listed = {entry.path: entry for entry in manifest.files}
@@ -117,13 +180,15 @@ def write_artifact(
     check_free(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
-    partial = Path(tempfile.mkdtemp(prefix=_partial_prefix(root, os.getpid()), dir=root.parent))
+    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}.{_RUN}.{secrets.token_hex(8)}")
+    partial.mkdir()
     try:
         for path, content in contents.items():
             _write_flushed(partial / path, content)
         _write_flushed(partial / MANIFEST_NAME, manifest.to_bytes())
-        partial.chmod(0o755)  # mkdtemp's folder is private, an artifact is not
-        _flush_folder(partial)
+        for below in (partial, *(entry for entry in partial.rglob("*") if entry.is_dir())):
+            _flush_folder(below)
+        check_free(root)  # writing took a while; what came there since is not ours to remove
         _put_in_place(partial, root)
         _flush_folder(root.parent)
     finally:
@@ -133,7 +198,10 @@ def write_artifact(
 
 def check_free(folder: str | os.PathLike[str]) -> None:
     """Raise :class:`OccupiedError` unless ``folder`` may be written: absent, empty or an artifact."""
-    root = Path(folder)
+    read_consistently(folder, lambda: _check_free(Path(folder)))
+
+
+def _check_free(root: Path) -> None:
     way_out = "choose another place with -o, or move it away"
     if not root.exists() and not root.is_symlink():
         return
@@ -186,23 +254,26 @@ def _put_in_place(partial: Path, root: Path) -> None:
             os.rename(partial, root)  # works where there is nothing, or an empty folder
             return
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
+            if error.errno not in _TAKEN:
                 raise
         if _exchange(partial, root):
             return
         # No atomic exchange on this system: for a moment there is no artifact at all.
         aside = partial.with_name(partial.name + ".old")
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.rename(root, aside)
+        except FileNotFoundError:
+            continue
         try:
             os.rename(partial, root)
-        except OSError:
-            if not root.exists():
+            return
+        except OSError as error:
+            with contextlib.suppress(OSError):  # another writer may have filled the place
                 os.rename(aside, root)
-            continue
+            if error.errno not in _TAKEN:
+                raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        return
     raise OccupiedError(f"{root} is being written by others without end; try again")
 
 
@@ -224,31 +295,35 @@ def _exchange(a: Path, b: Path) -> bool:
     return bool(result == 0)
 
 
-def _partial_prefix(root: Path, pid: int) -> str:
+def _partial_prefix(root: Path) -> str:
     host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
-    return f".{root.name}.partial.{host}.{pid}."
+    return f".{root.name}.partial.{host}."
 
 
 def _remove_abandoned(root: Path) -> None:
     """Remove what killed writers of this machine left beside ``root``."""
-    for path, pid in _partials(root):
-        try:
-            os.kill(pid, 0)  # asks whether the process lives, sends nothing
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue
-
-
-def _partials(root: Path) -> Iterator[tuple[Path, int]]:
-    prefix = _partial_prefix(root, 0).removesuffix("0.")
     if os.name != "posix":  # os.kill(pid, 0) ends the process on Windows
         return
-    for path in root.parent.glob(f"{_escape(prefix)}*"):
-        pid = path.name.removeprefix(prefix).split(".")[0]
-        if pid.isdigit():
-            yield path, int(pid)
+    for path, pid, run in _partials(root):
+        if pid == os.getpid():
+            alive = run == _RUN
+        else:
+            try:
+                os.kill(pid, 0)  # asks whether the process lives, sends nothing
+                alive = True
+            except (ProcessLookupError, OverflowError):
+                alive = False
+            except PermissionError:
+                alive = True
+        if not alive:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _escape(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+def _partials(root: Path) -> Iterator[tuple[Path, int, str]]:
+    """The folders of unfinished writes beside ``root``: path, process number, run."""
+    prefix = _partial_prefix(root)
+    for path in root.parent.iterdir():
+        if path.name.startswith(prefix):
+            pid, _, rest = path.name.removeprefix(prefix).partition(".")
+            if pid.isdecimal():
+                yield path, int(pid), rest.partition(".")[0]

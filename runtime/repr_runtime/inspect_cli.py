@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -45,22 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = _manifest(args.artifact)
     runs = all(check.passed for check in checks)
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "artifact": args.artifact,
-                    "runs_here": runs,
-                    "checks": [asdict(check) for check in checks],
-                    "manifest": asdict(manifest) if manifest else None,
-                },
-                indent=1,
-            )
+        report = json.dumps(
+            {
+                "artifact": args.artifact,
+                "runs_here": runs,
+                "checks": [asdict(check) for check in checks],
+                "manifest": asdict(manifest) if manifest else None,
+            },
+            indent=1,
         )
     else:
-        if manifest:
-            print("\n".join(_describe(args.artifact, manifest)), end="\n\n")
-        print("\n".join(_verdict(checks)))
+        described = [*_describe(args.artifact, manifest), ""] if manifest else []
+        report = "\n".join(map(_printable, [*described, *_verdict(checks)]))
+    try:
+        print(report, flush=True)
+    except BrokenPipeError:  # the reader, head or a pager, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if runs else 1
+
+
+def _printable(line: str) -> str:
+    """``line`` with what a terminal would obey, or cannot show, written as an escape."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _manifest(path: str) -> Manifest | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
@@ -116,7 +117,7 @@ class Manifest:
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that there are graphs of."""
-        return tuple(f.precision or "?" for f in self.files if f.role == "graph")
+        return tuple(f.precision for f in self.files if f.role == "graph" and f.precision)
 
     def graph(self, precision: str) -> FileEntry | None:
         """The graph of that precision, or None."""
@@ -136,39 +137,43 @@ class Manifest:
         return content.replace(_UNSEALED, hashlib.sha256(content).hexdigest().encode(), 1)
 
 
-def parse_manifest(content: bytes) -> Manifest:
-    """The manifest in ``content``, checked in every field.
+def parse_manifest(content: bytes, place: str = MANIFEST_NAME) -> Manifest:
+    """The manifest in ``content``, checked in every field; ``place`` names it in errors.
 
     Raises :class:`SchemaVersionError` if a newer version wrote it and
     :class:`ManifestError` if it is damaged, altered or incomplete.
     """
-    again = "export the artifact again"
+    again = "copy the artifact again, or export it again"
     try:
-        data = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ManifestError(f"{MANIFEST_NAME} is not readable JSON ({error}); {again}") from error
+        data = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place} is not readable JSON ({error}); {again}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise ManifestError(f"{MANIFEST_NAME} has no schema version (got {schema!r}); {again}")
+        raise ManifestError(f"{place} has no schema version (got {schema!r:.60}); {again}")
     if schema > SCHEMA:
         raise SchemaVersionError(
-            f"{MANIFEST_NAME} has schema version {schema}, and this repr-deploy reads up to {SCHEMA}; "
+            f"{place} has schema version {schema}, and this repr-deploy reads up to {SCHEMA}; "
             f"update it: pip install -U repr-deploy"
         )
     seal = _SEAL.match(content)
     if seal is None:
-        raise ManifestError(f"{MANIFEST_NAME} does not open with its SHA-256; {again}")
+        raise ManifestError(f"{place} does not open with its SHA-256; {again}")
     unsealed = content[: seal.start(1)] + _UNSEALED + content[seal.end(1) :]
     digest = hashlib.sha256(unsealed).hexdigest()
     if digest.encode() != seal.group(1):
         raise ManifestError(
-            f"{MANIFEST_NAME} was altered: its SHA-256 is {digest}, and it says "
+            f"{place} was altered: its SHA-256 is {digest}, and it says "
             f"{seal.group(1).decode()}; {again}"
         )
     try:
-        return _manifest(_Fields(data, MANIFEST_NAME))
+        return _manifest(_Fields(data, "the manifest"))
     except _FieldError as error:
-        raise ManifestError(f"{MANIFEST_NAME}: {error}; {again}") from error
+        raise ManifestError(f"{place}: {error}; {again}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class _FieldError(Exception):
@@ -236,8 +241,9 @@ def _manifest(fields: _Fields) -> Manifest:
     paths = [entry.path for entry in files]
     if len(set(paths)) != len(paths):
         raise _FieldError(f"files lists a path twice: {paths}")
-    if not any(entry.role == "graph" for entry in files):
-        raise _FieldError("files lists no graph")
+    precisions = [entry.precision for entry in files if entry.role == "graph"]
+    if not precisions or None in precisions or len(set(precisions)) != len(precisions):
+        raise _FieldError(f"files must list graphs of different precisions, got {precisions}")
     network, weights = fields.child("network"), fields.child("weights")
     versions = fields.mapping("versions")
     return Manifest(
@@ -287,10 +293,11 @@ def _tensors(fields: _Fields, key: str) -> tuple[TensorSpec, ...]:
 def _preprocessing(fields: _Fields) -> PreprocessingInfo:
     crop = fields.items("crop", int)
     mean, std = fields.items("mean", (int, float)), fields.items("std", (int, float))
-    if len(crop) != 2 or len(mean) != 3 or len(std) != 3 or not all(s > 0 for s in std):
-        raise _FieldError(
-            f"{fields.place} needs two crop sizes, three means and three deviations above 0"
-        )
+    numbers = [*mean, *std]
+    if len(crop) != 2 or len(mean) != 3 or len(std) != 3 or not all(map(_is_finite, numbers)):
+        raise _FieldError(f"{fields.place} needs two crop sizes, three means, three deviations")
+    if not all(value > 0 for value in std):
+        raise _FieldError(f"{fields.place}.std must be above 0, got {std}")
     resize = fields.optional_count("resize")
     if not all(size > 0 for size in crop) or resize == 0:
         raise _FieldError(f"{fields.place} sizes must be above 0, got crop {crop}, resize {resize}")
@@ -300,6 +307,10 @@ def _preprocessing(fields: _Fields) -> PreprocessingInfo:
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
     )
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= sys.float_info.max  # JSON's whole numbers may be too large for float
 
 
 def _file(fields: _Fields) -> FileEntry:

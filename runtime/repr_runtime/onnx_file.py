@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from repr_runtime.errors import AlteredFileError
+from repr_runtime.errors import ModelLoadError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -31,7 +31,7 @@ _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 def external_tensors(content: bytes) -> bool:
     """Whether any tensor in the ONNX file ``content`` is kept outside of it.
 
-    Raises :class:`AlteredFileError` if the bytes are not in the protobuf wire format.
+    Raises :class:`ModelLoadError` if the bytes are not in the protobuf wire format.
     """
     view = memoryview(content)
     stack = [("model", view)]
@@ -54,6 +54,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     position, end = 0, len(view)
     while position < end:
         tag, position = _varint(view, position)
+        if tag >= 2**32:  # readers differ in which field they take it for
+            raise _damaged(f"tag {tag}")
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
             value, position = _varint(view, position)
@@ -83,5 +85,5 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
     raise _damaged("an unfinished number")
 
 
-def _damaged(what: str) -> AlteredFileError:
-    return AlteredFileError(f"the graph is not a readable ONNX file ({what}); export it again")
+def _damaged(what: str) -> ModelLoadError:
+    return ModelLoadError(f"the graph is not a readable ONNX file ({what}); export it again")

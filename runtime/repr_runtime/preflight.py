@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repr_runtime.artifact import read_file, read_manifest
-from repr_runtime.errors import AlteredFileError, MissingFileError, ReproError
+from repr_runtime.artifact import check_size, read_file, read_manifest
+from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest
-from repr_runtime.session import load
+from repr_runtime.session import Session, load
 
 
 @dataclass(frozen=True)
@@ -36,37 +35,31 @@ def preflight(
     Questions that an earlier failure makes idle are left out. Never raises for a bad
     artifact: what would be raised is the detail of a check.
     """
-    checks: list[Check] = []
-
-    def ask(name: str, question: Callable[[], str]) -> bool:
-        try:
-            checks.append(Check(name, True, question()))
-        except ReproError as error:
-            checks.append(Check(name, False, str(error)))
-        return checks[-1].passed
-
     root = Path(path)
-    if not ask("manifest", lambda: f"schema {read_manifest(root).schema}, unaltered"):
-        return tuple(checks)
-    manifest = read_manifest(root)
-    if not ask("files", lambda: _check_files(root, manifest, verify)):
-        return tuple(checks)
-
-    def start() -> str:
+    checks: list[Check] = []
+    name = "manifest"
+    try:
+        manifest = read_manifest(root)
+        checks.append(Check(name, True, f"schema {manifest.schema}, unaltered"))
+        name = "files"
+        checks.append(Check(name, True, _check_files(root, manifest, verify)))
+        name = "runs here"
         with load(root, device=device, precision=precision) as session:
-            return session.choice
-
-    def compare() -> str:
-        with load(root, device=device, precision=precision) as session:
-            report = session.self_test()
-        return (
-            f"{report.samples} golden samples within {report.max_abs:.2g} of the original network "
-            f"(allowed {report.tolerance:.2g})"
-        )
-
-    if ask("runs here", start) and verify:
-        ask("self-test", compare)
+            checks.append(Check(name, True, session.choice))
+            if verify:
+                name = "self-test"
+                checks.append(Check(name, True, _self_test(session)))
+    except ReproError as error:
+        checks.append(Check(name, False, str(error)))
     return tuple(checks)
+
+
+def _self_test(session: Session) -> str:
+    report = session.self_test()
+    return (
+        f"{report.samples} golden samples within {report.max_abs:.2g} of the original network "
+        f"(allowed {report.tolerance:.2g})"
+    )
 
 
 def _check_files(root: Path, manifest: Manifest, verify: bool) -> str:
@@ -75,20 +68,7 @@ def _check_files(root: Path, manifest: Manifest, verify: bool) -> str:
         if verify:
             read_file(root, entry)
         else:
-            _check_size(root, entry.path, entry.bytes)
+            check_size(root, entry)
         total += entry.bytes
     how = "SHA-256 of each as exported" if verify else "sizes as exported"
     return f"{len(manifest.files)} files, {total / 1e6:.1f} MB, {how}"
-
-
-def _check_size(root: Path, path: str, expected: int) -> None:
-    try:
-        size = (root / path).stat().st_size
-    except OSError as error:
-        raise MissingFileError(
-            f"{root / path} is listed in the manifest but is not there; copy the artifact again"
-        ) from error
-    if size != expected:
-        raise AlteredFileError(
-            f"{root / path} has {size:,} bytes, expected {expected:,}; copy the artifact again"
-        )

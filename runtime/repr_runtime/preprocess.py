@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -74,22 +75,22 @@ def _resize_and_crop(
     image: NDArray[np.uint8], resize: int | None, height: int, width: int
 ) -> NDArray[np.uint8]:
     rows, columns = image.shape[:2]
-    if resize is not None and min(rows, columns) != resize:
+    shorter = min(rows, columns)
+    if resize is not None and shorter != resize:
         # The longer side is cut to whole pixels, as torchvision and timm do.
-        shorter = min(rows, columns)
         rows, columns = (
             (resize, int(resize * columns / shorter))
             if rows == shorter
             else (int(resize * rows / shorter), resize)
         )
-        image = resize_bilinear(image, rows, columns)
     if rows < height or columns < width:
         raise ImageError(
             f"an image of {rows}x{columns} pixels is smaller than the crop of {height}x{width}; "
             f"resize it first"
         )
     top, left = round((rows - height) / 2), round((columns - width) / 2)
-    return image[top : top + height, left : left + width]
+    across = _resample(image.swapaxes(0, 1), columns, left, width).swapaxes(0, 1)
+    return _resample(across, rows, top, height)
 
 
 def resize_bilinear(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
@@ -99,24 +100,41 @@ def resize_bilinear(image: NDArray[np.uint8], rows: int, columns: int) -> NDArra
     every source pixel counts. Rounded to uint8 after each direction, as Pillow does, columns
     first.
     """
-    across = _rounded(np.tensordot(_weights(image.shape[1], columns), image, axes=(1, 1)))
-    down = np.tensordot(_weights(image.shape[0], rows), across, axes=(1, 1))
-    return _rounded(down)
+    across = _resample(image.swapaxes(0, 1), columns, 0, columns).swapaxes(0, 1)
+    return _resample(across, rows, 0, rows)
 
 
-def _rounded(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    result: NDArray[np.uint8] = np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+def _resample(image: NDArray[np.uint8], target: int, begin: int, count: int) -> NDArray[np.uint8]:
+    """``count`` rows from ``begin`` on of ``image`` (rows, …) resized to ``target`` rows.
+
+    Only those are computed, so that the size of the work is bounded by the image and the
+    crop, whatever the proportions of the image.
+    """
+    if len(image) == target:
+        return image[begin : begin + count]
+    positions, weights = _taps(len(image), target, begin, count)
+    total = np.zeros((count, *image.shape[1:]), np.float32)
+    for position, weight in zip(positions, weights, strict=True):
+        total += image[position] * weight[:, None, None]
+    result: NDArray[np.uint8] = np.clip(np.floor(total + 0.5), 0, 255).astype(np.uint8)
     return result
 
 
 @lru_cache(maxsize=64)
-def _weights(source: int, target: int) -> NDArray[np.float32]:
-    """The (target, source) matrix of the triangle filter; every row sums to 1."""
+def _taps(
+    source: int, target: int, begin: int, count: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The triangle filter: which source pixels make a target pixel, and their weights.
+
+    Both (taps, count): the weights of a target pixel sum to 1, and are 0 for the pixels that
+    fill up.
+    """
     scale = source / target
     support = max(scale, 1.0)
-    centres = (np.arange(target) + 0.5) * scale
-    distance = np.abs(np.arange(source) + 0.5 - centres[:, None]) / support
-    weights = np.clip(1 - distance, 0, None)
-    weights /= weights.sum(axis=1, keepdims=True)
-    weights.setflags(write=False)
-    return weights.astype(np.float32)
+    centres = (np.arange(begin, begin + count) + 0.5) * scale
+    first = np.floor(centres - support).astype(np.intp)
+    positions = first + np.arange(math.ceil(2 * support) + 1)[:, None]
+    weights = np.clip(1 - np.abs(positions + 0.5 - centres) / support, 0, None)
+    weights[(positions < 0) | (positions >= source)] = 0
+    weights /= weights.sum(axis=0)
+    return positions.clip(0, source - 1), weights.astype(np.float32)

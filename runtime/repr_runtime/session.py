@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +14,22 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact import read_file, read_manifest
+from repr_runtime.artifact import read_consistently, read_file, read_manifest
 from repr_runtime.backends import Backend
 from repr_runtime.checks import InputChecker, all_finite
 from repr_runtime.errors import (
-    AlteredFileError,
     ArtifactError,
     DeviceUnavailableError,
     ExternalDataError,
+    InputError,
     MissingFileError,
     NonFiniteOutputError,
     PrecisionNotFoundError,
     PreprocessingMissingError,
-    ReproError,
     SelfTestError,
     SessionClosedError,
 )
-from repr_runtime.manifest import Manifest
+from repr_runtime.manifest import Manifest, TensorSpec
 from repr_runtime.onnx_file import external_tensors
 from repr_runtime.preprocess import Images, preprocess
 
@@ -78,7 +76,8 @@ def load(
     (None: one a core). ``nonfinite`` is ``"error"`` (NaN or infinity in an input or output
     raises) or ``"allow"``.
 
-    Raises :class:`ArtifactError` if the artifact is not whole, is altered, or has no such
+    An artifact that is replaced by a new export meanwhile is read again, so that it is one of
+    the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
     precision, and :class:`BackendError` if it cannot run here.
     """
     if device not in DEVICES:
@@ -90,21 +89,13 @@ def load(
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     root = Path(path)
-    manifest = read_manifest(root)
-    try:
-        graph = _read_graph(root, manifest, precision)
-    except (AlteredFileError, MissingFileError):
-        # An export may have put a new artifact in place since the manifest was read.
-        newer = read_manifest(root)
-        if newer == manifest:
-            raise
-        manifest = newer
-        graph = _read_graph(root, manifest, precision)
+    manifest, graph = read_consistently(root, lambda: _read_graph(root, precision))
     backend, choice = _choose(graph, device, threads)
     return Session(root, manifest, backend, precision, choice, nonfinite)
 
 
-def _read_graph(root: Path, manifest: Manifest, precision: str) -> bytes:
+def _read_graph(root: Path, precision: str) -> tuple[Manifest, bytes]:
+    manifest = read_manifest(root)
     entry = manifest.graph(precision)
     if entry is None:
         raise PrecisionNotFoundError(
@@ -117,7 +108,7 @@ def _read_graph(root: Path, manifest: Manifest, precision: str) -> bytes:
             f"{root / entry.path} keeps tensors in other files, which no hash covers; "
             f"export it again from a model with its weights inside"
         )
-    return content
+    return manifest, content
 
 
 def _choose(graph: bytes, device: str, threads: int | None) -> tuple[Backend, str]:
@@ -165,7 +156,7 @@ class Session:
             ("inputs", manifest.inputs, backend.inputs),
             ("outputs", manifest.outputs, backend.outputs),
         ):
-            if [(s.name, s.dtype) for s in listed] != [(s.name, s.dtype) for s in real]:
+            if len(listed) != len(real) or not all(map(_agree, listed, real)):
                 raise ArtifactError(
                     f"{path}: the graph's {what} are {', '.join(map(str, real))}, the manifest says "
                     f"{', '.join(map(str, listed))}; export it again"
@@ -188,7 +179,7 @@ class Session:
         first = self.inputs[0].shape[0] if self.inputs[0].shape else None
         return first if isinstance(first, int) else None
 
-    def run(self, *arrays: Any, **named: Any) -> dict[str, NDArray[Any]]:
+    def run(self, /, *arrays: Any, **named: Any) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays in the order of ``inputs``, or by name, or one mapping of names.
 
         Returns a new array for each output, by name. Raises the subclass of
@@ -226,18 +217,26 @@ class Session:
 
         Returns one :class:`Prediction` an image with the ``top`` most probable classes.
         Probabilities are the soft-max of the first output, which must be logits (N, classes).
-        Raises what :meth:`preprocess` and :meth:`run` raise.
+        Raises what :meth:`preprocess` and :meth:`run` raise, and :class:`ArtifactError` if the
+        output is not such, or the labels are not as many as its classes.
         """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
         logits = self._run_in_batches({self.inputs[0].name: self.preprocess(images)})
         scores = logits[self._output_names[0]].astype(np.float64)
         if scores.ndim != 2:
             raise ArtifactError(
                 f"output {self._output_names[0]!r} has shape {scores.shape}, expected (N, classes); use run()"
             )
+        labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
+        if len(labels) != scores.shape[1]:
+            raise ArtifactError(
+                f"{self.path} has {len(labels)} labels for {scores.shape[1]} classes; use run(), or export "
+                f"it again with labels that fit"
+            )
         exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
         probabilities = exponent / exponent.sum(axis=1, keepdims=True)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : max(top, 1)]
-        labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         predictions = []
         for row, classes in zip(probabilities, order, strict=True):
             best = tuple((int(c), labels[c], float(row[c])) for c in classes)
@@ -248,22 +247,34 @@ class Session:
         """Run the golden samples and compare with what the original network said of them.
 
         Raises :class:`SelfTestError` if they differ by more than the export allowed, or
-        :class:`ArtifactError` if the samples are missing or altered.
+        :class:`ArtifactError` if the samples are missing, altered or another network's.
         """
         golden = self._golden()
-        actual = self._run_in_batches(golden.inputs)
+        try:
+            actual = self._run_in_batches(golden.inputs)
+        except InputError as error:
+            raise ArtifactError(
+                f"the golden samples of {self.path} do not fit its graph ({error}); export it again"
+            ) from error
         worst, worst_ratio, tolerance, agreement = 0.0, -1.0, 0.0, 1.0
         for name, reference in golden.outputs.items():
+            if reference.shape != actual[name].shape:
+                raise ArtifactError(
+                    f"the golden samples of {self.path} have {name!r} of shape {reference.shape}, its graph "
+                    f"gives {actual[name].shape}; export it again"
+                )
             difference = np.abs(actual[name].astype(np.float64) - reference)
             largest, allowed = float(difference.max()), golden.tolerances[name]
             ratio = largest / allowed if allowed > 0 else (math.inf if largest > 0 else 0.0)
-            if not ratio <= worst_ratio:  # a NaN counts as worst
+            if math.isnan(ratio):
+                ratio = math.inf
+            if ratio > worst_ratio:
                 worst, worst_ratio, tolerance = largest, ratio, allowed
             if reference.ndim == 2:
                 same = actual[name].argmax(1) == reference.argmax(1)
                 agreement = min(agreement, float(np.mean(same)))
         report = SelfTestReport(golden.samples, worst, tolerance, agreement)
-        if not worst_ratio <= 1:
+        if worst_ratio > 1:
             raise SelfTestError(
                 f"{self.path} does not compute here what it computed at export: its golden samples "
                 f"differ by up to {worst:.3g}, allowed is {tolerance:.3g} ({self.choice}); "
@@ -291,20 +302,22 @@ class Session:
         entry = self.manifest.with_role("golden")
         if entry is None:
             raise MissingFileError(f"{self.path} has no golden samples; export it again")
+        archive = io.BytesIO(read_file(self.path, entry))
         try:
-            with np.load(io.BytesIO(read_file(self.path, entry))) as arrays:
+            with np.load(archive, allow_pickle=False) as arrays:
                 content = {key: arrays[key] for key in arrays.files}
             tolerances = self.manifest.receipts["golden"]["tolerance"]
+            inputs = {s.name: content[f"input.{s.name}"] for s in self.inputs}
             golden = _Golden(
-                {s.name: content[f"input.{s.name}"] for s in self.inputs},
+                len(inputs[self.inputs[0].name]),
+                inputs,
                 {s.name: content[f"output.{s.name}"] for s in self.outputs},
                 {s.name: float(tolerances[s.name]) for s in self.outputs},
             )
-        except ReproError:
-            raise
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # what zipfile, zlib and numpy raise shares no base but this
             raise ArtifactError(
-                f"{self.path / entry.path} holds no golden samples of this network ({error}); export it again"
+                f"{self.path / entry.path} holds no golden samples of the network ({error!r:.200}); "
+                f"export it again"
             ) from error
         return golden
 
@@ -329,12 +342,19 @@ class Session:
         return f"<Session {self.manifest.name} {self.precision}: {self.choice}>"
 
 
+def _agree(listed: TensorSpec, real: TensorSpec) -> bool:
+    """Whether two accounts of a tensor can both be true: a size that either leaves free fits any."""
+    return (
+        (listed.name, listed.dtype, len(listed.shape)) == (real.name, real.dtype, len(real.shape))
+    ) and all(
+        a == b or isinstance(a, str) or isinstance(b, str)
+        for a, b in zip(listed.shape, real.shape, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class _Golden:
+    samples: int
     inputs: dict[str, NDArray[Any]]
     outputs: dict[str, NDArray[Any]]
     tolerances: dict[str, float]
-
-    @property
-    def samples(self) -> int:
-        return len(next(iter(self.inputs.values())))

@@ -55,7 +55,9 @@ def test_msra_variance(build: type[nn.Module], fan_in: int, fan_out: int) -> Non
 
 
 def test_msra_takes_layers_without_bias_and_resets_batchnorm() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 2, False))
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 2, False)
+    )
     norm = network[1]
     assert isinstance(norm, nn.BatchNorm2d)
     nn.init.uniform_(norm.weight)

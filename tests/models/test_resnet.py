@@ -40,7 +40,10 @@ def test_the_name_counts_the_weighted_layers(name: str, depth: int) -> None:
 @pytest.mark.parametrize("depth", PLAIN)
 def test_a_plain_network_has_the_parameters_of_the_residual_one(depth: int) -> None:
     shapes = [
-        {key: value.shape for key, value in on_meta(f"{family}{depth}.cifar10").state_dict().items()}
+        {
+            key: value.shape
+            for key, value in on_meta(f"{family}{depth}.cifar10").state_dict().items()
+        }
         for family in ("plain", "resnet")
     ]
     assert shapes[0] == shapes[1]
@@ -77,7 +80,9 @@ def test_the_shortcut_of_cifar_networks_has_no_parameters_and_fits_the_branch() 
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_a_block_is_its_branch_plus_its_shortcut(block: type[BasicBlock] | type[Bottleneck]) -> None:
+def test_a_block_is_its_branch_plus_its_shortcut(
+    block: type[BasicBlock] | type[Bottleneck],
+) -> None:
     """With the last BatchNorm's scale at zero, a residual block is the rectified identity."""
     inputs = 4 * block.expansion
     x = torch.randn(2, inputs, 6, 6)
@@ -111,7 +116,5 @@ def test_the_stride_of_a_bottleneck_is_on_the_3x3() -> None:
 
 
 def test_any_image_size_that_survives_the_stages_is_taken() -> None:
-    network = ResNet(
-        BasicBlock, [1, 1], [8, 16], 5, stem="imagenet", shortcut="projection"
-    ).eval()
+    network = ResNet(BasicBlock, [1, 1], [8, 16], 5, stem="imagenet", shortcut="projection").eval()
     assert network(torch.randn(1, 3, 45, 70)).shape == (1, 5)

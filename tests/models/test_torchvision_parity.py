@@ -28,14 +28,14 @@ REFERENCE: dict[str, Any] = json.loads(
 def named_uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Numbers in [0, 1) that follow from the name; numpy guarantees this stream."""
     bits = np.random.PCG64(zlib.crc32(name.encode())).random_raw(math.prod(shape))
-    return ((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64).reshape(shape)
 
 
 def named_values(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Weights of variance 1 / fan_in, normalisation parameters away from the identity."""
     draw = named_uniform(name, shape)
     if len(shape) > 1:
-        return (draw - 0.5) * (12 / math.prod(shape[1:])) ** 0.5
+        return (draw - 0.5) * math.sqrt(12 / math.prod(shape[1:]))
     if name.endswith("running_var"):
         return draw + 0.5
     if name.endswith("weight"):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from repr_bench import statistics
 from repr_bench.results import Row
 
 NOTHING = "-"
@@ -28,15 +27,7 @@ def _latency(percent: int, row: Row) -> str:
 
 
 def _images_per_second(row: Row) -> str:
-    rate = row.images_per_second
-    if not rate or not row.batch:
-        return NOTHING
-    interval = row.latency_ms[50].interval
-    if interval is not None and interval.low > 0:
-        # The rate is known no better than the latency: its digits follow from that spread.
-        images_ms = row.batch * 1e3
-        interval = statistics.Interval(images_ms / interval.high, images_ms / interval.low)
-    return statistics.figure(rate, interval)
+    return NOTHING if row.images_per_second is None else str(row.images_per_second)
 
 
 def _top1(row: Row) -> str:
@@ -68,7 +59,9 @@ COLUMNS = (
     Column("top-1 % (95 %)", _top1),
     Column("graph MB", _megabytes, spare=3),
     Column("params M", lambda r: _millions(r.graph.parameters) if r.graph else NOTHING, spare=4),
-    Column("mult-adds M", lambda r: _millions(r.graph.multiply_adds) if r.graph else NOTHING, spare=5),
+    Column(
+        "mult-adds M", lambda r: _millions(r.graph.multiply_adds) if r.graph else NOTHING, spare=5
+    ),
 )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from repr_bench import statistics
 from repr_bench.report.columns import title_of
-from repr_bench.results import Results, Row
+from repr_bench.results import Results
 
 _FEW_SAMPLES = 100
-_EMULATED = {"fp16", "bf16"}
 
 
 def problems(results: Results) -> list[str]:
@@ -21,12 +20,11 @@ def problems(results: Results) -> list[str]:
 def cautions(results: Results) -> list[str]:
     """What a reader must know before trusting or comparing these figures."""
     rows = [row for row in results.rows if row.samples]
-    found = []
-    emulated = {row.precision for row in rows if _is_emulated(row)} - {None}
-    for precision in sorted(str(p) for p in emulated):
-        found.append(
-            f"{precision} on a CPU is emulation: its accuracy is right, its latency says nothing"
-        )
+    emulated = dict.fromkeys(row.precision for row in rows if row.emulated)
+    found = [
+        f"{precision} on a CPU is emulation: its accuracy is right, its latency says nothing"
+        for precision in emulated
+    ]
     if results.environment.busy():
         found.append(
             f"the machine was busy as the run began (load {results.environment.load_before[0]:g}); "
@@ -64,7 +62,3 @@ def meanings(results: Results) -> list[str]:
     if choices := dict.fromkeys(row.graph.choice for row in rows if row.graph):
         found.append(f"Run by {'; '.join(choices)}.")
     return found
-
-
-def _is_emulated(row: Row) -> bool:
-    return row.graph is not None and row.graph.device == "cpu" and row.precision in _EMULATED

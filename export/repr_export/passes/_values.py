@@ -33,9 +33,13 @@ def opset_of(model: ir.Model) -> int:
     return next((imports[domain] for domain in ONNX_DOMAINS if domain in imports), 1)
 
 
-def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Every node of the graph, of its If, Loop and Scan bodies, and of the model's functions."""
-    yield from ir.traversal.RecursiveGraphIterator(model.graph)
+def graph_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of the graph and of its If, Loop and Scan bodies."""
+    return iter(ir.traversal.RecursiveGraphIterator(model.graph))
+
+
+def function_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Every node of the model's functions, which can hold no initializers."""
     for function in model.functions.values():
         yield from ir.traversal.RecursiveGraphIterator(function)
 
@@ -82,7 +86,7 @@ class Names:
     """The value names of a model, to find one that is still free."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._used = Counter(output.name for node in all_nodes(model) for output in node.outputs)
+        self._used = Counter(output.name for node in graph_nodes(model) for output in node.outputs)
         for graph in model.graphs():
             self._used.update(value.name for value in graph.inputs)
             self._used.update(graph.initializers.keys())
@@ -110,8 +114,7 @@ def set_constant_input(
     none. The new one is called ``wish`` if no other value is.
     """
     graph = node.graph
-    if not isinstance(graph, ir.Graph):
-        raise ValueError(f"{label(node)} is in no graph that could hold an initializer")
+    assert graph is not None  # a caller finds its nodes by graph_nodes
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     old = node.inputs[index]

@@ -37,10 +37,11 @@ import onnx_ir as ir
 
 from repr_export.passes._values import (
     Names,
-    all_nodes,
     constant_of,
     discard_if_unused,
     float64_of,
+    function_nodes,
+    graph_nodes,
     is_op,
     label,
     node_name,
@@ -81,7 +82,8 @@ def fold_batchnorm(model: ir.Model) -> FoldReport:
     Nodes inside If, Loop and Scan bodies are folded with neighbours of the same body; those
     inside model-local functions are refused, since a function holds no initializers.
     """
-    batchnorms = [node for node in all_nodes(model) if is_op(node, "BatchNormalization")]
+    batchnorms = [node for node in graph_nodes(model) if is_op(node, "BatchNormalization")]
+    in_functions = [node for node in function_nodes(model) if is_op(node, "BatchNormalization")]
     names, opset = Names(model), opset_of(model)
     folded: list[Folded] = []
     refused: list[Refused] = []
@@ -93,12 +95,12 @@ def fold_batchnorm(model: ir.Model) -> FoldReport:
             refused.append(Refused(name, str(refusal)))
         else:
             folded.append(Folded(name, node_name(into), case))
-    return FoldReport(len(batchnorms), tuple(folded), tuple(refused))
+    reason = "it stands in a function of the model; inline the functions first"
+    refused += [Refused(node_name(node), reason) for node in in_functions]
+    return FoldReport(len(batchnorms) + len(in_functions), tuple(folded), tuple(refused))
 
 
 def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
-    if not isinstance(node.graph, ir.Graph):
-        raise _RefusalError("it stands in a function of the model; inline the functions first")
     affine = _read_batchnorm(node, opset)
     reasons = []
     for match, rules, case in (
@@ -399,7 +401,8 @@ def _rewrite(
     is_output = result.is_graph_output()
     result.replace_all_uses_with(data, replace_graph_outputs=True)
     node.graph.remove(node, safe=True)
-    if is_output:
+    if is_output:  # the signature is what the model declared
         data.name = result.name
+        data.type, data.shape = result.type, result.shape
     for parameter in parameters:
         discard_if_unused(parameter)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants_ir
 
-from repr_export.passes._values import all_nodes, is_op
+from repr_export.passes._values import graph_nodes, is_op
 
 _MAX_ROUNDS = 8
 """Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""
@@ -27,7 +27,7 @@ def fold_constants(model: ir.Model) -> int:
     Dynamic dimensions stay dynamic. Quantize and DequantizeLinear stay. A result larger than
     the library's limit (262,144 elements) is stored only if it replaces as much.
     """
-    before = sum(1 for _ in all_nodes(model))
+    before = sum(1 for _ in graph_nodes(model))
     with _overridable_defaults_set_aside(model):
         for _ in range(_MAX_ROUNDS):
             result = fold_constants_ir(
@@ -39,7 +39,7 @@ def fold_constants(model: ir.Model) -> int:
             )
             if not result.modified:
                 break
-    return before - sum(1 for _ in all_nodes(model))
+    return before - sum(1 for _ in graph_nodes(model))
 
 
 def _should_fold(node: ir.Node) -> bool | None:

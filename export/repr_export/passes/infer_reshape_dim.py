@@ -19,8 +19,8 @@ import onnx_ir as ir
 
 from repr_export.passes._values import (
     Names,
-    all_nodes,
     constant_of,
+    graph_nodes,
     is_op,
     node_name,
     set_constant_input,
@@ -34,8 +34,8 @@ def infer_reshape_dim(model: ir.Model) -> int:
     """
     count = 0
     names = Names(model)
-    for node in list(all_nodes(model)):
-        if is_op(node, "Reshape") and isinstance(node.graph, ir.Graph):
+    for node in list(graph_nodes(model)):
+        if is_op(node, "Reshape"):
             target = _target(node)
             if target is not None:
                 array = np.array(target, dtype=np.int64)

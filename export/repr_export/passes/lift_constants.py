@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from repr_export.passes._values import all_nodes
+from repr_export.passes._values import graph_nodes
 
 
 def lift_constants(model: ir.Model) -> int:
@@ -13,6 +13,6 @@ def lift_constants(model: ir.Model) -> int:
 
     A Constant that is itself an output of a graph stays a node, as ONNX wants it.
     """
-    before = sum(1 for _ in all_nodes(model))
+    before = sum(1 for _ in graph_nodes(model))
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    return before - sum(1 for _ in all_nodes(model))
+    return before - sum(1 for _ in graph_nodes(model))

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from repr_export.passes._values import (
     Names,
-    all_nodes,
     constant_of,
+    graph_nodes,
     is_op,
     node_name,
     set_constant_input,
@@ -27,8 +27,8 @@ def matmul_to_gemm(model: ir.Model) -> int:
     """Rewrite every such MatMul, in place; returns how many."""
     count = 0
     names = Names(model)
-    for node in list(all_nodes(model)):
-        if is_op(node, "BatchNormalization") and isinstance(node.graph, ir.Graph):
+    for node in list(graph_nodes(model)):
+        if is_op(node, "BatchNormalization"):
             count += _rewrite(node, names)
     return count
 

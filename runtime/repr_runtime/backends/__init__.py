@@ -27,5 +27,9 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the backend holds; ``run`` is not called afterwards."""
+        """Give back what the backend holds.
+
+        A ``run`` that another thread is in goes on to its end; a later one raises
+        :class:`SessionClosedError`.
+        """
         ...

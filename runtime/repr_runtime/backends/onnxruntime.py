@@ -13,6 +13,7 @@ from repr_runtime.errors import (
     DeviceUnavailableError,
     ExecutionError,
     ModelLoadError,
+    SessionClosedError,
 )
 from repr_runtime.manifest import TensorSpec
 
@@ -77,7 +78,9 @@ class OnnxRuntimeBackend:
         ort = _library()
         reason = why_not(device)
         if reason is not None:
-            raise DeviceUnavailableError(f"device {device!r} is not available here: {reason}")
+            raise DeviceUnavailableError(
+                f"device {device!r} is not available here: {reason}; mend that, or use device='auto'"
+            )
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; what matters of the rest is checked below
         if threads is not None:
@@ -104,6 +107,8 @@ class OnnxRuntimeBackend:
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             outputs: list[NDArray[Any]] = self._run(self._names, feed)
+        except SessionClosedError:
+            raise
         except Exception as error:  # its exceptions share no base but this
             raise ExecutionError(
                 f"ONNX Runtime failed to run the graph: {_first_line(error)}"
@@ -111,7 +116,12 @@ class OnnxRuntimeBackend:
         return outputs
 
     def close(self) -> None:
-        del self._run, self.session
+        self._run = _closed
+        del self.session
+
+
+def _closed(*_: Any) -> Any:
+    raise SessionClosedError("the session was closed by another thread; load the artifact again")
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -1,0 +1,156 @@
+"""What `Session.run` costs over plain ONNX Runtime: `python -m repr_bench.overhead ARTIFACT...`.
+
+Both run the same graph in the same ONNX Runtime session, one right after the other, in
+blocks of four calls: ours, plain, plain, ours. The difference within a block is free of
+drift and of who went first, to first order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from repr_bench import statistics
+from repr_bench.errors import BenchError, UsageError
+from repr_bench.feeds import make_feed
+from repr_bench.measure import Call, Clock
+from repr_bench.statistics import Interval
+from repr_runtime import ReproError, Session, load
+
+ROUNDS = 20
+"""Parts of the measurement that the bootstrap draws, so that drift counts as spread."""
+LEAST_BLOCKS = 10 * ROUNDS
+WARMUP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Medians of both in µs, and the median difference within a block with its interval."""
+
+    ours_us: float
+    plain_us: float
+    difference_us: float
+    interval_us: Interval
+    blocks: int
+
+    @property
+    def percent(self) -> float:
+        """The difference in percent of the plain call."""
+        return 100 * self.difference_us / self.plain_us
+
+
+def compare(
+    ours: Call, plain: Call, seconds: float, *, clock: Clock = time.perf_counter_ns
+) -> Overhead:
+    """Time ``ours`` against ``plain`` for at least ``seconds`` and 200 blocks of four calls."""
+    start = clock()
+    while clock() - start < WARMUP_SECONDS * 1e9:
+        ours()
+        plain()
+    blocks: list[tuple[int, int, int, int]] = []
+    start = clock()
+    while clock() - start < seconds * 1e9 or len(blocks) < LEAST_BLOCKS:
+        times = [clock()]
+        for call in (ours, plain, plain, ours):
+            call()
+            times.append(clock())
+        a, b, c, d = (after - before for before, after in pairwise(times))
+        blocks.append((a, b, c, d))
+    samples = np.array(blocks) / 1e3
+    differences = (samples[:, 0] - samples[:, 1] - samples[:, 2] + samples[:, 3]) / 2
+    interval = statistics.percentile_interval(np.array_split(differences, ROUNDS), 50)
+    assert interval is not None, f"there are {ROUNDS} rounds"
+    return Overhead(
+        ours_us=statistics.percentile(samples[:, [0, 3]], 50),
+        plain_us=statistics.percentile(samples[:, [1, 2]], 50),
+        difference_us=statistics.percentile(differences, 50),
+        interval_us=interval,
+        blocks=len(blocks),
+    )
+
+
+def measure_overhead(session: Session, seconds: float) -> Overhead:
+    """The cost of ``session.run`` at the smallest batch, over its own ONNX Runtime session's.
+
+    Raises :class:`UsageError` if the session runs on another library.
+    """
+    library_session: Any = getattr(session.backend, "session", None)
+    if session.backend.name != "onnxruntime" or library_session is None:
+        raise UsageError(f"{session!r} does not run on ONNX Runtime; there is nothing to compare")
+    arrays, _ = make_feed(session, None, session.batch_size or 1)
+    feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
+    names = [spec.name for spec in session.outputs]
+    gc.collect()
+    gc.freeze()
+    try:
+        return compare(
+            partial(session.run, *arrays), partial(library_session.run, names, feed), seconds
+        )
+    finally:
+        gc.unfreeze()
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m repr_bench.overhead",
+        description="What Session.run costs over plain ONNX Runtime on the same graph, at batch 1.",
+    )
+    p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="folders of repr-export")
+    p.add_argument("--seconds", type=float, default=3.0, help="for each artifact (default: 3)")
+    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--max-us", type=float, metavar="US", help="exit 1 if it costs more")
+    p.add_argument("--max-percent", type=float, metavar="PERCENT", help="exit 1 if it costs more")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0, 1 for an artifact that fails or a cost over a limit, 130 if interrupted."""
+    args = parser().parse_args(argv)
+    status = 0
+    try:
+        for artifact in args.artifacts:
+            try:
+                with load(artifact, device=args.device, threads=args.threads) as session:
+                    found = measure_overhead(session, args.seconds)
+            except (ReproError, BenchError, ValueError) as error:
+                print(f"{artifact}: {error}", file=sys.stderr)
+                status = 1
+                continue
+            too_much = _over(found, args.max_us, args.max_percent)
+            print(f"{artifact}: {_sentence(found)}{too_much}", flush=True)
+            status = 1 if too_much else status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _sentence(found: Overhead) -> str:
+    low, high = found.interval_us
+    return (
+        f"Session.run {found.ours_us:,.1f} µs, ONNX Runtime {found.plain_us:,.1f} µs (medians); "
+        f"{found.difference_us:+.1f} µs [{low:+.1f}, {high:+.1f}], {found.percent:+.2f} % "
+        f"({found.blocks:,} blocks of ours, plain, plain, ours; 95 % interval)"
+    )
+
+
+def _over(found: Overhead, max_us: float | None, max_percent: float | None) -> str:
+    if max_us is not None and found.difference_us > max_us:
+        return f"; over the limit of {max_us:g} µs"
+    if max_percent is not None and found.percent > max_percent:
+        return f"; over the limit of {max_percent:g} %"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

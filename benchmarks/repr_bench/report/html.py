@@ -1,0 +1,177 @@
+"""The page of a run: one file that needs no network, for screen, print and keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from html import escape
+from importlib import resources
+
+from repr_bench import statistics
+from repr_bench.environment import Environment
+from repr_bench.report.columns import COLUMNS, title_of
+from repr_bench.report.notes import cautions, meanings, problems
+from repr_bench.report.plots import distribution_plot, pareto_plot
+from repr_bench.results import Results, Row
+
+
+def render_page(results: Results) -> str:
+    """The whole page as HTML text. All that comes from artifacts is escaped."""
+    style = resources.files("repr_bench.report").joinpath("page.css").read_text("utf-8")
+    timed = [row for row in results.rows if row.samples]
+    networks = len(dict.fromkeys(row.label for row in results.rows))
+    title = f"repr-bench: {networks} network{'s' if networks != 1 else ''}"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en">',
+        '<head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        f"<title>{escape(title)}</title>",
+        f"<style>\n{style}</style></head>",
+        "<body>",
+        '<a class="skip" href="#figures">To the figures</a>',
+        f"<header><h1>{escape(title)}</h1>",
+        f"<p>{_when(results)} on {escape(results.environment.cpu)}</p></header>",
+        "<main>",
+        *_section("figures", "Figures", _figures(results)),
+        *_section("pareto", "Latency and accuracy", _pareto(timed)),
+        *_section("distributions", "Samples", _distributions(timed)),
+        *_section("formulae", "Formulae", _list(_formulae(results))),
+        *_section("environment", "Environment", _environment(results)),
+        "</main>",
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _when(results: Results) -> str:
+    when = f"{results.started} to {results.finished}"
+    return escape(when + (", interrupted" if results.interrupted else ""))
+
+
+def _section(name: str, title: str, body: Iterable[str]) -> Iterator[str]:
+    yield f'<section id="{name}" aria-labelledby="{name}-title">'
+    yield f'<h2 id="{name}-title">{escape(title)}</h2>'
+    yield from body
+    yield "</section>"
+
+
+def _list(sentences: Iterable[str], kind: str = "") -> Iterator[str]:
+    items = [f"<li>{escape(text)}</li>" for text in sentences]
+    if items:
+        yield f'<ul class="{kind}">' if kind else "<ul>"
+        yield from items
+        yield "</ul>"
+
+
+def _figures(results: Results) -> Iterator[str]:
+    yield from _list(problems(results), "warning")
+    yield from _list((f"Careful: {text}" for text in cautions(results)), "warning")
+    yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of figures">'
+    yield "<table><thead><tr>"
+    for column in COLUMNS:
+        yield f'<th scope="col"{_class(column.numeric)}>{escape(column.title)}</th>'
+    yield "</tr></thead><tbody>"
+    for row in results.rows:
+        yield "<tr>" if row.status == "measured" else '<tr class="warning">'
+        for index, column in enumerate(COLUMNS):
+            tag = 'th scope="row"' if index == 0 else "td"
+            text = f"{escape(column.text(row))}{_interval(column.title, row)}"
+            yield f"<{tag}{_class(column.numeric)}>{text}</{tag.split()[0]}>"
+        yield "</tr>"
+    yield "</tbody></table></div>"
+
+
+def _class(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _interval(title: str, row: Row) -> str:
+    """The interval below a percentile, which on a terminal would have no room."""
+    percent = title.removeprefix("p").removesuffix(" ms")
+    found = row.latency_ms.get(int(percent)) if percent.isdecimal() else None
+    if found is None or found.interval is None:
+        return ""
+    low, high = (
+        f"{end:,.{statistics.decimals(found.value, found.interval)}f}" for end in found.interval
+    )
+    return f"<small>{low}–{high}</small>"
+
+
+def _pareto(rows: list[Row]) -> Iterator[str]:
+    """A plot for each batch size and set of images: accuracies on others cannot be compared."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        if row.graph and row.graph.accuracy and row.batch and not row.emulated:
+            groups.setdefault((row.batch, row.graph.accuracy.description), []).append(row)
+    if not groups:
+        yield "<p>No row has both a latency that counts and an accuracy.</p>"
+        return
+    yield (
+        "<p>To the left is faster, up is better. The line joins the networks that no other beats in "
+        f"both. Bars are {statistics.CONFIDENCE_PERCENT} % intervals.</p>"
+    )
+    yield '<div class="plots">'
+    for number, ((batch, description), members) in enumerate(sorted(groups.items())):
+        yield f'<figure class="wide">{pareto_plot(members, f"pareto{number}")}'
+        yield f"<figcaption>Batch {batch}. {escape(description)}</figcaption></figure>"
+    yield "</div>"
+
+
+def _distributions(rows: list[Row]) -> Iterator[str]:
+    if not rows:
+        yield "<p>Nothing was timed.</p>"
+        return
+    yield (
+        "<p>All samples of each row, the slowest thousandth in the last bar, and the median of each "
+        "round, which shows drift.</p>"
+    )
+    yield '<div class="plots">'
+    for number, row in enumerate(rows):
+        yield f"<figure>{distribution_plot(row, f'row{number}')}"
+        warm = "steady after" if row.steady else "not steady after"
+        yield (
+            f"<figcaption>{escape(title_of(row))}: {row.samples:,} samples; {warm} "
+            f"{len(row.warmup_ns):,} calls of warm-up; fed with {escape(row.inputs)}"
+            f"</figcaption></figure>"
+        )
+    yield "</div>"
+
+
+def _formulae(results: Results) -> list[str]:
+    return [
+        *meanings(results),
+        statistics.LATENCY_INTERVAL_FORMULA,
+        statistics.ACCURACY_INTERVAL_FORMULA,
+        "Figures are shown with the digits that their interval supports, four at most.",
+    ]
+
+
+def _environment(results: Results) -> Iterator[str]:
+    yield "<dl>"
+    for name, text in environment_facts(results.environment):
+        yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
+    yield f"<dt>Command</dt><dd><code>{escape(' '.join(results.command))}</code></dd>"
+    yield "</dl>"
+
+
+def environment_facts(environment: Environment) -> Iterator[tuple[str, str]]:
+    """The machine as pairs of name and text, without what it does not tell."""
+    cores = f"{environment.physical_cores or '?'} physical, {environment.logical_cores} logical"
+    if environment.usable_cpus is not None:
+        cores += f", {environment.usable_cpus} usable by this process"
+    if environment.cpu_quota is not None:
+        cores += f", limited to {environment.cpu_quota:g} CPUs' worth of time"
+    facts = (
+        ("Platform", environment.platform),
+        ("CPU", environment.cpu),
+        ("Cores", cores),
+        ("Governor", environment.governor),
+        ("Memory", f"{environment.memory_bytes / 2**30:.1f} GiB"),
+        ("GPU", "; ".join(environment.gpus)),
+        ("Load before", " ".join(map(str, environment.load_before))),
+        ("Load after", " ".join(map(str, environment.load_after))),
+        ("Python", environment.python),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in environment.versions.items())),
+    )
+    return ((name, text) for name, text in facts if text)

@@ -1,0 +1,160 @@
+"""Made-up results, and real artifacts that are small enough to write in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from repr_bench.environment import Environment
+from repr_bench.results import Accuracy, Graph, Results, Row, Settings
+from repr_runtime.artifact import describe_file, write_artifact
+from repr_runtime.manifest import (
+    Manifest,
+    NetworkInfo,
+    PreprocessingInfo,
+    TensorSpec,
+    WeightsInfo,
+)
+
+MILLISECOND = 1_000_000
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph(
+        artifact="artifacts/lenet5",
+        network="lenet5.cifar10",
+        dataset="cifar10",
+        weights="bundled",
+        weights_sha256="ab" * 32,
+        parameters=62_006,
+        multiply_adds=651_720,
+        bytes=250_000,
+        sha256="cd" * 32,
+        device="cpu",
+        choice="ONNX Runtime on cpu",
+        accuracy=Accuracy(1500, None, 2000, "2,000 made-up images", "ef" * 32),
+        accuracy_note="",
+    )
+
+
+@pytest.fixture
+def row(graph: Graph) -> Row:
+    rounds = tuple(tuple((k + i) * MILLISECOND for i in range(1, 11)) for k in range(12))
+    return Row(
+        "lenet5", "fp32", 1, "measured", "", graph, "evaluation images", (2, 1), True, rounds
+    )
+
+
+@pytest.fixture
+def failed_row() -> Row:
+    return Row("mine", "fp32", None, "failed", "model.onnx was altered", None, "", (), False, ())
+
+
+@pytest.fixture
+def results(row: Row) -> Results:
+    return Results(
+        started="2026-01-02T03:04:05+00:00",
+        finished="2026-01-02T03:05:05+00:00",
+        interrupted=False,
+        command=("repr-bench", "lenet5"),
+        settings=Settings(3.0, 30, 12, 2.0, "auto", None),
+        environment=Environment(
+            platform="Linux",
+            machine="x86_64",
+            cpu="A CPU",
+            physical_cores=2,
+            logical_cores=4,
+            usable_cpus=4,
+            cpu_quota=None,
+            governor="performance",
+            memory_bytes=2**33,
+            gpus=(),
+            python="CPython 3.12.0",
+            versions={"numpy": "2.0"},
+            load_before=(0.1, 0.2, 0.3),
+            load_after=(0.4, 0.2, 0.3),
+        ),
+        rows=(row,),
+    )
+
+
+ArtifactMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def make_artifact(tmp_path: Path) -> ArtifactMaker:
+    """Writes an artifact of one linear layer, whose logit c is the mean of the input times c."""
+
+    def make(
+        name: str = "linear",
+        *,
+        batch: int | str = "batch",
+        dataset: str | None = "cifar10",
+        weights: str = "bundled",
+        sha256: str | None = "ab" * 32,
+        network: str | None = None,
+        parent: Path = tmp_path,
+        classes: int = 10,
+        size: int | str = 32,
+        preprocessing: bool = True,
+    ) -> Path:
+        features = 3 * 32 * 32
+        matrix = np.outer(np.full(features, 1 / features), np.arange(classes)).astype(np.float32)
+        nodes = [
+            helper.make_node("Flatten", ["input"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        ]
+        proto = helper.make_model(
+            helper.make_graph(
+                nodes,
+                "linear",
+                [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, 32])],
+                [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
+                [numpy_helper.from_array(matrix, "w")],
+            ),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=9,
+        )
+        onnx.checker.check_model(proto)
+        content = proto.SerializeToString()
+        manifest = Manifest(
+            network=NetworkInfo(network or name, name, dataset, features * classes, None, "onnx"),
+            weights=WeightsInfo(weights, "linear.safetensors", sha256, {}),
+            inputs=(TensorSpec("input", "float32", (batch, 3, size, 32)),),
+            outputs=(TensorSpec("logits", "float32", (batch, classes)),),
+            preprocessing=(
+                PreprocessingInfo(32, (32, 32), (0.0,) * 3, (1.0,) * 3) if preprocessing else None
+            ),
+            labels=None,
+            files=(describe_file("model.onnx", content, "graph", "fp32"),),
+        )
+        folder = parent / name
+        write_artifact(folder, manifest, {"model.onnx": content})
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def no_progress() -> Any:
+    """A listener that remembers what it was told."""
+
+    class Heard:
+        def __init__(self) -> None:
+            self.told: list[str] = []
+            self.advanced: list[tuple[str, float, float]] = []
+
+        def tell(self, text: str) -> None:
+            self.told.append(text)
+
+        def advance(self, what: str, done: float, total: float) -> None:
+            self.advanced.append((what, done, total))
+
+    return Heard()

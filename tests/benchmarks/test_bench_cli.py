@@ -1,0 +1,240 @@
+"""The command: what it prints and writes, its exit status, and mistakes without a traceback."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench import cli, feeds
+from repr_bench.results import read_results
+from repr_models.data import ImageSet
+
+ArtifactMaker = Callable[..., Path]
+QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
+    load = feeds._load
+    monkeypatch.setattr(feeds, "_load", lambda folder: load(folder) if folder else images)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_table_json_and_page(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    json_path, page = tmp_path / "new" / "r.json", tmp_path / "new" / "r.html"
+    arguments = (str(make_artifact()), *QUICK, "--batch", "1,2")
+    status = cli.main([*arguments, "--json", str(json_path), "--html", str(page)])
+    out, err = capsys.readouterr()
+    assert status == 0
+    assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
+    assert "10.00 (1.8–40.4)" in out
+    assert "\x1b" not in out + err
+    assert str(json_path) in err
+    found = read_results(json_path)
+    assert found.command == (
+        "repr-bench",
+        *arguments,
+        "--json",
+        str(json_path),
+        "--html",
+        str(page),
+    )
+    assert [row.batch for row in found.rows] == [1, 2]
+    assert "<svg" in page.read_text("utf-8")
+
+
+def test_quiet_leaves_the_table_alone(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(make_artifact()), *QUICK, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert "linear" in out
+    assert err == ""
+
+
+def test_a_failed_row_makes_the_exit_status_1(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([str(make_artifact()), "no/such", *QUICK, "--batch", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "no/such: no/such is not an artifact: there is no such folder" in out
+    assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
+
+
+def test_fp16_where_there_is_none_is_no_failure(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact())
+    assert cli.main([folder, *QUICK, "--batch", "1", "--fp16"]) == 0
+    assert "linear fp16: no fp16 graph in this artifact" in capsys.readouterr().out
+    # ... but a run that measured nothing has failed
+    assert cli.main([folder, *QUICK, "--precision", "fp16"]) == 1
+
+
+def test_ctrl_c_reports_and_exits_130(
+    make_artifact: ArtifactMaker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from repr_bench.progress import RunProgress
+
+    def advance(_self: object, what: str, done: float, total: float) -> None:
+        if what == "measuring" and done > total / 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunProgress, "advance", advance)
+    assert cli.main([str(make_artifact()), *QUICK, "--batch", "1", "--json", "r.json"]) == 130
+    assert "interrupted" in capsys.readouterr().out
+    assert read_results(tmp_path / "r.json").interrupted
+    assert read_results(tmp_path / "r.json").rows[0].samples > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch", "0"],
+        ["--batch", "1,x"],
+        ["--batch", ""],
+        ["--precision", "fp8"],
+        ["--fp16", "--precision", "fp32"],
+        ["--seconds", "0"],
+        ["--seconds", "nan"],
+        ["--seconds", "inf"],
+        ["--samples", "-1"],
+        ["--samples", "1.5"],
+        ["--threads", "0"],
+        ["--device", "tpu"],
+        ["--no-such-option"],
+    ],
+)
+def test_wrong_command_lines_exit_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_files_that_cannot_be_written_are_said_before_measuring(
+    option: str, make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (str(tmp_path), str(tmp_path / "file" / "r")):
+        assert cli.main([str(make_artifact()), *QUICK, option, place]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"repr-bench: {place}")
+        assert err.count("\n") == 1
+
+
+def test_data_without_cifar10_is_said_before_measuring(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert cli.main([str(make_artifact()), *QUICK, "--data", str(empty)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no CIFAR-10 test set here" in err
+
+
+def test_list_names_networks_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^resnet50\.imagenet +- +- *$", out, re.MULTILINE)
+    assert re.search(r"^lenet5\.cifar10 +bundled, \d\d\.\d\d% top-1 +- *$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("missing", ["rich", "psutil", "matplotlib"])
+def test_a_missing_extra_is_answered_with_its_install_line(
+    missing: str,
+    make_artifact: ArtifactMaker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = str(make_artifact())
+    for name in list(sys.modules):
+        if name.split(".")[0] in (missing, "repr_bench") and name != "repr_bench.cli":
+            monkeypatch.delitem(sys.modules, name)
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert cli.main([folder, *QUICK, "--html", "r.html"]) == 1
+    monkeypatch.undo()
+    err = capsys.readouterr().err
+    assert err == f"repr-bench needs {missing}: pip install 'repr-deploy[bench]'\n"
+
+
+def test_an_artifact_is_measured_without_torch_onnx_or_the_exporter(
+    make_artifact: ArtifactMaker, tmp_path: Path
+) -> None:
+    folder = make_artifact(dataset="cifar10")
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'repr_export'):\n"
+        "    sys.modules[name] = None\n"
+        "from repr_bench.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            str(folder),
+            *QUICK,
+            "--json",
+            "r.json",
+            "--html",
+            "r.html",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    row = json.loads((tmp_path / "r.json").read_text())["rows"][0]
+    assert row["graph"]["accuracy"]["images"] == 2000
+    assert "first 200 of each class" in done.stdout
+
+
+def test_a_reader_that_leaves_early_costs_no_result(
+    make_artifact: ArtifactMaker, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "repr_bench.cli", str(make_artifact(dataset=None)), *QUICK]
+    done = subprocess.Popen(
+        [*command, "--json", "r.json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout is not None
+    assert done.stderr is not None
+    done.stdout.close()
+    errors = done.stderr.read()
+    done.stderr.close()
+    done.wait()
+    assert "Traceback" not in errors
+    assert read_results(tmp_path / "r.json").rows

@@ -1,0 +1,56 @@
+"""From a network's name to the table: what is shown is what torch says of the same images."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from repr_bench import cli, overhead
+from repr_bench.results import read_results
+from repr_models.data import bundled_subset
+from repr_models.registry import resolve
+from repr_models.weights import load_weights
+
+
+@pytest.mark.slow
+def test_top1_in_the_table_is_torchs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from repr_runtime.manifest import PreprocessingInfo
+    from repr_runtime.preprocess import preprocess
+
+    monkeypatch.chdir(tmp_path)
+    command = ["lenet5", "--seconds", "0.1", "--batch", "1", "--json", "r.json"]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    assert "exporting lenet5.cifar10" in err
+    row = read_results(tmp_path / "r.json").rows[0]
+    assert row.graph is not None
+    assert row.graph.accuracy is not None
+
+    spec, data = resolve("lenet5"), bundled_subset()
+    network = spec.build()
+    load_weights(network, None, spec)
+    wanted = spec.dataset.preprocessing
+    info = PreprocessingInfo(wanted.resize, (wanted.crop,) * 2, wanted.mean, wanted.std)
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(preprocess(data.images, info)))
+    hits = int((logits.argmax(1).numpy() == data.labels).sum())
+    assert row.graph.accuracy.top1 == hits
+    assert row.graph.accuracy.sha256 == data.sha256
+    assert row.graph.parameters == spec.parameters == sum(p.numel() for p in network.parameters())
+    shown = re.search(r"^lenet5 +fp32 +1 .* (\d+\.\d\d) \(", out, re.MULTILINE)
+    assert shown is not None
+    assert float(shown[1]) == pytest.approx(100 * hits / len(data), abs=0.005)
+
+    # the second time nothing is exported
+    assert cli.main([*command, "--quiet"]) == 0
+    assert read_results(tmp_path / "r.json").rows[0].graph == row.graph
+
+    # the bar of the runtime: at most 20 µs over ONNX Runtime itself
+    artifact = str(tmp_path / "artifacts" / "lenet5")
+    assert overhead.main([artifact, "--seconds", "1", "--max-us", "20"]) == 0

@@ -1,0 +1,295 @@
+"""A whole run over real artifacts: rows, accuracies, failures as rows, and Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench import artifacts as artifacts_module
+from repr_bench import feeds
+from repr_bench import run as run_module
+from repr_bench.measure import Plan
+from repr_bench.results import from_json, to_json
+from repr_bench.run import Request, run
+from repr_models.data import ImageSet
+
+ArtifactMaker = Callable[..., Path]
+QUICK = Plan(seconds=0.012, samples=12, warmup_seconds=0.01)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+    """Ten images, of which the linear network's ninth class is right for three."""
+    labels = np.array([9, 9, 9, 0, 1, 2, 3, 4, 5, 6])
+    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), labels, "ten grey images")
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+    return images
+
+
+def request(*targets: object, **changes: Any) -> Request:
+    return replace(Request(tuple(map(str, targets)), plan=QUICK, threads=1), **changes)
+
+
+def test_rows_of_a_real_artifact(make_artifact: ArtifactMaker, no_progress: Any) -> None:
+    folder = make_artifact()
+    found = run(request(folder, batches=(1, 3)), no_progress)
+    assert [(r.label, r.precision, r.batch, r.status) for r in found.rows] == [
+        ("linear", "fp32", 1, "measured"),
+        ("linear", "fp32", 3, "measured"),
+    ]
+    for row in found.rows:
+        assert row.samples >= 12
+        assert len(row.rounds_ns) == 12
+        assert row.warmup_ns
+        assert row.inputs == "evaluation images"
+        assert row.graph is not None
+        assert row.graph.bytes == (folder / "model.onnx").stat().st_size
+        assert row.graph.parameters == 30_720
+        assert row.graph.device == "cpu"
+        accuracy = row.graph.accuracy
+        assert accuracy is not None
+        assert (accuracy.top1, accuracy.images, accuracy.description) == (3, 10, "ten grey images")
+    assert not found.interrupted
+    assert from_json(to_json(found)) == found
+    assert no_progress.advanced[-1][0] == "measuring"
+
+
+def test_default_batches_are_1_and_8_or_the_fixed_one(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    free, fixed = make_artifact("free"), make_artifact("fixed", batch=4)
+    found = run(request(free, fixed), no_progress)
+    assert [(r.label, r.batch) for r in found.rows] == [("free", 1), ("free", 8), ("fixed", 4)]
+    assert {r.status for r in found.rows} == {"measured"}
+    accuracy = found.rows[2].graph and found.rows[2].graph.accuracy
+    assert accuracy is not None
+    assert (accuracy.top1, accuracy.images) == (3, 10)
+
+
+def test_a_batch_that_the_graph_does_not_take_is_said(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    found = run(request(make_artifact(batch=4), batches=(1, 4)), no_progress)
+    assert [(r.batch, r.status) for r in found.rows] == [(1, "absent"), (4, "measured")]
+    assert found.rows[0].reason == "the graph's batch is fixed at 4"
+
+
+def test_a_missing_precision_is_a_row(make_artifact: ArtifactMaker, no_progress: Any) -> None:
+    found = run(request(make_artifact(), batches=(1,), precisions=("fp32", "fp16")), no_progress)
+    assert [(r.precision, r.batch, r.status) for r in found.rows] == [
+        ("fp32", 1, "measured"),
+        ("fp16", None, "absent"),
+    ]
+    assert found.rows[1].reason == "no fp16 graph in this artifact"
+
+
+def test_what_fails_is_a_row_and_the_rest_goes_on(
+    make_artifact: ArtifactMaker, no_progress: Any, tmp_path: Path
+) -> None:
+    good, altered = make_artifact("good"), make_artifact("altered")
+    content = bytearray((altered / "model.onnx").read_bytes())
+    content[100] ^= 1
+    (altered / "model.onnx").write_bytes(content)
+    missing = tmp_path / "missing"
+    found = run(request(altered, missing, "resnet2000", good, batches=(1,)), no_progress)
+    assert [(r.label, r.status) for r in found.rows] == [
+        ("altered", "failed"),
+        (str(missing), "failed"),
+        ("resnet2000", "failed"),
+        ("good", "measured"),
+    ]
+    assert "was altered" in found.rows[0].reason
+    assert "no such folder" in found.rows[1].reason
+    assert "resnet20" in found.rows[2].reason
+
+
+def test_a_network_that_breaks_while_timed_is_a_row(
+    make_artifact: ArtifactMaker, no_progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = run_module.load
+
+    def breaking(path: Path, **options: Any) -> Any:
+        session = load(path, **options)
+        if path.name == "bad":
+            session.run = lambda *_: 1 / 0  # type: ignore[method-assign]
+        return session
+
+    monkeypatch.setattr(run_module, "load", breaking)
+    bad = make_artifact("bad", dataset=None)
+    found = run(request(bad, make_artifact("good"), batches=(1,)), no_progress)
+    assert [r.status for r in found.rows] == ["failed", "measured"]
+    assert found.rows[0].reason == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({"weights": "random"}, "random weights"),
+        ({"dataset": "imagenet"}, "no evaluation images for dataset imagenet"),
+        ({"dataset": None}, "no evaluation images for dataset unknown"),
+        ({"preprocessing": False}, "the artifact does not say how images become inputs"),
+    ],
+)
+def test_no_accuracy_says_why(
+    make_artifact: ArtifactMaker, no_progress: Any, options: dict[str, Any], note: str
+) -> None:
+    row = run(request(make_artifact(**options), batches=(2,)), no_progress).rows[0]
+    assert row.status == "measured"
+    assert row.graph is not None
+    assert row.graph.accuracy is None
+    assert row.graph.accuracy_note == note
+
+
+def test_without_images_noise_is_fed(make_artifact: ArtifactMaker, no_progress: Any) -> None:
+    row = run(request(make_artifact(dataset=None), batches=(1,)), no_progress).rows[0]
+    assert row.inputs == feeds.NOISE
+
+
+def test_free_dimensions_that_are_no_batch_are_refused(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    folder = make_artifact(dataset=None, size="height")
+    row = run(request(folder, batches=(1,)), no_progress).rows[0]
+    assert row.status == "absent"
+    assert "'height'" in row.reason
+
+
+def test_the_same_artifact_twice_is_measured_once(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    folder = make_artifact()
+    found = run(request(folder, folder, f"{folder}/../linear", batches=(1,)), no_progress)
+    assert len(found.rows) == 1
+
+
+def test_artifacts_of_one_name_keep_apart(
+    make_artifact: ArtifactMaker, no_progress: Any, tmp_path: Path
+) -> None:
+    first, second = make_artifact(parent=tmp_path / "a"), make_artifact(parent=tmp_path / "b")
+    found = run(request(first, second, batches=(1,)), no_progress)
+    assert [r.label for r in found.rows] == ["linear", str(second)]
+
+
+def test_ctrl_c_while_timing_keeps_what_was_measured(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    def advance(what: str, done: float, total: float) -> None:
+        if what == "measuring" and done > total / 2:
+            raise KeyboardInterrupt
+
+    no_progress.advance = advance
+    found = run(request(make_artifact(), batches=(1, 2)), no_progress)
+    assert found.interrupted
+    assert [r.status for r in found.rows] == ["interrupted", "interrupted"]
+    assert all(r.samples > 0 for r in found.rows)
+    assert "of 12 rounds" in found.rows[0].reason
+
+
+def test_ctrl_c_before_timing_lists_what_was_prepared(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    seen: list[str] = []
+
+    def advance(what: str, _done: float, _total: float) -> None:
+        seen.append(what)
+        if "second" in what:
+            raise KeyboardInterrupt
+
+    no_progress.advance = advance
+    targets = make_artifact("first"), make_artifact("second")
+    found = run(request(*targets, batches=(1,)), no_progress)
+    assert found.interrupted
+    assert [(r.label, r.status) for r in found.rows] == [("first", "interrupted")]
+    assert found.rows[0].reason == "interrupted before it was measured"
+
+
+def test_the_rows_are_timed_on_what_was_asked_for(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    found = run(request(make_artifact(), batches=(1,), device="cpu", threads=1), no_progress)
+    assert (found.settings.device, found.settings.threads) == ("cpu", 1)
+    assert found.rows[0].graph is not None
+    assert "as asked for" in found.rows[0].graph.choice
+
+
+class TestNames:
+    """A network's name stands for its artifact in the artifacts folder."""
+
+    @pytest.fixture(autouse=True)
+    def exporter(self, monkeypatch: pytest.MonkeyPatch, make_artifact: ArtifactMaker) -> None:
+        import repr_export.pipeline
+        from repr_models import weights
+
+        self.exported: list[str] = []
+        record = {"weights_sha256": "ab" * 32}
+        monkeypatch.setattr(weights, "is_bundled", lambda spec: spec.name == "lenet5.cifar10")
+        monkeypatch.setattr(weights, "bundled_record", lambda _spec: record)
+
+        def export(name: str, out: Path) -> Any:
+            from types import SimpleNamespace
+
+            self.exported.append(name)
+            path = make_artifact(name, parent=out, network="lenet5.cifar10")
+            return SimpleNamespace(path=path)
+
+        monkeypatch.setattr(repr_export.pipeline, "export", export)
+
+    def find(self, name: str, folder: Path) -> tuple[Path, list[str]]:
+        told: list[str] = []
+        return artifacts_module.find_artifact(name, folder, told.append), told
+
+    def test_is_exported_when_missing_and_reused_after(self, tmp_path: Path) -> None:
+        path, told = self.find("lenet5", tmp_path)
+        assert path == tmp_path / "lenet5"
+        assert told == [f"exporting lenet5.cifar10 to {path}"]
+        again, told = self.find("lenet5", tmp_path)
+        assert (again, told) == (path, [])
+        assert self.exported == ["lenet5"]
+
+    def test_is_exported_again_for_other_bundled_weights(
+        self, tmp_path: Path, make_artifact: ArtifactMaker
+    ) -> None:
+        make_artifact("lenet5", network="lenet5.cifar10", sha256="00" * 32)
+        _, told = self.find("lenet5", tmp_path)
+        assert self.exported == ["lenet5"]
+        assert "other weights" in told[0]
+
+    def test_is_exported_again_when_damaged(
+        self, tmp_path: Path, make_artifact: ArtifactMaker
+    ) -> None:
+        folder = make_artifact("lenet5", network="lenet5.cifar10")
+        (folder / "model.onnx").write_bytes(b"")
+        _, told = self.find("lenet5", tmp_path)
+        assert self.exported == ["lenet5"]
+        assert "damaged" in told[0]
+
+    @pytest.mark.parametrize(("kind", "words"), [("random", "random"), ("file", "linear.safe")])
+    def test_with_weights_of_the_users_own_is_left_alone(
+        self, tmp_path: Path, make_artifact: ArtifactMaker, kind: str, words: str
+    ) -> None:
+        folder = make_artifact("lenet5", network="lenet5.cifar10", weights=kind, sha256=None)
+        before = (folder / "manifest.json").read_bytes()
+        _, told = self.find("lenet5", tmp_path)
+        assert self.exported == []
+        assert words in told[0]
+        assert (folder / "manifest.json").read_bytes() == before
+
+    def test_of_another_network_in_its_place_is_an_error(
+        self, tmp_path: Path, make_artifact: ArtifactMaker
+    ) -> None:
+        make_artifact("lenet5", network="somebody.else")
+        with pytest.raises(ValueError, match=r"holds somebody\.else"):
+            self.find("lenet5", tmp_path)
+        assert self.exported == []
+
+    def test_without_trained_weights_says_how_to_get_an_artifact(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="repr-export resnet50 --weights FILE"):
+            self.find("resnet50", tmp_path)
+
+    def test_default_is_what_ships_with_weights(self) -> None:
+        assert artifacts_module.bundled_names() == ["lenet5"]

@@ -1,0 +1,184 @@
+"""Percentiles, intervals and digits, against values computed by hand and by scipy."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repr_bench.statistics import (
+    Interval,
+    decimals,
+    figure,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("samples", "percent", "expected"),
+    [
+        # the classic example of the nearest rank
+        ([15, 20, 35, 40, 50], 5, 15),
+        ([15, 20, 35, 40, 50], 30, 20),
+        ([15, 20, 35, 40, 50], 40, 20),
+        ([15, 20, 35, 40, 50], 50, 35),
+        ([15, 20, 35, 40, 50], 100, 50),
+        ([4, 3, 2, 1], 50, 2),  # ceil(2) = 2nd, not the mean of 2nd and 3rd
+        ([7], 99, 7),
+        # of 1..100 the p-th percentile is p: LoadGen's formula would say 100 for p99
+        (list(range(1, 101)), 99, 99),
+        (list(range(1, 101)), 90, 90),
+        (list(range(1, 102)), 99, 100),
+        # 0.07 * 100 is 7.000000000000001 in floating point, and its ceiling 8
+        (list(range(1, 101)), 7, 7),
+    ],
+)
+def test_percentile_is_the_nearest_rank(samples: list[int], percent: int, expected: int) -> None:
+    assert percentile(samples, percent) == expected
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=200), st.integers(1, 100))
+def test_percentile_agrees_with_its_formula_and_numpy(samples: list[int], percent: int) -> None:
+    rank = math.ceil(Fraction(percent * len(samples), 100))
+    assert percentile(samples, percent) == sorted(samples)[rank - 1]
+    covered = sum(value <= percentile(samples, percent) for value in samples)
+    assert 100 * covered >= percent * len(samples)
+
+
+@pytest.mark.parametrize("percent", [0, -1, 101])
+def test_percentile_refuses_impossible_percents(percent: int) -> None:
+    with pytest.raises(ValueError, match=str(percent)):
+        percentile([1, 2], percent)
+
+
+def test_percentile_refuses_no_samples() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        percentile([], 50)
+
+
+def test_percentile_interval_is_that_of_laid_out_resamples() -> None:
+    rng = np.random.default_rng(3)
+    rounds = [np.round(rng.lognormal(k / 10, 0.2, 5 + k), 2) for k in range(9)]
+    drawn = np.random.default_rng(0).multinomial(9, [1 / 9] * 9, size=500)
+    by_hand = sorted(
+        percentile(np.concatenate([np.tile(r, n) for r, n in zip(rounds, counts, strict=True)]), 90)
+        for counts in drawn
+    )
+    interval = percentile_interval(rounds, 90, resamples=500)
+    assert interval == (by_hand[math.floor(0.025 * 499)], by_hand[math.ceil(0.975 * 499)])
+
+
+def test_percentile_interval_agrees_with_scipy_for_rounds_of_one_sample() -> None:
+    samples = np.random.default_rng(5).normal(100, 10, 401)
+    ours = percentile_interval([[s] for s in samples], 50, resamples=4000)
+    theirs = scipy.stats.bootstrap(
+        (samples,), np.median, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours is not None
+    assert ours.low == pytest.approx(theirs.low, abs=0.15)
+    assert ours.high == pytest.approx(theirs.high, abs=0.15)
+
+
+def test_percentile_interval_counts_drift_between_rounds() -> None:
+    steady = [np.arange(100, 110) for _ in range(12)]
+    drifting = [np.arange(100, 110) + 10 * k for k in range(12)]
+    assert percentile_interval(steady, 50) == (104, 104)
+    found = percentile_interval(drifting, 50)
+    assert found is not None
+    assert found.high - found.low > 30
+
+
+def test_percentile_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(11)
+    covered = 0
+    for _ in range(200):
+        rounds = rng.normal(0, 1, (12, 1)) * 0.5 + rng.normal(100, 1, (12, 20))
+        interval = percentile_interval(list(rounds), 50, resamples=300)
+        assert interval is not None
+        covered += interval.low <= 100 <= interval.high
+    # 12 rounds are few: a percentile bootstrap of them covers a little less than it says
+    assert 0.86 * 200 <= covered <= 0.99 * 200
+
+
+def test_percentile_interval_is_the_same_each_time_and_moves_with_the_seed() -> None:
+    rounds = list(np.random.default_rng(0).normal(0, 1, (12, 5)))
+    assert percentile_interval(rounds, 50) == percentile_interval(rounds, 50)
+    assert percentile_interval(rounds, 90, resamples=50, seed=1) != percentile_interval(
+        rounds, 90, resamples=50, seed=2
+    )
+
+
+def test_intervals_of_one_round_are_not_known() -> None:
+    assert percentile_interval([[1, 2, 3]], 50) is None
+    assert ratio_interval([1], [2]) is None
+
+
+def test_percentile_interval_refuses_an_empty_round() -> None:
+    with pytest.raises(ValueError, match="every round"):
+        percentile_interval([[1, 2], []], 50)
+    with pytest.raises(ValueError, match="every round"):
+        percentile_interval([], 50)
+
+
+def test_ratio_interval_is_that_of_laid_out_resamples() -> None:
+    above, below = np.array([10, 12, 9, 30]), np.array([1.0, 1.1, 1.2, 2.9])
+    drawn = np.random.default_rng(0).multinomial(4, [1 / 4] * 4, size=200)
+    by_hand = sorted((n * above).sum() / (n * below).sum() for n in drawn)
+    found = ratio_interval(above, below, resamples=200)
+    assert found == pytest.approx((by_hand[4], by_hand[195]))
+
+
+def test_ratio_interval_refuses_unequal_lengths() -> None:
+    with pytest.raises(ValueError, match="one value a round"):
+        ratio_interval([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials"), [(0, 10), (10, 10), (1834, 2000), (1, 3), (9165, 10000)]
+)
+def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
+    theirs = scipy.stats.binomtest(hits, trials).proportion_ci(method="wilson")
+    assert wilson_interval(hits, trials) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_by_hand() -> None:
+    # 9 of 10, z = 1.95996: centre (9 + 1.92073) / 13.84146, half 1.95996 * sqrt(1.86036) / 13.84146
+    assert wilson_interval(9, 10) == pytest.approx((0.59585, 0.98212), abs=1e-5)
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(-1, 10), (11, 10), (0, 0)])
+def test_wilson_refuses_impossible_counts(hits: int, trials: int) -> None:
+    with pytest.raises(ValueError, match=f"{hits}/{trials}"):
+        wilson_interval(hits, trials)
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "expected"),
+    [
+        (1.23456, Interval(1.21, 1.25), "1.23"),  # ± 0.02
+        (1.23456, Interval(1.0, 1.4), "1.2"),  # ± 0.2
+        (123.456, Interval(100.0, 140.0), "123"),  # ± 20: never fewer digits than the units
+        (1.23456, Interval(1.23455, 1.23457), "1.235"),  # four significant digits at most
+        (0.00012346, Interval(0.00012346, 0.00012346), "0.0001235"),
+        (12345.6, None, "12,346"),
+        (0.0, None, "0.000"),
+    ],
+)
+def test_digits_follow_from_the_spread(
+    value: float, interval: Interval | None, expected: str
+) -> None:
+    assert figure(value, interval) == expected
+
+
+@given(st.floats(1e-6, 1e6), st.floats(1e-9, 1e6))
+def test_shown_digits_resolve_the_interval_or_are_the_most(value: float, half: float) -> None:
+    step = 10.0 ** -decimals(value, Interval(value - half, value + half))
+    assert step <= half * (1 + 1e-6) or step == 1 or step >= value / 10_000

@@ -1,0 +1,130 @@
+"""The table: every figure where there is room, readable where there is not, plain in a pipe."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from repr_bench.report.columns import COLUMNS
+from repr_bench.report.table import print_report
+from repr_bench.results import Graph, Results, Row
+
+
+def printed(results: Results, width: int, *, terminal: bool = True) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, highlight=False)
+    print_report(results, console)
+    return stream.getvalue()
+
+
+def plain(results: Results) -> str:
+    return printed(results, 100_000, terminal=False)
+
+
+def test_wide_terminal_shows_every_column(results: Results) -> None:
+    text = printed(results, 200)
+    for column in COLUMNS:
+        assert column.title in text
+    assert "No room" not in text
+    assert "75.00 (73.1–76.8)" in text
+    assert "0.25" in text
+    assert "0.06" in text
+    assert "0.65" in text
+
+
+@pytest.mark.parametrize("width", [120, 100, 90, 80])
+def test_narrow_terminal_drops_columns_and_says_which(results: Results, width: int) -> None:
+    lines = printed(results, width).splitlines()
+    header = next(line for line in lines if "p50 ms" in line)
+    for title in ("network", "p50 ms", "images/s", "top-1 % (95 %)"):
+        assert title in header
+    gone = [column.title for column in COLUMNS if column.title not in header]
+    if gone:
+        assert f"No room for {', '.join(gone)}" in "\n".join(lines)
+
+
+def test_no_line_is_wider_than_the_terminal(results: Results) -> None:
+    for width in (140, 80, 40):
+        bare = re.sub(r"\x1b\[[\d;]*m", "", printed(results, width))
+        assert max(map(len, bare.splitlines())) <= width
+
+
+def test_very_narrow_terminal_gets_a_block_for_each_row(results: Results) -> None:
+    text = printed(results, 40)
+    assert "lenet5 fp32 batch 1" in text
+    assert "p50 ms: 11" in text
+    assert "mult-adds M: 0.65" in text
+
+
+def test_pipe_is_plain_and_cuts_nothing(results: Results) -> None:
+    long = replace(results.rows[0], label="a_network_with_a_long_name_" * 10)
+    failed = replace(long, status="failed", reason="because " * 60, rounds_ns=())
+    text = plain(replace(results, rows=(long, failed)))
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert "─" not in text
+    header, first = text.splitlines()[:2]
+    assert header.split()[0] == "network"
+    assert first.startswith(long.label)
+    assert ("because " * 60).strip() in text  # on one line
+
+
+def test_failed_and_absent_rows_say_why(results: Results, failed_row: Row) -> None:
+    absent = Row(
+        "lenet5", "fp16", None, "absent", "no fp16 graph in this artifact", None, "", (), False, ()
+    )
+    text = plain(replace(results, rows=(failed_row, absent)))
+    assert "mine fp32: model.onnx was altered" in text
+    assert "lenet5 fp16: no fp16 graph in this artifact" in text
+
+
+def test_fp16_on_a_cpu_is_called_emulation(results: Results, graph: Graph) -> None:
+    half = replace(results.rows[0], precision="fp16")
+    assert "fp16 on a CPU is emulation" in plain(replace(results, rows=(half,)))
+    on_gpu = replace(half, graph=replace(graph, device="cuda"))
+    assert "emulation" not in plain(replace(results, rows=(on_gpu,)))
+    assert "emulation" not in plain(results)
+
+
+def test_random_weights_show_no_accuracy(results: Results, graph: Graph) -> None:
+    random = replace(graph, weights="random", accuracy=None, accuracy_note="random weights")
+    text = plain(replace(results, rows=(replace(results.rows[0], graph=random),)))
+    assert "75.00" not in text
+    assert text.splitlines()[1].count("random weights") == 1
+
+
+def test_missing_accuracy_says_why(results: Results, graph: Graph) -> None:
+    unknown = replace(
+        graph, accuracy=None, accuracy_note="no evaluation images for dataset imagenet"
+    )
+    text = plain(replace(results, rows=(replace(results.rows[0], graph=unknown),)))
+    assert "no top-1 for lenet5: no evaluation images for dataset imagenet" in text
+
+
+def test_says_on_which_images_and_by_which_formula(results: Results) -> None:
+    text = plain(results)
+    assert "top-1 on 2,000 made-up images" in text
+    assert "nearest rank" in text
+    assert "at least 3 s and 30 samples" in text
+
+
+def test_cautions(results: Results) -> None:
+    assert "Careful" not in plain(results)
+    busy = replace(results.environment, load_before=(2.0, 0.0, 0.0))
+    assert "load 2" in plain(replace(results, environment=busy))
+    rows = (replace(results.rows[0], steady=False),)
+    assert "not steady" in plain(replace(results, rows=rows))
+    few = replace(results.rows[0], rounds_ns=results.rows[0].rounds_ns[:9])
+    assert "p99 of fewer than 100" in plain(replace(results, rows=(few,)))
+    assert "interrupted" in plain(replace(results, interrupted=True))
+
+
+def test_names_are_no_markup(results: Results) -> None:
+    row = replace(results.rows[0], label="[red]x[/red]", status="failed", reason="[b]no[/b]")
+    text = plain(replace(results, rows=(row,)))
+    assert "[red]x[/red]" in text
+    assert "[b]no[/b]" in text

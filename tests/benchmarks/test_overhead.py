@@ -1,0 +1,104 @@
+"""The comparison with plain ONNX Runtime: right about made-up costs, limits kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repr_bench import overhead
+from repr_bench.overhead import Overhead, compare, main
+
+ArtifactMaker = Callable[..., Path]
+
+
+class World:
+    """A clock that drifts and jumps, and calls of a given cost."""
+
+    def __init__(self, noise_us: float, drift: float) -> None:
+        self.now = 0
+        self.noise = np.random.default_rng(0)
+        self.noise_us, self.drift = noise_us, drift
+
+    def clock(self) -> int:
+        return self.now
+
+    def call(self, us: float) -> Callable[[], None]:
+        def run() -> None:
+            slower = 1 + self.drift * self.now / 1e9
+            self.now += round(1e3 * (us * slower + self.noise.exponential(self.noise_us)))
+
+        return run
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+@pytest.mark.parametrize("cost", [0.0, 5.0])
+def test_cost_is_found_under_drift_and_spikes(cost: float, drift: float) -> None:
+    world = World(noise_us=5.0, drift=drift)
+    found = compare(world.call(100 + cost), world.call(100), 1.0, clock=world.clock)
+    assert found.blocks >= 200
+    mean_slowness = found.plain_us / 103.5
+    assert found.difference_us == pytest.approx(cost * mean_slowness, abs=0.6)
+    assert found.interval_us.low <= found.difference_us <= found.interval_us.high
+    assert found.interval_us.high - found.interval_us.low < 2.0
+    assert found.percent == pytest.approx(100 * found.difference_us / found.plain_us)
+
+
+def test_equal_calls_are_equal_on_a_machine_that_slows_down_fast() -> None:
+    world = World(noise_us=0.0, drift=20.0)
+    found = compare(world.call(100), world.call(100), 0.001, clock=world.clock)
+    # each call takes 0.2 % longer than the one before it
+    assert abs(found.percent) < 0.01
+
+
+def test_blocks_call_both_alike_and_turn_the_order() -> None:
+    world = World(0.0, 0.0)
+    order: list[str] = []
+    a, b = world.call(100), world.call(100)
+
+    def ours() -> None:
+        order.append("o")
+        a()
+
+    def plain() -> None:
+        order.append("p")
+        b()
+
+    found = compare(ours, plain, 0.001, clock=world.clock)
+    assert found.blocks == 200
+    assert "".join(order[-8:]) == "oppooppo"
+    assert order.count("o") == order.count("p")
+
+
+def test_command_on_a_real_artifact(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact())
+    options = ["--seconds", "0.02", "--threads", "1"]
+    assert main([folder, *options, "--max-us", "1e6", "--max-percent", "1e6"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{folder}: Session.run ")
+    assert "over the limit" not in out
+    assert main([folder, *options, "--max-us=-1000000"]) == 1
+    assert "over the limit of -1e+06 µs" in capsys.readouterr().out
+    assert main([folder, *options, "--max-percent=-1000000"]) == 1
+
+
+def test_an_artifact_that_fails_leaves_the_others(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact())
+    assert main(["nowhere", folder, "--seconds", "0.01", "--threads", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("nowhere: ")
+    assert out.startswith(folder)
+
+
+def test_ctrl_c_exits_130(make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Overhead:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overhead, "measure_overhead", interrupted)
+    assert main([str(make_artifact())]) == 130

@@ -1,0 +1,117 @@
+"""The command `repr-export` as a user meets it."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repr_export import cli
+from repr_runtime import inspect_cli, load
+
+
+def test_export_then_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lenet5", "-o", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "lenet5 is lenet5.cifar10" in out
+    assert "10,000 images" in out  # an accuracy says on how many
+    assert "0 of 0 BatchNorms folded" in out
+    assert str(tmp_path / "lenet5") in out
+    assert "\x1b" not in out + err  # to a pipe, plain
+    assert inspect_cli.main([str(tmp_path / "lenet5"), "--verify"]) == 0
+
+
+def test_json_is_all_there_is_on_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plain20", "--weights", "random", "-o", str(tmp_path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["manifest"]["receipts"]["fold"]["total"] == 19
+    with load(said["artifact"], device="cpu") as session:
+        session.self_test()
+
+
+def test_quiet_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lenet5", "-o", str(tmp_path), "--quiet", "--name", "other"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert (tmp_path / "other" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet5O"], "did you mean"),
+        (["resnet50"], "--weights random"),
+        (["lenet5", "--weights", "absent.pth"], "there is no checkpoint absent.pth"),
+        (["lenet5", "--batch", "0"], "--batch must be a number from 1"),
+        (["lenet5", "--opset", "3"], "--opset must lie in"),
+        (["lenet5", "--name", "../up"], "--name must be usable"),
+        (["lenet5", "--mean", "0,0,0"], "--mean and --std go together"),
+        (["absent.onnx"], "there is no file absent.onnx"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_1(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "-o", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.startswith("repr-export: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--input", "3x"], ["--mean", "1,2"], ["--batch", "many"]])
+def test_malformed_options_are_exit_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["lenet5", *arguments])
+    assert error.value.code == 2
+    assert "is not" in capsys.readouterr().err or arguments[0] == "--batch"
+
+
+def test_files_in_the_way_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lenet5").mkdir()
+    (tmp_path / "lenet5" / "thesis.tex").write_text("years of work")
+    assert cli.main(["lenet5", "-o", str(tmp_path)]) == 1
+    assert "not an artifact" in capsys.readouterr().err
+    assert (tmp_path / "lenet5" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_disk_that_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(["lenet5", "-o", str(tmp_path)]) == 1
+    assert "No space left on device; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert cli.main(["lenet5", "-o", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("repr-export: ")
+
+
+def test_without_the_extra_the_install_line_is_said(tmp_path: Path) -> None:
+    """A fresh interpreter in which torch cannot be imported, as in a base install."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from repr_export import cli; sys.exit(cli.main(['lenet5']))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 1
+    assert "pip install 'repr-deploy[export]'" in run.stderr
+    assert "Traceback" not in run.stderr

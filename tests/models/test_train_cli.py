@@ -1,0 +1,412 @@
+"""The command repr-train: its files, resuming, interruption, and every message it can end with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from repr_models import load_checkpoint, load_cifar10, resolve, train, train_cli
+from repr_models.train import ResidentImages, evaluate
+
+NAME = "lenet5"
+FILES = ["lenet5.cifar10.json", "lenet5.cifar10.safetensors"]
+
+
+@pytest.fixture
+def command(cifar_folder: Path) -> list[str]:
+    """Three epochs of eight steps; under a second."""
+    return [
+        *(NAME, "--data", str(cifar_folder), "--epochs", "3", "--batch-size", "20"),
+        *("--learning-rate", "0.02", "--device", "cpu"),
+    ]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ctrl-C after the third step of ``epoch``."""
+    whole = train.train_epoch
+
+    def epoch_cut_short(state: Any, data: Any, recipe: Any, seed: int, tick: Any) -> Any:
+        def interrupting(done: int, total: int) -> None:
+            tick(done, total)
+            if state.epoch == epoch - 1 and done == 3:
+                raise KeyboardInterrupt
+
+        return whole(state, data, recipe, seed, interrupting)
+
+    monkeypatch.setattr(train, "train_epoch", epoch_cut_short)
+
+
+def test_a_run_writes_a_checkpoint_and_its_record(
+    command: list[str],
+    cifar_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "deep" / "out"
+    assert train_cli.main([*command, "-o", str(out), "--seed", "5"]) == 0
+    assert names(out) == FILES
+    record = json.loads((out / FILES[0]).read_text("utf-8"))
+    content = (out / FILES[1]).read_bytes()
+
+    spec = resolve("lenet5.cifar10")
+    network = spec.build()
+    source = load_checkpoint(network, out / FILES[1])
+    assert record["weights_sha256"] == source.sha256 == hashlib.sha256(content).hexdigest()
+    for split in ("train", "test"):
+        images = load_cifar10(cifar_folder, split)
+        measured = evaluate(network, ResidentImages(images, spec, torch.device("cpu")))
+        assert record["accuracy"][f"{split}_top1"] == measured
+        assert record["data"][split] == {
+            "description": images.description,
+            "sha256": images.sha256,
+        }
+    assert record["network"] == "lenet5.cifar10"
+    assert record["seed"] == 5
+    assert record["parameters"] == 62_006
+    assert record["device"] == "cpu"
+    assert record["versions"] == {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    assert record["recipe"] == {
+        "epochs": 3,
+        "batch_size": 20,
+        "learning_rate": 0.02,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.0,
+        "precision": "fp32",
+    }
+    assert [row["epoch"] for row in record["history"]] == [1, 2, 3]
+    assert record["history"][-1]["test_top1"] == record["accuracy"]["test_top1"]
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert [line[:9] for line in lines[:3]] == ["epoch   1", "epoch   2", "epoch   3"]
+    assert f"{record['accuracy']['test_top1']:.2%} top-1 on CIFAR-10 test set: all 40" in lines[3]
+
+
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(
+    command: list[str], tmp_path: Path
+) -> None:
+    contents = []
+    for index, seed in enumerate(("1", "1", "2")):
+        out = tmp_path / str(index)
+        assert train_cli.main([*command, "-o", str(out), "--seed", seed, "--quiet"]) == 0
+        contents.append((out / FILES[1]).read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    epoch: int,
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train_cli.main([*command, "-o", str(whole)]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, epoch)
+        assert train_cli.main([*command, "-o", str(cut)]) == 130
+    assert "the same command goes on from the last whole epoch" in capsys.readouterr().err
+    assert names(cut) == ([] if epoch == 1 else ["lenet5.cifar10.state.pt"])
+
+    assert train_cli.main([*command, "-o", str(cut)]) == 0
+    resumed = capsys.readouterr().err
+    assert ("resuming" in resumed) == (epoch > 1)
+    assert f"epoch   {epoch}/3" in resumed
+    assert f"epoch   {epoch - 1}/3" not in resumed
+    assert names(cut) == FILES
+    assert (cut / FILES[1]).read_bytes() == (whole / FILES[1]).read_bytes()
+    first, second = (json.loads((f / FILES[0]).read_text("utf-8")) for f in (whole, cut))
+    for record in (first, second):
+        for row in record["history"]:
+            del row["seconds"]
+    assert first == second
+
+
+def test_a_run_stopped_behind_its_last_epoch_only_writes_its_files(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_space(path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    write = train_cli._write
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            train_cli,
+            "_write",
+            lambda p, c: (no_space if p.suffix == ".safetensors" else write)(p, c),
+        )
+        assert train_cli.main([*command, "-o", str(tmp_path)]) == 1
+    assert "No space left on device: " in capsys.readouterr().err
+    assert train_cli.main([*command, "-o", str(tmp_path)]) == 0
+    assert "resuming lenet5.cifar10 after epoch 3 of 3" in capsys.readouterr().err
+    assert set(FILES) <= set(names(tmp_path))
+
+
+def test_another_recipe_seed_or_data_is_refused_until_restart(
+    command: list[str],
+    cifar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        interrupt_in_epoch(patched, 2)
+        assert train_cli.main([*command, "-o", str(out)]) == 130
+    state = (out / "lenet5.cifar10.state.pt").read_bytes()
+    capsys.readouterr()
+    for change in (["--seed", "1"], ["--weight-decay", "0"], ["--epochs", "4"]):
+        assert train_cli.main([*command, "-o", str(out), *change]) == 1
+        error = capsys.readouterr().err
+        assert "unfinished run with another recipe, seed or data" in error
+        assert "--restart" in error
+        assert (out / "lenet5.cifar10.state.pt").read_bytes() == state
+
+    with np.load(cifar_folder / "cifar10_train.npz") as file:
+        images, labels = file["images"], file["labels"]
+    images[0, 0, 0, 0] ^= 1
+    np.savez(cifar_folder / "cifar10_train.npz", images=images, labels=labels)
+    assert train_cli.main([*command, "-o", str(out)]) == 1
+    assert "another recipe, seed or data" in capsys.readouterr().err
+
+    assert train_cli.main([*command, "-o", str(out), "--restart", "--epochs", "1"]) == 0
+    assert "resuming" not in capsys.readouterr().err
+    assert len(json.loads((out / FILES[0]).read_text("utf-8"))["history"]) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_damaged_state_is_refused_until_restart(
+    content: bytes | None,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "lenet5.cifar10.state.pt"
+    if content is None:
+        torch.save({"epoch": 1}, path)
+    else:
+        path.write_bytes(content)
+    assert train_cli.main([*command, "-o", str(tmp_path)]) == 1
+    assert "cannot be read; start anew with --restart" in capsys.readouterr().err
+    assert train_cli.main([*command, "-o", str(tmp_path), "--restart", "--epochs", "1"]) == 0
+    assert set(FILES) <= set(names(tmp_path))
+
+
+def test_a_failed_write_leaves_the_old_checkpoint_whole(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert train_cli.main([*command, "-o", str(out)]) == 0
+    before = {name: (out / name).read_bytes() for name in FILES}
+    for broken in ("fsync", "replace"):
+
+        def fails(*_arguments: object) -> None:
+            raise OSError(28, "No space left on device", "the disk")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, broken, fails)
+            assert train_cli.main([*command, "-o", str(out), "--seed", "9"]) == 1
+        assert capsys.readouterr().err.endswith("repr-train: No space left on device: the disk\n")
+        assert {name: (out / name).read_bytes() for name in names(out)} == before
+
+
+def test_json_prints_the_record_and_nothing_else_on_standard_output(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_cli.main([*command, "-o", str(tmp_path), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads((tmp_path / FILES[0]).read_text("utf-8"))
+    assert "epoch   3/3" in printed.err
+
+
+def test_quiet_prints_nothing(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_cli.main([*command, "-o", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_a_progress_bar(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert train_cli.main([*command, "-o", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "100 %" in printed.err
+    assert "epoch   3/3" in printed.err
+
+
+def test_eval_every_tests_that_often_and_at_the_end(command: list[str], tmp_path: Path) -> None:
+    assert train_cli.main([*command, "-o", str(tmp_path), "--quiet", "--eval-every", "2"]) == 0
+    history = json.loads((tmp_path / FILES[0]).read_text("utf-8"))["history"]
+    assert ["test_top1" in row for row in history] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data", "nowhere"], "nowhere: no CIFAR-10 train set here; looked for"),
+        (["--device", "cuda:99"], "CUDA devices, so there is no 'cuda:99'; leave --device out"),
+        (["--device", "gpu"], "there is no device 'gpu'; give auto, cpu or cuda"),
+        (["--device", "meta"], "runs on cpu or cuda, not on 'meta'"),
+        (["--epochs", "0"], "epochs must be finite and more than 0, got 0"),
+        (["--learning-rate", "nan"], "learning rate must be finite and more than 0, got nan"),
+        (["--batch-size", "1000"], "160 images do not fill one batch of 1000; lower --batch-size"),
+        (["--learning-rate", "1e30"], "diverged in epoch"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_status_1(
+    change: list[str],
+    message: str,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_cli.main([*command, "-o", str(tmp_path / "out"), *change]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("repr-train: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_cuda_without_cuda_is_said(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert train_cli.main([*command, "-o", str(tmp_path), "--device", "cuda"]) == 1
+    assert capsys.readouterr().err == (
+        "repr-train: torch sees 0 CUDA devices, so there is no 'cuda'; "
+        "leave --device out to train on what there is\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet50", "resnet50.imagenet is not for CIFAR-10, .*there are lenet5.cifar10"),
+        ("resnet50.imagenet", "is not for CIFAR-10"),
+        ("resnet21", "no network called 'resnet21'; did you mean .*resnet20"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_here(
+    name: str,
+    message: str,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_cli.main([name, *command[1:], "-o", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.search(message, printed)
+
+
+def test_an_out_that_is_a_file_is_said(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("here already")
+    assert train_cli.main([*command, "-o", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err == f"repr-train: File exists: {tmp_path / 'file'}\n"
+    assert (tmp_path / "file").read_text() == "here already"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        *(["--threads", "0"], ["--eval-every", "0"], ["--seed", "-1"], ["--seed", str(2**32)]),
+        *(["--seed", "x"], ["--precision", "fp8"], ["--no-such"]),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    usage: list[str], command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train_cli.main([*command, *usage])
+    assert caught.value.code == 2
+    assert "usage: repr-train" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_answered_with_the_install_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert train_cli.main(command) == 1
+    assert capsys.readouterr().err == (
+        "repr-train needs safetensors.torch: pip install 'repr-deploy[export]'\n"
+    )
+
+
+IN_A_PROCESS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+from repr_models import data, train_cli
+data._SIZES = {"train": 160, "test": 40}
+sys.exit(train_cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent to a single POSIX process")
+def test_ctrl_c_keeps_the_state_and_exits_130(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [*command, "--threads", "1", "-o", str(out), "--epochs", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS, *arguments], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert first.startswith("epoch   1/100000"), first
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == (
+        "repr-train: interrupted; the same command goes on from the last whole epoch"
+    )
+    assert names(out) == ["lenet5.cifar10.state.pt"]
+    saved = torch.load(out / "lenet5.cifar10.state.pt", weights_only=True)
+    assert saved["epoch"] == len(saved["history"]) >= 1

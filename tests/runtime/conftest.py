@@ -1,0 +1,170 @@
+"""Tiny artifacts, made in milliseconds, and one real export a session."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from repr_runtime.artifact import describe_file, write_artifact
+from repr_runtime.manifest import (
+    Manifest,
+    NetworkInfo,
+    PreprocessingInfo,
+    TensorSpec,
+    WeightsInfo,
+)
+
+LABELS = ("ant", "bee", "cat", "dog", "elk")
+PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, Sequence[int | str]],
+    initializers: Sequence[onnx.TensorProto] = (),
+) -> bytes:
+    """An ONNX file of float32 inputs and outputs."""
+    infos = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in kind.items()]
+        for kind in (inputs, outputs)
+    ]
+    graph = helper.make_graph(list(nodes), "tiny", *infos, initializer=list(initializers))
+    opset = helper.make_opsetid("", 20)
+    content: bytes = helper.make_model(
+        graph, opset_imports=[opset], ir_version=10
+    ).SerializeToString()
+    return content
+
+
+class Tiny:
+    """A linear classifier of 4x4 RGB images: input (batch, 3, 4, 4), logits (batch, 5)."""
+
+    def parameters(self, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        random = np.random.default_rng(seed)
+        weight = random.standard_normal((48, 5)).astype(np.float32)
+        return weight, random.standard_normal(5).astype(np.float32)
+
+    def logits(self, x: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+        weight, bias = self.parameters(seed)
+        return x.reshape(len(x), 48) @ weight + bias
+
+    def inputs(self, count: int, seed: int = 0) -> NDArray[np.float32]:
+        random = np.random.default_rng([seed, 1])
+        return random.standard_normal((count, 3, 4, 4)).astype(np.float32)
+
+    def graph(self, seed: int = 0, batch: int | str = "batch") -> bytes:
+        weight, bias = self.parameters(seed)
+        return model_of(
+            [
+                helper.make_node("Flatten", ["input"], ["flat"]),
+                helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+            ],
+            {"input": (batch, 3, 4, 4)},
+            {"logits": (batch, 5)},
+            [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+        )
+
+    def golden(self, seed: int = 0) -> dict[str, NDArray[Any]]:
+        x = self.inputs(3, seed)
+        return {"input.input": x, "output.logits": self.logits(x, seed)}
+
+    def parts(
+        self,
+        *,
+        seed: int = 0,
+        batch: int | str = "batch",
+        graph: bytes | None = None,
+        golden: dict[str, NDArray[Any]] | bytes | None = None,
+        **changes: Any,
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        """A manifest, with ``changes`` to its fields, and the files that it lists."""
+        if not isinstance(golden, bytes):
+            stream = io.BytesIO()
+            arrays: dict[str, Any] = self.golden(seed) if golden is None else golden
+            np.savez_compressed(stream, **arrays)
+            golden = stream.getvalue()
+        files = {
+            "model.onnx": self.graph(seed, batch) if graph is None else graph,
+            "golden.npz": golden,
+        }
+        manifest = Manifest(
+            network=NetworkInfo("tiny", "linear", None, 245, 240, "onnx"),
+            weights=WeightsInfo("random", f"seed {seed}", None, {}),
+            inputs=(TensorSpec("input", "float32", (batch, 3, 4, 4)),),
+            outputs=(TensorSpec("logits", "float32", (batch, 5)),),
+            preprocessing=PREPROCESSING,
+            labels=LABELS,
+            files=(
+                describe_file("model.onnx", files["model.onnx"], "graph", "fp32"),
+                describe_file("golden.npz", files["golden.npz"], "golden"),
+            ),
+            receipts={"golden": {"tolerance": {"logits": 1e-4}}},
+            versions={"repr-deploy": "0"},
+        )
+        return replace(manifest, **changes), files
+
+    def write(self, folder: Path, **choices: Any) -> Path:
+        """An artifact in ``folder``; ``choices`` are those of :meth:`parts`."""
+        manifest, files = self.parts(**choices)
+        write_artifact(folder, manifest, files)
+        return folder
+
+    def write_model(
+        self,
+        folder: Path,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Mapping[str, Sequence[int | str]],
+        outputs: Mapping[str, Sequence[int | str]],
+        **choices: Any,
+    ) -> Path:
+        """An artifact of any float32 graph, with neither labels nor preprocessing."""
+        specs = [
+            tuple(TensorSpec(name, "float32", tuple(shape)) for name, shape in kind.items())
+            for kind in (inputs, outputs)
+        ]
+        fields: dict[str, Any] = {
+            "graph": model_of(nodes, inputs, outputs),
+            "inputs": specs[0],
+            "outputs": specs[1],
+            "labels": None,
+            "preprocessing": None,
+        }
+        return self.write(folder, **(fields | choices))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+@pytest.fixture
+def artifact(tiny: Tiny, tmp_path: Path) -> Path:
+    return tiny.write(tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from repr_export.pipeline import export
+
+    return export("lenet5", tmp_path_factory.mktemp("artifacts")).path
+
+
+@pytest.fixture
+def two_inputs(tiny: Tiny, tmp_path: Path) -> Path:
+    """``total = left + right``, both (n, 2)."""
+    return tiny.write_model(
+        tmp_path / "two",
+        [helper.make_node("Add", ["left", "right"], ["total"])],
+        {"left": ("n", 2), "right": ("n", 2)},
+        {"total": ("n", 2)},
+    )

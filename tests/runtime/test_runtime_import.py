@@ -1,0 +1,86 @@
+"""Importing the runtime: its names, and what it does not pull in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import repr_runtime
+from repr_runtime import errors
+
+FORBIDDEN = "torch|onnx|onnx_ir|onnxscript|rich|PIL|matplotlib|scipy|tensorrt|repr_(?!runtime).*"
+
+
+def foreign_modules(code: str, *arguments: str) -> set[str]:
+    """Modules of other packages that a fresh interpreter holds after ``code``."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "error", "-c"),
+            f"{code}\nimport sys\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}), sep='\\n')",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return {name for name in done.stdout.split() if re.fullmatch(FORBIDDEN, name)}
+
+
+def test_the_probe_sees_what_is_imported() -> None:
+    assert foreign_modules("import onnx") >= {"onnx"}
+
+
+def test_importing_pulls_in_nothing_heavy() -> None:
+    heavy = foreign_modules(
+        "import repr_runtime, sys; assert 'onnxruntime' not in sys.modules, 'too early'"
+    )
+    assert heavy == set()
+
+
+def test_loading_and_running_pulls_in_nothing_but_onnx_runtime(artifact: Path) -> None:
+    code = (
+        "import sys, numpy as np, repr_runtime\n"
+        "with repr_runtime.load(sys.argv[1], device='cpu') as session:\n"
+        "    session.run(np.zeros((1, 3, 4, 4), np.float32))\n"
+        "    session.classify(np.zeros((9, 7, 3), np.uint8)); session.self_test()\n"
+        "assert 'onnxruntime' in sys.modules\n"
+        "import repr_runtime.inspect_cli"
+    )
+    assert foreign_modules(code, str(artifact)) == set()
+
+
+def test_the_exported_names_are_these() -> None:
+    assert repr_runtime.__all__ == [
+        "Check",
+        "Manifest",
+        "Prediction",
+        "ReproError",
+        "SelfTestReport",
+        "Session",
+        "load",
+        "preflight",
+        "read_manifest",
+    ]
+    assert all(hasattr(repr_runtime, name) for name in repr_runtime.__all__)
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
+    lines = re.findall(r"^([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
+    assert sorted(name for _, name in lines) == errors.__all__
+    above: list[str] = []
+    for prefix, name in lines:
+        depth = len(prefix) // 4
+        above = [*above[:depth], name]
+        if depth:
+            assert issubclass(getattr(errors, name), getattr(errors, above[depth - 1])), name
+
+
+def test_a_missing_extra_says_the_line_that_installs_it() -> None:
+    error = errors.MissingExtraError("the report", "bench", "matplotlib")
+    assert str(error) == (
+        "the report needs the extra 'bench' (no module 'matplotlib'): pip install 'repr-deploy[bench]'"
+    )
+    assert isinstance(error, ImportError)
