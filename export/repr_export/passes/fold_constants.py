@@ -24,8 +24,7 @@ _MAX_ROUNDS = 8
 def fold_constants(model: ir.Model) -> int:
     """Fold constants in ``model``, in place; returns by how many its nodes became fewer.
 
-    Dynamic dimensions stay dynamic. Quantize and DequantizeLinear stay. A result larger than
-    the library's limit (262,144 elements) is stored only if it replaces as much.
+    Dynamic dimensions stay dynamic, and QuantizeLinear and DequantizeLinear stay.
     """
     before = sum(1 for _ in graph_nodes(model))
     with _overridable_defaults_set_aside(model):
@@ -46,6 +45,8 @@ def _should_fold(node: ir.Node) -> bool | None:
     """True or False decides; None leaves it to the library."""
     if is_op(node, "BatchNormalization"):
         return False  # so that the report accounts for every one
+    if any(is_op(node, op_type) for op_type in ("QuantizeLinear", "DequantizeLinear")):
+        return False  # they say in which precision the weight is
     if is_op(node, "ConstantOfShape"):
         return True  # BatchNorms without scale and bias have them made of these
     return None

@@ -40,7 +40,6 @@ def infer_reshape_dim(model: ir.Model) -> int:
             if target is not None:
                 array = np.array(target, dtype=np.int64)
                 set_constant_input(node, 1, array, names, f"{node_name(node)}.shape")
-                node.attributes.pop("allowzero", None)
                 count += 1
     return count
 
