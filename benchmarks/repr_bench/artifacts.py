@@ -59,7 +59,7 @@ def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
     if not is_bundled(spec):
         raise UsageError(
             f"no trained weights of {spec.name} ship with the package, and {folder} holds no "
-            f"artifact; make one first: repr-export {name} --weights FILE (or random) -o {folder}"
+            f"artifact; make one first: repr-export {name} --weights FILE (or random) -o {artifacts}"
         )
     tell(f"exporting {spec.name} to {folder}")
     try:

@@ -135,14 +135,14 @@ def wilson_interval(hits: int, trials: int) -> Interval:
 def decimals(value: float, interval: Interval | None, *, most_significant: int = 4) -> int:
     """How many decimals of ``value`` its interval supports.
 
-    The last one shown is no finer than needed to resolve half the interval's width, and
-    never more than ``most_significant`` significant digits are shown.
+    The last one shown is no finer than needed to resolve half the interval's width. At least
+    one and at most ``most_significant`` significant digits are shown.
     """
     magnitude = math.floor(math.log10(abs(value))) if value else 0
     most = most_significant - 1 - magnitude
     if interval is not None and (half := (interval.high - interval.low) / 2) > 0:
         most = min(most, math.ceil(-math.log10(half)))
-    return max(0, most)
+    return max(0, -magnitude, most)
 
 
 def figure(value: float, interval: Interval | None = None) -> str:

@@ -88,11 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from repr_models.errors import ModelsError
     from rich.console import Console
 
     from repr_export.options import ExportOptions
     from repr_export.pipeline import DEFAULT_OUT, export
+    from repr_models.errors import ModelsError
 
     try:
         options = ExportOptions(

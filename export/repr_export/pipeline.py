@@ -14,9 +14,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from repr_models.registry import FoldContract
-from repr_runtime.artifact import check_free, describe_file, write_artifact
-from repr_runtime.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
 
 from repr_export.errors import FoldContractError, GraphError, OptionError, first_line
 from repr_export.multiply_adds import UncountableError, count_multiply_adds, count_parameters
@@ -37,6 +34,9 @@ from repr_export.verify import (
     sample_sets,
     summarize,
 )
+from repr_models.registry import FoldContract
+from repr_runtime.artifact import check_free, describe_file, write_artifact
+from repr_runtime.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
 
 DEFAULT_OUT = Path("artifacts")
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
@@ -87,7 +87,9 @@ def export(
     multiply_adds = _multiply_adds(model)
 
     progress("comparing with the original network")
-    inputs, outputs = tuple(map(_spec, model.graph.inputs)), tuple(map(_spec, model.graph.outputs))
+    # An initializer among the inputs is a default that a caller may override, and none here does.
+    inputs = tuple(_spec(value) for value in model.graph.inputs if not value.is_initializer())
+    outputs = tuple(map(_spec, model.graph.outputs))
     _require_labels(source, outputs)
     sets = sample_sets(inputs, source.preprocessing, options.input_shape, multiply_adds)
     batch = inputs[0].shape[0] if inputs[0].shape else None

@@ -15,16 +15,16 @@ import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from repr_models.errors import UnknownNetworkError
-from repr_models.registry import FoldContract, NetworkSpec, resolve
-from repr_models.weights import RANDOM, WeightsSource, load_checkpoint, load_weights, randomize
-from repr_runtime.manifest import PreprocessingInfo, WeightsInfo
 from torch import nn
 
 from repr_export.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.errors import CaptureError, GraphError, OptionError, TargetError, first_line
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.verify import run_graph
+from repr_models.errors import UnknownNetworkError
+from repr_models.registry import FoldContract, NetworkSpec, resolve
+from repr_models.weights import RANDOM, WeightsSource, load_checkpoint, load_weights, randomize
+from repr_runtime.manifest import PreprocessingInfo, WeightsInfo
 
 Arrays = Mapping[str, NDArray[Any]]
 

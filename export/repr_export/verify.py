@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from repr_export.errors import GraphError, OptionError, ParityError, first_line
 from repr_models.data import bundled_subset
 from repr_runtime.manifest import PreprocessingInfo, TensorSpec
 from repr_runtime.preprocess import preprocess
-
-from repr_export.errors import GraphError, OptionError, ParityError, first_line
 
 PARITY_BOUND = 1e-4
 """The largest difference of an output that an export may show, as a share of its range."""

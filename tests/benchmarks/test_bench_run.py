@@ -288,7 +288,7 @@ class TestNames:
         assert self.exported == []
 
     def test_without_trained_weights_says_how_to_get_an_artifact(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="repr-export resnet50 --weights FILE"):
+        with pytest.raises(ValueError, match=r"repr-export resnet50 --weights FILE .*-o \S+$"):
             self.find("resnet50", tmp_path)
 
     def test_default_is_what_ships_with_weights(self) -> None:

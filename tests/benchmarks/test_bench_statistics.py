@@ -169,6 +169,7 @@ def test_wilson_refuses_impossible_counts(hits: int, trials: int) -> None:
         (1.23456, Interval(1.23455, 1.23457), "1.235"),  # four significant digits at most
         (0.00012346, Interval(0.00012346, 0.00012346), "0.0001235"),
         (12345.6, None, "12,346"),
+        (0.037, Interval(0.03, 19.0), "0.04"),  # never a zero for what is none
         (0.0, None, "0.000"),
     ],
 )
@@ -181,4 +182,6 @@ def test_digits_follow_from_the_spread(
 @given(st.floats(1e-6, 1e6), st.floats(1e-9, 1e6))
 def test_shown_digits_resolve_the_interval_or_are_the_most(value: float, half: float) -> None:
     step = 10.0 ** -decimals(value, Interval(value - half, value + half))
-    assert step <= half * (1 + 1e-6) or step == 1 or step >= value / 10_000
+    magnitude = 10.0 ** math.floor(math.log10(value))
+    assert step <= max(half, magnitude / 1000) * 1.000001
+    assert step >= min(half, magnitude) / 10.00001 or step == 1

@@ -282,6 +282,16 @@ def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
         assert session.run(image=np.zeros((9, 3, 8, 8), np.float32))["scores"].shape == (9, 6)
 
 
+def test_defaults_among_the_inputs_stay_defaults(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "theirs.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 4]))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
+    assert [spec.name for spec in done.manifest.inputs] == ["image"]
+    with load(done.path, device="cpu") as session:
+        session.self_test()
+
+
 def test_an_onnx_file_with_a_batch_fixed_on_the_way(tmp_path: Path) -> None:
     classifier(tmp_path / "theirs.onnx")
     done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out", ExportOptions(batch=4, opset=17))

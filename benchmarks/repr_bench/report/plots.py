@@ -26,6 +26,8 @@ _MOST_BINS = 80
 _SVG_DPI = 72
 """What the SVG backend draws at, so that places in pixels are the same before and after."""
 _LABEL_POINTS = 8
+_LOGARITHMIC_FROM = 5
+"""Slowest over fastest sample from which a linear axis would hide most of them."""
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -86,7 +88,11 @@ def distribution_plot(row: Row, prefix: str) -> str:
     end = float(np.quantile(pooled, 0.999, method="higher"))
     start = float(pooled.min())
     bins = min(_MOST_BINS, max(10, round(2 * pooled.size**0.5)))
-    edges = np.linspace(start, end if end > start else start * 1.01 + 1e-9, bins + 1)
+    if end <= start:  # all samples are equal
+        end = start * 1.01 + 1e-9
+    spread = end > _LOGARITHMIC_FROM * start > 0
+    edges = (np.geomspace if spread else np.linspace)(start, end, bins + 1)
+    left.set_xscale("log" if spread else "linear")
     counts, _ = np.histogram(np.minimum(pooled, edges[-1]), edges)
     left.stairs(counts, edges, fill=True, color=ACCENT, linewidth=0)
     for percent in PERCENTILES:
@@ -103,7 +109,9 @@ def distribution_plot(row: Row, prefix: str) -> str:
             color=INK,
         )
     left.set_yticks([])
-    left.set_xlabel("ms")
+    left.set_xlabel("ms (log scale)" if spread else "ms")
+    if spread:
+        _decimal_ticks(left)
     numbers = range(1, len(rounds) + 1)
     right.plot(numbers, [float(np.median(r)) for r in rounds], ".-", color=ACCENT, linewidth=0.8)
     right.set_xlabel("round: median, ms")
@@ -149,7 +157,7 @@ def _name_points(
         width = 0.6 * _LABEL_POINTS * len(name)
         places = [
             (dx, dy * height)
-            for distance in (0, 1, 2, 3, 4, 5)
+            for distance in (0.6, 1.6, 2.6, 3.6, 4.6, 5.6)
             for dx, dy in (
                 (10.0, distance),
                 (-10.0 - width, distance),
@@ -165,7 +173,7 @@ def _name_points(
         free = (b for b in boxes if b.within(inside) and not any(b.meets(t) for t in taken))
         box = next(free, boxes[0])
         taken.append(box)
-        far = abs(box.middle - y) > height / 2
+        far = abs(box.middle - y) > height
         axes.annotate(
             name.replace("$", r"\$"),  # a dollar sign would begin a formula
             point,
