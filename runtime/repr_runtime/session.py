@@ -190,14 +190,15 @@ class Session:
         if backend is None:
             raise SessionClosedError(f"the session of {self.path} is closed; load it again")
         outputs = backend.run(self._checker(arrays, named))
-        if self._refuse_nonfinite:
-            for name, values in zip(self._output_names, outputs, strict=True):
-                if not all_finite(values):
-                    raise NonFiniteOutputError(
-                        f"output {name!r} holds NaN or infinity for finite inputs: the {self.precision} graph "
-                        f"overflows on them; use another precision, or load with nonfinite='allow'"
-                    )
-        return dict(zip(self._output_names, outputs, strict=True))
+        results = dict(zip(self._output_names, outputs, strict=True))
+        if self._refuse_nonfinite and not all(map(all_finite, outputs)):
+            broken = [name for name, values in results.items() if not all_finite(values)]
+            raise NonFiniteOutputError(
+                f"output {', '.join(map(repr, broken))} holds NaN or infinity for finite inputs: the "
+                f"{self.precision} graph overflows on them; use another precision, or load with "
+                f"nonfinite='allow'"
+            )
+        return results
 
     def preprocess(self, images: Images) -> NDArray[np.float32]:
         """uint8 RGB images of any size as the network's input (N, 3, H, W) float32.

@@ -327,7 +327,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
             assert "on cpu; not on cuda: " in session.choice
         else:
             assert session.device == "cuda"
-            providers = session.backend.session.get_providers()  # type: ignore[attr-defined]
+            providers = session.backend.session.get_providers()
             assert providers[0] == "CUDAExecutionProvider"
 
 

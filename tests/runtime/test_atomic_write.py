@@ -18,11 +18,11 @@ import pytest
 
 from repr_runtime import artifact as artifact_module
 from repr_runtime import load, read_manifest
-from repr_runtime.artifact import check_free, describe_file, read_file, write_artifact
-from repr_runtime.errors import ArtifactNotFoundError, OccupiedError
+from repr_runtime.artifact import describe_file, read_file, write_artifact
+from repr_runtime.errors import ArtifactNotFoundError
 from repr_runtime.manifest import Manifest
 
-KILLS = 30  # of each kind, over an artifact and onto a free place
+KILLS = 50  # of each kind, over an artifact and onto a free place
 
 # Forks a writer, kills it at a random moment of its work, says so, and waits to be told to go on.
 KILLER = """
@@ -119,8 +119,8 @@ def test_a_writer_killed_over_an_artifact(
     target = tmp_path / "out" / "net"
     write_artifact(target, *contents(versions / "0"))
     seen, litter = set(), 0
-    for _ in range(KILLS):
-        killer("loop 0.03")
+    for i in range(KILLS):
+        killer(f"loop {0.01 * (1 + i / 5)}")  # later and later: how fast the machine is is unknown
         assert is_whole(target, versions), "an artifact that was there is gone"
         seen.add(read_manifest(target).versions["seed"])
         litter += len(os.listdir(target.parent)) > 1
@@ -134,11 +134,13 @@ def test_a_writer_killed_at_a_free_place(
     tmp_path: Path, versions: Path, killer: Callable[[str], None]
 ) -> None:
     target = tmp_path / "out" / "net"
-    outcomes = set()
+    outcomes, delay = set(), 0.01
     for _ in range(KILLS):
-        killer("once 0.012")
-        outcomes.add(is_whole(target, versions))
-        if target.exists():
+        killer(f"once {delay}")
+        written = is_whole(target, versions)
+        outcomes.add(written)
+        delay *= 0.7 if written else 1.5  # so that about half of them get to the end
+        if written:
             target.rename(tmp_path / "taken")
             artifact_module.shutil.rmtree(tmp_path / "taken")
         else:
@@ -267,6 +269,23 @@ def test_the_system_swaps_folders_here(tmp_path: Path) -> None:
     assert not artifact_module._exchange(tmp_path / "a", tmp_path / "none")
 
 
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no atomic swap there")
+def test_where_folders_can_be_swapped_there_is_never_none(
+    tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, moved = os.rename, []
+
+    def watched(source: Path, to: Path) -> None:
+        moved.append(source)
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", watched)
+    tiny.write(artifact, seed=1)
+    assert contents(artifact) == tiny.parts(seed=1)
+    assert moved
+    assert artifact not in moved
+
+
 def test_without_an_atomic_swap(
     tmp_path: Path, versions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,85 +368,3 @@ def test_a_disk_that_is_full_when_a_file_is_opened(
             tiny.write(target, seed=1)
     assert contents(target) == tiny.parts(seed=0)
     assert os.listdir(target.parent) == ["net"]
-
-
-@pytest.mark.parametrize("name", ["thesis.txt", "below/notes.md", "other.onnx"])
-def test_foreign_files_are_never_touched(tiny: Any, artifact: Path, name: str) -> None:
-    foreign = artifact / name
-    foreign.parent.mkdir(exist_ok=True)
-    foreign.write_text("years of work")
-    with pytest.raises(OccupiedError) as caught:
-        tiny.write(artifact, seed=1)
-    for part in (str(artifact), name, "choose another place with -o"):
-        assert part in str(caught.value)
-    assert foreign.read_text() == "years of work"
-    assert read_manifest(artifact).weights.location == "seed 0"
-    assert len(os.listdir(artifact.parent)) == 1
-
-
-def test_a_foreign_file_that_comes_while_writing(
-    tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = artifact_module._write_flushed
-
-    def write_and_disturb(path: Path, content: bytes) -> None:
-        write(path, content)
-        (artifact / "thesis.txt").write_text("years of work")
-
-    monkeypatch.setattr(artifact_module, "_write_flushed", write_and_disturb)
-    with pytest.raises(OccupiedError, match=r"thesis\.txt"):
-        tiny.write(artifact, seed=1)
-    assert (artifact / "thesis.txt").read_text() == "years of work"
-    assert os.listdir(artifact.parent) == ["tiny"]
-
-
-def test_occupied_places(tiny: Any, tmp_path: Path) -> None:
-    folder, file, link = tmp_path / "folder", tmp_path / "file", tmp_path / "link"
-    folder.mkdir()
-    (folder / "x").touch()
-    file.write_text("x")
-    tiny.write(tmp_path / "real")
-    link.symlink_to(tmp_path / "real")
-    dangling = tmp_path / "dangling"
-    dangling.symlink_to(tmp_path / "nowhere")
-    for place, what in (
-        (folder, "holds 1 files and is not an artifact"),
-        (file, "is not a folder of files"),
-        (link, "is not a folder of files"),
-        (dangling, "is not a folder of files"),
-    ):
-        for act in (tiny.write, check_free):
-            with pytest.raises(OccupiedError, match=f"{what}; choose another place"):
-                act(place)
-    assert link.is_symlink()
-    assert file.read_text() == "x"
-
-
-def test_free_places(tiny: Any, tmp_path: Path) -> None:
-    (tmp_path / "empty" / "below").mkdir(parents=True)
-    damaged = tiny.write(tmp_path / "damaged")
-    (damaged / "manifest.json").write_bytes(b"{")
-    for place in (tmp_path / "a" / "b" / "net", tmp_path / "empty", damaged):
-        check_free(place)
-        tiny.write(place, seed=2)
-        assert contents(place) == tiny.parts(seed=2)
-
-
-def test_a_manifest_of_other_contents_is_refused(tiny: Any, tmp_path: Path) -> None:
-    manifest, files = tiny.parts()
-    with pytest.raises(ValueError, match="the contents are"):
-        write_artifact(tmp_path / "a", manifest, {"model.onnx": files["model.onnx"]})
-    with pytest.raises(ValueError, match="npz is not of this content"):
-        write_artifact(tmp_path / "a", manifest, {**files, "golden.npz": b""})
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_an_artifact_has_the_permissions_that_the_user_gives(tiny: Any, tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        path = tiny.write(tmp_path / "a")
-    finally:
-        os.umask(before)
-    assert path.stat().st_mode & 0o777 == 0o750
-    assert (path / "model.onnx").stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,164 @@
+"""The command `repr-inspect`: what it shows, its exit status, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repr_runtime import inspect_cli
+from repr_runtime.inspect_cli import main
+from repr_runtime.manifest import WeightsInfo
+
+COMMAND = [sys.executable, "-W", "error", "-m", "repr_runtime.inspect_cli"]
+
+
+def test_a_good_artifact(lenet5: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(lenet5), "--verify", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        f"artifact  {lenet5}",
+        "network   lenet5.cifar10, 62,006 parameters, ",
+        "weights   bundled (",
+        "input     input: float32[batch, 3, 32, 32]",
+        "output    logits: float32[batch, 10]",
+        "images    RGB, shorter side to 32, centre 32x32, mean (0.4914, ",
+        "labels    10: airplane, automobile, bird, cat, …",
+        "file      model.onnx (graph, fp32, 0.26 MB)",
+        "fold      0 of 0 BatchNorms folded",
+        "parity    ",
+        "[ok] manifest: schema 1, unaltered",
+        "[ok] files: 2 files, 0.3 MB, SHA-256 of each as exported",
+        "[ok] runs here: ONNX Runtime ",
+        "[ok] self-test: ",
+        "\nThis artifact will run here.\n",
+    ):
+        assert part in shown
+
+
+def test_verifying_is_asked_for(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(artifact)]) == 0
+    assert "sizes as exported" in capsys.readouterr().out
+    golden = artifact / "golden.npz"
+    golden.write_bytes(golden.read_bytes()[:-1] + b"?")
+    assert main([str(artifact)]) == 0
+    capsys.readouterr()
+    assert main([str(artifact), "--verify"]) == 1
+    assert "[NO] files: " in capsys.readouterr().out
+
+
+def test_a_broken_artifact(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (artifact / "model.onnx").write_bytes(b"x")
+    assert main([str(artifact)]) == 1
+    shown = capsys.readouterr().out
+    assert "network   tiny" in shown
+    assert "[ok] manifest" in shown
+    assert "[NO] files: " in shown
+    assert "copy the artifact again, or export it again" in shown
+    assert shown.endswith("This artifact will not run here.\n")
+    assert "runs here:" not in shown
+
+
+def test_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().out == (
+        f"[NO] manifest: {tmp_path / 'none'} is not an artifact: there is no such folder; make one "
+        "with repr-export\nThis artifact will not run here.\n"
+    )
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "file")]) == 1
+    assert "it is not a folder" in capsys.readouterr().out
+
+
+def test_another_precision_and_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(artifact), "--precision", "int8"]) == 1
+    assert "[NO] runs here: " in (shown := capsys.readouterr().out)
+    assert "no int8 graph; it has fp32" in shown
+    with pytest.raises(SystemExit) as caught:
+        main([str(artifact), "--device", "tpu"])
+    assert caught.value.code == 2
+
+
+def test_json_gives_everything(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(artifact), "--json", "--verify", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["runs_here"] is True
+    names = [check["name"] for check in report["checks"]]
+    assert names == ["manifest", "files", "runs here", "self-test"]
+    assert all(set(check) == {"name", "passed", "detail"} for check in report["checks"])
+    assert report["manifest"]["network"]["parameters"] == 245
+    (artifact / "manifest.json").unlink()
+    assert main([str(artifact), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["runs_here"] is False
+    assert report["manifest"] is None
+
+
+def test_what_a_terminal_would_obey_is_shown_as_text(
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny.write(
+        tmp_path / "a", weights=WeightsInfo("file", "\x1b[31mred\n[ok] trust me", None, {})
+    )
+    assert main([str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"\x1b[31mred\n[ok] trust me" in shown
+
+
+def test_a_terminal_that_knows_only_ascii(tiny: Any, tmp_path: Path) -> None:
+    path = tiny.write(tmp_path / "a", labels=("木", "b", "c", "d", "e"))
+    done = subprocess.run(
+        [*COMMAND, str(path)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert rb"labels    5: \u6728, b, c, d, \u2026" in done.stdout
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes of this kind")
+@pytest.mark.parametrize("option", ["--json", "--verify"])
+def test_a_reader_that_goes_away(artifact: Path, option: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*COMMAND, str(artifact), option, "--device", "cpu"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 0
+
+
+def test_an_interruption(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect_cli, "preflight", interrupt)
+    assert main([str(artifact)]) == 130
+    assert capsys.readouterr().err == "repr-inspect: interrupted\n"
+
+
+def test_the_accuracy_that_training_recorded_is_shown(
+    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"accuracy": {"test_top1": 0.7437}, "data": {"test": {"description": "10 images"}}}
+    path = tiny.write(tmp_path / "a", weights=WeightsInfo("bundled", "w", "ab" * 32, record))
+    assert main([str(path)]) == 0
+    expected = "weights   bundled (w, SHA-256 abababababab…): 74.37% top-1 on 10 images\n"
+    assert expected in capsys.readouterr().out
+    for odd in ({"accuracy": 3}, {"accuracy": {"test_top1": "high"}, "data": []}):
+        path = tiny.write(tmp_path / "a", weights=WeightsInfo("bundled", "w", None, odd))
+        assert main([str(path)]) == 0
+        assert "weights   bundled (w)\n" in capsys.readouterr().out
