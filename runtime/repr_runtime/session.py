@@ -190,15 +190,19 @@ class Session:
         if backend is None:
             raise SessionClosedError(f"the session of {self.path} is closed; load it again")
         outputs = backend.run(self._checker(arrays, named))
-        results = dict(zip(self._output_names, outputs, strict=True))
-        if self._refuse_nonfinite and not all(map(all_finite, outputs)):
-            broken = [name for name, values in results.items() if not all_finite(values)]
-            raise NonFiniteOutputError(
-                f"output {', '.join(map(repr, broken))} holds NaN or infinity for finite inputs: the "
-                f"{self.precision} graph overflows on them; use another precision, or load with "
-                f"nonfinite='allow'"
-            )
-        return results
+        if self._refuse_nonfinite:
+            for values in outputs:
+                if not all_finite(values):
+                    raise self._nonfinite(outputs)
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def _nonfinite(self, outputs: list[NDArray[Any]]) -> NonFiniteOutputError:
+        pairs = zip(self._output_names, outputs, strict=True)
+        broken = ", ".join(repr(name) for name, values in pairs if not all_finite(values))
+        return NonFiniteOutputError(
+            f"output {broken} holds NaN or infinity for finite inputs: the {self.precision} graph "
+            f"overflows on them; use another precision, or load with nonfinite='allow'"
+        )
 
     def preprocess(self, images: Images) -> NDArray[np.float32]:
         """uint8 RGB images of any size as the network's input (N, 3, H, W) float32.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -102,18 +102,20 @@ class OnnxRuntimeBackend:
         self.inputs = tuple(map(_spec, self.session.get_inputs()))
         self.outputs = tuple(map(_spec, self.session.get_outputs()))
         self._names = [spec.name for spec in self.outputs]
-        self._run = self.session.run
+        # The binding below the library's wrapper, which would check the names again and, after a
+        # failure, try other providers on its own.
+        binding = getattr(self.session, "_sess", self.session)
+        self._run: Callable[..., list[NDArray[Any]]] = binding.run
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            outputs: list[NDArray[Any]] = self._run(self._names, feed)
+            return self._run(self._names, feed, None)
         except SessionClosedError:
             raise
         except Exception as error:  # its exceptions share no base but this
             raise ExecutionError(
                 f"ONNX Runtime failed to run the graph: {_first_line(error)}"
             ) from error
-        return outputs
 
     def close(self) -> None:
         self._run = _closed
