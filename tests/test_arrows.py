@@ -22,6 +22,10 @@ ARROWS = {
     "repr_bench": {"repr_export", "repr_models", "repr_runtime"},
 }
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime"}
+GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
+"""What the runtime may import inside a function, once they are asked for, or for types alone."""
+OWN_LIBRARY = {"cuda_pycuda.py": {"pycuda"}}
+"""Files that are imported only where their library is."""
 
 
 def imported(file: Path) -> set[str]:
@@ -58,10 +62,38 @@ def test_a_room_imports_only_along_its_arrows(package: str) -> None:
         assert not wrong, f"{file} imports {wrong}"
 
 
+def imported_at_once(file: Path) -> set[str]:
+    """The top packages that importing ``file`` itself imports: not in functions, nor for types."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    later = [
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    ]
+    names = [
+        name
+        for node in ast.walk(tree)
+        if node not in later
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    ]
+    return {name.partition(".")[0] for name in names}
+
+
 def test_the_runtime_needs_numpy_and_onnx_runtime_only() -> None:
+    known = set(sys.stdlib_module_names) | RUNTIME_LIBRARIES | {"repr_runtime"}
     for file in files_of("repr_runtime"):
-        wrong = imported(file) - set(sys.stdlib_module_names) - RUNTIME_LIBRARIES - {"repr_runtime"}
+        wrong = imported(file) - known - GPU_LIBRARIES
         assert not wrong, f"{file} imports {wrong}"
+        at_once = imported_at_once(file) - known - OWN_LIBRARY.get(file.name, set())
+        assert not at_once, f"{file} imports {at_once} at once"
 
 
 def test_nothing_imports_the_tests_or_a_folder_by_its_name() -> None:

@@ -15,6 +15,7 @@ from repr_bench.artifacts import bundled_names, short_name
 from repr_bench.errors import BenchError, UsageError
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
+from repr_runtime.choice import DEVICES
 from repr_runtime.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         const=("fp32", "fp16"),
         help="the same as --precision fp32,fp16",
     )
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")
     p.add_argument(
         "--seconds", type=_seconds, default=3.0, help="timed for each row at least (default: 3)"

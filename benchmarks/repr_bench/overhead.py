@@ -25,6 +25,7 @@ from repr_bench.feeds import make_feed
 from repr_bench.measure import Call, Clock
 from repr_bench.statistics import Interval
 from repr_runtime import ReproError, Session, load
+from repr_runtime.choice import DEVICES
 
 ROUNDS = 20
 """Parts of the measurement that the bootstrap draws, so that drift counts as spread."""
@@ -107,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="folders of repr-export")
     p.add_argument("--seconds", type=float, default=3.0, help="for each artifact (default: 3)")
     p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--max-us", type=float, metavar="US", help="exit 1 if it costs more")
     p.add_argument("--max-percent", type=float, metavar="PERCENT", help="exit 1 if it costs more")
     return p

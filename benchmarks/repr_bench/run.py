@@ -168,7 +168,7 @@ def _rows_of_graph(
             )
         except Exception as error:  # the latency is still worth knowing
             note = _sentence(error)
-    graph = _graph(folder, session, precision, accuracy, note)
+    graph = _graph(folder, session, accuracy, note)
     for batch in request.batches or _batches(session):
         row = _row(label, precision, batch, "interrupted", "interrupted before it was measured")
         try:
@@ -186,11 +186,9 @@ def _batches(session: Session) -> tuple[int, ...]:
     return DEFAULT_BATCHES if session.batch_size is None else (session.batch_size,)
 
 
-def _graph(
-    folder: Path, session: Session, precision: str, accuracy: Accuracy | None, note: str
-) -> Graph:
+def _graph(folder: Path, session: Session, accuracy: Accuracy | None, note: str) -> Graph:
     manifest = session.manifest
-    entry = manifest.graph(precision)
+    entry = manifest.file(session.graph)
     assert entry is not None, "the session was loaded from it"
     return Graph(
         artifact=str(folder),

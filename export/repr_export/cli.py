@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from repr_runtime.errors import MissingExtraError, ReproError
 
 if TYPE_CHECKING:
+    from repr_export.engine_options import EngineOptions
     from repr_export.pipeline import Exported
+    from repr_runtime.manifest import Manifest
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -62,6 +64,49 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--mean", type=_triple, metavar="R,G,B", help="of images scaled to 0..1")
     own.add_argument("--std", type=_triple, metavar="R,G,B")
     own.add_argument("--resize", type=int, metavar="N", help="shorter side before the centre crop")
+    lower = p.add_argument_group("lower precisions")
+    for name in ("fp16", "bf16", "int8"):
+        lower.add_argument(
+            f"--{name}",
+            dest="precisions",
+            action="append_const",
+            const=name,
+            help=f"add a graph of {name}",
+        )
+    lower.add_argument("--io", choices=("fp32", "fp16"), default="fp32", help="of the fp16 graph")
+    lower.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="of top-1 that may be lost (default: 0.5 for int8, 0.1 for fp16 and bf16)",
+    )
+    lower.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="images to calibrate int8 on"
+    )
+    lower.add_argument(
+        "--calibration-method", choices=("min-max", "entropy", "percentile"), default="entropy"
+    )
+    lower.add_argument(
+        "--bisect", action="store_true", help="search the fewest nodes to keep out of int8"
+    )
+    engine = p.add_argument_group("engines, one for each precision")
+    engine.add_argument("--engine", choices=("tensorrt", "tensorrt-rtx", "auto"))
+    engine.add_argument(
+        "--shapes",
+        action="append",
+        metavar="MIN,OPT,MAX",
+        help="batch sizes of a profile; several times for several (default: 1,8,32)",
+    )
+    engine.add_argument("--opt-level", type=int, metavar="0..5")
+    engine.add_argument("--timing-cache", type=Path, metavar="FILE")
+    engine.add_argument("--version-compatible", action="store_true")
+    engine.add_argument("--strip-weights", action="store_true", help="refitted from the graph")
+    engine.add_argument(
+        "--compute-capability", metavar="8.6,8.9|current", help="GPUs to build for (TensorRT-RTX)"
+    )
+    engine.add_argument(
+        "--tf32", action="store_true", help="let fp32 products be rounded to 10 bits of mantissa"
+    )
     p.add_argument("--quiet", action="store_true", help="say nothing on success")
     p.add_argument("--json", action="store_true", help="everything, for a program")
     return p
@@ -92,6 +137,7 @@ def _run(args: argparse.Namespace) -> int:
 
     from repr_export.options import ExportOptions
     from repr_export.pipeline import DEFAULT_OUT, export
+    from repr_export.precision_options import PrecisionOptions
     from repr_models.errors import ModelsError
 
     try:
@@ -105,6 +151,15 @@ def _run(args: argparse.Namespace) -> int:
             std=args.std,
             resize=args.resize,
             name=args.name,
+            precision=PrecisionOptions(
+                names=tuple(dict.fromkeys(args.precisions or ())),
+                io=args.io,
+                max_drop=args.max_drop,
+                calibration=args.calibration,
+                method=args.calibration_method,
+                bisect=args.bisect,
+            ),
+            engine=_engine_options(args),
         )
         console = Console(stderr=True, quiet=args.quiet)
         with console.status(f"{args.target}: starting") as status:
@@ -122,6 +177,38 @@ def _run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         print(_summary(done))
     return 0
+
+
+def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
+    from repr_export.engine_options import EngineOptions, parse_profile
+    from repr_export.errors import OptionError
+
+    if args.engine is None:
+        given = {
+            "--shapes": args.shapes,
+            "--opt-level": args.opt_level,
+            "--timing-cache": args.timing_cache,
+            "--version-compatible": args.version_compatible,
+            "--strip-weights": args.strip_weights,
+            "--compute-capability": args.compute_capability,
+            "--tf32": args.tf32,
+        }
+        for option, value in given.items():
+            if value not in (None, False):
+                raise OptionError(f"{option} is for engines; give --engine too")
+        return None
+    return EngineOptions(
+        flavour=args.engine,
+        profiles=tuple(parse_profile(text) for text in args.shapes or ()),
+        opt_level=args.opt_level,
+        timing_cache=args.timing_cache,
+        version_compatible=args.version_compatible,
+        strip_weights=args.strip_weights,
+        compute_capabilities=tuple((args.compute_capability or "").split(","))
+        if args.compute_capability
+        else (),
+        tf32=args.tf32,
+    )
 
 
 def _summary(done: Exported) -> str:
@@ -145,10 +232,27 @@ def _summary(done: Exported) -> str:
             for row in manifest.receipts["fold"]["refused"]
         ),
         ("parity", manifest.receipts["parity"]["summary"]),
+        *_precision_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
     ]
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    graphs = manifest.receipts["precision"]
+    for path, receipt in graphs.items():
+        name = path.removeprefix("model.").removesuffix(".onnx")
+        rows.append((name, receipt["summary"]))
+    judged = {receipt["accuracy"]["description"]: None for receipt in graphs.values()}
+    rows += [("judged on", description) for description in judged]
+    engines = manifest.receipts["engines"]
+    for engine in manifest.engines:
+        what = f"{engine.precision} for {engine.flavour} {engine.version}"
+        rows.append(("engine", f"{what}: {engines[engine.path]['summary']}"))
+    notes = {note: None for receipt in engines.values() for note in receipt["notes"]}
+    return rows + [("", note) for note in notes]
 
 
 if __name__ == "__main__":

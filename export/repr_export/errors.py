@@ -6,12 +6,21 @@ ExportError (repr_runtime.ReproError)
 ├── CaptureError        torch could not trace the network into a graph
 ├── GraphError          a graph that cannot be read, checked or run
 ├── FoldContractError   not as many BatchNorms folded as the network promises
-└── ParityError         the exported graph computes something else than the network
+├── ParityError         the exported graph computes something else than the network
+├── PrecisionError      a lower precision that cannot be had, or costs more than was allowed
+├── CalibrationError    images to measure int8 ranges on that are missing, damaged or too few
+└── EngineBuildError    TensorRT could not build an engine
+    └── ParserError     its parser refuses the graph; ``issues`` has each node and the way out
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from repr_runtime.errors import ReproError
+
+if TYPE_CHECKING:
+    from repr_export.parser_errors import ParserIssue
 
 
 class ExportError(ReproError):
@@ -40,6 +49,26 @@ class FoldContractError(ExportError):
 
 class ParityError(ExportError):
     """The exported graph computes something else than the network."""
+
+
+class PrecisionError(ExportError):
+    """A lower precision that cannot be had, or costs more than was allowed."""
+
+
+class CalibrationError(ExportError):
+    """Images to measure int8 ranges on that are missing, damaged or too few."""
+
+
+class EngineBuildError(ExportError):
+    """TensorRT could not build an engine."""
+
+
+class ParserError(EngineBuildError):
+    """TensorRT's parser refuses the graph; ``issues`` has each node, the reason, the way out."""
+
+    def __init__(self, message: str, issues: tuple[ParserIssue, ...] = ()) -> None:
+        super().__init__(message)
+        self.issues = issues
 
 
 def first_line(error: BaseException) -> str:

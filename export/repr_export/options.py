@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from repr_export.engine_options import EngineOptions
 from repr_export.errors import OptionError
+from repr_export.precision_options import PrecisionOptions
 
 DEFAULT_OPSET = 20
 Triple = tuple[float, float, float]
@@ -21,7 +23,8 @@ class ExportOptions:
     ``input_shape`` is one sample's, without the batch; needed for factories, and for ONNX
     files with free dimensions. ``labels`` is a text file with one class a line. ``mean`` and
     ``std`` are a channel's, of images scaled to 0..1; ``resize`` is the shorter side before
-    the centre crop (None: the input's own). ``name`` names the artifact.
+    the centre crop (None: the input's own). ``name`` names the artifact. ``precision`` are the
+    lower precisions to add, ``engine`` how to build an engine of each precision (None: none).
     Raises :class:`OptionError` for values out of range.
     """
 
@@ -34,6 +37,8 @@ class ExportOptions:
     std: Triple | None = None
     resize: int | None = None
     name: str | None = None
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    engine: EngineOptions | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import platform
 from collections.abc import Callable
@@ -11,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.errors import FoldContractError, GraphError, OptionError, first_line
+from repr_export.engines import build_engines
+from repr_export.errors import FoldContractError, GraphError, OptionError
+from repr_export.evaluation import make_evaluation
+from repr_export.graph_file import serialize, version_of
 from repr_export.multiply_adds import UncountableError, count_multiply_adds, count_parameters
 from repr_export.options import ExportOptions
 from repr_export.passes import FoldReport, PassError, run_pipeline
 from repr_export.sources import Source, open_source
+from repr_export.variants import make_variants
 from repr_export.verify import (
     GOLDEN_SAMPLES,
     PARITY_BOUND,
@@ -40,7 +42,6 @@ from repr_runtime.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
 
 DEFAULT_OUT = Path("artifacts")
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
-_LARGEST = 2**31 - 1
 _MADE_BY = ("repr-deploy", "torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -83,7 +84,7 @@ def export(
         raise GraphError(f"{error}; no artifact was written") from error
     parameters = source.parameters if source.parameters is not None else count_parameters(model)
     _require_contract(fold, source.fold, model)
-    graph = _serialize(model)
+    graph = serialize(model)
     multiply_adds = _multiply_adds(model)
 
     progress("comparing with the original network")
@@ -105,7 +106,32 @@ def export(
     require_parity(differences)
     assert golden is not None
 
+    variants = []
+    if options.precision.names:
+        progress("running the original network on the images to judge by")
+        evaluation = make_evaluation(source, sets[0], fixed)
+        variants = make_variants(
+            model, graph, evaluation, source.preprocessing, options.precision, progress
+        )
+    engines = []
+    if options.engine is not None:
+        graphs = {"fp32": graph, **{v.precision: v.graph for v in variants if v.target != "cpu"}}
+        engines = build_engines(graphs, options.engine, progress)
+
     progress("writing the artifact")
+    files = [
+        (describe_file(GRAPH_FILE, graph, "graph", "fp32"), graph),
+        (describe_file(GOLDEN_FILE, golden, "golden"), golden),
+        *(
+            (describe_file(v.path, v.graph, "graph", v.precision, v.target), v.graph)
+            for v in variants
+        ),
+        *(
+            (describe_file(e.info.path, e.content, "engine", e.info.precision), e.content)
+            for e in engines
+        ),
+    ]
+    golden_receipt["tolerances"] = {v.path: v.golden for v in variants}
     manifest = Manifest(
         network=NetworkInfo(
             source.identity.name,
@@ -120,10 +146,8 @@ def export(
         outputs=outputs,
         preprocessing=source.preprocessing,
         labels=source.labels,
-        files=(
-            describe_file(GRAPH_FILE, graph, "graph", "fp32"),
-            describe_file(GOLDEN_FILE, golden, "golden"),
-        ),
+        files=tuple(entry for entry, _ in files),
+        engines=tuple(engine.info for engine in engines),
         receipts={
             "fold": {"summary": str(fold), **fold.as_dict()},
             "parity": {
@@ -132,10 +156,12 @@ def export(
                 "differences": [asdict(row) for row in differences],
             },
             "golden": golden_receipt,
+            "precision": {variant.path: variant.receipts for variant in variants},
+            "engines": {engine.info.path: engine.receipt for engine in engines},
         },
         versions=_versions(model),
     )
-    write_artifact(folder, manifest, {GRAPH_FILE: graph, GOLDEN_FILE: golden})
+    write_artifact(folder, manifest, {entry.path: content for entry, content in files})
     return Exported(folder, manifest, source.identity.note)
 
 
@@ -153,25 +179,6 @@ def _require_contract(fold: FoldReport, contract: FoldContract | None, model: ir
         + (f" ({reasons})" if reasons else "")
         + ". No artifact was written"
     )
-
-
-def _serialize(model: ir.Model) -> bytes:
-    model.producer_name, model.producer_version = "repr-deploy", _version("repr-deploy")
-    try:
-        proto = ir.to_proto(model)
-        if proto.ByteSize() > _LARGEST:
-            raise GraphError(
-                f"the graph has {proto.ByteSize():,} bytes; files of 2 GiB and more are not supported"
-            )
-        content: bytes = proto.SerializeToString(deterministic=True)
-        onnx.checker.check_model(content, full_check=True)
-    except GraphError:
-        raise
-    except Exception as error:  # protobuf's and onnx's share no base
-        raise GraphError(
-            f"the folded graph does not pass the onnx checker: {first_line(error)}"
-        ) from error
-    return content
 
 
 def _multiply_adds(model: ir.Model) -> int | None:
@@ -217,17 +224,10 @@ def _golden(samples: SampleSet, expected: Arrays) -> tuple[bytes, dict[str, Any]
     return stream.getvalue(), receipt
 
 
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def _versions(model: ir.Model) -> dict[str, str]:
     import onnxruntime
 
-    versions = {name: _version(name) for name in _MADE_BY}
+    versions = {name: version_of(name) for name in _MADE_BY}
     versions["onnxruntime"] = onnxruntime.__version__
     versions["python"] = platform.python_version()
     versions["opset"] = str(model.opset_imports.get("", "?"))

@@ -1,4 +1,4 @@
-"""Labelled images as arrays: CIFAR-10 in its published layouts, and the subset that ships here.
+"""Labelled images as arrays: CIFAR-10 in its published layouts, and the subsets that ship here.
 
 Free of torch, so that export, calibration and benchmarks share it.
 CIFAR-10: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, §3.
@@ -25,6 +25,9 @@ from repr_models.errors import DataError
 BUNDLED_SUBSET = "cifar10_eval.npz"
 BUNDLED_SUBSET_SHA256 = "9eb9aefebdd0e16c603dc4bf3a4b173d2c559ec9dfaa9db0a7421ed11f22dab8"
 """Of the subset's pixels and labels, as :attr:`ImageSet.sha256` computes it."""
+CALIBRATION_SUBSET = "cifar10_calibration.npz"
+CALIBRATION_SUBSET_SHA256 = "fc54180158dab35039530b3190c3b9efd105d595dad802218ecdfe5ef915048f"
+"""Likewise, of the calibration images."""
 
 _SIZES = {"train": 50_000, "test": 10_000}
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
@@ -85,7 +88,21 @@ def bundled_subset() -> ImageSet:
     2,000 images (32, 32, 3) in the order of the test set, pixel for pixel as published.
     Raises :class:`DataError` if the file is missing or altered.
     """
-    path = resources.files("repr_models").joinpath("bundled", BUNDLED_SUBSET)
+    return _bundled(BUNDLED_SUBSET, BUNDLED_SUBSET_SHA256, "test")
+
+
+def calibration_subset() -> ImageSet:
+    """The CIFAR-10 training images that ship with the package: the first 50 of each class.
+
+    500 images (32, 32, 3) in the order of the training set, pixel for pixel as published: what
+    int8 graphs are calibrated on, since no accuracy is ever measured on them.
+    Raises :class:`DataError` if the file is missing or altered.
+    """
+    return _bundled(CALIBRATION_SUBSET, CALIBRATION_SUBSET_SHA256, "training")
+
+
+def _bundled(name: str, sha256: str, split: str) -> ImageSet:
+    path = resources.files("repr_models").joinpath("bundled", name)
     try:
         with path.open("rb") as stream, np.load(stream) as arrays:
             images, labels = arrays["images"], arrays["labels"].astype(np.int64)
@@ -95,12 +112,12 @@ def bundled_subset() -> ImageSet:
     subset = ImageSet(
         images,
         labels,
-        f"CIFAR-10 test subset: {len(images):,} images, the first {per_class} of each class",
+        f"CIFAR-10 {split} subset: {len(images):,} images, the first {per_class} of each class",
     )
-    if subset.sha256 != BUNDLED_SUBSET_SHA256:
+    if subset.sha256 != sha256:
         raise DataError(
             f"{path} holds other images than the package shipped (SHA-256 {subset.sha256}, "
-            f"expected {BUNDLED_SUBSET_SHA256}); install the package again"
+            f"expected {sha256}); install the package again"
         )
     return subset
 

@@ -1,9 +1,11 @@
 """repr_runtime: from an artifact to predictions. Needs numpy and ONNX Runtime, nothing else."""
 
 from repr_runtime.artifact import read_manifest
+from repr_runtime.backends.tensorrt import TensorRTOptions
+from repr_runtime.engine_checks import Check
 from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest
-from repr_runtime.preflight import Check, preflight
+from repr_runtime.preflight import preflight
 from repr_runtime.session import Prediction, SelfTestReport, Session, load
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "ReproError",
     "SelfTestReport",
     "Session",
+    "TensorRTOptions",
     "load",
     "preflight",
     "read_manifest",

@@ -28,6 +28,7 @@ from repr_runtime.errors import (
 )
 from repr_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
 
+CACHE_SUFFIX = ".runtime-cache"  # beside an engine: what the runtime compiled for this GPU
 _MANIFEST_LIMIT = 64 * 2**20
 _REPLACED_LIMIT = 20  # times an artifact may be replaced while it is being read
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # a rename onto something says one of them
@@ -146,9 +147,11 @@ def _unreadable(path: Path, error: Exception) -> MissingFileError:
     return MissingFileError(f"{path} cannot be read ({error}); {_AGAIN}")
 
 
-def describe_file(path: str, content: bytes, role: str, precision: str | None = None) -> FileEntry:
+def describe_file(
+    path: str, content: bytes, role: str, precision: str | None = None, target: str = "any"
+) -> FileEntry:
     """The manifest's entry for a file of this content."""
-    return FileEntry(path, role, precision, len(content), _digest(content))
+    return FileEntry(path, role, precision, len(content), _digest(content), target)
 
 
 def write_artifact(
@@ -211,7 +214,9 @@ def _check_free(root: Path) -> None:
     if not found:
         return
     try:
-        own = {MANIFEST_NAME, *(entry.path for entry in read_manifest(root).files)}
+        files = read_manifest(root).files
+        own = {MANIFEST_NAME, *(entry.path for entry in files)}
+        own |= {entry.path + CACHE_SUFFIX for entry in files if entry.role == "engine"}
     except ArtifactNotFoundError as error:
         raise OccupiedError(
             f"{root} holds {len(found)} files and is not an artifact; {way_out}"

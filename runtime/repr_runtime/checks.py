@@ -61,7 +61,7 @@ class InputChecker:
         if not named and len(arrays) == len(self._names) and isinstance(arrays[0], np.ndarray):
             feed: dict[str, Any] = dict(zip(self._names, arrays, strict=True))
         else:
-            feed = self._bind(arrays, named)
+            feed = self.bind(arrays, named)
         sizes: dict[str, int] = {}
         for spec, dtype in zip(self._specs, self._dtypes, strict=True):
             array = feed[spec.name]
@@ -77,12 +77,13 @@ class InputChecker:
                 ):
                     raise _shape_error(spec, shape, sizes)
             if self._refuse_nonfinite and not all_finite(array):
-                raise _nonfinite_error(spec.name, array)
+                raise nonfinite_error(spec.name, array)
         if len(self._specs) == 1 and array.size <= _SMALL and array.dtype.kind == "f":
             self._passed = array.shape
         return feed
 
-    def _bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given, by input name, unchecked but for the names."""
         specs = self._specs
         expected = ", ".join(map(str, specs))
         mapping: Mapping[str, Any] = {}
@@ -150,7 +151,8 @@ def _shape_error(
     return InputShapeError(f"{got}, expected ({wanted}){hint}")
 
 
-def _nonfinite_error(name: str, array: NDArray[Any]) -> NonFiniteInputError:
+def nonfinite_error(name: str, array: NDArray[Any]) -> NonFiniteInputError:
+    """The error for input ``name``, which holds NaN or infinity."""
     count = int(array.size - np.isfinite(array).sum())
     return NonFiniteInputError(
         f"input {name!r} holds {count:,} values that are NaN or infinite, of {array.size:,}; "

@@ -10,6 +10,9 @@ ReproError
 │   │   └── TruncatedFileError    … because its end, or more, is missing
 │   ├── ExternalDataError         a graph that reads weights from files of its own choice
 │   ├── PrecisionNotFoundError    no graph of the precision asked for
+│   ├── EngineNotFoundError       no TensorRT engine of the precision asked for
+│   ├── StaleEngineError          an engine that was built from another graph
+│   ├── ForeignEngineError        an engine that the manifest does not list
 │   ├── PreprocessingMissingError ``classify`` on an artifact that says nothing of images
 │   └── OccupiedError             the place to write to holds something else
 ├── InputError (ValueError)       the arrays given to ``run`` or ``classify``
@@ -17,12 +20,19 @@ ReproError
 │   ├── InputTypeError            not an array at all
 │   ├── InputDtypeError           another dtype
 │   ├── InputShapeError           another shape
-│   │   └── EmptyBatchError       … with nothing in it
+│   │   ├── EmptyBatchError       … with nothing in it
+│   │   └── BatchSizeError        … with a batch that the engine was not built for
 │   ├── NonFiniteInputError       NaN or infinity, where the session refuses them
 │   └── ImageError                not uint8 RGB images
 ├── BackendError                  the library or the device underneath
 │   ├── DeviceUnavailableError    a device asked for by name is not there
 │   ├── ModelLoadError            the library refuses the graph
+│   │   └── EngineLoadError       the library refuses the engine: damaged, or unfit
+│   │       ├── EngineVersionError    … built by another version, or for another system
+│   │       └── WrongGpuError         … built for another GPU
+│   ├── CudaError                 a call to CUDA failed
+│   │   ├── DeviceMemoryError     … for want of device memory
+│   │   └── CudaGraphError        … while a CUDA graph was captured
 │   ├── ExecutionError            the library failed while running
 │   ├── NonFiniteOutputError      NaN or infinity came out
 │   └── SessionClosedError        used after ``close``
@@ -37,10 +47,18 @@ __all__ = [
     "ArtifactError",
     "ArtifactNotFoundError",
     "BackendError",
+    "BatchSizeError",
+    "CudaError",
+    "CudaGraphError",
+    "DeviceMemoryError",
     "DeviceUnavailableError",
     "EmptyBatchError",
+    "EngineLoadError",
+    "EngineNotFoundError",
+    "EngineVersionError",
     "ExecutionError",
     "ExternalDataError",
+    "ForeignEngineError",
     "ImageError",
     "InputDtypeError",
     "InputError",
@@ -60,7 +78,9 @@ __all__ = [
     "SchemaVersionError",
     "SelfTestError",
     "SessionClosedError",
+    "StaleEngineError",
     "TruncatedFileError",
+    "WrongGpuError",
 ]
 
 
@@ -104,6 +124,18 @@ class PrecisionNotFoundError(ArtifactError):
     """The artifact has no graph of the precision asked for."""
 
 
+class EngineNotFoundError(ArtifactError):
+    """The artifact has no TensorRT engine of the precision asked for."""
+
+
+class StaleEngineError(ArtifactError):
+    """The engine was built from another graph than the artifact's."""
+
+
+class ForeignEngineError(ArtifactError):
+    """The manifest does not list the engine: nothing says who made it."""
+
+
 class PreprocessingMissingError(ArtifactError):
     """The artifact does not say how images become inputs."""
 
@@ -136,6 +168,10 @@ class EmptyBatchError(InputShapeError):
     """An input has nothing in it."""
 
 
+class BatchSizeError(InputShapeError):
+    """The engine was not built for batches of this size."""
+
+
 class NonFiniteInputError(InputError):
     """An input holds NaN or infinity."""
 
@@ -154,6 +190,30 @@ class DeviceUnavailableError(BackendError):
 
 class ModelLoadError(BackendError):
     """The library underneath refuses the graph."""
+
+
+class EngineLoadError(ModelLoadError):
+    """TensorRT refuses the engine."""
+
+
+class EngineVersionError(EngineLoadError):
+    """The engine was built by another version of TensorRT, or for another system."""
+
+
+class WrongGpuError(EngineLoadError):
+    """The engine was built for another GPU."""
+
+
+class CudaError(BackendError):
+    """A call to CUDA failed."""
+
+
+class DeviceMemoryError(CudaError):
+    """There is not enough free memory on the device."""
+
+
+class CudaGraphError(CudaError):
+    """A CUDA graph could not be captured."""
 
 
 class ExecutionError(BackendError):

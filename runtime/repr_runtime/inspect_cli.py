@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from repr_runtime.artifact import read_manifest
+from repr_runtime.choice import DEVICES
+from repr_runtime.engine_checks import Check
 from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest
-from repr_runtime.preflight import Check, preflight
-from repr_runtime.session import DEVICES
+from repr_runtime.preflight import preflight, preflight_engines
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("repr-inspect: interrupted", file=sys.stderr)
         return 130
     manifest = _manifest(args.artifact)
+    engines = preflight_engines(args.artifact) if manifest and manifest.engines else {}
     runs = all(check.passed for check in checks)
     if args.json:
         report = json.dumps(
@@ -51,12 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "artifact": args.artifact,
                 "runs_here": runs,
                 "checks": [asdict(check) for check in checks],
+                "engines": {
+                    engine: [asdict(check) for check in found] for engine, found in engines.items()
+                },
                 "manifest": asdict(manifest) if manifest else None,
             },
             indent=1,
         )
     else:
         described = [*_describe(args.artifact, manifest), ""] if manifest else []
+        described += _engine_verdicts(engines)
         report = "\n".join(map(_printable, [*described, *_verdict(checks)]))
     try:
         print(report, flush=True)
@@ -132,6 +138,21 @@ def _receipts(receipts: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(receipt, dict) and isinstance(receipt.get("summary"), str):
             rows.append((name, receipt["summary"]))
     return rows
+
+
+def _engine_verdicts(engines: Mapping[str, Sequence[Check]]) -> list[str]:
+    """Which engines run here; of the others what they lack, once for all that lack the same."""
+    alike: dict[tuple[Check, ...], list[str]] = {}
+    for path, checks in engines.items():
+        alike.setdefault(tuple(c for c in checks if not c.passed), []).append(path)
+    lines = []
+    for failed, paths in alike.items():
+        verdict = "cannot run here; what is needed:" if failed else "runs here"
+        lines += [f"engine    {path}" for path in paths]
+        lines[-1] += f" {verdict}"
+        lines += [f"  [NO] {check.name}: {check.detail}" for check in failed]
+        lines.append("")
+    return lines
 
 
 def _verdict(checks: Sequence[Check]) -> list[str]:

@@ -85,13 +85,46 @@ class PreprocessingInfo:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of the artifact: its role (``graph`` or ``golden``), precision, size and SHA-256."""
+    """A file of the artifact: role (``graph``, ``golden``, ``engine``), precision, size, SHA-256.
+
+    ``target`` is what a graph was made for: ``any``, or where one precision has several
+    graphs, ``tensorrt`` or ``cpu``.
+    """
 
     path: str
     role: str
     precision: str | None
     bytes: int
     sha256: str
+    target: str = "any"
+
+
+@dataclass(frozen=True)
+class ProfileInfo:
+    """The batch sizes that an engine takes, and the one it is fastest at."""
+
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """A serialized engine: what built it, from which graph, for which GPUs.
+
+    ``flavour`` is ``tensorrt`` or ``tensorrt-rtx``, ``graph_sha256`` the SHA-256 of the ONNX
+    file, weights included, that it was built from: an engine of another graph is stale.
+    """
+
+    path: str
+    precision: str
+    flavour: str
+    version: str
+    platform: str
+    compute_capabilities: tuple[str, ...]
+    profiles: tuple[ProfileInfo, ...]
+    graph_sha256: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -105,6 +138,7 @@ class Manifest:
     preprocessing: PreprocessingInfo | None
     labels: tuple[str, ...] | None
     files: tuple[FileEntry, ...]
+    engines: tuple[EngineInfo, ...] = ()
     receipts: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -117,14 +151,20 @@ class Manifest:
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that there are graphs of."""
-        return tuple(f.precision for f in self.files if f.role == "graph" and f.precision)
+        return tuple(dict.fromkeys(f.precision or "?" for f in self.files if f.role == "graph"))
 
-    def graph(self, precision: str) -> FileEntry | None:
-        """The graph of that precision, or None."""
-        for entry in self.files:
-            if entry.role == "graph" and entry.precision == precision:
-                return entry
+    def graph(self, precision: str, target: str = "any") -> FileEntry | None:
+        """The graph of that precision made for ``target``, else the one for any, else None."""
+        found = [f for f in self.files if f.role == "graph" and f.precision == precision]
+        for wanted in (target, "any"):
+            for entry in found:
+                if entry.target == wanted:
+                    return entry
         return None
+
+    def file(self, path: str) -> FileEntry | None:
+        """The file at that path, or None."""
+        return next((entry for entry in self.files if entry.path == path), None)
 
     def with_role(self, role: str) -> FileEntry | None:
         """The first file of that role, or None."""
@@ -241,9 +281,12 @@ def _manifest(fields: _Fields) -> Manifest:
     paths = [entry.path for entry in files]
     if len(set(paths)) != len(paths):
         raise _FieldError(f"files lists a path twice: {paths}")
-    precisions = [entry.precision for entry in files if entry.role == "graph"]
-    if not precisions or None in precisions or len(set(precisions)) != len(precisions):
-        raise _FieldError(f"files must list graphs of different precisions, got {precisions}")
+    graphs = [(entry.precision, entry.target) for entry in files if entry.role == "graph"]
+    if not graphs or any(p is None for p, _ in graphs) or len(set(graphs)) != len(graphs):
+        raise _FieldError(
+            f"files must list graphs of different precisions or targets, got "
+            f"{', '.join(f'{precision} for {target}' for precision, target in graphs) or 'none'}"
+        )
     network, weights = fields.child("network"), fields.child("weights")
     versions = fields.mapping("versions")
     return Manifest(
@@ -270,6 +313,11 @@ def _manifest(fields: _Fields) -> Manifest:
         ),
         labels=labels,
         files=files,
+        engines=(
+            tuple(_engine(child, files) for child in fields.children("engines"))
+            if "engines" in fields.data
+            else ()
+        ),
         receipts=fields.mapping("receipts"),
         versions={str(key): str(value) for key, value in versions.items()},
         schema=fields.count("schema"),
@@ -320,7 +368,31 @@ def _file(fields: _Fields) -> FileEntry:
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise _FieldError(f"{fields.place}.sha256 is not one: {digest!r:.80}")
     role, precision = fields.text("role"), fields.optional_text("precision")
-    return FileEntry(path, role, precision, fields.count("bytes"), digest)
+    target = "any" if "target" not in fields.data else fields.text("target")
+    return FileEntry(path, role, precision, fields.count("bytes"), digest, target)
+
+
+def _engine(fields: _Fields, files: tuple[FileEntry, ...]) -> EngineInfo:
+    path = fields.text("path")
+    if not any(entry.path == path and entry.role == "engine" for entry in files):
+        raise _FieldError(f"{fields.place}.path {path!r} is not an engine among the files")
+    profiles = tuple(
+        ProfileInfo(child.count("min"), child.count("opt"), child.count("max"))
+        for child in fields.children("profiles")
+    )
+    if not all(1 <= p.min <= p.opt <= p.max for p in profiles):
+        raise _FieldError(f"{fields.place}.profiles must have 1 <= min <= opt <= max")
+    return EngineInfo(
+        path=path,
+        precision=fields.text("precision"),
+        flavour=fields.text("flavour"),
+        version=fields.text("version"),
+        platform=fields.text("platform"),
+        compute_capabilities=tuple(fields.items("compute_capabilities", str)),
+        profiles=profiles,
+        graph_sha256=fields.text("graph_sha256"),
+        options=fields.mapping("options"),
+    )
 
 
 def is_plain_path(path: str) -> bool:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from repr_runtime.artifact import check_size, read_file, read_manifest
+from repr_runtime.engine_checks import Check, Subject, check_engine
+from repr_runtime.engines import engines_of
 from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest
 from repr_runtime.session import Session, load
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question, whether it was answered well, and the answer in a sentence."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def preflight(
@@ -27,11 +20,14 @@ def preflight(
     device: str = "auto",
     precision: str = "fp32",
     verify: bool = False,
+    batch: int | None = None,
 ) -> tuple[Check, ...]:
     """Ask everything that running the artifact in ``path`` here depends on.
 
     The manifest, each file's size (with ``verify`` its SHA-256), the load itself on
-    ``device`` with the graph of ``precision``, and with ``verify`` the golden samples.
+    ``device`` with the graph of ``precision``, and with ``verify`` the golden samples. For
+    ``device="tensorrt"`` also what the engine needs: its graph, library, version, driver, GPU,
+    free memory, and a profile for ``batch`` samples.
     Questions that an earlier failure makes idle are left out. Never raises for a bad
     artifact: what would be raised is the detail of a check.
     """
@@ -43,6 +39,8 @@ def preflight(
         checks.append(Check(name, True, f"schema {manifest.schema}, unaltered"))
         name = "files"
         checks.append(Check(name, True, _check_files(root, manifest, verify)))
+        if device == "tensorrt":
+            checks += _engine_questions(root, manifest, precision, batch)
         name = "runs here"
         with load(root, device=device, precision=precision) as session:
             checks.append(Check(name, True, session.choice))
@@ -52,6 +50,35 @@ def preflight(
     except ReproError as error:
         checks.append(Check(name, False, str(error)))
     return tuple(checks)
+
+
+def preflight_engines(
+    path: str | os.PathLike[str], *, batch: int | None = None
+) -> dict[str, tuple[Check, ...]]:
+    """For each engine of the artifact, by its path: what it needs here, and whether that is there.
+
+    Raises what :func:`read_manifest` does; an engine that cannot run raises nothing.
+    """
+    root = Path(path)
+    manifest = read_manifest(root)
+    return {
+        info.path: check_engine(Subject(root, manifest, info, batch=batch))
+        for info in manifest.engines
+    }
+
+
+def _engine_questions(
+    root: Path, manifest: Manifest, precision: str, batch: int | None
+) -> list[Check]:
+    """Of the first engine that passes all, else of the first; none if there is no engine."""
+    found = [
+        [replace(c, name=f"engine's {c.name}") for c in check_engine(subject)]
+        for subject in (
+            Subject(root, manifest, info, batch=batch) for info in engines_of(manifest, precision)
+        )
+    ]
+    fit = [checks for checks in found if all(check.passed for check in checks)]
+    return (fit or found or [[]])[0]
 
 
 def _self_test(session: Session) -> str:

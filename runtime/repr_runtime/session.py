@@ -14,26 +14,25 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact import read_consistently, read_file, read_manifest
-from repr_runtime.backends import Backend
-from repr_runtime.checks import InputChecker, all_finite
+from repr_runtime.artifact import read_file
+from repr_runtime.backends import Backend, Timings
+from repr_runtime.backends.tensorrt import TensorRTOptions
+from repr_runtime.checks import InputChecker, all_finite, nonfinite_error
+from repr_runtime.choice import DEVICES, open_backend
+from repr_runtime.device_arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.errors import (
     ArtifactError,
     DeviceUnavailableError,
-    ExternalDataError,
     InputError,
+    InputTypeError,
     MissingFileError,
     NonFiniteOutputError,
-    PrecisionNotFoundError,
     PreprocessingMissingError,
     SelfTestError,
     SessionClosedError,
 )
 from repr_runtime.manifest import Manifest, TensorSpec
-from repr_runtime.onnx_file import external_tensors
 from repr_runtime.preprocess import Images, preprocess
-
-DEVICES = ("auto", "cuda", "cpu")
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,23 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     nonfinite: str = "error",
+    options: TensorRTOptions | None = None,
+    engine: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Session:
     """Open the artifact in folder ``path`` and make it ready to run.
 
     ``device`` is ``"auto"`` (the best that works here; ``Session.choice`` says which and
-    why), ``"cuda"`` or ``"cpu"``: a device asked for by name and not there is an error.
-    ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
+    why), ``"tensorrt"`` (the artifact's engines), ``"cuda"``, ``"onnxruntime-tensorrt"`` or
+    ``"cpu"`` (its graphs, through ONNX Runtime): a device asked for by name and not there is
+    an error. ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
     (None: one a core). ``nonfinite`` is ``"error"`` (NaN or infinity in an input or output
-    raises) or ``"allow"``.
+    raises; arrays on a GPU are not looked at) or ``"allow"``. ``options`` say which GPU, and
+    how engines are run on it.
+
+    ``engine`` is an engine file to run instead of the artifact's own. An engine is executable
+    code: one that the manifest does not list is refused, unless ``trust`` says that you know
+    who made it.
 
     An artifact that is replaced by a new export meanwhile is read again, so that it is one of
     the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
@@ -88,45 +96,20 @@ def load(
         raise ValueError(f"nonfinite must be 'error' or 'allow', got {nonfinite!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    if engine is not None and device not in ("auto", "tensorrt"):
+        raise ValueError(f"an engine runs with device='tensorrt', not {device!r}")
     root = Path(path)
-    manifest, graph = read_consistently(root, lambda: _read_graph(root, precision))
-    backend, choice = _choose(graph, device, threads)
-    return Session(root, manifest, backend, precision, choice, nonfinite)
-
-
-def _read_graph(root: Path, precision: str) -> tuple[Manifest, bytes]:
-    manifest = read_manifest(root)
-    entry = manifest.graph(precision)
-    if entry is None:
-        raise PrecisionNotFoundError(
-            f"{root} has no {precision} graph; it has {', '.join(manifest.precisions)}. Choose one of them, "
-            f"or export the network again with that precision"
+    opened = open_backend(
+        *(root, device, precision, threads, options or TensorRTOptions(), engine, trust)
+    )
+    try:
+        return Session(
+            *(root, opened.manifest, opened.backend, precision, opened.choice, nonfinite),
+            graph=opened.graph.path,
         )
-    content = read_file(root, entry)
-    if external_tensors(content):
-        raise ExternalDataError(
-            f"{root / entry.path} keeps tensors in other files, which no hash covers; "
-            f"export it again from a model with its weights inside"
-        )
-    return manifest, content
-
-
-def _choose(graph: bytes, device: str, threads: int | None) -> tuple[Backend, str]:
-    """The backend for ``device`` and a sentence that says what was chosen and why."""
-    from repr_runtime.backends import onnxruntime as ort
-
-    if device != "auto":
-        backend = ort.OnnxRuntimeBackend(graph, device, threads)
-        return backend, f"ONNX Runtime {ort.version()} on {device}, as asked for"
-    reason = ort.why_not("cuda")
-    if reason is None:
-        try:
-            backend = ort.OnnxRuntimeBackend(graph, "cuda", threads)
-            return backend, f"ONNX Runtime {ort.version()} on cuda, the fastest that works here"
-        except DeviceUnavailableError as error:
-            reason = str(error)
-    backend = ort.OnnxRuntimeBackend(graph, "cpu", threads)
-    return backend, f"ONNX Runtime {ort.version()} on cpu; not on cuda: {reason}"
+    except BaseException:
+        opened.backend.close()
+        raise
 
 
 class Session:
@@ -144,11 +127,13 @@ class Session:
         precision: str,
         choice: str,
         nonfinite: str = "error",
+        graph: str = "model.onnx",
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.precision = precision
         self.choice = choice
+        self._graph = graph
         self.device = backend.device
         self.inputs = backend.inputs
         self.outputs = backend.outputs
@@ -156,7 +141,9 @@ class Session:
             ("inputs", manifest.inputs, backend.inputs),
             ("outputs", manifest.outputs, backend.outputs),
         ):
-            if len(listed) != len(real) or not all(map(_agree, listed, real)):
+            if len(listed) != len(real) or not all(
+                _agree(a, b, precision) for a, b in zip(listed, real, strict=True)
+            ):
                 raise ArtifactError(
                     f"{path}: the graph's {what} are {', '.join(map(str, real))}, the manifest says "
                     f"{', '.join(map(str, listed))}; export it again"
@@ -164,6 +151,7 @@ class Session:
         self._backend: Backend | None = backend
         self._refuse_nonfinite = nonfinite == "error"
         self._checker = InputChecker(backend.inputs, self._refuse_nonfinite)
+        self._shapes = InputChecker(backend.inputs, refuse_nonfinite=False)
         self._output_names = tuple(spec.name for spec in backend.outputs)
 
     @property
@@ -174,6 +162,11 @@ class Session:
         return self._backend
 
     @property
+    def graph(self) -> str:
+        """The path in the artifact of the graph that runs, or that the engine was built from."""
+        return self._graph
+
+    @property
     def batch_size(self) -> int | None:
         """The batch size that the graph is fixed to; None if it takes any."""
         first = self.inputs[0].shape[0] if self.inputs[0].shape else None
@@ -182,19 +175,50 @@ class Session:
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays in the order of ``inputs``, or by name, or one mapping of names.
 
-        Returns a new array for each output, by name. Raises the subclass of
-        :class:`InputError` that says what is wrong with an input, or
-        :class:`NonFiniteOutputError`.
+        Returns a new array for each output, by name. On a GPU, CUDA arrays (torch, CuPy, all
+        with DLPack or ``__cuda_array_interface__``) are taken as well, and then the outputs are
+        :class:`~repr_runtime.device_arrays.DeviceArray`, complete and the caller's own; nothing
+        goes through the host. Raises the subclass of :class:`InputError` that says what is
+        wrong with an input, or :class:`NonFiniteOutputError`.
         """
         backend = self._backend
         if backend is None:
             raise SessionClosedError(f"the session of {self.path} is closed; load it again")
-        outputs = backend.run(self._checker(arrays, named))
+        try:
+            feed = self._checker(arrays, named)
+        except InputTypeError:
+            return self._run_on_device(backend, arrays, named)  # or it says what is wrong
+        outputs = backend.run(feed)
         if self._refuse_nonfinite:
             for values in outputs:
                 if not all_finite(values):
                     raise self._nonfinite(outputs)
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def _run_on_device(
+        self, backend: Backend, arrays: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        given = self._checker.bind(arrays, named)
+        if not any(map(is_device_array, given.values())):
+            self._checker(arrays, named)
+
+        def check(views: Mapping[str, Any]) -> None:
+            for name, value in views.items():
+                looked_at = self._refuse_nonfinite and isinstance(value, np.ndarray)
+                if looked_at and not all_finite(value):
+                    raise nonfinite_error(name, value)
+            self._shapes((), {name: stand_in(value) for name, value in views.items()})
+
+        outputs: list[DeviceArray] = backend.run_on_device(given, check)
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    @property
+    def timings(self) -> Timings | None:
+        """Where the time of this thread's last run went, on the GPU.
+
+        None unless an engine runs that was loaded with ``TensorRTOptions(timed=True)``.
+        """
+        return self.backend.timings
 
     def _nonfinite(self, outputs: list[NDArray[Any]]) -> NonFiniteOutputError:
         pairs = zip(self._output_names, outputs, strict=True)
@@ -227,7 +251,8 @@ class Session:
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
-        logits = self._run_in_batches({self.inputs[0].name: self.preprocess(images)})
+        inputs = _cast(self.preprocess(images), self.inputs[0])
+        logits = self._run_in_batches({self.inputs[0].name: inputs})
         scores = logits[self._output_names[0]].astype(np.float64)
         if scores.ndim != 2:
             raise ArtifactError(
@@ -288,9 +313,9 @@ class Session:
         return report
 
     def _run_in_batches(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """``run`` on any number of samples, where the graph's batch size is fixed too."""
-        size = self.batch_size
+        """``run`` on any number of samples, where only some batch sizes can be run too."""
         count = len(next(iter(inputs.values())))
+        size = self.batch_size or self.backend.chunk(count)
         if size is None or size == count:
             return self.run(inputs)
         parts = []
@@ -311,8 +336,9 @@ class Session:
         try:
             with np.load(archive, allow_pickle=False) as arrays:
                 content = {key: arrays[key] for key in arrays.files}
-            tolerances = self.manifest.receipts["golden"]["tolerance"]
-            inputs = {s.name: content[f"input.{s.name}"] for s in self.inputs}
+            receipt = self.manifest.receipts["golden"]
+            tolerances = receipt.get("tolerances", {}).get(self._graph, receipt["tolerance"])
+            inputs = {s.name: _cast(content[f"input.{s.name}"], s) for s in self.inputs}
             golden = _Golden(
                 len(inputs[self.inputs[0].name]),
                 inputs,
@@ -347,14 +373,27 @@ class Session:
         return f"<Session {self.manifest.name} {self.precision}: {self.choice}>"
 
 
-def _agree(listed: TensorSpec, real: TensorSpec) -> bool:
-    """Whether two accounts of a tensor can both be true: a size that either leaves free fits any."""
-    return (
-        (listed.name, listed.dtype, len(listed.shape)) == (real.name, real.dtype, len(real.shape))
-    ) and all(
-        a == b or isinstance(a, str) or isinstance(b, str)
-        for a, b in zip(listed.shape, real.shape, strict=True)
+def _agree(listed: TensorSpec, real: TensorSpec, precision: str) -> bool:
+    """Whether two accounts of a tensor can both be true: a size that either leaves free fits any.
+
+    The manifest speaks of the fp32 graph; an fp16 graph may take and give float16.
+    """
+    same_dtype = listed.dtype == real.dtype or (
+        precision == "fp16" and (listed.dtype, real.dtype) == ("float32", "float16")
     )
+    return (
+        same_dtype
+        and (listed.name, len(listed.shape)) == (real.name, len(real.shape))
+        and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(listed.shape, real.shape, strict=True)
+        )
+    )
+
+
+def _cast(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """``array`` as float16 where the graph takes that in place of float32."""
+    return array.astype(np.float16) if spec.dtype == "float16" else array
 
 
 @dataclass(frozen=True)

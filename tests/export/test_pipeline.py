@@ -141,7 +141,7 @@ def test_a_difference_fails_and_keeps_the_artifact_that_was_there(
 ) -> None:
     before = export("lenet5", tmp_path)
     content = {p.name: p.read_bytes() for p in before.path.iterdir()}
-    whole = pipeline._serialize
+    whole = pipeline.serialize
 
     def slightly_off(model: object) -> bytes:
         proto = onnx.ModelProto.FromString(whole(model))  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ def test_a_difference_fails_and_keeps_the_artifact_that_was_there(
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         return proto.SerializeToString()
 
-    monkeypatch.setattr(pipeline, "_serialize", slightly_off)
+    monkeypatch.setattr(pipeline, "serialize", slightly_off)
     with pytest.raises(ParityError, match="No artifact was written"):
         export("lenet5", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["lenet5"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from repr_runtime.manifest import (
     TensorSpec,
     WeightsInfo,
 )
+
+# The fakes beside this file, which the tests of one another's folder could not import by name.
+sys.path.append(str(Path(__file__).parent))
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

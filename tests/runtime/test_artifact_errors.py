@@ -308,7 +308,9 @@ def test_unknown_precision(artifact: Path) -> None:
 
 
 def test_unknown_device(artifact: Path) -> None:
-    refused(DeviceUnavailableError, artifact, "no device 'tpu'", "auto, cuda, cpu", device="tpu")
+    refused(
+        DeviceUnavailableError, artifact, "no device 'tpu'", "auto, tensorrt, cuda, ", device="tpu"
+    )
 
 
 def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:

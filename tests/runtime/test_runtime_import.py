@@ -10,7 +10,10 @@ from pathlib import Path
 import repr_runtime
 from repr_runtime import errors
 
-FORBIDDEN = "torch|onnx|onnx_ir|onnxscript|rich|PIL|matplotlib|scipy|tensorrt|repr_(?!runtime).*"
+FORBIDDEN = (
+    "torch|onnx|onnx_ir|onnxscript|rich|PIL|matplotlib|scipy|"
+    "tensorrt|tensorrt_rtx|pycuda|cuda|repr_(?!runtime).*"
+)
 
 
 def foreign_modules(code: str, *arguments: str) -> set[str]:
@@ -60,6 +63,7 @@ def test_the_exported_names_are_these() -> None:
         "ReproError",
         "SelfTestReport",
         "Session",
+        "TensorRTOptions",
         "load",
         "preflight",
         "read_manifest",

@@ -22,7 +22,8 @@ def cautions(results: Results) -> list[str]:
     rows = [row for row in results.rows if row.samples]
     emulated = dict.fromkeys(row.precision for row in rows if row.emulated)
     found = [
-        f"{precision} on a CPU is emulation: its accuracy is right, its latency says nothing"
+        f"{precision} on a CPU is emulation: its latency says nothing, and only its weights are "
+        f"rounded; the accuracy with all values rounded is in the artifact's receipt"
         for precision in emulated
     ]
     if results.environment.busy():

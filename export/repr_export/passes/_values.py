@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 ONNX_DOMAINS = ("", "ai.onnx")
+_FLOAT64 = "repr_export.float64"
 
 
 def is_op(node: ir.Node, op_type: str) -> bool:
@@ -64,6 +65,27 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 def float64_of(tensor: ir.TensorProtocol) -> npt.NDArray[np.float64]:
     """The tensor's values, exactly, whichever floating-point type it stores them in."""
     return tensor.numpy().astype(np.float64)
+
+
+def remember_float64(value: ir.Value | None, values: npt.NDArray[np.float64]) -> None:
+    """Keep what an initializer was before it was rounded to its type, in memory alone."""
+    assert value is not None
+    value.meta[_FLOAT64] = values
+
+
+def unrounded(value: ir.Value) -> npt.NDArray[np.float64]:
+    """The values of a constant in float64: as computed where that is known, else as stored.
+
+    What :func:`remember_float64` kept counts only while it still rounds to what is stored, so
+    that a pass which changes the initializer need not know of it.
+    """
+    tensor = constant_of(value) if value.const_value is None else value.const_value
+    assert tensor is not None
+    stored = tensor.numpy()
+    kept: npt.NDArray[np.float64] | None = value.meta.get(_FLOAT64)
+    if kept is not None and np.array_equal(kept.astype(stored.dtype), stored):
+        return kept
+    return float64_of(tensor)
 
 
 def discard_if_unused(value: ir.Value | None) -> bool:

@@ -46,7 +46,9 @@ from repr_export.passes._values import (
     label,
     node_name,
     opset_of,
+    remember_float64,
     set_constant_input,
+    unrounded,
 )
 from repr_export.passes.fold_report import Folded, FoldReport, Refused
 
@@ -115,6 +117,8 @@ def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
             reasons.append(str(refusal))
         else:
             _rewrite(node, neighbour, weight, bias, names)
+            remember_float64(neighbour.inputs[1], linear.weight)
+            remember_float64(neighbour.inputs[2], linear.bias)
             return neighbour, case.format(neighbour.op_type)
     raise _RefusalError("; ".join(reasons))
 
@@ -228,10 +232,10 @@ def _read_batchnorm(node: ir.Node, opset: int) -> _Affine:
 
 
 def _weight(node: ir.Node) -> Array:
-    tensor = constant_of(node.inputs[1])
-    if tensor is None:
+    value = node.inputs[1]
+    if value is None or constant_of(value) is None:
         raise _RefusalError(f"the weight of {label(node)} is not constant")
-    return float64_of(tensor)
+    return unrounded(value)
 
 
 def _conv_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
@@ -272,10 +276,9 @@ def _gemm_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
 def _bias(node: ir.Node) -> Array | None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    tensor = constant_of(node.inputs[2])
-    if tensor is None:
+    if constant_of(node.inputs[2]) is None:
         raise _RefusalError(f"the bias of {label(node)} is not constant")
-    return float64_of(tensor)
+    return unrounded(node.inputs[2])
 
 
 def _groups(node: ir.Node) -> int:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from repr_runtime.device_arrays import DeviceArray
 from repr_runtime.manifest import TensorSpec
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds on the device for one run: copy there, compute, copy back."""
+
+    host_to_device: float
+    compute: float
+    device_to_host: float
 
 
 class Backend(Protocol):
@@ -24,6 +35,26 @@ class Backend(Protocol):
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the order of ``outputs``, for inputs that were checked already."""
+        ...
+
+    def run_on_device(
+        self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
+    ) -> list[DeviceArray]:
+        """As ``run``, where arrays of ``feed`` lie on a GPU; the outputs stay there.
+
+        ``check`` is called with a :class:`DeviceView` in place of each such array, and raises
+        for what the graph does not take. Raises :class:`InputTypeError` for an array that the
+        backend cannot reach.
+        """
+        ...
+
+    def chunk(self, count: int) -> int | None:
+        """The batch size to cut ``count`` samples into; None if they can be run at once."""
+        ...
+
+    @property
+    def timings(self) -> Timings | None:
+        """Of this thread's last run, where the backend measures."""
         ...
 
     def close(self) -> None:

@@ -1,17 +1,21 @@
-"""Runs a graph with ONNX Runtime, on the CPU or through its CUDA execution provider."""
+"""Runs a graph with ONNX Runtime: on the CPU, or through its CUDA or TensorRT execution provider."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.cuda import cuda_status
+from repr_runtime.backends import Timings
+from repr_runtime.cuda import cuda_status, wait_for_device
+from repr_runtime.device_arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.errors import (
     BackendError,
     DeviceUnavailableError,
     ExecutionError,
+    InputTypeError,
     ModelLoadError,
     SessionClosedError,
 )
@@ -28,10 +32,13 @@ _DTYPES = {
         for bits in (8, 16, 32, 64)
     },
 }
-_PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
-    "cpu": [("CPUExecutionProvider", {})],
-    # TF32 would make "fp32" mean ten bits of mantissa.
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})],
+_CPU = ("CPUExecutionProvider", dict[str, str]())
+# TF32 would make "fp32" mean ten bits of mantissa.
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+_PROVIDERS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
+    "cpu": (_CPU,),
+    "cuda": (_CUDA, _CPU),
+    "onnxruntime-tensorrt": (("TensorrtExecutionProvider", {}), _CUDA, _CPU),
 }
 
 
@@ -51,7 +58,7 @@ def version() -> str:
 
 
 def why_not(device: str) -> str | None:
-    """Why ``device`` (``cpu`` or ``cuda``) cannot be used here; None if nothing speaks against it."""
+    """Why ``device``, a key of the table above, cannot be used here; None if it can, it seems."""
     provider = _PROVIDERS[device][0][0]
     available = _library().get_available_providers()
     if provider not in available:
@@ -59,18 +66,23 @@ def why_not(device: str) -> str | None:
             f"this ONNX Runtime has no {provider} (it has {', '.join(available)}); "
             f"on Linux and Windows: pip install onnxruntime-gpu in place of onnxruntime"
         )
-    if device == "cuda" and not cuda_status().devices:
+    if device != "cpu" and not cuda_status().devices:
         return cuda_status().reason
     return None
 
 
 class OnnxRuntimeBackend:
-    """A graph in an ``onnxruntime.InferenceSession``; the session stands in ``session``."""
+    """A graph in an ``onnxruntime.InferenceSession``; the session stands in ``session``.
+
+    ``provider_options`` are those that each provider runs with, as ONNX Runtime states them.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, device: str, threads: int | None) -> None:
+    def __init__(self, graph: bytes, device: str, threads: int | None, gpu: int = 0) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
+
+        ``gpu`` is the index of the GPU, where the device is one.
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
         fell back to another, and :class:`ModelLoadError` if it refuses the graph.
@@ -86,11 +98,13 @@ class OnnxRuntimeBackend:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self.session = ort.InferenceSession(graph, options, providers=_PROVIDERS[device])
+            self.session = ort.InferenceSession(graph, options, providers=_providers(device, gpu))
         except Exception as error:  # its exceptions share no base but this
+            way_out = "update it, or export again with a lower --opset"
+            if "NOT_IMPLEMENTED" in str(error):  # of bf16, say, on a CPU
+                way_out = f"it has no kernel for that on {device}; use another precision here"
             raise ModelLoadError(
-                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}; update it, or "
-                f"export again with a lower --opset"
+                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}; {way_out}"
             ) from error
         got = self.session.get_providers()
         if got[0] != _PROVIDERS[device][0][0]:  # falling back is silent
@@ -98,7 +112,8 @@ class OnnxRuntimeBackend:
                 f"device {device!r} was asked for, and ONNX Runtime fell back to {', '.join(got)}; its "
                 f"CUDA libraries could not be loaded, see its install page for the versions it needs"
             )
-        self.device = device
+        self.provider_options: dict[str, dict[str, str]] = self.session.get_provider_options()
+        self.device, self._place = device, ("cpu" if device == "cpu" else "cuda", gpu)
         self.inputs = tuple(map(_spec, self.session.get_inputs()))
         self.outputs = tuple(map(_spec, self.session.get_outputs()))
         self._names = [spec.name for spec in self.outputs]
@@ -117,6 +132,52 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime failed to run the graph: {_first_line(error)}"
             ) from error
 
+    def run_on_device(
+        self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
+    ) -> list[DeviceArray]:
+        """Through I/O binding: inputs are read where they lie, outputs stay on the GPU."""
+        kind, gpu = self._place
+        views: dict[str, Any] = {}
+        for name, value in feed.items():
+            views[name] = view(value) if is_device_array(value) else value
+            found = views[name]
+            if isinstance(found, DeviceView) and (kind == "cpu" or found.device not in (None, gpu)):
+                raise InputTypeError(
+                    f"input {name!r} lies on a GPU, the session runs on {self.device} {gpu}; copy "
+                    f"it to the host, or load the artifact for that GPU"
+                )
+        check(views)
+        wait_for_device(gpu)  # its stream waits for nobody's, so the producers must be done
+        return self._run_bound(views)
+
+    def _run_bound(self, views: Mapping[str, Any]) -> list[DeviceArray]:
+        kind, gpu = self._place
+        session: Any = getattr(self, "session", None) or _closed()
+        binding = session.io_binding()
+        for name, found in views.items():
+            if isinstance(found, DeviceView):
+                binding.bind_input(name, kind, gpu, found.dtype.type, found.shape, found.address)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(found))
+        for name in self._names:
+            binding.bind_output(name, kind, gpu)
+        try:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+        except Exception as error:  # its exceptions share no base but this
+            raise ExecutionError(
+                f"ONNX Runtime failed to run the graph: {_first_line(error)}"
+            ) from error
+        pairs = zip(binding.get_outputs(), self.outputs, strict=True)
+        return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
+
+    def chunk(self, count: int) -> int | None:  # noqa: ARG002  any number will do
+        return None
+
+    @property
+    def timings(self) -> Timings | None:
+        return None
+
     def close(self) -> None:
         self._run = _closed
         del self.session
@@ -124,6 +185,23 @@ class OnnxRuntimeBackend:
 
 def _closed(*_: Any) -> Any:
     raise SessionClosedError("the session was closed by another thread; load the artifact again")
+
+
+def _providers(device: str, gpu: int) -> list[tuple[str, dict[str, str]]]:
+    return [
+        (name, options if name == _CPU[0] else {**options, "device_id": str(gpu)})
+        for name, options in _PROVIDERS[device]
+    ]
+
+
+def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:
+    """An ``OrtValue`` as a device array, which keeps it alive."""
+    kept = [value]
+    return DeviceArray(
+        *(value.data_ptr(), tuple(value.shape()), dtype, gpu),
+        to_host=lambda _: kept[0].numpy(),
+        release=lambda _: kept.clear(),
+    )
 
 
 def _spec(node: Any) -> TensorSpec:

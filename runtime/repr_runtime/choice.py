@@ -1,0 +1,130 @@
+"""Which library runs an artifact here, on what, and why not the others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from repr_runtime.artifact import read_consistently, read_file, read_manifest
+from repr_runtime.backends import Backend
+from repr_runtime.backends.tensorrt import TensorRTOptions
+from repr_runtime.errors import (
+    DeviceUnavailableError,
+    ExternalDataError,
+    PrecisionNotFoundError,
+)
+from repr_runtime.manifest import FileEntry, Manifest
+from repr_runtime.onnx_file import external_tensors
+
+DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
+"""``tensorrt`` runs the artifact's engines; the others give its graphs to ONNX Runtime."""
+
+# Where a precision has several graphs, which of them: the first that there is. A graph made for
+# another target computes the same, more slowly.
+_TARGETS = {
+    "cpu": ("cpu", "tensorrt"),
+    "cuda": ("tensorrt", "cpu"),
+    "onnxruntime-tensorrt": ("tensorrt",),
+}
+
+
+class Opened:
+    """An artifact's backend: ``graph`` is the file that it runs, or that its engine came from."""
+
+    def __init__(self, manifest: Manifest, graph: FileEntry, backend: Backend, choice: str) -> None:
+        self.manifest, self.graph, self.backend, self.choice = manifest, graph, backend, choice
+
+
+def open_backend(
+    root: Path,
+    device: str,
+    precision: str,
+    threads: int | None,
+    options: TensorRTOptions,
+    engine: str | os.PathLike[str] | None,
+    trust: bool,
+) -> Opened:
+    """The artifact in ``root``, all of one export, on ``device``; ``auto`` takes the best there is.
+
+    That is a TensorRT engine that passes all checks, else ONNX Runtime on CUDA, else on the
+    CPU; ``choice`` says which, and why not those before it. Raises :class:`ArtifactError`,
+    :class:`BackendError` and :class:`MissingExtraError`.
+    """
+    return read_consistently(
+        root, lambda: _open(root, device, precision, threads, options, engine, trust)
+    )
+
+
+def _open(
+    root: Path,
+    device: str,
+    precision: str,
+    threads: int | None,
+    options: TensorRTOptions,
+    engine: str | os.PathLike[str] | None,
+    trust: bool,
+) -> Opened:
+    # Imported here, since each looks for libraries and drivers.
+    from repr_runtime import engines
+    from repr_runtime.backends import onnxruntime as ort
+
+    manifest = read_manifest(root)
+    if engine is not None:
+        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
+        return Opened(
+            manifest,
+            graph,
+            *engines.open_engine_file(root, manifest, precision, engine, trust, options),
+        )
+    if device == "tensorrt":
+        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
+        backend, choice = engines.open_engine(root, manifest, precision, options)
+        return Opened(manifest, graph, backend, f"{choice}, as asked for")
+    if device != "auto":
+        graph = _graph(root, manifest, precision, device)
+        backend_ = ort.OnnxRuntimeBackend(_content(root, graph), device, threads, options.gpu)
+        return Opened(
+            manifest, graph, backend_, f"ONNX Runtime {ort.version()} on {device}, as asked for"
+        )
+    graph = _graph(root, manifest, precision, "cpu")
+    got = engines.attempt(root, manifest, precision, options)
+    if not isinstance(got, str):
+        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
+        return Opened(manifest, graph, got[0], f"{got[1]}, the fastest that works here")
+    no_engine = f"not on tensorrt: {got}"
+    reason = ort.why_not("cuda")
+    if reason is None:
+        graph_ = _graph(root, manifest, precision, "cuda")
+        try:
+            on_cuda = ort.OnnxRuntimeBackend(_content(root, graph_), "cuda", threads, options.gpu)
+        except DeviceUnavailableError as error:
+            reason = str(error)
+        else:
+            choice = (
+                f"ONNX Runtime {ort.version()} on cuda, the fastest that works here; {no_engine}"
+            )
+            return Opened(manifest, graph_, on_cuda, choice)
+    on_cpu = ort.OnnxRuntimeBackend(_content(root, graph), "cpu", threads)
+    choice = f"ONNX Runtime {ort.version()} on cpu; not on cuda: {reason}; {no_engine}"
+    return Opened(manifest, graph, on_cpu, choice)
+
+
+def _graph(root: Path, manifest: Manifest, precision: str, device: str) -> FileEntry:
+    for target in _TARGETS[device]:
+        entry = manifest.graph(precision, target)
+        if entry is not None:
+            return entry
+    raise PrecisionNotFoundError(
+        f"{root} has no {precision} graph; it has {', '.join(manifest.precisions)}. Choose one of them, "
+        f"or export the network again with that precision"
+    )
+
+
+def _content(root: Path, entry: FileEntry) -> bytes:
+    content = read_file(root, entry)
+    if external_tensors(content):
+        raise ExternalDataError(
+            f"{root / entry.path} keeps tensors in other files, which no hash covers; "
+            f"export it again from a model with its weights inside"
+        )
+    return content

@@ -1,0 +1,305 @@
+"""On a real GPU: engines of both libraries, device arrays of torch, ONNX Runtime's CUDA provider.
+
+Each test skips with its reason where a package or the GPU is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from repr_runtime import Session, TensorRTOptions, load, preflight
+from repr_runtime.artifact import describe_file, write_artifact
+from repr_runtime.backends import onnxruntime as ort
+from repr_runtime.backends.tensorrt import TensorRTBackend
+from repr_runtime.backends.tensorrt_library import FLAVOURS
+from repr_runtime.cuda import cuda_status, open_cuda
+from repr_runtime.device_arrays import DeviceArray
+from repr_runtime.engines import ForeignEngineWarning
+from repr_runtime.errors import BatchSizeError, EngineLoadError
+from repr_runtime.manifest import ProfileInfo, TensorSpec
+
+pytestmark = pytest.mark.gpu
+SHAPE = (3, 32, 32)
+CLASSES = 10
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    if not cuda_status().devices:
+        pytest.skip(f"no GPU: {cuda_status().reason}")
+
+
+def convolutions() -> bytes:
+    """Two convolutions, a pooling and a classifier: what an engine's tactics differ in."""
+    random = np.random.default_rng(0)
+
+    def weights(name: str, *shape: int) -> Any:
+        fan_in = np.prod(shape[1:])
+        values = random.standard_normal(shape) / np.sqrt(fan_in)
+        return numpy_helper.from_array(values.astype(np.float32), name)
+
+    node = helper.make_node
+    graph = helper.make_graph(
+        [
+            node("Conv", ["input", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+            node("Relu", ["c1"], ["r1"]),
+            node("Conv", ["r1", "w2"], ["c2"], pads=[1, 1, 1, 1], strides=[2, 2]),
+            node("Relu", ["c2"], ["r2"]),
+            node("GlobalAveragePool", ["r2"], ["p"]),
+            node("Flatten", ["p"], ["f"]),
+            node("Gemm", ["f", "w3"], ["logits"], transB=1),
+        ],
+        "convolutions",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SHAPE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
+        [weights("w1", 16, 3, 3, 3), weights("w2", 32, 16, 3, 3), weights("w3", CLASSES, 32)],
+    )
+    opset = helper.make_opsetid("", 20)
+    content: bytes = helper.make_model(
+        graph, opset_imports=[opset], ir_version=10
+    ).SerializeToString()
+    return content
+
+
+def batch(count: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng([seed, count])
+    return random.standard_normal((count, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Callable[[np.ndarray], np.ndarray]:
+    backend = ort.OnnxRuntimeBackend(convolutions(), "cpu", 2)
+    return lambda x: backend.run({"input": x})[0]
+
+
+@pytest.fixture(scope="module", params=[*FLAVOURS])
+def engine_artifact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: Any
+) -> Path:
+    if not cuda_status().devices:
+        pytest.skip(f"no GPU: {cuda_status().reason}")
+    flavour = FLAVOURS[request.param]
+    pytest.importorskip(flavour.module)
+    if importlib.util.find_spec("cuda.bindings") is None:
+        pytest.skip("cuda.bindings is not installed")
+    from repr_export.engine import build_engine
+    from repr_export.engine_options import EngineOptions
+
+    graph = convolutions()
+    options = EngineOptions(
+        flavour=flavour.name,
+        profiles=(ProfileInfo(1, 8, 32),),
+        compute_capabilities=() if flavour.exact_gpu else ("current",),
+    )
+    built = build_engine(graph, options)
+    path = f"engines/fp32.{flavour.name}.engine"
+    x = batch(5)
+    logits = ort.OnnxRuntimeBackend(graph, "cpu", 2).run({"input": x})[0]
+    manifest, files = tiny.parts(
+        graph=graph,
+        golden={"input.input": x, "output.logits": logits},
+        inputs=(TensorSpec("input", "float32", ("n", *SHAPE)),),
+        outputs=(TensorSpec("logits", "float32", ("n", CLASSES)),),
+        labels=None,
+        preprocessing=None,
+        receipts={"golden": {"tolerance": {"logits": 1e-3}}},
+    )
+    files[path] = built.content
+    manifest = replace(
+        manifest,
+        files=(*manifest.files, describe_file(path, built.content, "engine", "fp32")),
+        engines=(built.to_engine_info(path, "fp32"),),
+    )
+    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
+    folder = tmp_path_factory.mktemp("engines") / flavour.name
+    write_artifact(folder, manifest, files)
+    return folder
+
+
+def open_session(path: Path, **options: Any) -> Session:
+    return load(path, device="tensorrt", options=TensorRTOptions(**options))
+
+
+def captured(session: Session) -> list[bool]:
+    assert isinstance(session.backend, TensorRTBackend)
+    return [lane.captured for lane in session.backend._lanes._free]
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
+def test_an_engine_computes_what_its_graph_does(
+    engine_artifact: Path, reference: Callable[..., np.ndarray], graphs: bool
+) -> None:
+    with open_session(engine_artifact, cuda_graphs=graphs, specialization="eager") as session:
+        for seed in range(3):
+            for count in (1, 2, 3, 8, 31, 32):
+                x = batch(count, seed)
+                got = session.run(x)["logits"]
+                np.testing.assert_allclose(got, reference(x), rtol=1e-3, atol=1e-3)
+        assert isinstance(session.backend, TensorRTBackend)
+        own = graphs and not session.backend.library.captures_itself
+        assert set(captured(session)) == {own}
+        assert session.self_test().samples == 5
+        with pytest.raises(BatchSizeError):
+            session.run(batch(33))
+
+
+def test_auto_takes_the_engine(engine_artifact: Path) -> None:
+    with load(engine_artifact) as session:
+        assert session.choice.startswith("TensorRT")
+    checks = preflight(engine_artifact, device="tensorrt", verify=True)
+    assert [c.detail for c in checks if not c.passed] == []
+
+
+def test_threads_get_bit_for_bit_what_one_thread_gets(engine_artifact: Path) -> None:
+    # With lazy kernels the first runs of a shape may be another kernel's.
+    with open_session(engine_artifact, contexts=4, specialization="eager") as session:
+        work = [batch(1 + seed % 32, seed) for seed in range(100)]
+        for x in work:
+            session.run(x)
+        alone = [session.run(x)["logits"] for x in work]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda x: session.run(x)["logits"], work))
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_timings_are_those_of_the_device(engine_artifact: Path) -> None:
+    with open_session(engine_artifact, timed=True) as session:
+        for _ in range(5):
+            session.run(batch(32))
+        timings = session.timings
+        assert timings is not None
+        for part in (timings.host_to_device, timings.compute, timings.device_to_host):
+            assert 0 < part < 1000
+
+
+def test_torch_tensors_go_in_and_come_out(
+    engine_artifact: Path, reference: Callable[..., np.ndarray]
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    with open_session(engine_artifact) as session:
+        for count in (1, 7, 32, 7):
+            x = batch(count)
+            output = session.run(torch.from_numpy(x).cuda())["logits"]
+            assert isinstance(output, DeviceArray)
+            tensor = torch.from_dlpack(output)
+            assert tensor.is_cuda
+            assert tensor.data_ptr() == output.address
+            expected = reference(x)
+            np.testing.assert_allclose(tensor.cpu().numpy(), expected, rtol=1e-3, atol=1e-3)
+            again = torch.as_tensor(output, device="cuda")
+            assert again.data_ptr() == output.address
+    np.testing.assert_array_equal(tensor.cpu().numpy(), output.copy_to_host())
+
+
+def test_work_of_a_stream_of_torch_is_waited_for(engine_artifact: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    x = batch(32)
+    with open_session(engine_artifact) as session:
+        expected = session.run(x)["logits"]
+        there, stream = torch.from_numpy(x).cuda(), torch.cuda.Stream()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            target = torch.zeros_like(there)
+            torch.cuda._sleep(200_000_000)
+            target.copy_(there)
+            got = session.run(target)["logits"].copy_to_host()
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_is_given_back(engine_artifact: Path) -> None:
+    cuda = open_cuda()
+
+    def free() -> int:
+        with cuda.current():
+            return cuda.memory_info()[0]
+
+    for round_ in range(4):
+        if round_ == 1:  # the first one loads kernels that stay
+            before = free()
+        with open_session(engine_artifact) as session:
+            for count in (1, 8, 32):
+                session.run(batch(count))
+    assert free() >= before - (64 << 20)
+    cuda.close()
+
+
+def test_what_rtx_compiled_is_read_again(
+    engine_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "rtx" not in engine_artifact.name:
+        pytest.skip("TensorRT compiles nothing when it runs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        with open_session(engine_artifact, specialization="eager") as session:
+            session.run(batch(8))
+            assert isinstance(session.backend, TensorRTBackend)
+            cached = session.backend._cached
+    assert cached
+    (file,) = (engine_artifact / "engines").glob("*.runtime-cache")
+    assert file.read_bytes().endswith(cached)
+
+
+def test_a_damaged_engine_is_refused_by_the_library(engine_artifact: Path, tmp_path: Path) -> None:
+    (file,) = (engine_artifact / "engines").glob("*.engine")
+    content = file.read_bytes()
+    for name, damaged in (("half", content[: len(content) // 2]), ("start", content[:40])):
+        bad = tmp_path / name
+        bad.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ForeignEngineWarning)
+            with pytest.raises(EngineLoadError):
+                load(engine_artifact, engine=bad, trust=True)
+
+
+# ONNX Runtime on the GPU
+
+
+@pytest.fixture(params=["cuda", "onnxruntime-tensorrt"])
+def ort_backend(request: pytest.FixtureRequest) -> ort.OnnxRuntimeBackend:
+    reason = ort.why_not(request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    try:
+        return ort.OnnxRuntimeBackend(convolutions(), request.param, None)
+    except Exception as error:
+        if "fell back" in str(error):
+            pytest.skip(f"the provider's libraries are not installed: {error}")
+        raise
+
+
+def test_onnx_runtime_computes_the_same_on_the_gpu(
+    ort_backend: ort.OnnxRuntimeBackend, reference: Callable[..., np.ndarray]
+) -> None:
+    x = batch(8)
+    (got,) = ort_backend.run({"input": x})
+    np.testing.assert_allclose(got, reference(x), rtol=1e-3, atol=1e-3)
+    assert ort_backend.provider_options["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+def test_onnx_runtime_binds_device_arrays(
+    ort_backend: ort.OnnxRuntimeBackend, reference: Callable[..., np.ndarray]
+) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    x = batch(8)
+    feed = {"input": torch.from_numpy(x).cuda()}
+    (output,) = ort_backend.run_on_device(feed, lambda _: None)
+    tensor = torch.from_dlpack(output)
+    np.testing.assert_allclose(tensor.cpu().numpy(), reference(x), rtol=1e-3, atol=1e-3)
