@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from repr_export.engine import build_engine
+from repr_export.engine import BuiltEngine, build_engine
 from repr_export.engine_options import EngineOptions
-from repr_export.errors import PrecisionError
+from repr_export.engine_receipt import inspect_engine
+from repr_export.errors import EngineBuildError, PrecisionError
 from repr_export.precision.receipt import MINIMUM_SHARE
+from repr_export.trt_library import open_library
+from repr_runtime.cuda import cuda_status
 from repr_runtime.manifest import EngineInfo
 
 
@@ -55,7 +58,21 @@ def build_engines(
                     "summary": f"{summary or 'no layers that multiply'}, built in {built.seconds:.1f} s",
                     "notes": list(built.notes),
                     **built.receipt.as_dict(),
+                    "inspected": _inspected(built),
                 },
             )
         )
     return engines
+
+
+def _inspected(built: BuiltEngine) -> dict[str, Any] | str:
+    """The receipt read back from the engine itself, or why it cannot be read here."""
+    status = cuda_status()
+    if not status.devices:
+        return f"not here: {status.reason}"
+    if built.options.get("strip_weights"):
+        return "not here: the engine has no weights until it is refitted"
+    try:
+        return inspect_engine(open_library(built.flavour), built.content).as_dict()
+    except EngineBuildError as error:  # built for another GPU than this machine's
+        return f"not here: {error}"

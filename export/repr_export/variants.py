@@ -32,6 +32,7 @@ from repr_export.precision.receipt import (
     read_precision,
     require_accuracy,
     require_precision,
+    wilson_interval,
 )
 from repr_export.precision.sensitivity import Bisection, bisect, scan
 from repr_export.precision_options import MAX_DROP, PrecisionOptions
@@ -278,7 +279,8 @@ def _sentence(receipt: AccuracyReceipt) -> str:
     if receipt.hits is None or receipt.reference_hits is None:
         return flips
     ours, theirs = receipt.hits / receipt.images, receipt.reference_hits / receipt.images
-    return f"top-1 {ours:.2%}, the fp32 network's {theirs:.2%}, {flips}"
+    low, high = wilson_interval(receipt.hits, receipt.images)
+    return f"top-1 {ours:.2%} ({low:.1%}–{high:.1%}), the fp32 network's {theirs:.2%}, {flips}"
 
 
 def _golden_bounds(

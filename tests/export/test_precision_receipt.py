@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from repr_export.errors import PrecisionError
 from repr_export.multiply_adds import UncountableError
@@ -18,6 +19,7 @@ from repr_export.precision.receipt import (
     read_precision,
     require_accuracy,
     require_precision,
+    wilson_interval,
 )
 
 # What a graph computes in.
@@ -226,3 +228,9 @@ def test_logits_that_are_not_finite_are_an_overflow(value: float) -> None:
 def test_arrays_that_do_not_fit_are_refused(changes: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         receipt(**changes)
+
+
+def test_the_interval_is_the_one_that_scipy_gives() -> None:
+    for hits, images in ((0, 10), (10, 10), (1811, 2000), (8997, 10_000)):
+        expected = binomtest(hits, images).proportion_ci(method="wilson")
+        assert wilson_interval(hits, images) == pytest.approx((expected.low, expected.high))

@@ -18,6 +18,7 @@ from repr_export.verify import run_graph
 from repr_models.data import bundled_subset
 from repr_models.registry import resolve
 from repr_runtime import read_manifest
+from repr_runtime.cuda import cuda_status
 from repr_runtime.manifest import PreprocessingInfo
 from repr_runtime.preprocess import preprocess
 
@@ -69,6 +70,15 @@ def test_the_precision_receipt_is_read_from_the_graph(everything: Exported) -> N
     assert {t.data_type for t in kernels} == {onnx.TensorProto.FLOAT16}
 
 
+def test_an_engine_is_inspected_where_it_can_run(everything: Exported) -> None:
+    for receipt in everything.manifest.receipts["engines"].values():
+        assert receipt["source"] == "network"
+        if cuda_status().devices:
+            assert receipt["inspected"]
+        else:
+            assert receipt["inspected"] == f"not here: {cuda_status().reason}"
+
+
 def test_the_accuracy_receipt_is_what_the_graph_does(everything: Exported) -> None:
     pre = resolve("lenet5").dataset.preprocessing
     subset = bundled_subset()
@@ -82,6 +92,8 @@ def test_the_accuracy_receipt_is_what_the_graph_does(everything: Exported) -> No
         assert receipt["hits"] == np.count_nonzero(logits.argmax(1) == subset.labels)
         assert receipt["flipped"] == np.count_nonzero(logits.argmax(1) != reference.argmax(1))
         assert receipt["drop_points"] <= receipt["max_drop"] == 0.5
+        low, high = receipt["top1_interval"]
+        assert low < receipt["hits"] / 2000 < high
 
 
 def test_a_loss_over_the_bound_fails_and_writes_nothing(tmp_path: Path) -> None:

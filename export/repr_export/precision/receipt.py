@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,7 @@ _QUANTIZED = {
     ir.DataType.UINT4: "int4",
     ir.DataType.FLOAT8E4M3FN: "fp8",
 }
+_NORMAL_QUANTILE = 1.959963984540054  # 97.5 %: 95 % lie within it on both sides
 _LISTED = 100  # flips that a manifest holds
 _NAMED = 5  # nodes that a message names
 
@@ -210,6 +212,9 @@ class AccuracyReceipt:
         return {
             **asdict(self),
             "top1": self.hits / self.images if self.hits is not None else None,
+            "top1_interval": (
+                wilson_interval(self.hits, self.images) if self.hits is not None else None
+            ),
             "reference_top1": (
                 self.reference_hits / self.images if self.reference_hits is not None else None
             ),
@@ -219,6 +224,19 @@ class AccuracyReceipt:
             "flipped": len(self.flips),
             "flips": [asdict(flip) for flip in self.flips[:_LISTED]],
         }
+
+
+def wilson_interval(hits: int, images: int) -> tuple[float, float]:
+    """The 95 % score interval of the share ``hits / images``, both ends in 0..1.
+
+    E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+    JASA 22 (1927).
+    """
+    z2 = _NORMAL_QUANTILE**2
+    centre = (hits + z2 / 2) / (images + z2)
+    spread = math.sqrt(hits * (images - hits) / images + z2 / 4)
+    half = _NORMAL_QUANTILE / (images + z2) * spread
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def compare_accuracy(
