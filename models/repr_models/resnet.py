@@ -114,7 +114,8 @@ class ResNet(nn.Module):
     3x3 max pooling stride 2). ``shortcut`` is ``"pad"`` (parameter-free, option A) or
     ``"projection"`` (1x1 convolution and BatchNorm where the shape changes, option B).
     ``residual=False`` makes the plain network of the same layers. Parameters are
-    initialised by the MSRA rule (He et al. 2015).
+    initialised by the MSRA rule (He et al. 2015); with ``zero_init_residual`` every block
+    begins as the identity, the last BatchNorm of its branch at zero (Goyal et al. 2017, §5.1).
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class ResNet(nn.Module):
         stem: Literal["cifar", "imagenet"],
         shortcut: Literal["pad", "projection"],
         residual: bool = True,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.shortcut = shortcut
@@ -147,6 +149,12 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.channels, classes)
         init_msra(self)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+                elif isinstance(module, BasicBlock):
+                    nn.init.zeros_(module.bn2.weight)
 
     def _stage(
         self, block: type[BasicBlock] | type[Bottleneck], depth: int, width: int, stride: int
@@ -221,6 +229,26 @@ IMAGENET_DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], list[int],
     101: (Bottleneck, [3, 4, 23, 3], 44_549_160, 104),
     152: (Bottleneck, [3, 8, 36, 3], 60_192_808, 155),
 }
+
+
+@register(
+    "resnet50.cifar10",
+    family="resnet",
+    dataset=CIFAR10,
+    parameters=23_528_522,
+    fold=FoldContract(batchnorms=53),
+)
+def resnet50_cifar10() -> nn.Module:
+    """ResNet-50 as for ImageNet, its stem too: 32x32 images reach the stages as 8x8."""
+    return ResNet(
+        Bottleneck,
+        [3, 4, 6, 3],
+        [64, 128, 256, 512],
+        CIFAR10.class_count,
+        stem="imagenet",
+        shortcut="projection",
+        zero_init_residual=True,
+    )
 
 
 def _register_all() -> None:
