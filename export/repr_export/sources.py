@@ -96,6 +96,7 @@ class TorchSource:
         preprocessing: PreprocessingInfo | None,
         labels: tuple[str, ...] | None,
         fold: FoldContract | None,
+        parameters: int | None = None,
     ) -> None:
         self.network = network.eval()
         self.identity = identity
@@ -103,7 +104,8 @@ class TorchSource:
         self.preprocessing = preprocessing
         self.labels = labels
         self.fold = fold
-        self.parameters: int | None = sum(p.numel() for p in network.parameters())
+        counted = sum(p.numel() for p in network.parameters())
+        self.parameters: int | None = counted if parameters is None else parameters
         self._input_shape = input_shape
         self._options = options
 
@@ -125,7 +127,7 @@ def _from_registry(target: str, spec: NetworkSpec, options: ExportOptions) -> To
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
     source = load_weights(network, options.weights, spec)
-    pre = spec.dataset.preprocessing
+    pre = spec.preprocessing
     asked = target.strip().lower()
     note = "" if asked == spec.name else f"{asked} is {spec.name}"
     return TorchSource(
@@ -144,6 +146,7 @@ def _from_registry(target: str, spec: NetworkSpec, options: ExportOptions) -> To
         preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
         labels=spec.dataset.labels,
         fold=spec.fold,
+        parameters=spec.parameters,  # without heads that serve training alone
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 Builder = Callable[[], "nn.Module"]
 
-FAMILY_MODULES = ("lenet", "resnet")
+FAMILY_MODULES = (
+    "lenet",
+    "alexnet",
+    "vgg",
+    "googlenet",
+    "inception",
+    "resnet",
+    "preact_resnet",
+    "inception_resnet",
+    "densenet",
+    "xception",
+    "mobilenet",
+    "shufflenet",
+)
 """The modules that register networks, one a family; loaded at the first look-up."""
 
 
@@ -99,11 +112,44 @@ class FoldContract:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A checkpoint that others published for a network, which it loads unchanged, strictly.
+
+    ``source`` names the library and its weights (``"torchvision ResNet50_Weights.IMAGENET1K_V1"``).
+    ``sha256`` is the file's hex digest, or its first 8 or more digits where the publisher
+    states no more than these in the file's name. ``top1`` is the publisher's accuracy (0 to 1)
+    on ImageNet's validation images. Raises ``ValueError`` if the digest or the URL is none.
+    """
+
+    source: str
+    url: str
+    sha256: str
+    top1: float
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{8,64}", self.sha256):
+            raise ValueError(f"sha256 must be 8 to 64 hex digits, got {self.sha256!r}")
+        if not re.match(r"https?://[^/]+/.*[^/]$", self.url):
+            raise ValueError(f"url must be the http(s) address of a file, got {self.url!r}")
+        if not 0 < self.top1 <= 1:
+            raise ValueError(f"top1 must lie in 0 < top1 <= 1, got {self.top1}")
+
+
+@dataclass(frozen=True)
 class NetworkSpec:
     """One variant of a network: everything that export and training need to know of it.
 
-    ``parameters`` counts trainable values; ``builder`` makes the network, which takes
-    (N, *input_shape) float32 and gives logits (N, classes) float32.
+    ``builder`` makes the network, which takes (N, *input_shape) float32 and, in eval mode,
+    gives logits (N, classes) float32. Submodules whose names begin with one of
+    ``training_only`` (auxiliary heads) serve training alone: in training mode the network
+    gives a tuple, the logits and theirs. ``parameters`` counts trainable values and ``fold``
+    the BatchNorms, both without them.
+
+    ``bar`` is the least top-1 (0 to 1) on the 10,000 test images that a checkpoint must reach
+    to be measured by default, ``recipe`` what ``repr-train`` does otherwise than by default,
+    ``published`` the checkpoint that ``repr-export`` downloads. ``smallest_side`` is the
+    height and width of the smallest square image that the network takes. ``own_preprocessing``
+    replaces the data set's.
     """
 
     name: str
@@ -112,6 +158,12 @@ class NetworkSpec:
     builder: Builder
     parameters: int
     fold: FoldContract
+    bar: float | None = None
+    published: Published | None = None
+    own_preprocessing: Preprocessing | None = None
+    smallest_side: int = 32
+    training_only: tuple[str, ...] = ()
+    recipe: Mapping[str, float | int | str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -119,10 +171,19 @@ class NetworkSpec:
         return self.name.split(".")[0]
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """From an image to the network's input: its own, or else its data set's."""
+        return self.own_preprocessing or self.dataset.preprocessing
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one input."""
-        crop = self.dataset.preprocessing.crop
+        crop = self.preprocessing.crop
         return (3, crop, crop)
+
+    def is_training_only(self, name: str) -> bool:
+        """Whether the submodule, parameter or buffer ``name`` serves training alone."""
+        return any(name == part or name.startswith(f"{part}.") for part in self.training_only)
 
     def build(self) -> nn.Module:
         """A new network with freshly initialised parameters, in training mode."""
@@ -133,10 +194,22 @@ _networks: dict[str, NetworkSpec] = {}
 
 
 def register(
-    name: str, *, family: str, dataset: Dataset, parameters: int, fold: FoldContract
+    name: str,
+    *,
+    family: str,
+    dataset: Dataset,
+    parameters: int,
+    fold: FoldContract,
+    bar: float | None = None,
+    published: Published | None = None,
+    own_preprocessing: Preprocessing | None = None,
+    smallest_side: int = 32,
+    training_only: tuple[str, ...] = (),
+    recipe: Mapping[str, float | int | str] | None = None,
 ) -> Callable[[Builder], Builder]:
     """Decorator: register ``builder`` as the network ``name`` (``architecture.dataset``).
 
+    The other arguments are those of :class:`NetworkSpec`.
     Raises :class:`DuplicateNetworkError` if the name is taken and ``ValueError`` if it is
     not of that form.
     """
@@ -146,7 +219,20 @@ def register(
     def decorate(builder: Builder) -> Builder:
         if name in _networks:
             raise DuplicateNetworkError(name)
-        _networks[name] = NetworkSpec(name, family, dataset, builder, parameters, fold)
+        _networks[name] = NetworkSpec(
+            name,
+            family,
+            dataset,
+            builder,
+            parameters,
+            fold,
+            bar,
+            published,
+            own_preprocessing,
+            smallest_side,
+            training_only,
+            recipe or {},
+        )
         return builder
 
     return decorate

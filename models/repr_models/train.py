@@ -123,7 +123,7 @@ class ResidentImages:
     """A data set on the device: normalised images (N, 3, H, W) float32 and labels (N,) int64."""
 
     def __init__(self, data: ImageSet, spec: NetworkSpec, device: torch.device) -> None:
-        pre = spec.dataset.preprocessing
+        pre = spec.preprocessing
         mean = torch.tensor(pre.mean).view(1, 3, 1, 1) * 255
         std = torch.tensor(pre.std).view(1, 3, 1, 1) * 255
         images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2))).float()
@@ -186,8 +186,13 @@ def train_epoch(
         chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
         images, labels = augment(data.images[chosen], generator), data.labels[chosen]
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = state.network(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            output = state.network(images)
+        # Auxiliary heads come behind the logits, and count 0.3 each (Szegedy et al. 2015, §5).
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        smoothing = recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        for head in auxiliary:
+            loss = loss + 0.3 * F.cross_entropy(head.float(), labels, label_smoothing=smoothing)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()

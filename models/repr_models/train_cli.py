@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         for field in asdict(train.Recipe())
         if (value := getattr(args, field, None)) is not None
     }
-    recipe = replace(train.Recipe(), **changes)
+    recipe = train.Recipe(**{**spec.recipe, **changes})
     device = _device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -35,7 +35,7 @@ def test_top1_in_the_table_is_torchs(
     spec, data = resolve("lenet5"), bundled_subset()
     network = spec.build()
     load_weights(network, None, spec)
-    wanted = spec.dataset.preprocessing
+    wanted = spec.preprocessing
     info = PreprocessingInfo(wanted.resize, (wanted.crop,) * 2, wanted.mean, wanted.std)
     with torch.inference_mode():
         logits = network.eval()(torch.from_numpy(preprocess(data.images, info)))

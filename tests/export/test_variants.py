@@ -80,7 +80,7 @@ def test_an_engine_is_inspected_where_it_can_run(everything: Exported) -> None:
 
 
 def test_the_accuracy_receipt_is_what_the_graph_does(everything: Exported) -> None:
-    pre = resolve("lenet5").dataset.preprocessing
+    pre = resolve("lenet5").preprocessing
     subset = bundled_subset()
     info = PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std)
     inputs = {"input": preprocess(subset.images, info)}

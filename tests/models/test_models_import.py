@@ -19,6 +19,7 @@ PUBLIC = [
     "ModelsError",
     "NetworkSpec",
     "Preprocessing",
+    "Published",
     "TrainingError",
     "UnknownNetworkError",
     "WeightsError",

@@ -122,7 +122,7 @@ def test_resident_images_are_normalised_by_channel(colours: Colours) -> None:
     spec = resolve("lenet5.cifar10")
     data = colours(3, 0)
     resident = ResidentImages(data, spec, CPU)
-    pre = spec.dataset.preprocessing
+    pre = spec.preprocessing
     for channel in range(3):
         expected = (data.images[..., channel] / 255 - pre.mean[channel]) / pre.std[channel]
         np.testing.assert_allclose(resident.images[:, channel].numpy(), expected, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Inception-v3 and -v4."""

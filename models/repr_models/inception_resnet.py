@@ -1,0 +1,1 @@
+"""Inception-ResNet-v2."""

@@ -1,0 +1,1 @@
+"""ShuffleNet v1 and v2."""
