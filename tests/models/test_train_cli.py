@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from repr_models import load_checkpoint, load_cifar10, resolve, train, train_cli
+from repr_models import load_checkpoint, load_cifar10, networks, resolve, train, train_cli
 from repr_models.train import ResidentImages, evaluate
 
 NAME = "lenet5"
+KNOWN = {spec.name for spec in networks()}
+ELSEWHERE = next(s.architecture for s in networks() if f"{s.architecture}.cifar10" not in KNOWN)
 FILES = ["lenet5.cifar10.json", "lenet5.cifar10.safetensors"]
 
 
@@ -323,7 +325,7 @@ def test_cuda_without_cuda_is_said(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet50", "resnet50.imagenet is not for CIFAR-10, .*there are lenet5.cifar10"),
+        (ELSEWHERE, f"{ELSEWHERE}.imagenet is not for CIFAR-10, .*there are lenet5.cifar10"),
         ("resnet50.imagenet", "is not for CIFAR-10"),
         ("resnet21", "no network called 'resnet21'; did you mean .*resnet20"),
     ],
