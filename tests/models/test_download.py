@@ -302,7 +302,7 @@ def test_a_damaged_cached_file_is_fetched_again(server: Behaviour) -> None:
     assert len(server.requests) == 4
 
 
-def test_a_damaged_cached_file_is_not_used_without_a_network(cache: Path) -> None:
+def test_a_damaged_cached_file_is_not_used_without_a_network() -> None:
     with serving(Behaviour(CONTENT)) as gone:
         path = get(gone)
     path.write_bytes(OTHER)
