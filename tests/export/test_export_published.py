@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,8 @@ import pytest
 import torch
 
 from repr_export import cli
+from repr_export.options import ExportOptions
+from repr_export.sources import open_source
 from repr_models import Published, registry, resolve
 from repr_models.weights import randomize
 from repr_runtime import load
@@ -81,10 +82,10 @@ def test_a_published_checkpoint_is_fetched_exported_and_said(
         session.self_test()
 
     # the second time it is there already
-    assert cli.main([NAME, "-o", str(out), "--json"]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert json.loads(printed.out)["manifest"]["weights"]["kind"] == "published"
+    told: list[str] = []
+    source = open_source(NAME, ExportOptions(), lambda name, *_: told.append(name))
+    assert source.weights.kind == "published"
+    assert told == []
 
 
 def test_quiet_says_nothing_of_a_download(
@@ -127,8 +128,8 @@ def test_without_a_network_there_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
     # both ways out
-    assert (
-        cli.main([NAME, "-o", str(tmp_path / "out"), "--weights", str(tmp_path / "net.pth")]) == 0
-    )
+    given = open_source(NAME, ExportOptions(weights=tmp_path / "net.pth")).weights
     cached.write_bytes((tmp_path / "net.pth").read_bytes())
-    assert cli.main([NAME, "-o", str(tmp_path / "out")]) == 0
+    put_there = open_source(NAME, ExportOptions()).weights
+    assert (given.kind, put_there.kind) == ("file", "published")
+    assert given.sha256 == put_there.sha256 == gone.sha256
