@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
     p.add_argument("-o", "--out", type=Path, default=None, metavar="DIR", help="default: artifacts")
     p.add_argument("--name", help="name of the artifact's folder in DIR (default: the target's)")
-    p.add_argument("--weights", metavar="FILE|random", help="default: the bundled ones")
+    p.add_argument(
+        "--weights", metavar="FILE|random", help="default: the bundled or published ones"
+    )
     p.add_argument(
         "--batch", type=_batch, default=None, metavar="N|dynamic", help="default: dynamic"
     )
@@ -135,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from repr_export.download_bar import DownloadBar
     from repr_export.options import ExportOptions
     from repr_export.pipeline import DEFAULT_OUT, export
     from repr_export.precision_options import PrecisionOptions
@@ -162,13 +166,17 @@ def _run(args: argparse.Namespace) -> int:
             engine=_engine_options(args),
         )
         console = Console(stderr=True, quiet=args.quiet)
-        with console.status(f"{args.target}: starting") as status:
-            done = export(
-                args.target,
-                DEFAULT_OUT if args.out is None else args.out,
-                options,
-                progress=lambda step: status.update(f"{args.target}: {step}"),
-            )
+        with (
+            console.status(f"{args.target}: starting") as status,
+            closing(DownloadBar(console, status)) as download,
+        ):
+
+            def tell(step: str) -> None:
+                download.close()
+                status.update(f"{args.target}: {step}")
+
+            out = DEFAULT_OUT if args.out is None else args.out
+            done = export(args.target, out, options, progress=tell, download=download)
     except ModelsError as error:
         print(f"repr-export: {error}", file=sys.stderr)
         return 1
@@ -218,7 +226,10 @@ def _summary(done: Exported) -> str:
     if network.multiply_adds is not None:
         size += f", {network.multiply_adds / 1e6:,.1f} M multiply-adds"
     accuracy = ""
-    if weights.record:
+    if weights.kind == "published":
+        top1, publisher = weights.record["published_top1"], weights.record["source"]
+        accuracy = f": {publisher}, {top1:.2%} top-1 on ImageNet as published"
+    elif weights.record:
         top1, images = weights.record["accuracy"]["test_top1"], weights.record["data"]["test"]
         accuracy = f": {top1:.2%} top-1 on {images['description']}"
     elif weights.kind == "random":

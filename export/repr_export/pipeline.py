@@ -36,6 +36,7 @@ from repr_export.verify import (
     sample_sets,
     summarize,
 )
+from repr_models.download import Progress
 from repr_models.registry import FoldContract
 from repr_runtime.artifact import check_free, describe_file, write_artifact
 from repr_runtime.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
@@ -60,18 +61,20 @@ def export(
     options: ExportOptions | None = None,
     *,
     progress: Callable[[str], None] = lambda _: None,
+    download: Progress | None = None,
 ) -> Exported:
     """Export ``target`` into the folder ``out/NAME``: captured, folded, proven and written at once.
 
     ``target`` is a registered name, ``package.module:factory`` or ``FILE.onnx``;
-    ``progress`` gets a few words at each step. An artifact of that name is replaced when the
+    ``progress`` gets a few words at each step, ``download`` the name, the bytes so far and all
+    bytes of a checkpoint that is fetched. An artifact of that name is replaced when the
     new one is whole, never before. Raises :class:`repr_export.errors.ExportError`,
     ``repr_models.errors.ModelsError`` or ``repr_runtime.errors.ArtifactError``; nothing is
     written then.
     """
     options = options or ExportOptions()
     progress("loading the network")
-    source = open_source(target, options)
+    source = open_source(target, options, download)
     folder = Path(out) / source.identity.folder
     check_free(folder)
 

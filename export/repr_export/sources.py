@@ -21,6 +21,7 @@ from repr_export.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.errors import CaptureError, GraphError, OptionError, TargetError, first_line
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.verify import run_graph
+from repr_models.download import Progress
 from repr_models.errors import UnknownNetworkError
 from repr_models.registry import FoldContract, NetworkSpec, resolve
 from repr_models.weights import RANDOM, WeightsSource, load_checkpoint, load_weights, randomize
@@ -63,9 +64,10 @@ class Source(Protocol):
         ...
 
 
-def open_source(target: str, options: ExportOptions) -> Source:
+def open_source(target: str, options: ExportOptions, download: Progress | None = None) -> Source:
     """The network that ``target`` names: a registered name, ``module:factory`` or ``FILE.onnx``.
 
+    ``download`` is told of a published checkpoint that is fetched.
     Raises :class:`TargetError`, :class:`OptionError`, or ``repr_models.errors.ModelsError``
     for weights that are missing or do not fit.
     """
@@ -79,7 +81,7 @@ def open_source(target: str, options: ExportOptions) -> Source:
         raise TargetError(
             f"{error} A network of your own is given as package.module:factory, a graph as FILE.onnx"
         ) from error
-    return _from_registry(target, spec, options)
+    return _from_registry(target, spec, options, download)
 
 
 class TorchSource:
@@ -123,10 +125,12 @@ class TorchSource:
         return {OUTPUT_NAME: output.numpy()}
 
 
-def _from_registry(target: str, spec: NetworkSpec, options: ExportOptions) -> TorchSource:
+def _from_registry(
+    target: str, spec: NetworkSpec, options: ExportOptions, download: Progress | None
+) -> TorchSource:
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
-    source = load_weights(network, options.weights, spec)
+    source = load_weights(network, options.weights, spec, progress=download)
     pre = spec.preprocessing
     asked = target.strip().lower()
     note = "" if asked == spec.name else f"{asked} is {spec.name}"

@@ -118,15 +118,23 @@ class Published:
     ``source`` names the library and its weights (``"torchvision ResNet50_Weights.IMAGENET1K_V1"``).
     ``sha256`` is the file's hex digest, or its first 8 or more digits where the publisher
     states no more than these in the file's name. ``top1`` is the publisher's accuracy (0 to 1)
-    on ImageNet's validation images. Raises ``ValueError`` if the digest or the URL is none.
+    on ImageNet's validation images. ``renames`` are pairs of a regular expression and its
+    replacement, applied in order to each name in the file, where those are not the network's.
+    Raises ``ValueError`` if the digest, the URL or an expression is none.
     """
 
     source: str
     url: str
     sha256: str
     top1: float
+    renames: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        for pattern, _ in self.renames:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         if not re.fullmatch(r"[0-9a-f]{8,64}", self.sha256):
             raise ValueError(f"sha256 must be 8 to 64 hex digits, got {self.sha256!r}")
         if not re.match(r"https?://[^/]+/.*[^/]$", self.url):

@@ -236,13 +236,18 @@ def make_record(
     test_data: ImageSet,
     top1: dict[str, float],
     weights_sha256: str,
+    storage: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """What a checkpoint's JSON says of it: enough to make it again and to judge it."""
+    """What a checkpoint's JSON says of it: enough to make it again and to judge it.
+
+    ``top1`` was measured with the weights as they are stored, which ``storage`` describes.
+    """
     return {
         "schema": 1,
         "network": spec.name,
         "weights_sha256": weights_sha256,
+        "storage": storage,
         "parameters": spec.parameters,
         "accuracy": top1,
         "recipe": asdict(recipe),

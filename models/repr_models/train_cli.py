@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import os
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repr_models.data import load_cifar10
+from repr_models.data import ImageSet, load_cifar10
 from repr_models.errors import ModelsError, TrainingError
 from repr_models.registry import CIFAR10, NetworkSpec, networks, resolve
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from repr_models.stored_checkpoint import StoredCheckpoint
     from repr_models.train import Recipe, ResidentImages, TrainingState
 
 INSTALL = "pip install 'repr-deploy[export]'"
@@ -49,6 +49,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=_integer(1), help="CPU threads")
     p.add_argument(
         "--eval-every", type=_integer(1), default=1, metavar="N", help="epochs between tests"
+    )
+    p.add_argument(
+        "--store",
+        choices=("auto", "fp32"),
+        default="auto",
+        help="auto: large tensors in int8, others in fp16, vectors in fp32; measured as stored",
+    )
+    p.add_argument(
+        "--re-encode",
+        type=Path,
+        metavar="FILE",
+        help="train nothing: store FILE, a checkpoint of repr-train, anew, and measure it anew",
     )
     p.add_argument("--restart", action="store_true", help="ignore an unfinished run in --out")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -92,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
-    from safetensors.torch import save
 
     from repr_models import train
+    from repr_models.stored_checkpoint import store
 
     spec = _network(args.name)
     changes = {
@@ -109,6 +121,9 @@ def _run(args: argparse.Namespace) -> int:
     train_set, test_set = load_cifar10(args.data, "train"), load_cifar10(args.data, "test")
 
     args.out.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, quiet=args.quiet)
+    if args.re_encode is not None:
+        return _re_encode(args, spec, train_set, test_set, device, console)
     state_path = args.out / f"{spec.name}.state.pt"
     identity = {
         "network": spec.name,
@@ -116,7 +131,6 @@ def _run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "data": train_set.sha256,
     }
-    console = Console(stderr=True, quiet=args.quiet)
     state = train.start(spec, recipe, args.seed, device)
     if state_path.exists() and not args.restart:
         _resume(state, state_path, identity, device)
@@ -133,12 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         _write(state_path, buffer.getvalue())
         console.print(_line(row, recipe.epochs), highlight=False)
 
-    top1 = {
-        "test_top1": train.evaluate(state.network, test_data),
-        "train_top1": train.evaluate(state.network, train_data),
-    }
-    weights = {key: value.cpu().contiguous() for key, value in state.network.state_dict().items()}
-    content = save(weights)
+    stored = store(spec, state.network.state_dict(), args.store, test_data, train_data)
     record = train.make_record(
         spec,
         recipe,
@@ -146,24 +155,67 @@ def _run(args: argparse.Namespace) -> int:
         state,
         train_set,
         test_set,
-        top1,
-        hashlib.sha256(content).hexdigest(),
+        dict(stored.top1),
+        stored.sha256,
+        dict(stored.storage),
         device,
     )
-    text = json.dumps(record, indent=1) + "\n"
-    weights_path = args.out / f"{spec.name}.safetensors"
-    _write(weights_path, content)
-    _write(weights_path.with_suffix(".json"), text.encode())
+    _write_checkpoint(args, spec, stored, record, console)
     state_path.unlink(missing_ok=True)
+    return 0
+
+
+def _re_encode(
+    args: argparse.Namespace,
+    spec: NetworkSpec,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    device: torch.device,
+    console: Console,
+) -> int:
+    """Store a whole checkpoint anew: the record keeps what is said of its training."""
+    from repr_models.stored_checkpoint import read_checkpoint, store
+    from repr_models.train import ResidentImages
+
+    digests = {"train": train_set.sha256, "test": test_set.sha256}
+    state, record = read_checkpoint(spec, args.re_encode, digests)
+    stored = store(
+        spec,
+        state,
+        args.store,
+        ResidentImages(test_set, spec, device),
+        ResidentImages(train_set, spec, device),
+    )
+    record |= {
+        "weights_sha256": stored.sha256,
+        "storage": dict(stored.storage),
+        "accuracy": dict(stored.top1),
+    }
+    _write_checkpoint(args, spec, stored, record, console)
+    return 0
+
+
+def _write_checkpoint(
+    args: argparse.Namespace,
+    spec: NetworkSpec,
+    stored: StoredCheckpoint,
+    record: dict[str, Any],
+    console: Console,
+) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    path = args.out / f"{spec.name}.safetensors"
+    _write(path, stored.content)
+    _write(path.with_suffix(".json"), text.encode())
     if args.json:
         print(text, end="")
-    else:
-        console.print(
-            f"{spec.name}: {top1['test_top1']:.2%} top-1 on {test_set.description} "
-            f"({top1['train_top1']:.2%} on the training set)\n{weights_path}",
-            highlight=False,
-        )
-    return 0
+        return
+    console.print(
+        f"{spec.name}: {stored.top1['test_top1']:.2%} top-1 on "
+        f"{record['data']['test']['description']} ({stored.top1['train_top1']:.2%} on the "
+        f"training set), as stored\n{path}: {len(stored.content) / 1e6:.2f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _network(name: str) -> NetworkSpec:

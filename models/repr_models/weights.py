@@ -1,13 +1,9 @@
-"""Where a network's parameters come from: the package, a file of the user's, or a seeded draw."""
+"""Where a network's parameters come from: the package, a publisher, a file, or a seeded draw."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
-import re
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,27 +11,27 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repr_models.checkpoint_files import load_content, read_file
 from repr_models.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from repr_models.registry import NetworkSpec
+    from repr_models.download import Progress
+    from repr_models.registry import NetworkSpec, Published
 
 RANDOM = "random"
-_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
-_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-_LISTED = 8
 _REINSTALL = "install the package again"
 
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Which parameters a network got: ``kind`` is ``bundled``, ``file`` or ``random``.
+    """Which parameters a network got: ``kind`` is ``bundled``, ``published``, ``file`` or ``random``.
 
-    ``location`` is the file's name or the seed, ``sha256`` that of the file (None for
-    random ones), ``record`` what training wrote of it (empty where there is none).
+    ``location`` is the file's name, its address (published ones) or the seed, ``sha256`` that
+    of the file (None for random ones), ``record`` what training wrote of it (empty where there
+    is none); of published ones, ``source`` and ``published_top1`` (0 to 1), as stated by others.
     """
 
     kind: str
@@ -68,47 +64,75 @@ def bundled_record(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def load_weights(
-    network: nn.Module, weights: str | Path | None, spec: NetworkSpec
+    network: nn.Module,
+    weights: str | Path | None,
+    spec: NetworkSpec,
+    *,
+    progress: Progress | None = None,
 ) -> WeightsSource:
     """Load parameters into ``network`` in place and say where they came from.
 
-    ``weights`` is None (bundled), ``"random"`` (drawn from a seed made of the network's
-    name: for latency, not for accuracy) or a file's path.
+    ``weights`` is None (the bundled ones, else the published ones, from the cache or
+    downloaded into it, of which ``progress`` is told), ``"random"`` (drawn from a seed made of
+    the network's name: for latency, not for accuracy) or a file's path.
     Raises :class:`WeightsError` if there are none, or they do not fit.
     """
     if weights == RANDOM:
         seed = randomize(network, spec.name, spec.input_shape)
         return WeightsSource("random", f"seed {seed}", None, {})
     if weights is not None:
-        return load_checkpoint(network, Path(weights))
-    if not is_bundled(spec):
-        raise WeightsError(
-            f"no trained weights of {spec.name} ship with the package; give a checkpoint with "
-            f"--weights FILE, or --weights random for latency alone"
-        )
+        return load_checkpoint(network, Path(weights), spec)
+    if is_bundled(spec):
+        return _load_bundled(network, spec)
+    if spec.published is not None:
+        return _load_published(network, spec, spec.published, progress)
+    raise WeightsError(
+        f"no trained weights of {spec.name} ship with the package; give a checkpoint with "
+        f"--weights FILE, or --weights random for latency alone"
+    )
+
+
+def _load_bundled(network: nn.Module, spec: NetworkSpec) -> WeightsSource:
     path, record = bundled_path(spec), bundled_record(spec)
-    content = _read(path)
+    content = read_file(path)
     digest = hashlib.sha256(content).hexdigest()
     if record.get("weights_sha256") != digest:
         raise WeightsError(
             f"{path} is not the file that its record describes (SHA-256 {digest}, "
             f"expected {record.get('weights_sha256')}); {_REINSTALL}"
         )
-    _load(network, content, path)
+    load_content(network, content, path, spec)
     return WeightsSource("bundled", path.name, digest, record)
 
 
-def load_checkpoint(network: nn.Module, path: str | Path) -> WeightsSource:
+def _load_published(
+    network: nn.Module, spec: NetworkSpec, published: Published, progress: Progress | None
+) -> WeightsSource:
+    from repr_models.download import fetch
+
+    path = fetch(published, progress)
+    content = read_file(path)
+    load_content(network, content, path, spec, published.renames)
+    record = {"source": published.source, "published_top1": published.top1}
+    return WeightsSource("published", published.url, hashlib.sha256(content).hexdigest(), record)
+
+
+def load_checkpoint(
+    network: nn.Module, path: str | Path, spec: NetworkSpec | None = None
+) -> WeightsSource:
     """Load a ``.safetensors`` file or a ``torch.save`` file into ``network``, strictly, in place.
 
-    Understands a state dict nested under ``state_dict``, ``model`` and the like, and the
-    prefixes ``module.`` of DataParallel and ``_orig_mod.`` of torch.compile. Code in a
-    pickle is refused, not run. Raises :class:`WeightsError`, which lists missing and
-    unexpected keys and differing shapes, and then leaves ``network`` as it was.
+    Understands a state dict nested under ``state_dict``, ``model`` and the like, the
+    prefixes ``module.`` of DataParallel and ``_orig_mod.`` of torch.compile, and the files of
+    :mod:`repr_models.storage`. With ``spec``, the names of its published checkpoint are
+    understood, and what serves training alone may be missing. Code in a pickle is refused, not
+    run. Raises :class:`WeightsError`, which lists missing and unexpected keys and differing
+    shapes, and then leaves ``network`` as it was.
     """
     path = Path(path)
-    content = _read(path)
-    _load(network, content, path)
+    content = read_file(path)
+    renames = spec.published.renames if spec is not None and spec.published is not None else ()
+    load_content(network, content, path, spec, renames)
     return WeightsSource("file", path.name, hashlib.sha256(content).hexdigest(), {})
 
 
@@ -171,109 +195,3 @@ def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
             noise += F.interpolate(coarse, size=tuple(shape[1:]), mode="bilinear")
         noise /= noise.std()
     return noise
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise WeightsError(f"there is no checkpoint {path}; give the path of a file, or 'random'")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _load(network: nn.Module, content: bytes, path: Path) -> None:
-    if path.suffix.lower() == ".safetensors":
-        loaded = _parse_safetensors(content, path)
-    else:
-        loaded = _parse_pickle(content, path)
-    state = _state_dict(loaded, path)
-    _check_fit(network, state, path)
-    network.load_state_dict(state, strict=True)
-
-
-def _parse_safetensors(content: bytes, path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}); fetch or save it again"
-        ) from error
-
-
-def _parse_pickle(content: bytes, path: Path) -> object:
-    import torch
-
-    way_out = "save the tensors alone, with torch.save(network.state_dict(), FILE)"
-    try:
-        with warnings.catch_warnings():
-            # About pickle protocols; what matters is said by the error that follows.
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"asks for {asked[1]}, which is code and was not run"
-            if asked
-            else "holds a pickle of something else than tensors"
-        )
-        raise WeightsError(f"{path} {reason}; {way_out}") from error
-    except Exception as error:  # torch raises many kinds here, all of them about this file
-        raise WeightsError(f"{path} is damaged or is not a torch.save file; {way_out}") from error
-
-
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    import torch
-
-    state = loaded
-    for _ in range(3):  # a state dict may lie one or two dicts deep
-        if not isinstance(state, Mapping):
-            break
-        nested = next((k for k in _NESTED_KEYS if isinstance(state.get(k), Mapping)), None)
-        if nested is None:
-            break
-        state = state[nested]
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
-    strange = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise WeightsError(
-            f"{path} holds values that are not tensors ({_listed(strange)}); a state dict is "
-            f"looked for at the top and under {', '.join(_NESTED_KEYS)}"
-        )
-    tensors = {str(key): value for key, value in state.items()}
-    while prefix := next((p for p in _PREFIXES if _all_start_with(tensors, p)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
-
-
-def _all_start_with(keys: Mapping[str, object], prefix: str) -> bool:
-    return bool(keys) and all(key.startswith(prefix) for key in keys)
-
-
-def _check_fit(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = network.state_dict()
-    # Old checkpoints lack this counter, which evaluation does not read.
-    for key in own:
-        if key.endswith("num_batches_tracked") and key not in state:
-            state[key] = own[key]
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": [
-            f"{key} is {tuple(state[key].shape)}, the network's is {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ],
-    }
-    found = [f"{what}: {_listed(keys)}" for what, keys in problems.items() if keys]
-    if found:
-        raise WeightsError(f"{path} does not fit the network; {'; '.join(found)}")
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return f"{', '.join(keys[:_LISTED])}{more}"

@@ -56,10 +56,12 @@ class NetworkInfo:
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where the parameters came from: ``kind`` is ``bundled``, ``file``, ``random`` or ``onnx``.
+    """Where the parameters came from.
 
-    ``sha256`` is the checkpoint file's, None for random ones. ``record`` is what training
-    wrote of the checkpoint (accuracy, recipe, seed …), empty where there is none.
+    ``kind`` is ``bundled``, ``published`` (then ``location`` is the address), ``file``,
+    ``random``, ``factory`` or ``onnx``. ``sha256`` is the checkpoint file's, None for random
+    ones. ``record`` is what training wrote of the checkpoint (accuracy, recipe, seed …) or its
+    publisher says, empty where there is none.
     """
 
     kind: str

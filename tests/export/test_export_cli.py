@@ -54,8 +54,16 @@ def test_quiet_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_1(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for scheme in ("http", "https"):  # nothing is fetched, wherever the test runs
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
     assert cli.main([*arguments, "-o", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == ""

@@ -16,6 +16,7 @@ from repr_models import (
     resolve,
 )
 from repr_models.train import Recipe, ResidentImages, evaluate
+from repr_models.weights import bundled_path
 
 BUNDLED = [spec for spec in networks() if is_bundled(spec)]
 
@@ -27,6 +28,11 @@ CIFAR10_SHA256 = {
     "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
     "test": "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304",
 }
+
+
+def test_all_that_is_bundled_is_small() -> None:
+    folder = bundled_path(BUNDLED[0]).parent
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 48 * 2**20
 
 
 def test_the_networks_of_the_first_artifacts_are_bundled() -> None:
@@ -55,9 +61,11 @@ def test_a_bundled_checkpoint_is_what_its_record_says(spec: NetworkSpec) -> None
     assert {"torch", "numpy", "python"} <= record["versions"].keys()
     assert Recipe(**record["recipe"]).epochs == len(record["history"])
     assert record["history"][-1]["epoch"] == len(record["history"])
-    # measured twice; a GPU may round otherwise the second time
+    # measured twice: before and after it was stored; a GPU may round otherwise besides
     last = record["history"][-1]["test_top1"]
-    assert last == pytest.approx(record["accuracy"]["test_top1"], abs=5e-4)
+    as_it_is = record.get("storage", {"store": "fp32"})["store"] == "fp32"
+    near = 5e-4 if as_it_is else 5e-3
+    assert last == pytest.approx(record["accuracy"]["test_top1"], abs=near)
     assert record["accuracy"]["test_top1"] >= FLOORS.get(spec.name, 0.5)
 
 

@@ -17,11 +17,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from repr_models import load_checkpoint, load_cifar10, resolve, train, train_cli
+from repr_models import (
+    CIFAR10,
+    FoldContract,
+    NetworkSpec,
+    load_checkpoint,
+    load_cifar10,
+    networks,
+    registry,
+    resolve,
+    stored_checkpoint,
+    train,
+    train_cli,
+)
 from repr_models.train import ResidentImages, evaluate
 
 NAME = "lenet5"
+KNOWN = {spec.name for spec in networks()}
+ELSEWHERE = next(s.architecture for s in networks() if f"{s.architecture}.cifar10" not in KNOWN)
 FILES = ["lenet5.cifar10.json", "lenet5.cifar10.safetensors"]
 
 
@@ -78,6 +94,12 @@ def test_a_run_writes_a_checkpoint_and_its_record(
             "sha256": images.sha256,
         }
     assert record["network"] == "lenet5.cifar10"
+    assert record["storage"] == {
+        "store": "auto",
+        "bytes": len(content),
+        "values": {"float16": 62_006 - 236, "float32": 236},  # weights, biases
+        "left_out": [],
+    }
     assert record["seed"] == 5
     assert record["parameters"] == 62_006
     assert record["device"] == "cpu"
@@ -102,8 +124,188 @@ def test_a_run_writes_a_checkpoint_and_its_record(
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()
+    assert lines[4] == f"{out / FILES[1]}: {len(content) / 1e6:.2f} MB"
     assert [line[:9] for line in lines[:3]] == ["epoch   1", "epoch   2", "epoch   3"]
     assert f"{record['accuracy']['test_top1']:.2%} top-1 on CIFAR-10 test set: all 40" in lines[3]
+
+
+# --- how it is stored -----------------------------------------------------------------------
+
+
+class Headed(nn.Module):
+    """A layer large enough for int8, and a head for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(3 * 32 * 32, 32)
+        self.fc = nn.Linear(32, 10)
+        self.aux = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.hidden(x.flatten(1)).relu()
+        logits = self.fc(features)
+        return (logits, self.aux(features)) if self.training else logits
+
+
+HEADED = NetworkSpec(
+    "headed.cifar10", "test", CIFAR10, Headed, 98_666, FoldContract(0), training_only=("aux",)
+)
+
+
+@pytest.fixture
+def headed(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that trains it."""
+    resolve("lenet5")  # the families register first
+    monkeypatch.setitem(registry._networks, HEADED.name, HEADED)
+    return ["headed", *command[1:]]
+
+
+def test_a_checkpoint_is_stored_small_and_without_its_heads(
+    headed: list[str], tmp_path: Path, cifar_folder: Path
+) -> None:
+    assert train_cli.main([*headed, "-o", str(tmp_path), "--quiet"]) == 0
+    record = json.loads((tmp_path / "headed.cifar10.json").read_text("utf-8"))
+    path = tmp_path / "headed.cifar10.safetensors"
+    assert record["storage"] == {
+        "store": "auto",
+        "bytes": path.stat().st_size,
+        "values": {"float16": 320, "float32": 32 + 10 + 32, "int8": 98_304},
+        "left_out": ["aux"],
+    }
+    assert path.stat().st_size < 100_500
+    network = Headed()
+    load_checkpoint(network, path, HEADED)
+    images = ResidentImages(load_cifar10(cifar_folder, "test"), HEADED, torch.device("cpu"))
+    assert record["accuracy"]["test_top1"] == evaluate(network, images)
+
+
+def test_the_accuracy_is_that_of_the_stored_bytes(
+    headed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it measured in memory, a codec that spoils everything would not be noticed."""
+    encode = stored_checkpoint.encode
+    monkeypatch.setattr(
+        stored_checkpoint,
+        "encode",
+        lambda s: encode({k: torch.zeros_like(v) for k, v in s.items()}),
+    )
+    assert train_cli.main([*headed, "-o", str(tmp_path), "--quiet"]) == 0
+    record = json.loads((tmp_path / "headed.cifar10.json").read_text("utf-8"))
+    assert record["accuracy"] == {"test_top1": 0.1, "train_top1": 0.1}  # always the first class
+    assert record["history"][-1]["test_top1"] > 0.2
+
+
+def test_store_fp32_keeps_every_bit(
+    headed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    start = train.start
+    monkeypatch.setattr(train, "start", lambda *a: made.append(start(*a)) or made[-1])
+    assert train_cli.main([*headed, "-o", str(tmp_path), "--quiet", "--store", "fp32"]) == 0
+    trained = made[0].network.state_dict()
+    stored = load_file(tmp_path / "headed.cifar10.safetensors")
+    assert stored.keys() == trained.keys() - {"aux.weight", "aux.bias"}
+    assert all(torch.equal(value, trained[key]) for key, value in stored.items())
+    record = json.loads((tmp_path / "headed.cifar10.json").read_text("utf-8"))
+    assert record["storage"]["store"] == "fp32"
+    assert record["storage"]["values"] == {"float32": 98_666}
+    assert record["accuracy"]["test_top1"] == record["history"][-1]["test_top1"]
+
+
+def test_a_checkpoint_is_stored_anew_as_if_trained_so(headed: list[str], tmp_path: Path) -> None:
+    old, anew, expected = (tmp_path / name for name in ("old", "anew", "expected"))
+    assert train_cli.main([*headed, "-o", str(old), "--quiet", "--store", "fp32"]) == 0
+    assert train_cli.main([*headed, "-o", str(expected), "--quiet"]) == 0
+    source = old / "headed.cifar10.safetensors"
+    before = source.read_bytes()
+    record = json.loads(source.with_suffix(".json").read_text("utf-8"))
+    del record["storage"]  # as earlier versions wrote it
+    source.with_suffix(".json").write_text(json.dumps(record), "utf-8")
+
+    command = [*headed, "-o", str(anew), "--re-encode", str(source)]
+    assert train_cli.main(command) == 0
+    assert names(anew) == ["headed.cifar10.json", "headed.cifar10.safetensors"]
+    assert source.read_bytes() == before
+    again = (anew / source.name).read_bytes()
+    assert again == (expected / source.name).read_bytes()
+    records = [
+        json.loads((folder / "headed.cifar10.json").read_text("utf-8"))
+        for folder in (anew, expected)
+    ]
+    for found in records:
+        for row in found["history"]:
+            del row["seconds"]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights_sha256": "0"}, "its weights_sha256 is 0, not "),
+        ({"network": "resnet20.cifar10"}, "its network is resnet20.cifar10, not lenet5.cifar10"),
+        ({"data": {"train": {"sha256": "1"}, "test": {"sha256": "2"}}}, "its train data is 1, not"),
+        ({"data": None}, "is not the record of a checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_is_not_of_this_network_and_data_is_not_stored_anew(
+    change: dict[str, Any],
+    message: str,
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_cli.main([*command, "-o", str(tmp_path / "old"), "--quiet"]) == 0
+    path = tmp_path / "old" / FILES[0]
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    source = str(path.with_suffix(".safetensors"))
+    assert train_cli.main([*command, "-o", str(tmp_path / "new"), "--re-encode", source]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert names(tmp_path / "new") == []
+
+
+def test_a_state_of_an_earlier_version_is_finished(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written key by key as before there was a codec: what a run is known by has not changed."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    resumed.mkdir()
+    assert train_cli.main([*command, "-o", str(whole)]) == 0
+    capsys.readouterr()
+    data = Path(command[command.index("--data") + 1])
+    train_set, spec = load_cifar10(data, "train"), resolve("lenet5.cifar10")
+    recipe = {
+        "epochs": 3,
+        "batch_size": 20,
+        "learning_rate": 0.02,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.0,
+        "precision": "fp32",
+    }
+    cpu = torch.device("cpu")
+    state = train.start(spec, train.Recipe(**recipe), 0, cpu)
+    row = train.train_epoch(state, ResidentImages(train_set, spec, cpu), train.Recipe(**recipe), 0)
+    torch.save(
+        {
+            "identity": {
+                "network": "lenet5.cifar10",
+                "recipe": recipe,
+                "seed": 0,
+                "data": train_set.sha256,
+            },
+            "network": state.network.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "epoch": 1,
+            "history": [row],
+        },
+        resumed / "lenet5.cifar10.state.pt",
+    )
+    assert train_cli.main([*command, "-o", str(resumed), "--store", "auto"]) == 0
+    assert "resuming lenet5.cifar10 after epoch 1 of 3" in capsys.readouterr().err
+    assert (resumed / FILES[1]).read_bytes() == (whole / FILES[1]).read_bytes()
 
 
 def test_the_same_command_gives_the_same_bytes_and_another_seed_others(
@@ -323,7 +525,7 @@ def test_cuda_without_cuda_is_said(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet50", "resnet50.imagenet is not for CIFAR-10, .*there are lenet5.cifar10"),
+        (ELSEWHERE, f"{ELSEWHERE}.imagenet is not for CIFAR-10, .*there are lenet5.cifar10"),
         ("resnet50.imagenet", "is not for CIFAR-10"),
         ("resnet21", "no network called 'resnet21'; did you mean .*resnet20"),
     ],
@@ -354,7 +556,7 @@ def test_an_out_that_is_a_file_is_said(
     "usage",
     [
         *(["--threads", "0"], ["--eval-every", "0"], ["--seed", "-1"], ["--seed", str(2**32)]),
-        *(["--seed", "x"], ["--precision", "fp8"], ["--no-such"]),
+        *(["--seed", "x"], ["--precision", "fp8"], ["--no-such"], ["--store", "int4"]),
     ],
 )
 def test_wrong_usage_is_status_2(
@@ -370,6 +572,7 @@ def test_a_missing_extra_is_answered_with_the_install_line(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.delitem(sys.modules, "repr_models.stored_checkpoint")  # as in a new process
     assert train_cli.main(command) == 1
     assert capsys.readouterr().err == (
         "repr-train needs safetensors.torch: pip install 'repr-deploy[export]'\n"

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from repr_models import (
     CIFAR10,
     FoldContract,
     NetworkSpec,
+    Published,
     WeightsError,
     bundled_record,
     is_bundled,
@@ -29,6 +31,7 @@ from repr_models import (
     randomize,
     resolve,
 )
+from repr_models.download import cached_path
 
 
 class Small(nn.Module):
@@ -321,6 +324,125 @@ def test_a_path_called_random_is_a_file(
     torch.save(state, "random")
     assert load_weights(Small(), Path("random"), SPEC).kind == "file"
     assert load_weights(Small(), "random", SPEC).kind == "random"
+
+
+# --- heads for training alone, and names of others -------------------------------------------
+
+
+class Headed(Small):
+    """With an auxiliary head, which gives logits in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Sequential(nn.Linear(4, 10), nn.BatchNorm1d(10))
+
+
+HEADED = replace(SPEC, builder=Headed, training_only=("aux",))
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save], ids=["safetensors", "torch"])
+@pytest.mark.parametrize("heads", [True, False])
+def test_heads_are_loaded_where_they_are_and_kept_where_they_are_not(
+    save: Callable[[State, Path], None], heads: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / f"w.{'safetensors' if save is save_file else 'pth'}"
+    source, network = Headed(), Headed()
+    with torch.no_grad():
+        for value in source.parameters():
+            value.copy_(torch.rand(value.shape))
+    state = source.state_dict()
+    save({k: v for k, v in state.items() if heads or not k.startswith("aux")}, path)
+    expected = {**network.state_dict(), **(state if heads else {})}
+    expected = {k: v.clone() if k.startswith("aux") else state[k] for k, v in expected.items()}
+    assert load_weights(network, path, HEADED).kind == "file"
+    assert_has(network, expected)
+    if not heads:  # whoever does not say which network it is gets no leave
+        with pytest.raises(WeightsError, match=r"missing: aux\.0\.weight"):
+            load_checkpoint(Headed(), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"aux.0.bias": None}, r"network; missing: aux\.0\.bias$"),
+        ({"aux.0.bias": torch.zeros(3)}, r"aux\.0\.bias is \(3,\)"),
+        ({"aux.2.bias": torch.zeros(3)}, r"unexpected: aux\.2\.bias$"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(
+    change: dict[str, Tensor | None], message: str, tmp_path: Path
+) -> None:
+    state = {**Headed().state_dict(), **change}
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=message):
+        load_weights(Headed(), tmp_path / "w.pth", HEADED)
+
+
+@pytest.mark.usefixtures("bundle")
+def test_bundled_weights_come_without_heads() -> None:
+    network = Headed()
+    before = network.aux[0].weight.detach().clone()
+    load_weights(network, None, HEADED)
+    assert torch.equal(network.aux[0].weight, before)
+
+
+RENAMES = ((r"^convolution\.", "conv."), (r"\.([wb])$", r".\1_"), (r"_$", ""))
+OLD_NAMES = {"conv.weight": "convolution.weight", "fc.bias": "fc.bias_"}
+
+
+def published_spec(url: str, content: bytes) -> NetworkSpec:
+    digest = hashlib.sha256(content).hexdigest()
+    return replace(SPEC, published=Published("a library", url, digest, 0.75, RENAMES))
+
+
+def old_file(state: State, path: Path) -> bytes:
+    torch.save({OLD_NAMES.get(key, key): value for key, value in state.items()}, path)
+    return path.read_bytes()
+
+
+def test_names_of_the_publisher_are_renamed_in_a_users_file(state: State, tmp_path: Path) -> None:
+    content = old_file(state, tmp_path / "w.pth")
+    network = Small()
+    load_weights(network, tmp_path / "w.pth", published_spec("https://a.org/w.pth", content))
+    assert_has(network, state)
+    with pytest.raises(WeightsError, match=r"missing: conv\.weight, fc\.bias; unexpected: co"):
+        load_weights(Small(), tmp_path / "w.pth", SPEC)
+
+
+def test_two_tensors_for_one_name_are_refused(state: State, tmp_path: Path) -> None:
+    torch.save({**state, "convolution.weight": state["conv.weight"]}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"two tensors for conv\.weight: convolution\.weight is"):
+        load_weights(Small(), tmp_path / "w.pth", published_spec("https://a.org/w.pth", b""))
+
+
+def test_a_renaming_that_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+        Published("a library", "https://a.org/w.pth", "0" * 8, 0.5, ((r"(", ""),))
+
+
+def test_published_weights_are_taken_where_none_are_bundled(
+    bundle: Path, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+    other = {key: value + 1 for key, value in state.items()}
+    content = old_file(other, tmp_path / "w.pth")
+    spec = published_spec("http://127.0.0.1:9/w.pth", content)  # nobody is there
+    assert load_weights(Small(), None, spec).kind == "bundled"
+    shutil.rmtree(bundle.parent)
+    with pytest.raises(WeightsError, match=r"http://127\.0\.0\.1:9/w\.pth cannot be fetched"):
+        load_weights(Small(), None, spec)
+
+    assert spec.published is not None
+    path = cached_path(spec.published)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    network = Small()
+    source = load_weights(network, None, spec)
+    assert_has(network, other)
+    assert source.kind == "published"
+    assert source.location == "http://127.0.0.1:9/w.pth"
+    assert source.sha256 == hashlib.sha256(content).hexdigest()
+    assert source.record == {"source": "a library", "published_top1": 0.75}
 
 
 # --- random weights -------------------------------------------------------------------------

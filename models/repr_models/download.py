@@ -1,0 +1,300 @@
+"""Published checkpoints: from their address into a cache, whole and checked, or not at all.
+
+A transfer grows a hidden partial file beside its place; the file is renamed into place when its
+SHA-256 fits. A broken transfer goes on where it stopped if the server says (``If-Range``) that
+it still has the same file, else from the start. One process at a time fetches a file; others
+wait for it, and find it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from repr_models.errors import WeightsError
+from repr_models.file_lock import locked
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from repr_models.registry import Published
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the file's name, the bytes there so far, and all bytes (None: not known)."""
+
+CACHE_VARIABLE = "REPR_CACHE"
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 5  # in a row that bring less than _HEADWAY
+FIRST_PAUSE = 1.0  # seconds; doubled for each attempt that fails
+_BLOCK = 1 << 18
+_HEADWAY = 1 << 20
+_RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+class _NetworkError(Exception):
+    """The transfer failed.
+
+    ``lasting`` if another attempt soon would fail too, ``part`` if what is there of the file
+    cannot be continued.
+    """
+
+    def __init__(self, reason: str, *, lasting: bool = False, part: bool = False) -> None:
+        super().__init__(reason)
+        self.lasting = lasting
+        self.part = part
+
+
+def cache_folder() -> Path:
+    """``$REPR_CACHE``, else ``$XDG_CACHE_HOME/repr-deploy``, else ``~/.cache/repr-deploy``.
+
+    Raises :class:`WeightsError` if there is neither of these nor a home.
+    """
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "repr-deploy"
+    try:
+        return Path.home() / ".cache" / "repr-deploy"
+    except RuntimeError as error:
+        raise WeightsError(
+            f"there is no home for a cache; set {CACHE_VARIABLE} to a folder"
+        ) from error
+
+
+def cached_path(published: Published) -> Path:
+    """Where the checkpoint lies in the cache, or would lie.
+
+    The name is that in the address, led by the digest's first digits unless it holds them:
+    many addresses end in ``model.safetensors``.
+    """
+    name = urllib.parse.unquote(urllib.parse.urlsplit(published.url).path.rpartition("/")[2])
+    name = re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "checkpoint"
+    start = published.sha256[:8]
+    return cache_folder() / "weights" / (name if start in name else f"{start}-{name}")
+
+
+def fetch(
+    published: Published,
+    progress: Progress | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    pause: float = FIRST_PAUSE,
+) -> Path:
+    """The checkpoint's file in the cache, downloaded if it is not there; its digest was checked.
+
+    ``timeout`` is in seconds without a byte; ``pause`` in seconds before the second attempt.
+    Raises :class:`WeightsError` if it cannot be fetched or stored, or is another file.
+    """
+    tell = progress or (lambda _name, _done, _total: None)
+    path = cached_path(published)
+    if _fits(path, published.sha256):
+        return path
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = locked(path.with_name(f".{path.name}.lock"), lambda: tell(path.name, 0, None))
+        with lock as alone:
+            if _fits(path, published.sha256):  # by now: another process fetched it
+                return path
+            own = "" if alone else f".{os.getpid()}"
+            partial = path.with_name(f".{path.name}{own}.partial")
+            _Transfer(published, path, partial, tell, timeout).run(pause)
+            return path
+
+
+def _fits(path: Path, sha256: str) -> bool:
+    return path.is_file() and _digest(path).hexdigest().startswith(sha256)
+
+
+def _digest(path: Path) -> _Hash:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    return digest
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Say of a failure of the disk what can be done about it."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"the cache {path.parent} cannot be written: {error.strerror or error}; set "
+            f"{CACHE_VARIABLE} to another folder, or give the checkpoint with --weights FILE"
+        ) from error
+
+
+@dataclass
+class _Transfer:
+    """One file on its way from ``published.url`` to ``path``, by way of ``partial``."""
+
+    published: Published
+    path: Path
+    partial: Path
+    tell: Progress
+    timeout: float
+
+    def run(self, pause: float) -> None:
+        """Fetch, check and rename. Raises :class:`WeightsError` and ``OSError`` of the disk."""
+        failures = best = 0
+        restarted = False
+        while True:
+            begun = self._size()
+            try:
+                digest = self._attempt()
+            except _NetworkError as error:
+                if error.part:
+                    self._discard()
+                reached = self._size()
+                failures = 1 if reached >= best + _HEADWAY else failures + 1
+                best = max(best, reached)
+                if error.lasting or failures >= ATTEMPTS:
+                    raise self._unreachable(str(error)) from error
+                time.sleep(pause * 2 ** (failures - 1))
+                continue
+            if digest.startswith(self.published.sha256):
+                self._note_path.unlink(missing_ok=True)
+                os.replace(self.partial, self.path)
+                return
+            self._discard()
+            if restarted or not begun:
+                raise WeightsError(
+                    f"{self.published.url} is another file than expected (SHA-256 {digest}, "
+                    f"expected {self.published.sha256}{self._rest()}), and was thrown away; "
+                    f"give the right one with --weights FILE"
+                )
+            restarted = True  # what was there before may have been damaged: once more, from nothing
+
+    def _attempt(self) -> str:
+        """One request, its bytes appended or written anew; returns the digest of the whole."""
+        validator = self._validator()
+        if validator is None:
+            self._discard()
+        begin = self._size()
+        digest = _digest(self.partial) if begin else hashlib.sha256()
+        if begin and digest.hexdigest().startswith(self.published.sha256):
+            return digest.hexdigest()  # whole already: only the renaming was missing
+        headers = {"User-Agent": "repr-deploy", "Accept-Encoding": "identity"}
+        if begin and validator is not None:
+            headers |= {"Range": f"bytes={begin}-", "If-Range": validator}
+        with _network():
+            request = urllib.request.Request(self.published.url, headers=headers)
+            response = urllib.request.urlopen(request, timeout=self.timeout)
+        with response:
+            if response.status != 206:
+                begin, digest = 0, hashlib.sha256()
+                self._discard()
+                self._note(response.headers)
+            elif not re.match(rf"bytes {begin}-", response.headers.get("Content-Range") or ""):
+                raise _NetworkError("the server sent another part than was asked for", part=True)
+            length = response.headers.get("Content-Length")
+            total = begin + int(length) if length and length.isdigit() else None
+            with self.partial.open("ab", buffering=0) as stream:
+                done = self._receive(response, stream, digest, begin, total)
+            if total is not None and done < total:
+                raise _NetworkError(f"the connection ended after {done:,} of {total:,} bytes")
+            return digest.hexdigest()
+
+    def _receive(
+        self,
+        response: http.client.HTTPResponse,
+        stream: BinaryIO,
+        digest: _Hash,
+        done: int,
+        total: int | None,
+    ) -> int:
+        self.tell(self.path.name, done, total)
+        while True:
+            with _network():
+                block = response.read1(_BLOCK)
+            if not block:
+                break
+            try:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[stream.write(rest) :]
+            except OSError:
+                self._discard()  # a full disk is not left full
+                raise
+            digest.update(block)
+            done += len(block)
+            self.tell(self.path.name, done, total)
+        os.fsync(stream.fileno())
+        return done
+
+    @property
+    def _note_path(self) -> Path:
+        return self.partial.with_suffix(".json")
+
+    def _note(self, headers: http.client.HTTPMessage) -> None:
+        """Keep what tells this version of the file from others, for ``If-Range``."""
+        etag = headers.get("ETag", "")
+        validator = etag if etag.startswith('"') else headers.get("Last-Modified")  # W/ is weak
+        if validator:
+            note = {"url": self.published.url, "validator": validator}
+            self._note_path.write_text(json.dumps(note), "utf-8")
+
+    def _validator(self) -> str | None:
+        try:
+            note = json.loads(self._note_path.read_text("utf-8"))
+            return str(note["validator"]) if note["url"] == self.published.url else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _size(self) -> int:
+        return self.partial.stat().st_size if self.partial.exists() else 0
+
+    def _discard(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self._note_path.unlink(missing_ok=True)
+
+    def _rest(self) -> str:
+        return "" if len(self.published.sha256) == 64 else "…"
+
+    def _unreachable(self, reason: str) -> WeightsError:
+        there = " (the file there now is another one)" if self.path.is_file() else ""
+        return WeightsError(
+            f"{self.published.url} cannot be fetched: {reason}; fetch it by other means and put "
+            f"it at {self.path}{there} or give it with --weights FILE, or take --weights random "
+            f"for latency alone"
+        )
+
+
+@contextmanager
+def _network() -> Iterator[None]:
+    """Every way a connection fails, as :class:`_NetworkError`: none of them is the disk's."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        part = error.code == 416  # the range does not lie within the file
+        lasting = not part and error.code not in _RETRIED_STATUS
+        said = f"HTTP {error.code} {error.reason}"
+        raise _NetworkError(said, lasting=lasting, part=part) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        lasting = isinstance(
+            cause, socket.gaierror | ConnectionRefusedError | ssl.SSLCertVerificationError
+        )
+        said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        if isinstance(cause, TimeoutError):
+            said = "no answer in time"
+        raise _NetworkError(" ".join(said.split()), lasting=lasting) from error

@@ -1,0 +1,160 @@
+"""The codec of bundled checkpoints: fp16 and int8 weights in one safetensors file, and back.
+
+What travels with the package must be small, and weights are what is large in it:
+
+- tensors of one dimension (biases, BatchNorm's parameters and statistics) and integers stay as
+  they are: they are few, and BatchNorm's variances do not bear rounding;
+- tensors of more dimensions become fp16;
+- of these, the ones with ``INT8_VALUES`` values or more become int8 with a float32 scale for
+  each output channel (axis 0): ``value = scale * code``, codes -127..127, symmetric, rounded to
+  nearest even. Smaller ones would save less than 64 KiB each, and are the first and the depthwise
+  layers that eight bits hurt most.
+
+The file says of itself how it is stored, in its metadata. A file without that is read as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from repr_models.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INT8_VALUES = 65_536
+"""From how many values on a tensor is stored in int8."""
+
+METADATA_KEY = "repr-deploy"  # one key: safetensors writes several in no fixed order
+SCALE_SUFFIX = "::scale"  # no name of a parameter holds a colon
+VERSION = 1
+_WAY_OUT = "install the package again, or save the tensors alone"
+
+
+def encode(state: Mapping[str, Tensor]) -> bytes:
+    """The file of ``state``: tensors by name, float ones float32 or narrower, on any device.
+
+    The same tensors give the same bytes. Raises :class:`WeightsError` for values that are not
+    finite, and for a name that ends as those of the scales do.
+    """
+    from safetensors.torch import save
+
+    stored: dict[str, Tensor] = {}
+    encoding: dict[str, str] = {}
+    for name, value in state.items():
+        if name.endswith(SCALE_SUFFIX):
+            raise WeightsError(f"{name!r} cannot be stored: {SCALE_SUFFIX!r} marks scales")
+        tensor = value.detach().cpu().contiguous()
+        if not (tensor.is_floating_point() and tensor.ndim > 1):
+            stored[name] = tensor
+            continue
+        tensor = tensor.float()
+        if not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{name} holds values that are not finite, which cannot be stored")
+        half = tensor.half()
+        if tensor.numel() >= INT8_VALUES:
+            stored[name], stored[name + SCALE_SUFFIX] = _to_int8(tensor)
+            encoding[name] = "int8"
+        elif bool(half.isfinite().all()):
+            stored[name] = half
+            encoding[name] = "fp16"
+        else:  # beyond fp16's range
+            stored[name] = tensor
+    described = json.dumps({"version": VERSION, "encoding": encoding}, sort_keys=True)
+    return save(stored, metadata={METADATA_KEY: described})
+
+
+def _to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int8 of the tensor's shape and scales float32 (channels,)."""
+    import torch
+
+    rows = tensor.flatten(1)
+    scale = rows.abs().amax(1) / 127
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    codes = (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return codes.reshape(tensor.shape), scale
+
+
+def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of a file of :func:`encode`, float32 again; of any other file, as they are.
+
+    ``tensors`` and ``metadata`` are what safetensors reads. Raises :class:`WeightsError`,
+    which does not name the file, if they contradict each other.
+    """
+    if METADATA_KEY not in metadata:
+        return dict(tensors)
+    decoded = dict(tensors)
+    for name, how in _encoding(metadata[METADATA_KEY]).items():
+        if name not in tensors:
+            raise WeightsError(f"its metadata describes {name}, which it does not hold; {_WAY_OUT}")
+        if how == "fp16":
+            decoded[name] = _from_fp16(name, tensors[name])
+        elif how == "int8":
+            scale = decoded.pop(name + SCALE_SUFFIX, None)
+            decoded[name] = _from_int8(name, tensors[name], scale)
+        else:
+            raise WeightsError(
+                f"{name} is stored as {how!r}, which this version does not read; update the package"
+            )
+    if strays := [name for name in decoded if name.endswith(SCALE_SUFFIX)]:
+        raise WeightsError(f"it holds {strays[0]}, a scale of no int8 tensor; {_WAY_OUT}")
+    return decoded
+
+
+def _encoding(text: str) -> dict[str, Any]:
+    try:
+        described = json.loads(text)
+        version, encoding = described["version"], described["encoding"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}") from error
+    if version != VERSION:
+        raise WeightsError(
+            f"it is stored in version {version!r}, this one reads {VERSION}; update the package"
+        )
+    if not isinstance(encoding, dict):
+        raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}")
+    return encoding
+
+
+def _from_fp16(name: str, tensor: Tensor) -> Tensor:
+    import torch
+
+    if tensor.dtype != torch.float16:
+        raise WeightsError(f"{name} is said to be fp16 and is {_type(tensor)}; {_WAY_OUT}")
+    return tensor.float()
+
+
+def _from_int8(name: str, tensor: Tensor, scale: Tensor | None) -> Tensor:
+    import torch
+
+    if tensor.dtype != torch.int8 or tensor.ndim < 2:
+        raise WeightsError(
+            f"{name} is said to be int8 of two dimensions or more and is {_type(tensor)} of "
+            f"{tensor.ndim}; {_WAY_OUT}"
+        )
+    if scale is None:
+        raise WeightsError(f"{name} is int8 and has no scale; {_WAY_OUT}")
+    if scale.dtype != torch.float32 or scale.shape != tensor.shape[:1]:
+        raise WeightsError(
+            f"the scale of {name} is {_type(scale)} {tuple(scale.shape)}, expected float32 "
+            f"({tensor.shape[0]},); {_WAY_OUT}"
+        )
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise WeightsError(f"the scale of {name} is not finite and above 0; {_WAY_OUT}")
+    return tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe(content: bytes) -> dict[str, Any]:
+    """What a record says of the file ``content``: its bytes, and the values of each type."""
+    from safetensors.torch import load
+
+    values: dict[str, int] = {}
+    for tensor in load(content).values():
+        values[_type(tensor)] = values.get(_type(tensor), 0) + tensor.numel()
+    return {"bytes": len(content), "values": dict(sorted(values.items()))}
