@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +127,8 @@ def _from_registry(target: str, spec: NetworkSpec, options: ExportOptions) -> To
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
     source = load_weights(network, options.weights, spec)
+    if source.record and spec.bar is not None:
+        source = replace(source, record={**source.record, "bar": spec.bar})
     pre = spec.preprocessing
     asked = target.strip().lower()
     note = "" if asked == spec.name else f"{asked} is {spec.name}"
