@@ -213,8 +213,11 @@ def _legend(listed: Sequence[Entry], reasons: Sequence[str], left: Sequence[str]
     )
     for number, reason in enumerate(reasons, 1):
         yield f"[{number}] the others stay: {reason}"
-    default = [entry.name for entry in listed if not entry.left_out]
-    yield f"Measured without names given: {', '.join(default) or 'none'}."
+    bundled = [entry for entry in listed if entry.weights.kind == "bundled"]
+    default = [entry.name for entry in bundled if not entry.left_out]
+    # as default_selection has it: all of them where none reaches its bar
+    taken = default or [entry.name for entry in bundled]
+    yield f"Measured without names given: {', '.join(taken) or 'none'}."
 
 
 def _fits(table: Table, console: Console) -> bool:

@@ -28,10 +28,10 @@ from repr_models.registry import (
 COMMAND = "python -m repr_models.count"
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class says so
     """Adds up what torch's own formulas say of each convolution and matrix product."""
 
-    flops = 0
+    flops: int = 0
 
     def __torch_dispatch__(
         self,
@@ -55,11 +55,12 @@ def count_multiply_adds(spec: NetworkSpec, side: int | None = None) -> int:
     ``repr_export.multiply_adds`` counts them in the exported graph. Nothing is computed: the
     network is made of shapes without values, so that even the largest takes seconds.
     """
+    counter = _Counter()  # type: ignore[no-untyped-call]
     height, width = spec.input_shape[1:] if side is None else (side, side)
     with torch.device("meta"), torch.no_grad():
         network = spec.build().eval()
         image = torch.empty(1, 3, height, width)
-        with _Counter() as counter:
+        with counter:
             network(image)
     return counter.flops // 2  # torch counts the addition too
 

@@ -134,6 +134,11 @@ def test_pipe_wraps_nothing() -> None:
     assert "\x1b" not in "".join(lines)
 
 
+def test_none_at_its_bar_means_all_bundled(capsys: pytest.CaptureFixture[str]) -> None:
+    print_list([BELOW, BARE], Console(width=200))
+    assert f"Measured without names given: {BELOW.name}." in capsys.readouterr().out
+
+
 def test_json_holds_what_the_table_leaves_out() -> None:
     body = json.loads(to_json(ZOO))
     assert body["schema"] == 1
