@@ -127,7 +127,7 @@ def _from_registry(target: str, spec: NetworkSpec, options: ExportOptions) -> To
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
     source = load_weights(network, options.weights, spec)
-    if source.record and spec.bar is not None:
+    if source.kind == "bundled" and spec.bar is not None:
         source = replace(source, record={**source.record, "bar": spec.bar})
     pre = spec.preprocessing
     asked = target.strip().lower()
