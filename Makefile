@@ -27,7 +27,7 @@ test: check
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: env
-	$(BIN)/repr-bench --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html
+	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html
 
 clean:
 	rm -rf $(VENV) $(OUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,54 @@ if TYPE_CHECKING:
     from repr_models.registry import NetworkSpec
 
 
-def bundled_names() -> list[str]:
-    """The names, as short as they are unique, of the networks with bundled trained weights."""
+@dataclass(frozen=True)
+class Selection:
+    """What a run without names measures: short names, and a sentence on what it does without."""
+
+    names: tuple[str, ...]
+    note: str = ""
+
+
+def default_selection(*, all_bundled: bool = False) -> Selection:
+    """The networks whose bundled weights reach their bar; with ``all_bundled``, every bundled one.
+
+    Where none of the bundled ones reaches its bar, they are all taken: there is nothing else
+    to compare.
+    """
     from repr_models.registry import networks
     from repr_models.weights import is_bundled
 
-    return [short_name(spec) for spec in networks() if is_bundled(spec)]
+    every = list(networks())
+    bundled = [spec for spec in every if is_bundled(spec)]
+    without = len(every) - len(bundled)
+    tail = (
+        f"{without} network{'s have' if without != 1 else ' has'} no bundled weights (--list)"
+        if without
+        else ""
+    )
+    left = {spec.name: reason for spec in bundled if (reason := reason_to_leave_out(spec))}
+    if all_bundled or len(left) == len(bundled):
+        return Selection(tuple(map(short_name, bundled)), tail and f"left out: {tail}")
+    taken = tuple(short_name(spec) for spec in bundled if spec.name not in left)
+    parts = [f"{short_name(spec)} ({left[spec.name]})" for spec in bundled if spec.name in left]
+    if not parts:
+        return Selection(taken, tail and f"left out: {tail}")
+    more = f"; {tail}" if tail else ""
+    return Selection(taken, f"left out: {', '.join(parts)}: --all-bundled takes these too{more}")
+
+
+def reason_to_leave_out(spec: NetworkSpec) -> str | None:
+    """Why a run without names does without ``spec``; None if it does not."""
+    from repr_models.weights import bundled_record, is_bundled
+
+    if not is_bundled(spec):
+        return "no bundled weights"
+    top1: float = bundled_record(spec)["accuracy"]["test_top1"]
+    if spec.bar is not None:
+        below = spec.is_below_bar(top1)
+        return f"{100 * top1:.2f} %, below its bar of {100 * spec.bar:g} %" if below else None
+    # Deep plain networks are there to show how they degrade (He et al. 2016, §4.2).
+    return "shows degradation, and has no bar" if spec.family == "plain" else None
 
 
 def short_name(spec: NetworkSpec) -> str:
@@ -34,8 +77,9 @@ def find_artifact(target: str, artifacts: Path, tell: Callable[[str], None]) -> 
     """The artifact folder that ``target``, a folder or a network's name, stands for.
 
     A named network's artifact is looked for in ``artifacts`` and exported there if it is
-    missing, damaged, or made of other bundled weights than those of this version. One that
-    the user made with weights of their own is taken as it is. ``tell`` hears what was done.
+    missing, damaged, or made of other bundled weights than those of this version, or for
+    another bar. One that the user made with weights of their own is taken as it is.
+    ``tell`` hears what was done.
     Raises :class:`UsageError`, or what loading or exporting raises.
     """
     path = Path(target)
@@ -91,10 +135,13 @@ def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> boo
     if manifest.weights.kind != "bundled":
         tell(f"{folder} carries {_weights(manifest)}, not the bundled ones; measured as it is")
         return True
-    if is_bundled(spec) and manifest.weights.sha256 == bundled_record(spec)["weights_sha256"]:
-        return True
-    tell(f"{folder} was made of other weights than this version's and is exported again")
-    return False
+    if not is_bundled(spec) or manifest.weights.sha256 != bundled_record(spec)["weights_sha256"]:
+        tell(f"{folder} was made of other weights than this version's and is exported again")
+        return False
+    if manifest.weights.record.get("bar") != spec.bar:
+        tell(f"{folder} states another bar than this version's and is exported again")
+        return False
+    return True
 
 
 def _whole(folder: Path) -> Manifest:

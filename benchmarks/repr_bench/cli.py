@@ -8,15 +8,15 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench.artifacts import bundled_names, short_name
+from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 from repr_runtime.choice import DEVICES
-from repr_runtime.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from repr_bench.results import Results
 
 INSTALL = "pip install 'repr-deploy[bench]'"
+STANDARD_OUTPUT = Path("-")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
@@ -38,7 +39,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="NAME|ARTIFACT",
         help="networks by name (exported if need be) or artifact folders; "
-        "default: every network with bundled trained weights",
+        "default: every network whose bundled weights reach their bar",
+    )
+    p.add_argument(
+        "--all-bundled",
+        action="store_true",
+        help="without names: those below their bar too, which the table marks",
     )
     p.add_argument("--batch", type=_counts, metavar="N,…", help="batch sizes (default: 1,8)")
     precision = p.add_mutually_exclusive_group()
@@ -77,9 +83,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the artifacts of named networks are (default: artifacts)",
     )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write everything, raw samples too")
+    p.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write everything, raw samples too; with --list, the list (- is standard output)",
+    )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
-    p.add_argument("--list", action="store_true", help="list what can be measured, and stop")
+    p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
 
@@ -88,11 +99,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is that of the help text."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(arguments)
+    if args.targets and args.all_bundled:
+        parser().error("--all-bundled goes without names; leave out one of the two")
+    if args.json == STANDARD_OUTPUT and not args.list:
+        parser().error("--json - goes with --list; give the name of a file")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that it lacks becomes "?"
             stream.reconfigure(errors="replace")
     try:
-        return _list(args.artifacts) if args.list else _bench(args, arguments)
+        return _list(args) if args.list else _bench(args, arguments)
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
     except (BenchError, ModelsError, ReproError) as error:
@@ -116,7 +131,10 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     for path in (args.json, args.html):
         if path is not None:
             _make_place_for(path)
-    targets = args.targets or bundled_names()
+    targets, left_out = tuple(args.targets), ""
+    if not targets:
+        selection = default_selection(all_bundled=args.all_bundled)
+        targets, left_out = selection.names, selection.note
     if not targets:
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"
@@ -124,7 +142,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     images = EvaluationImages(args.data)
     images.check()
     request = Request(
-        targets=tuple(targets),
+        targets=targets,
         artifacts=args.artifacts,
         batches=args.batch,
         precisions=args.precision,
@@ -135,7 +153,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         command=("repr-bench", *arguments),
     )
     with RunProgress(quiet=args.quiet) as progress:
-        results = run(request, progress)
+        results = replace(run(request, progress), left_out=left_out)
         # The files first: a reader of the table may leave early, and close the pipe.
         if args.json:
             write_results(results, args.json)
@@ -144,6 +162,8 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
     print_report(results, _output())
+    if left_out:
+        progress.tell(left_out)
     return exit_status(results)
 
 
@@ -155,23 +175,18 @@ def exit_status(results: Results) -> int:
     return 1 if "failed" in statuses or "measured" not in statuses else 0
 
 
-def _list(artifacts: Path) -> int:
-    from rich.table import Table
+def _list(args: argparse.Namespace) -> int:
+    from repr_bench.listing import entries, print_list, to_json
+    from repr_bench.results import write_text
 
-    from repr_models.registry import networks
-    from repr_models.weights import bundled_record, is_bundled
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("network", "trained weights", "artifact"):
-        table.add_column(title, no_wrap=True)
-    for spec in networks():
-        weights = "-"
-        if is_bundled(spec):
-            weights = f"bundled, {bundled_record(spec)['accuracy']['test_top1']:.2%} top-1"
-        folder = artifacts / short_name(spec)
-        exported = (folder / MANIFEST_NAME).is_file()
-        table.add_row(spec.name, weights, str(folder) if exported else "-")
-    _output().print(table)
+    listed = entries(args.artifacts)
+    if args.json is None:
+        print_list(listed, _output())
+    elif args.json == STANDARD_OUTPUT:
+        sys.stdout.write(to_json(listed))
+    else:
+        _make_place_for(args.json)
+        write_text(args.json, to_json(listed))
     return 0
 
 

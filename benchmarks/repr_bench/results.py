@@ -10,7 +10,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -58,7 +58,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph that was timed, and what it got right; ``accuracy_note`` says why not known."""
+    """The graph that was timed, and what it got right; ``accuracy_note`` says why not known.
+
+    ``trained_top1`` (0 to 1) is what training recorded of bundled weights on all test images,
+    ``bar`` what they should reach; None where there is none.
+    """
 
     artifact: str
     network: str
@@ -73,6 +77,15 @@ class Graph:
     choice: str
     accuracy: Accuracy | None
     accuracy_note: str
+    trained_top1: float | None = None
+    bar: float | None = None
+
+    @property
+    def below_bar(self) -> bool:
+        """Whether its weights miss their bar."""
+        if self.trained_top1 is None or self.bar is None:
+            return False
+        return self.trained_top1 < self.bar
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole run; times are UTC in ISO 8601."""
+    """A whole run; times are UTC in ISO 8601. ``left_out`` says what a run without names skips."""
 
     started: str
     finished: str
@@ -154,6 +167,7 @@ class Results:
     settings: Settings
     environment: Environment
     rows: tuple[Row, ...]
+    left_out: str = ""
 
 
 def to_json(results: Results) -> str:
@@ -259,10 +273,14 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         names = {field.name for field in fields(kind)}
-        if wrong := (names ^ set(value)) - _IGNORED:
+        later = {field.name for field in fields(kind) if field.default is not MISSING}
+        if wrong := (names ^ set(value)) - _IGNORED - later:
             raise ResultsError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
         return kind(
-            **{name: _decode(hints[name], value[name], f"{place}.{name}") for name in names}
+            **{
+                name: _decode(hints[name], value[name], f"{place}.{name}")
+                for name in names & set(value)
+            }
         )
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -204,7 +204,16 @@ def _graph(folder: Path, session: Session, accuracy: Accuracy | None, note: str)
         choice=session.choice,
         accuracy=accuracy,
         accuracy_note=note,
+        trained_top1=_number(manifest.weights.record, "accuracy", "test_top1"),
+        bar=_number(manifest.weights.record, "bar"),
     )
+
+
+def _number(record: object, *keys: str) -> float | None:
+    """What stands under ``keys``, one within the other; None if no number does."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, Mapping) else None
+    return float(record) if isinstance(record, int | float) else None
 
 
 def _measure(plan: Plan, progress: Progress, pending: Sequence[_Pending]) -> bool:

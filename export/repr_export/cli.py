@@ -232,6 +232,9 @@ def _summary(done: Exported) -> str:
     elif weights.record:
         top1, images = weights.record["accuracy"]["test_top1"], weights.record["data"]["test"]
         accuracy = f": {top1:.2%} top-1 on {images['description']}"
+        bar = weights.record.get("bar")
+        if bar is not None and top1 < bar:
+            accuracy += f"; below its bar of {100 * bar:g}%"
     elif weights.kind == "random":
         accuracy = ": for latency alone, its predictions mean nothing"
     rows = [

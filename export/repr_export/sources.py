@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,6 +131,8 @@ def _from_registry(
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
     source = load_weights(network, options.weights, spec, progress=download)
+    if source.kind == "bundled" and spec.bar is not None:
+        source = replace(source, record={**source.record, "bar": spec.bar})
     pre = spec.preprocessing
     asked = target.strip().lower()
     note = "" if asked == spec.name else f"{asked} is {spec.name}"

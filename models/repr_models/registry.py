@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ FAMILY_MODULES = (
     "shufflenet",
 )
 """The modules that register networks, one a family; loaded at the first look-up."""
+
+MULTIPLY_ADDS_FILE = "multiply_adds.json"
+"""Each network's multiply-adds by name, written by ``python -m repr_models.count``."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,15 @@ class NetworkSpec:
         crop = self.preprocessing.crop
         return (3, crop, crop)
 
+    @property
+    def multiply_adds(self) -> int | None:
+        """Of one input's way through the network in eval mode; None if none are stored."""
+        return stored_multiply_adds().get(self.name)
+
+    def is_below_bar(self, top1: float) -> bool:
+        """Whether a checkpoint of this accuracy (0 to 1) misses the bar; never where there is none."""
+        return self.bar is not None and top1 < self.bar
+
     def is_training_only(self, name: str) -> bool:
         """Whether the submodule, parameter or buffer ``name`` serves training alone."""
         return any(name == part or name.startswith(f"{part}.") for part in self.training_only)
@@ -244,6 +257,14 @@ def register(
         return builder
 
     return decorate
+
+
+@cache
+def stored_multiply_adds() -> Mapping[str, int]:
+    """Multiply-adds of one input by network name, as stored: counting takes a second a network."""
+    text = resources.files("repr_models").joinpath(MULTIPLY_ADDS_FILE).read_text("utf-8")
+    counts: dict[str, int] = json.loads(text)
+    return counts
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         classes: int = 10,
         size: int | str = 32,
         preprocessing: bool = True,
+        record: Mapping[str, Any] | None = None,
     ) -> Path:
         features = 3 * 32 * 32
         matrix = np.outer(np.full(features, 1 / features), np.arange(classes)).astype(np.float32)
@@ -126,7 +127,7 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         content = proto.SerializeToString()
         manifest = Manifest(
             network=NetworkInfo(network or name, name, dataset, features * classes, None, "onnx"),
-            weights=WeightsInfo(weights, "linear.safetensors", sha256, {}),
+            weights=WeightsInfo(weights, "linear.safetensors", sha256, record or {}),
             inputs=(TensorSpec("input", "float32", (batch, 3, size, 32)),),
             outputs=(TensorSpec("logits", "float32", (batch, classes)),),
             preprocessing=(

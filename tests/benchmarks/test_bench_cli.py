@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from repr_bench import cli, feeds
+from repr_bench.artifacts import Selection
 from repr_bench.results import read_results
 from repr_models.data import ImageSet
 
@@ -118,6 +119,8 @@ def test_ctrl_c_reports_and_exits_130(
         ["--threads", "0"],
         ["--device", "tpu"],
         ["--no-such-option"],
+        ["--all-bundled", "lenet5"],
+        ["--json", "-", "lenet5"],
     ],
 )
 def test_wrong_command_lines_exit_2(
@@ -153,11 +156,53 @@ def test_data_without_cifar10_is_said_before_measuring(
     assert "no CIFAR-10 test set here" in err
 
 
-def test_list_names_networks_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_names_says_at_the_end_what_it_left_out(
+    make_artifact: ArtifactMaker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    asked: list[bool] = []
+
+    def select(*, all_bundled: bool) -> Selection:
+        asked.append(all_bundled)
+        return Selection((str(folder),), "left out: everything else")
+
+    folder = make_artifact()
+    monkeypatch.setattr(cli, "default_selection", select)
+    assert cli.main([*QUICK, "--batch", "1", "--json", "r.json"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
+    assert "left out" not in out
+    assert err.endswith("left out: everything else\n")
+    assert read_results(tmp_path / "r.json").left_out == "left out: everything else"
+    assert cli.main([*QUICK, "--batch", "1", "--quiet", "--all-bundled"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.main([str(folder), *QUICK, "--batch", "1"]) == 0
+    assert "left out" not in capsys.readouterr().err
+    assert asked == [False, True]
+
+
+def test_list_in_a_pipe_is_a_line_a_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--list"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^resnet50\.imagenet +- +- *$", out, re.MULTILINE)
-    assert re.search(r"^lenet5\.cifar10 +bundled, \d\d\.\d\d% top-1 +- *$", out, re.MULTILINE)
+    assert "\x1b" not in out
+    assert re.search(r"^resnet50\.imagenet +25\.56 +4,089\.18 ", out, re.MULTILINE)
+    assert re.search(
+        r"^lenet5\.cifar10 +0\.06 +0\.65 +\d\d\.\d\d ≥ 70 +- +bundled +- *$", out, re.MULTILINE
+    )
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["--list", "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert cli.main(["--list", "--json", str(tmp_path / "new" / "list.json")]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "new" / "list.json").read_text("utf-8") == out
+    found = {network["name"]: network for network in json.loads(out)["networks"]}
+    assert found["resnet50.imagenet"]["multiply_adds"] == 4_089_184_256
+    assert found["lenet5.cifar10"]["weights"]["kind"] == "bundled"
 
 
 @pytest.mark.parametrize("missing", ["rich", "psutil", "matplotlib"])

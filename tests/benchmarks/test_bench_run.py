@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -226,6 +226,8 @@ class TestNames:
         from repr_models import weights
 
         self.exported: list[str] = []
+        from repr_models.registry import resolve
+
         record = {"weights_sha256": "ab" * 32}
         monkeypatch.setattr(weights, "is_bundled", lambda spec: spec.name == "lenet5.cifar10")
         monkeypatch.setattr(weights, "bundled_record", lambda _spec: record)
@@ -234,7 +236,9 @@ class TestNames:
             from types import SimpleNamespace
 
             self.exported.append(name)
-            path = make_artifact(name, parent=out, network="lenet5.cifar10")
+            path = make_artifact(
+                name, parent=out, network="lenet5.cifar10", record={"bar": resolve(name).bar}
+            )
             return SimpleNamespace(path=path)
 
         monkeypatch.setattr(repr_export.pipeline, "export", export)
@@ -258,6 +262,14 @@ class TestNames:
         _, told = self.find("lenet5", tmp_path)
         assert self.exported == ["lenet5"]
         assert "other weights" in told[0]
+
+    def test_is_exported_again_for_another_bar(
+        self, tmp_path: Path, make_artifact: ArtifactMaker
+    ) -> None:
+        make_artifact("lenet5", network="lenet5.cifar10", record={"bar": 0.99})
+        _, told = self.find("lenet5", tmp_path)
+        assert self.exported == ["lenet5"]
+        assert "another bar" in told[0]
 
     def test_is_exported_again_when_damaged(
         self, tmp_path: Path, make_artifact: ArtifactMaker
@@ -291,5 +303,69 @@ class TestNames:
         with pytest.raises(ValueError, match=r"repr-export resnet50 --weights FILE .*-o \S+$"):
             self.find("resnet50", tmp_path)
 
-    def test_default_is_what_ships_with_weights(self) -> None:
-        assert artifacts_module.bundled_names() == ["lenet5"]
+
+class TestSelection:
+    """What a run takes that names no network."""
+
+    BUNDLED: ClassVar = {
+        "lenet5.cifar10": (0.74, 0.70),
+        "resnet20.cifar10": (0.92, 0.92),
+        "resnet32.cifar10": (0.919, 0.92),
+        "resnet18.imagenet": (0.5, None),
+        "plain56.cifar10": (0.86, None),
+    }
+    """The accuracy of bundled weights, and the bar."""
+
+    def select(self, monkeypatch: pytest.MonkeyPatch, *taken: str, **how: bool) -> Any:
+        from repr_models import registry, weights
+
+        bundled = {name: self.BUNDLED[name] for name in taken or self.BUNDLED}
+        known = [
+            replace(spec, bar=bundled.get(spec.name, (0.0, spec.bar))[1])
+            for spec in list(registry.networks())
+        ]
+        monkeypatch.setattr(registry, "_networks", {spec.name: spec for spec in known})
+        monkeypatch.setattr(weights, "is_bundled", lambda spec: spec.name in bundled)
+        monkeypatch.setattr(registry, "is_bundled", lambda spec: spec.name in bundled)
+        monkeypatch.setattr(
+            weights,
+            "bundled_record",
+            lambda spec: {"accuracy": {"test_top1": bundled[spec.name][0]}},
+        )
+        self.without = len(known) - len(bundled)
+        return artifacts_module.default_selection(**how)
+
+    def test_takes_those_that_reach_their_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.select(monkeypatch)
+        assert set(found.names) == {"lenet5", "resnet20", "resnet18"}
+        assert "resnet32 (91.90 %, below its bar of 92 %)" in found.note
+        assert "plain56 (shows degradation, and has no bar)" in found.note
+        assert "--all-bundled takes these too" in found.note
+        assert found.note.endswith(f"{self.without} networks have no bundled weights (--list)")
+        assert "\n" not in found.note
+
+    def test_takes_all_bundled_if_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.select(monkeypatch, all_bundled=True)
+        assert set(found.names) == {name.split(".")[0] for name in self.BUNDLED}
+        assert "below" not in found.note
+        assert "no bundled weights" in found.note
+
+    def test_is_not_empty_while_anything_is_bundled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.select(monkeypatch, "resnet32.cifar10").names == ("resnet32",)
+
+    def test_without_any_weights_is_empty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self, "BUNDLED", {})
+        assert self.select(monkeypatch).names == ()
+
+
+def test_the_bar_of_the_artifact_is_its_rows(
+    make_artifact: ArtifactMaker, no_progress: Any
+) -> None:
+    record = {"bar": 0.92, "accuracy": {"test_top1": 0.9}}
+    for number, (each, below) in enumerate(
+        ((record, True), ({**record, "bar": 0.9}, False), ({"bar": "x"}, False))
+    ):
+        folder = make_artifact(f"linear{number}", record=each)
+        found = run(request(folder, batches=(1,)), no_progress)
+        assert found.rows[0].graph is not None
+        assert found.rows[0].graph.below_bar is below

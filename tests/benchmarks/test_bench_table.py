@@ -123,6 +123,16 @@ def test_cautions(results: Results) -> None:
     assert "interrupted" in plain(replace(results, interrupted=True))
 
 
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_a_network_below_its_bar_is_marked(results: Results, graph: Graph, width: int) -> None:
+    low = replace(graph, trained_top1=0.8997, bar=0.92)
+    text = printed(replace(results, rows=(replace(results.rows[0], graph=low),)), width)
+    flat = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
+    assert "* below its bar: lenet5 (89.97 % top-1 on all test images, its bar is 92 %)" in flat
+    assert ("lenet5 * fp32" in flat) or ("lenet5 fp32 batch 1 *" in flat)
+    assert " * " not in printed(results, width)
+
+
 def test_names_are_no_markup(results: Results) -> None:
     row = replace(results.rows[0], label="[red]x[/red]", status="failed", reason="[b]no[/b]")
     text = plain(replace(results, rows=(row,)))

@@ -31,6 +31,12 @@ def test_round_trip(results: Results, failed_row: Row, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["results.json"]
 
 
+def test_a_file_from_before_bars_is_read(results: Results) -> None:
+    body = json.loads(to_json(results))
+    del body["left_out"], body["rows"][0]["graph"]["bar"], body["rows"][0]["graph"]["trained_top1"]
+    assert from_json(json.dumps(body)) == results
+
+
 def test_derived_figures_by_hand(row: Row) -> None:
     # 12 rounds of k+1 .. k+10 ms: 120 samples, symmetric about 11 ms
     pooled = sorted(k + i for k in range(12) for i in range(1, 11))

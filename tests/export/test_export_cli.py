@@ -1,5 +1,6 @@
 """The command `repr-export` as a user meets it."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from repr_export import cli
-from repr_runtime import inspect_cli, load
+from repr_export import cli, sources
+from repr_models.registry import resolve
+from repr_runtime import inspect_cli, load, read_manifest
 
 
 def test_export_then_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +24,22 @@ def test_export_then_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert str(tmp_path / "lenet5") in out
     assert "\x1b" not in out + err  # to a pipe, plain
     assert inspect_cli.main([str(tmp_path / "lenet5"), "--verify"]) == 0
+
+
+@pytest.mark.parametrize(("bar", "said"), [(0.8, True), (0.7437, False), (None, False)])
+def test_weights_below_their_bar_are_said_to_be(
+    bar: float | None,
+    said: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    low = dataclasses.replace(resolve("lenet5"), bar=bar)
+    monkeypatch.setattr(sources, "resolve", lambda _name: low)
+    assert cli.main(["lenet5", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert ("all 10,000 images; below its bar of 80%\n" in out) is said
+    assert read_manifest(tmp_path / "lenet5").weights.record.get("bar") == bar
 
 
 def test_json_is_all_there_is_on_standard_output(

@@ -21,6 +21,15 @@ class Column:
     spare: int = 0
 
 
+BELOW_BAR = "*"
+"""Stands behind the name of a network whose weights miss their bar."""
+
+
+def marked(text: str, row: Row) -> str:
+    """``text``, which names the row's network, with the mark if the row has it."""
+    return f"{text} {BELOW_BAR}" if row.graph and row.graph.below_bar else text
+
+
 def _latency(percent: int, row: Row) -> str:
     found = row.latency_ms.get(percent)
     return NOTHING if found is None else str(found)
@@ -49,7 +58,7 @@ def _millions(count: int | None) -> str:
 
 
 COLUMNS = (
-    Column("network", lambda row: row.label, numeric=False),
+    Column("network", lambda row: marked(row.label, row), numeric=False),
     Column("precision", lambda row: row.precision or NOTHING, numeric=False),
     Column("batch", lambda row: str(row.batch or NOTHING)),
     Column("p50 ms", partial(_latency, 50)),

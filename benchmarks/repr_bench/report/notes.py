@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repr_bench import statistics
-from repr_bench.report.columns import title_of
+from repr_bench.report.columns import BELOW_BAR, title_of
 from repr_bench.results import Results
 
 _FEW_SAMPLES = 100
@@ -20,12 +20,20 @@ def problems(results: Results) -> list[str]:
 def cautions(results: Results) -> list[str]:
     """What a reader must know before trusting or comparing these figures."""
     rows = [row for row in results.rows if row.samples]
+    low = {
+        f"{row.label} ({100 * top1:.2f} % top-1 on all test images, its bar is {100 * bar:g} %)": 0
+        for row in results.rows
+        if row.graph and row.graph.below_bar
+        for top1, bar in [(row.graph.trained_top1 or 0.0, row.graph.bar or 0.0)]
+    }
     emulated = dict.fromkeys(row.precision for row in rows if row.emulated)
     found = [
         f"{precision} on a CPU is emulation: its latency says nothing, and only its weights are "
         f"rounded; the accuracy with all values rounded is in the artifact's receipt"
         for precision in emulated
     ]
+    if low:
+        found.insert(0, f"{BELOW_BAR} below its bar: {', '.join(low)}")
     if results.environment.busy():
         found.append(
             f"the machine was busy as the run began (load {results.environment.load_before[0]:g}); "

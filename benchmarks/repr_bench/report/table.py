@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from repr_bench.report.columns import COLUMNS, NOTHING, Column, title_of
+from repr_bench.report.columns import COLUMNS, NOTHING, Column, marked, title_of
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.results import Results, Row
 
@@ -68,7 +68,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], *, plain: bool) -> Ta
 
 
 def _print_block(row: Row, console: Console) -> None:
-    _line(console, title_of(row), "bold")
+    _line(console, marked(title_of(row), row), "bold")
     for column in COLUMNS[3:]:
         if (text := column.text(row)) != NOTHING:
             _line(console, f"  {column.title}: {text}", "")

@@ -1,0 +1,53 @@
+"""The stored multiply-adds are those of the networks as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from repr_models import count, networks, registry
+from repr_models.registry import NetworkSpec, resolve, stored_multiply_adds
+
+ALL = list(networks())
+
+
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
+def test_stored_is_what_is_counted(spec: NetworkSpec) -> None:
+    counted = count.count_multiply_adds(spec)
+    assert spec.multiply_adds == counted, f"write the file again: {count.COMMAND}"
+
+
+def test_nothing_is_stored_of_networks_that_are_not_there() -> None:
+    assert set(stored_multiply_adds()) <= {spec.name for spec in ALL}
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("resnet50.imagenet", 4.09e9), ("resnet20.cifar10", 40.6e6)]
+)
+def test_counts_are_the_published_ones(name: str, published: float) -> None:
+    # torchvision's "GFLOPS" of ResNet50_Weights; He et al. count the same way
+    assert resolve(name).multiply_adds == pytest.approx(published, rel=2e-3)
+
+
+def test_a_network_without_an_entry_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "stored_multiply_adds", dict)
+    assert resolve("lenet5").multiply_adds is None
+
+
+def test_the_command_writes_and_checks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [resolve("lenet5.cifar10"), resolve("resnet20.cifar10")]
+    monkeypatch.setattr(count, "networks", lambda: iter(small))
+    monkeypatch.setattr(count.resources, "files", lambda _package: tmp_path)
+    assert count.main([]) == 0
+    written = json.loads((tmp_path / "multiply_adds.json").read_text())
+    assert written == {"lenet5.cifar10": 651_720, "resnet20.cifar10": 40_551_040}
+    monkeypatch.setattr(count, "stored_multiply_adds", lambda: written)
+    assert count.main(["--check"]) == 0
+    capsys.readouterr()
+    written["resnet20.cifar10"] += 1
+    assert count.main(["--check"]) == 1
+    assert "out of date for resnet20.cifar10: python -m" in capsys.readouterr().out
