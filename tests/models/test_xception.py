@@ -140,6 +140,16 @@ def test_all_pixels_of_a_cifar_image_count() -> None:
     assert (x.grad.abs().amax(dim=(0, 1)) > 0).all()
 
 
+@pytest.mark.parametrize("gain", [1.0, 3.0])
+def test_a_fresh_separable_convolution_keeps_the_size_of_a_rectified_signal(gain: float) -> None:
+    torch.manual_seed(0)
+    network = resolve("xception.cifar10").build()
+    module = network.get_submodule("block3.rep.1")
+    x = (gain * torch.randn(8, 192, 16, 16)).relu()
+    inside = module(x)[:, :, 1:-1, 1:-1]
+    assert inside.std().item() == pytest.approx(gain, rel=0.15)
+
+
 def test_the_images_come_between_minus_one_and_one() -> None:
     pre = resolve("xception.imagenet").preprocessing
     assert (pre.resize, pre.crop, pre.mean, pre.std) == (333, 299, (0.5,) * 3, (0.5,) * 3)
