@@ -58,7 +58,10 @@ class ScaledResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [self.get_submodule(f"branch{index}")(x) for index in range(self.branches)]
-        result: Tensor = self.act(self.conv2d(torch.cat(parts, 1)) * self.scale + x)
+        branch = self.conv2d(torch.cat(parts, 1))
+        if self.scale != 1.0:  # no multiplication by one in the exported graph
+            branch = branch * self.scale
+        result: Tensor = self.act(branch + x)
         return result
 
 

@@ -87,6 +87,7 @@ def test_a_module_is_its_input_plus_a_share_of_its_linear_branch() -> None:
     expected = torch.relu(x + 0.25 * block.conv2d(joined))
     torch.testing.assert_close(block(x), expected)
     nn.init.zeros_(block.conv2d.weight)
+    assert block.conv2d.bias is not None
     nn.init.ones_(block.conv2d.bias)
     torch.testing.assert_close(block(x), torch.relu(x + 0.25))
 
