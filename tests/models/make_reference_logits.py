@@ -7,8 +7,9 @@ In an environment with torchvision and timm (whose wheels want a CUDA build of t
     python make_reference_logits.py googlenet.imagenet torchvision:googlenet 64 \
         '{"aux_logits": true, "init_weights": false}'
 
-The last two arguments are the images' side and the constructor's keyword arguments. Only the
-first 16 logits of each image are kept, and the norm of all of them.
+The last arguments are the images' side, the constructor's keyword arguments and the weights'
+gain (:func:`named_tensors.named_values`). Only the first 16 logits of each image are kept, and
+the norm of all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from named_tensors import fill, images, state_dict_sha256
 
 
-def main(name: str, reference: str, side: str, arguments: str = "{}") -> None:
+def main(name: str, reference: str, side: str, arguments: str = "{}", gain: str = "1") -> None:
     """Make the file of the variant ``name`` from ``LIBRARY:CONSTRUCTOR``."""
     library, constructor = reference.split(":")
     module = importlib.import_module({"torchvision": "torchvision.models"}.get(library, library))
@@ -31,7 +32,7 @@ def main(name: str, reference: str, side: str, arguments: str = "{}") -> None:
     make = getattr(module, constructor) if library != "timm" else module.create_model
     network = make(constructor, **options) if library == "timm" else make(weights=None, **options)
     network = network.double().eval()
-    fill(network)
+    fill(network, float(gain))
     with torch.no_grad():
         logits = network(images(int(side)))
     state = network.state_dict()
@@ -40,6 +41,7 @@ def main(name: str, reference: str, side: str, arguments: str = "{}") -> None:
         "reference": reference,
         "arguments": options,
         "side": int(side),
+        "gain": float(gain),
         "tensors": len(state),
         "state_dict_sha256": state_dict_sha256(state),
         "parameters": sum(p.numel() for p in network.parameters()),

@@ -19,11 +19,15 @@ def named_uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64).reshape(shape)
 
 
-def named_values(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Weights of variance 1 / fan_in, normalisation parameters away from the identity."""
+def named_values(name: str, shape: tuple[int, ...], gain: float = 1.0) -> NDArray[np.float64]:
+    """Weights of variance gain² / fan_in, normalisation parameters away from the identity.
+
+    A deep network without shortcuts needs a gain above 1, or nothing of the images is left
+    in its logits.
+    """
     draw = named_uniform(name, shape)
     if len(shape) > 1:
-        return (draw - 0.5) * math.sqrt(12 / math.prod(shape[1:]))
+        return (draw - 0.5) * (gain * math.sqrt(12 / math.prod(shape[1:])))
     if name.endswith("running_var"):
         return draw + 0.5
     if name.endswith("weight"):
@@ -31,10 +35,10 @@ def named_values(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return (draw - 0.5) * 0.2
 
 
-def fill(network: nn.Module) -> None:
+def fill(network: nn.Module, gain: float = 1.0) -> None:
     """Give every floating-point tensor of the state its named values, in place, strictly."""
     filled = {
-        key: torch.from_numpy(named_values(key, tuple(value.shape)))
+        key: torch.from_numpy(named_values(key, tuple(value.shape), gain))
         if value.is_floating_point()
         else torch.zeros(value.shape, dtype=value.dtype)
         for key, value in network.state_dict().items()

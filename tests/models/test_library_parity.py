@@ -38,7 +38,7 @@ def test_names_shapes_and_logits_are_the_librarys(path: Path) -> None:
     assert state_dict_sha256(state) == expected["state_dict_sha256"]
     assert sum(p.numel() for p in network.parameters()) == expected["parameters"]
 
-    fill(network)
+    fill(network, expected.get("gain", 1.0))
     with torch.no_grad():
         logits = network(images(expected["side"])).numpy()
     # Rounding in float64 makes about 1e-13 of the logits' size.
