@@ -10,7 +10,12 @@ Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2
 without local response normalisation. ``alexnet.imagenet`` is this one, as torchvision has it
 and names its modules, so that its published checkpoint loads with ``strict=True``.
 
-Neither has a BatchNorm: it came three years later.
+``alexnet.cifar10`` has the same eight layers for 32x32 images, where kernels of 11 pixels and
+stride 4 would leave nothing to see: 5x5 then 3x3 kernels of stride 1, the same overlapping
+pooling (32, 15, 7 and 3 pixels), fewer maps and units, and dropout of 0.2, as it is small and
+trained for few epochs. The configuration is ours.
+
+None has a BatchNorm, which came in 2015.
 """
 
 from __future__ import annotations
@@ -95,11 +100,11 @@ IMAGENET_CONVOLUTIONS = (
 )
 
 CIFAR_CONVOLUTIONS = (
-    Convolution(32, kernel=5, padding=2, pooled=True),
-    Convolution(96, kernel=3, pooled=True),
-    Convolution(192, kernel=3),
+    Convolution(48, kernel=5, padding=2, pooled=True),
+    Convolution(112, kernel=3, pooled=True),
+    Convolution(160, kernel=3),
     Convolution(128, kernel=3),
-    Convolution(128, kernel=3, pooled=True),
+    Convolution(112, kernel=3, pooled=True),
 )
 
 
@@ -107,10 +112,11 @@ CIFAR_CONVOLUTIONS = (
     "alexnet.cifar10",
     family="alexnet",
     dataset=CIFAR10,
-    parameters=1,
+    parameters=1_311_562,
     fold=FoldContract(batchnorms=0),
     bar=0.87,
-    recipe={"learning_rate": 0.02},
+    # No BatchNorm: a lower rate than the default; smaller batches make up for it with more steps.
+    recipe={"learning_rate": 0.03, "batch_size": 64},
 )
 def alexnet_cifar10() -> nn.Module:
     return AlexNet(CIFAR_CONVOLUTIONS, 3, 512, CIFAR10.class_count, dropout=0.2)

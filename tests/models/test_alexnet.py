@@ -54,13 +54,22 @@ def test_pooling_overlaps_behind_the_first_second_and_fifth(name: str) -> None:
     assert pooled == [1, 2, 5]
 
 
-def test_the_maps_on_imagenet() -> None:
-    network = on_meta("alexnet.imagenet")
-    assert shapes_behind(network, nn.Conv2d, 224) == [
-        *((64, 55, 55), (192, 27, 27)),
-        *((384, 13, 13), (256, 13, 13), (256, 13, 13)),
-    ]
-    assert shapes_behind(network, nn.MaxPool2d, 224)[-1] == (256, 6, 6)
+@pytest.mark.parametrize(
+    ("name", "widths", "sizes"),
+    [
+        # 2012, §3.5, with "one weird trick"'s 64, 192, 384, 256 and 256 maps
+        ("alexnet.imagenet", [64, 192, 384, 256, 256], [55, 27, 13, 13, 13, 6]),
+        ("alexnet.cifar10", [48, 112, 160, 128, 112], [32, 15, 7, 7, 7, 3]),
+    ],
+)
+def test_the_maps_of_the_convolutions_and_of_the_last_pooling(
+    name: str, widths: list[int], sizes: list[int]
+) -> None:
+    side = resolve(name).input_shape[1]
+    found = shapes_behind(on_meta(name), nn.Conv2d, side)
+    found += shapes_behind(on_meta(name), nn.MaxPool2d, side)[-1:]
+    expected = zip([*widths, widths[-1]], sizes, strict=True)
+    assert found == [(width, size, size) for width, size in expected]
 
 
 def test_the_last_map_is_averaged_where_it_is_not_6x6() -> None:
