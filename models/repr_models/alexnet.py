@@ -1,4 +1,4 @@
-"""AlexNet, for ImageNet as its author made it for one GPU, and for CIFAR-10.
+"""AlexNet, for ImageNet as torchvision has it, and for CIFAR-10.
 
 Sources
 -------
@@ -6,9 +6,13 @@ Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional 
 Networks", NIPS 2012, §3: five convolutions, overlapping max pooling (3x3, stride 2) behind
 the first, second and fifth, three linear layers, rectifiers, dropout.
 Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014
-(arXiv:1404.5997): the same network in one column, 64, 192, 384, 256 and 256 maps wide,
-without local response normalisation. ``alexnet.imagenet`` is this one, as torchvision has it
-and names its modules, so that its published checkpoint loads with ``strict=True``.
+(arXiv:1404.5997): the same network in one column, 64, 192, 384, 384 and 256 maps wide.
+
+``alexnet.imagenet`` follows the second paper as torchvision does, with modules named as there,
+so that its published checkpoint loads with ``strict=True``. It has 256 maps and not 384 in the
+fourth convolution, as in the author's own cuda-convnet2 (pytorch/vision pull request 704), no
+local response normalisation, and dropout before the hidden layers instead of behind them
+(pytorch/vision issue 549).
 
 ``alexnet.cifar10`` has the same eight layers for 32x32 images, where kernels of 11 pixels and
 stride 4 would leave nothing to see: 5x5 then 3x3 kernels of stride 1, the same overlapping
@@ -90,7 +94,7 @@ class AlexNet(nn.Module):
         return result
 
 
-# "One weird trick", §4: the maps of the two columns of 2012 in one
+# torchvision's widths: those of "one weird trick" but for the fourth
 IMAGENET_CONVOLUTIONS = (
     Convolution(64, kernel=11, stride=4, padding=2, pooled=True),
     Convolution(192, kernel=5, padding=2, pooled=True),

@@ -1,4 +1,4 @@
-"""AlexNet: the layers of Krizhevsky's two papers, and a CIFAR-10 network that can be trained."""
+"""AlexNet: the layers of its papers, and a CIFAR-10 network that can be trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_five_convolutions_and_three_linear_layers(name: str) -> None:
     assert [type(module) for module in weighted] == [nn.Conv2d] * 5 + [nn.Linear] * 3
     assert all(module.bias is not None for module in weighted)
     assert not of_kind(network, nn.modules.batchnorm._BatchNorm)
-    # A rectifier behind every layer but the last (§3.1), dropout before the hidden ones (§4.2)
+    # A rectifier behind every layer but the last (§3.1); torchvision's order of the dropout
     assert len(of_kind(network, nn.ReLU)) == 7
     classifier = network.get_submodule("classifier")
     kinds = [type(module) for module in classifier.children()]
@@ -57,7 +57,7 @@ def test_pooling_overlaps_behind_the_first_second_and_fifth(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "widths", "sizes"),
     [
-        # 2012, §3.5, with "one weird trick"'s 64, 192, 384, 256 and 256 maps
+        # Sizes of 2012, §3.5; widths of 2014, but for the fourth, in which torchvision has 256
         ("alexnet.imagenet", [64, 192, 384, 256, 256], [55, 27, 13, 13, 13, 6]),
         ("alexnet.cifar10", [48, 112, 160, 128, 112], [32, 15, 7, 7, 7, 3]),
     ],
