@@ -1,0 +1,96 @@
+"""AlexNet: the layers of its papers, and a CIFAR-10 network that can be trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from repr_models import resolve
+
+NAMES = ("alexnet.imagenet", "alexnet.cifar10")
+
+
+def on_meta(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return resolve(name).build().eval()
+
+
+def of_kind(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def shapes_behind(network: nn.Module, kind: type[nn.Module], side: int) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    for module in of_kind(network, kind):
+        module.register_forward_hook(lambda _m, _i, output: shapes.append(tuple(output.shape[1:])))
+    network(torch.empty(1, 3, side, side, device="meta"))
+    return shapes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_five_convolutions_and_three_linear_layers(name: str) -> None:
+    network = on_meta(name)
+    weighted = of_kind(network, nn.Conv2d) + of_kind(network, nn.Linear)
+    assert [type(module) for module in weighted] == [nn.Conv2d] * 5 + [nn.Linear] * 3
+    assert all(module.bias is not None for module in weighted)
+    assert not of_kind(network, nn.modules.batchnorm._BatchNorm)
+    # A rectifier behind every layer but the last (§3.1); torchvision's order of the dropout
+    assert len(of_kind(network, nn.ReLU)) == 7
+    classifier = network.get_submodule("classifier")
+    kinds = [type(module) for module in classifier.children()]
+    assert kinds == [*[nn.Dropout, nn.Linear, nn.ReLU] * 2, nn.Linear]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pooling_overlaps_behind_the_first_second_and_fifth(name: str) -> None:
+    """§3.4 and 3.5: windows of 3 pixels, 2 apart."""
+    features = list(on_meta(name).get_submodule("features").children())
+    pooled = []
+    for index, module in enumerate(features):
+        if isinstance(module, nn.MaxPool2d):
+            assert (module.kernel_size, module.stride) == (3, 2)
+            pooled.append(sum(isinstance(m, nn.Conv2d) for m in features[:index]))
+    assert pooled == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "sizes"),
+    [
+        # Sizes of 2012, §3.5; widths of 2014, but for the fourth, in which torchvision has 256
+        ("alexnet.imagenet", [64, 192, 384, 256, 256], [55, 27, 13, 13, 13, 6]),
+        ("alexnet.cifar10", [48, 112, 160, 128, 112], [32, 15, 7, 7, 7, 3]),
+    ],
+)
+def test_the_maps_of_the_convolutions_and_of_the_last_pooling(
+    name: str, widths: list[int], sizes: list[int]
+) -> None:
+    side = resolve(name).input_shape[1]
+    found = shapes_behind(on_meta(name), nn.Conv2d, side)
+    found += shapes_behind(on_meta(name), nn.MaxPool2d, side)[-1:]
+    expected = zip([*widths, widths[-1]], sizes, strict=True)
+    assert found == [(width, size, size) for width, size in expected]
+
+
+def test_the_last_map_is_averaged_where_it_is_not_6x6() -> None:
+    network = on_meta("alexnet.imagenet")
+    assert shapes_behind(network, nn.AdaptiveAvgPool2d, 224) == []
+    assert shapes_behind(on_meta("alexnet.imagenet"), nn.AdaptiveAvgPool2d, 96) == [(256, 6, 6)]
+
+
+def test_the_cifar_networks_signal_neither_dies_nor_explodes() -> None:
+    """Without BatchNorm only the initialisation keeps activations and gradients in range."""
+    torch.manual_seed(0)
+    network = resolve("alexnet.cifar10").build().eval()
+    deviations = []
+    for module in of_kind(network, nn.Conv2d) + of_kind(network, nn.Linear):
+        module.register_forward_hook(
+            lambda _m, _i, output: deviations.append(output.detach().std().item())
+        )
+    logits = network(torch.randn(32, 3, 32, 32))
+    assert len(deviations) == 8
+    assert all(0.1 < deviation < 4 for deviation in deviations), deviations
+    nn.functional.cross_entropy(logits, torch.arange(32) % 10).backward()
+    norms = [float(p.grad.norm()) for p in network.parameters() if p.grad is not None]
+    assert len(norms) == 16
+    assert all(0.003 < norm < 30 for norm in norms), norms
