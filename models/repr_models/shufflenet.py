@@ -95,7 +95,7 @@ class ShuffleNetV1(nn.Module):
     Input (N, 3, H, W) float32, output logits (N, classes) float32. ``widths`` are the stages'
     output channels. With ``small_images`` the stem keeps the image's size (stride 1, no max
     pooling); else it divides it by 4. Parameters are initialised by the MSRA rule (He et al.
-    2015).
+    2015), and the units that add their input begin as the identity (Goyal et al. 2017, §5.1).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ShuffleNetV1(nn.Module):
     ) -> None:
         super().__init__()
         self.first_conv, self.maxpool = _stem(stem, small_images)
-        units: list[nn.Module] = []
+        units: list[ShuffleUnitV1] = []
         channels = stem
         for stage, (repeats, width) in enumerate(zip(REPEATS, widths, strict=True)):
             for index in range(repeats):
@@ -121,6 +121,11 @@ class ShuffleNetV1(nn.Module):
         self.globalpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Linear(channels, classes, bias=False))
         init_msra(self)
+        # Else 13 additions swell the features, and the first steps of training diverge.
+        for unit in units:
+            last = unit.get_submodule("branch_main_2.1")
+            if isinstance(last, nn.BatchNorm2d) and unit.stride == 1:
+                nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.globalpool(self.features(self.maxpool(self.first_conv(x))))

@@ -114,6 +114,19 @@ def test_a_unit_of_v1_adds_or_joins_its_shortcut() -> None:
     assert float(y[:, 24:].detach().min()) == 0
 
 
+@torch.no_grad()
+def test_units_of_v1_that_add_begin_as_the_identity() -> None:
+    units = [
+        m
+        for m in resolve("shufflenet_v1.cifar10").build().modules()
+        if isinstance(m, ShuffleUnitV1)
+    ]
+    for unit in (units[1], units[11]):
+        x = torch.rand(1, unit.branch_main_1[0].in_channels, 2, 2)
+        assert torch.equal(unit.eval()(x), x)
+    assert float(units[0].eval()(torch.rand(1, 24, 4, 4))[:, 24:].max()) > 0  # not this one
+
+
 def test_v2_has_the_maps_and_the_cost_of_table_5() -> None:
     network = on_meta("shufflenet_v2.imagenet")
     assert output_shapes(network, ["conv1", "maxpool", *V2_STAGES, "conv5"], 224) == [
