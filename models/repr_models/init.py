@@ -8,6 +8,8 @@ Var[w] = 2 / fan, the 2 because a rectifier stops half of the signal.
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 
@@ -23,12 +25,15 @@ def init_xavier(network: nn.Module) -> None:
 def init_msra(network: nn.Module) -> None:
     """MSRA weights for every convolution (by fan-out, the backward form of the paper), in place.
 
+    A weight of a grouped convolution meets the outputs of its own group alone.
     Linear layers have no rectifier behind them in these networks: variance 1 / fan_in.
     BatchNorm starts as the identity.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            # torch's own kaiming_normal_ knows no groups.
+            fan_out = module.weight[:, 0].numel() / module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
