@@ -330,6 +330,7 @@ class Batcher:
 
     def _next_batch(self) -> list[Request]:
         while True:
+            batch: list[Request] = []
             with self._changed:
                 now = time.monotonic()
                 expired = self._take_expired(now)
@@ -339,8 +340,7 @@ class Batcher:
                     self._start(batch, now)
                     if self._waiting.count:  # another worker's, unless it comes to nothing
                         self._changed.notify()
-                elif not expired:
-                    batch = []
+                elif not expired:  # else their owners are told first
                     if self._closed and due is None:
                         return batch
                     self._changed.wait(None if due is None else due.when - now)
