@@ -130,7 +130,7 @@ def test_no_instance_is_left_open_where_a_later_one_fails(
         opened.append(self)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "__init__", make)
-    monkeypatch.setattr(OnnxRuntimeBackend, "close", closed.append)
+    monkeypatch.setattr(OnnxRuntimeBackend, "close", lambda self: closed.append(self))
     with pytest.raises(MemoryError):
         load(artifact, device="cpu", threads=2, instances=3)
     assert closed == opened
