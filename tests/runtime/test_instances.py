@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repr_runtime import load
+from repr_runtime import TensorRTOptions, load
 from repr_runtime.backends.instances import Instances
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.choice import usable_cores
@@ -135,6 +135,21 @@ def test_no_instance_is_left_open_where_a_later_one_fails(
         load(artifact, device="cpu", threads=2, instances=3)
     assert closed == opened
     assert len(closed) == 2
+
+
+def test_of_an_engine_they_are_the_contexts(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def attempt(*arguments: Any) -> str:
+        asked.append(arguments[-1].contexts)
+        return "no engine today"
+
+    monkeypatch.setattr("repr_runtime.engines.attempt", attempt)
+    for instances in (None, 3):
+        load(artifact, instances=instances, options=TensorRTOptions(contexts=5)).close()
+    assert asked == [5, 3]
 
 
 def test_no_instances_make_no_sense(artifact: Path) -> None:
