@@ -123,9 +123,12 @@ def _onnxruntime(
     from repr_runtime.backends.instances import Instances
 
     title = f"ONNX Runtime {ort.version()} on {device}"
+    cores = usable_cores()
+    if threads is None and (instances > 1 or cores < (os.cpu_count() or 1)):
+        # Left to itself, the library binds threads to cores that a pinned process may not use.
+        threads = max(1, cores // instances)
     if instances == 1:
         return ort.OnnxRuntimeBackend(content, device, threads, gpu), title
-    threads = threads or max(1, usable_cores() // instances)
     opened = [ort.OnnxRuntimeBackend(content, device, threads, gpu)]
     try:
         # On one CPU thread the caller's own runs the graph: any number of them share a session.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +119,20 @@ def test_the_cores_are_shared_out(artifact: Path, monkeypatch: pytest.MonkeyPatc
         with load(artifact, instances=3) as session:
             if session.device == "cpu":
                 assert f"3 instances of {each}; not on cuda" in session.choice
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such thing here")
+def test_a_process_bound_to_one_core_keeps_to_it(artifact: Path) -> None:
+    code = (
+        "import os, sys, numpy, repr_runtime\n"
+        "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
+        "with repr_runtime.load(sys.argv[1], device='cpu') as session:\n"
+        "    session.run(numpy.zeros((1, 3, 4, 4), numpy.float32))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""  # where the library says of each thread that it could not be bound
 
 
 def test_no_instance_is_left_open_where_a_later_one_fails(
