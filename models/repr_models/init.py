@@ -26,7 +26,7 @@ def init_msra(network: nn.Module) -> None:
     """MSRA weights for every convolution (by fan-out, the backward form of the paper), in place.
 
     A weight of a grouped convolution meets the outputs of its own group alone.
-    Linear layers have no rectifier behind them in these networks: variance 1 / fan_in.
+    Linear layers get variance 1 / fan_in, as the last one, without a rectifier behind it, needs.
     BatchNorm starts as the identity.
     """
     for module in network.modules():

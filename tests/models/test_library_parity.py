@@ -19,20 +19,31 @@ from repr_models import IMAGENET, networks, resolve
 sys.path.insert(0, str(Path(__file__).parent))
 from named_tensors import fill, images, state_dict_sha256
 
-REFERENCES = sorted(Path(__file__).with_name("reference_logits").glob("*.json"))
+REFERENCES = {
+    path.stem: json.loads(path.read_text("utf-8"))
+    for path in sorted(Path(__file__).with_name("reference_logits").glob("*.json"))
+}
+LARGE = 50_000_000  # parameters from which filling them takes seconds
+
+
+def cases() -> list[object]:
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if row["parameters"] > LARGE else [])
+        for name, row in REFERENCES.items()
+    ]
 
 
 def test_every_published_checkpoint_has_a_reference() -> None:
     published = {spec.name for spec in networks() if spec.published is not None}
-    assert published <= {path.stem for path in REFERENCES}
+    assert published <= REFERENCES.keys()
     assert {spec.dataset for spec in map(resolve, published)} <= {IMAGENET}
 
 
-@pytest.mark.parametrize("path", REFERENCES, ids=lambda path: path.stem)
-def test_names_shapes_and_logits_are_the_librarys(path: Path) -> None:
-    expected = json.loads(path.read_text("utf-8"))
+@pytest.mark.parametrize("name", cases())
+def test_names_shapes_and_logits_are_the_librarys(name: str) -> None:
+    expected = REFERENCES[name]
     with torch.device("meta"):
-        network = resolve(path.stem).build().double().eval()
+        network = resolve(name).build().double().eval()
     state = network.state_dict()
     assert len(state) == expected["tensors"]
     assert state_dict_sha256(state) == expected["state_dict_sha256"]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from repr_export import cli
 from repr_models import resolve
+from repr_models.download import cached_path
 from repr_runtime import Session, load
 
 PHOTOGRAPHS = Path(__file__).with_name("photographs")
@@ -36,10 +37,7 @@ def published_checkpoint() -> Path:
     if given := os.environ.get("REPR_MOBILENET_V2"):
         path = Path(given)
     else:
-        download = pytest.importorskip(
-            "repr_models.download", reason="REPR_MOBILENET_V2 names no checkpoint"
-        )
-        path = download.cached_path(published)
+        path = cached_path(published)
     if not path.is_file():
         pytest.skip(f"torchvision's MobileNetV2 is not at {path}; set REPR_MOBILENET_V2 to it")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
