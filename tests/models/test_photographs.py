@@ -34,10 +34,8 @@ def published_checkpoint() -> Path:
     """The file that the variable names, else that of the download cache; skips without it."""
     published = resolve("mobilenet_v2.imagenet").published
     assert published is not None
-    if given := os.environ.get("REPR_MOBILENET_V2"):
-        path = Path(given)
-    else:
-        path = cached_path(published)
+    given = os.environ.get("REPR_MOBILENET_V2")
+    path = Path(given) if given else cached_path(published)
     if not path.is_file():
         pytest.skip(f"torchvision's MobileNetV2 is not at {path}; set REPR_MOBILENET_V2 to it")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
