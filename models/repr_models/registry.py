@@ -26,7 +26,6 @@ FAMILY_MODULES = (
     "googlenet",
     "inception",
     "resnet",
-    "preact_resnet",
     "inception_resnet",
     "densenet",
     "xception",
@@ -118,13 +117,15 @@ class Published:
     ``source`` names the library and its weights (``"torchvision ResNet50_Weights.IMAGENET1K_V1"``).
     ``sha256`` is the file's hex digest, or its first 8 or more digits where the publisher
     states no more than these in the file's name. ``top1`` is the publisher's accuracy (0 to 1)
-    on ImageNet's validation images. Raises ``ValueError`` if the digest or the URL is none.
+    on ImageNet's validation images. ``rename`` makes this network's name of a tensor's name in
+    the file, where they differ. Raises ``ValueError`` if the digest or the URL is none.
     """
 
     source: str
     url: str
     sha256: str
     top1: float
+    rename: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{8,64}", self.sha256):
