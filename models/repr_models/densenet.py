@@ -123,9 +123,7 @@ class DenseNet(nn.Module):
             self.features.add_module(f"denseblock{index}", DenseBlock(count, channels, growth))
             channels += count * growth
             if index < len(layers):
-                self.features.add_module(
-                    f"transition{index}", Transition(channels, channels // 2)
-                )
+                self.features.add_module(f"transition{index}", Transition(channels, channels // 2))
                 channels //= 2
         # Called norm5 in torchvision, after the paper's stages; blocks of CIFAR-10 are three.
         self.features.add_module("norm5", nn.BatchNorm2d(channels))

@@ -27,7 +27,6 @@ from repr_models.init import init_msra
 from repr_models.registry import (
     CIFAR10,
     IMAGENET,
-    Dataset,
     FoldContract,
     Preprocessing,
     Published,
@@ -45,6 +44,8 @@ from repr_models.resnet_blocks import (
     conv3x3,
 )
 
+STANDARD = BlockOptions()
+
 
 class ResNet(nn.Module):
     """A stem, stages of equal blocks, global average pooling and one linear layer.
@@ -52,7 +53,7 @@ class ResNet(nn.Module):
     Input (N, 3, H, W) float32, output logits (N, classes) float32.
 
     ``stem`` is ``"cifar"`` (one 3x3 convolution) or ``"imagenet"`` (7x7 stride 2, then
-    3x3 max pooling stride 2), of ``stem_channels`` or else as many as ``widths`` begins with.
+    3x3 max pooling stride 2), of as many channels as ``widths`` begins with.
     ``shortcut`` is ``"pad"`` (parameter-free, option A) or ``"projection"`` (1x1 convolution
     and normalisation where the shape changes, option B). ``options`` are those of all blocks;
     ``residual=False`` among them makes the plain network of the same layers. With blocks of
@@ -73,14 +74,13 @@ class ResNet(nn.Module):
         *,
         stem: Literal["cifar", "imagenet"],
         shortcut: Literal["pad", "projection"],
-        stem_channels: int | None = None,
-        options: BlockOptions = BlockOptions(),
+        options: BlockOptions = STANDARD,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         self.shortcut = shortcut
         self.options = options
-        self.channels = stem_channels or widths[0]
+        self.channels = widths[0]
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(3, self.channels, kernel_size=7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
         return result
 
 
-def _cifar(depth: int, options: BlockOptions = BlockOptions()) -> ResNet:
+def _cifar(depth: int, options: BlockOptions = STANDARD) -> ResNet:
     """6n + 2 weighted layers in three stages of 16, 32 and 64 channels (§4.2)."""
     return ResNet(
         BasicBlock,
@@ -148,9 +148,7 @@ def _cifar(depth: int, options: BlockOptions = BlockOptions()) -> ResNet:
     )
 
 
-def _imagenet(
-    block: Block, depths: Sequence[int], options: BlockOptions = BlockOptions()
-) -> ResNet:
+def _imagenet(block: Block, depths: Sequence[int], options: BlockOptions = STANDARD) -> ResNet:
     return ResNet(
         block,
         depths,
@@ -182,7 +180,7 @@ IMAGENET_VARIANTS: dict[
     "resnet18": (
         BasicBlock,
         [2, 2, 2, 2],
-        BlockOptions(),
+        STANDARD,
         11_689_512,
         20,
         ("ResNet18", "resnet18-f37072fd", 0.69758),
@@ -190,7 +188,7 @@ IMAGENET_VARIANTS: dict[
     "resnet34": (
         BasicBlock,
         [3, 4, 6, 3],
-        BlockOptions(),
+        STANDARD,
         21_797_672,
         36,
         ("ResNet34", "resnet34-b627a593", 0.73314),
@@ -198,7 +196,7 @@ IMAGENET_VARIANTS: dict[
     "resnet50": (
         Bottleneck,
         [3, 4, 6, 3],
-        BlockOptions(),
+        STANDARD,
         25_557_032,
         53,
         ("ResNet50", "resnet50-0676ba61", 0.76130),
@@ -206,7 +204,7 @@ IMAGENET_VARIANTS: dict[
     "resnet101": (
         Bottleneck,
         [3, 4, 23, 3],
-        BlockOptions(),
+        STANDARD,
         44_549_160,
         104,
         ("ResNet101", "resnet101-63fe2227", 0.77374),
@@ -214,7 +212,7 @@ IMAGENET_VARIANTS: dict[
     "resnet152": (
         Bottleneck,
         [3, 8, 36, 3],
-        BlockOptions(),
+        STANDARD,
         60_192_808,
         155,
         ("ResNet152", "resnet152-394f9c45", 0.78312),
@@ -320,9 +318,9 @@ def resnext29_cifar10() -> nn.Module:
             "v0.1-rsb-weights/resnet50_gn_a1h2-8fe6c4d0.pth"
         ),
         sha256="8fe6c4d08094e791f17c7835e1bdd3a64fccc0b849bfc1ea339b3bbf372fac85",
-        top1=0.80058,
+        top1=0.8006,
     ),
-    # timm crops 0.94 of the resized side
+    # timm crops 0.94 of the resized side (and resizes by bicubic, not bilinear interpolation)
     own_preprocessing=Preprocessing(
         resize=238,
         crop=224,

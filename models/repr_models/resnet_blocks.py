@@ -176,8 +176,7 @@ class PreactBottleneck(nn.Module):
         self.conv2 = conv3x3(width, width)
         self.bn3 = options.norms(width)
         self.conv3 = conv1x1(width, width * self.expansion)
-        # Not in place: the identity reads the block's input, which the first one must leave.
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
