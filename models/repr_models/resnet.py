@@ -135,7 +135,9 @@ class ResNet(nn.Module):
         return result
 
 
-def _cifar(depth: int, options: BlockOptions = STANDARD) -> ResNet:
+def _cifar(
+    depth: int, options: BlockOptions = STANDARD, zero_init_residual: bool = False
+) -> ResNet:
     """6n + 2 weighted layers in three stages of 16, 32 and 64 channels (§4.2)."""
     return ResNet(
         BasicBlock,
@@ -145,6 +147,7 @@ def _cifar(depth: int, options: BlockOptions = STANDARD) -> ResNet:
         stem="cifar",
         shortcut="pad",
         options=options,
+        zero_init_residual=zero_init_residual,
     )
 
 
@@ -272,9 +275,10 @@ def resnet56_gn_cifar10() -> nn.Module:
     """ResNet-56 with GroupNorm of 8 groups: 2, 4 and 8 channels each in the three stages.
 
     The paper's 32 groups would exceed the 16 channels of the first stage, and its other
-    choice, 16 channels a group, would make that stage a LayerNorm.
+    choice, 16 channels a group, would make that stage a LayerNorm. Blocks begin as the identity,
+    as in the paper (§4.1): without that, the first steps overshoot.
     """
-    return _cifar(56, BlockOptions(norms=Norms(groups=8)))
+    return _cifar(56, BlockOptions(norms=Norms(groups=8)), zero_init_residual=True)
 
 
 @register(

@@ -18,6 +18,7 @@ from repr_models.resnet_blocks import (
 )
 
 PLAIN = (20, 32, 44, 56)
+NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
 
 def weighted_layers(network: nn.Module) -> int:
@@ -228,6 +229,16 @@ def test_groupnorm_gives_an_image_the_same_logits_alone_and_in_a_batch_in_traini
     ).train()
     images = torch.randn(3, 3, 8, 8)
     torch.testing.assert_close(network(images)[:1], network(images[:1]))
+
+
+@pytest.mark.parametrize("name", ["resnet50.cifar10", "resnet56_gn.cifar10"])
+def test_blocks_that_begin_as_the_identity_have_their_last_scale_at_zero(name: str) -> None:
+    network = resolve(name).build()
+    norms = {n: m for n, m in network.named_modules() if isinstance(m, NORMS)}
+    last = "bn3" if name.startswith("resnet50") else "bn2"
+    zeros = {n for n, m in norms.items() if not m.weight.any()}
+    assert zeros == {n for n in norms if n.endswith(f".{last}")}
+    assert all((m.weight == 1).all() for n, m in norms.items() if n not in zeros)
 
 
 def test_a_pre_activated_block_adds_nothing_but_its_branch() -> None:
