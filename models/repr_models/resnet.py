@@ -174,68 +174,29 @@ CIFAR_VARIANTS: dict[int, tuple[int, float, float | None]] = {
     110: (1_727_962, 0.94, None),
 }
 PLAIN_DEPTHS = (20, 32, 44, 56)
+"""Depths at which the plain network is compared: §4.1's degradation makes 56 worse than 20."""
 
-# Table 1 of each paper: architecture -> block, blocks a stage, options, parameters,
-# BatchNorms, and torchvision's weights: name, file, top-1
-IMAGENET_VARIANTS: dict[
-    str, tuple[Block, list[int], BlockOptions, int, int, tuple[str, str, float]]
-] = {
-    "resnet18": (
-        BasicBlock,
-        [2, 2, 2, 2],
-        STANDARD,
-        11_689_512,
-        20,
-        ("ResNet18", "resnet18-f37072fd", 0.69758),
-    ),
-    "resnet34": (
-        BasicBlock,
-        [3, 4, 6, 3],
-        STANDARD,
-        21_797_672,
-        36,
-        ("ResNet34", "resnet34-b627a593", 0.73314),
-    ),
-    "resnet50": (
-        Bottleneck,
-        [3, 4, 6, 3],
-        STANDARD,
-        25_557_032,
-        53,
-        ("ResNet50", "resnet50-0676ba61", 0.76130),
-    ),
-    "resnet101": (
-        Bottleneck,
-        [3, 4, 23, 3],
-        STANDARD,
-        44_549_160,
-        104,
-        ("ResNet101", "resnet101-63fe2227", 0.77374),
-    ),
-    "resnet152": (
-        Bottleneck,
-        [3, 8, 36, 3],
-        STANDARD,
-        60_192_808,
-        155,
-        ("ResNet152", "resnet152-394f9c45", 0.78312),
-    ),
-    "resnext50_32x4d": (
-        Bottleneck,
-        [3, 4, 6, 3],
-        BlockOptions(groups=32, base_width=4),
-        25_028_904,
-        53,
-        ("ResNeXt50_32X4D", "resnext50_32x4d-7cdf4587", 0.77618),
-    ),
-    "resnext101_32x8d": (
-        Bottleneck,
-        [3, 4, 23, 3],
-        BlockOptions(groups=32, base_width=8),
-        88_791_336,
-        104,
-        ("ResNeXt101_32X8D", "resnext101_32x8d-8ba56ff5", 0.79312),
-    ),
+# Table 1 of each paper: architecture -> block, blocks a stage, options, parameters, BatchNorms
+RESNEXT_32X4D = BlockOptions(groups=32, base_width=4)
+RESNEXT_32X8D = BlockOptions(groups=32, base_width=8)
+IMAGENET_VARIANTS: dict[str, tuple[Block, list[int], BlockOptions, int, int]] = {
+    "resnet18": (BasicBlock, [2, 2, 2, 2], STANDARD, 11_689_512, 20),
+    "resnet34": (BasicBlock, [3, 4, 6, 3], STANDARD, 21_797_672, 36),
+    "resnet50": (Bottleneck, [3, 4, 6, 3], STANDARD, 25_557_032, 53),
+    "resnet101": (Bottleneck, [3, 4, 23, 3], STANDARD, 44_549_160, 104),
+    "resnet152": (Bottleneck, [3, 8, 36, 3], STANDARD, 60_192_808, 155),
+    "resnext50_32x4d": (Bottleneck, [3, 4, 6, 3], RESNEXT_32X4D, 25_028_904, 53),
+    "resnext101_32x8d": (Bottleneck, [3, 4, 23, 3], RESNEXT_32X8D, 88_791_336, 104),
+}
+# the same -> torchvision's IMAGENET1K_V1 weights: their name, the digest in the file's name, top-1
+TORCHVISION_WEIGHTS = {
+    "resnet18": ("ResNet18_Weights", "f37072fd", 0.69758),
+    "resnet34": ("ResNet34_Weights", "b627a593", 0.73314),
+    "resnet50": ("ResNet50_Weights", "0676ba61", 0.76130),
+    "resnet101": ("ResNet101_Weights", "63fe2227", 0.77374),
+    "resnet152": ("ResNet152_Weights", "394f9c45", 0.78312),
+    "resnext50_32x4d": ("ResNeXt50_32X4D_Weights", "7cdf4587", 0.77618),
+    "resnext101_32x8d": ("ResNeXt101_32X8D_Weights", "8ba56ff5", 0.79312),
 }
 
 # depth -> parameters of the networks of 9n + 2 layers (arXiv:1603.05027, Table 4)
@@ -384,8 +345,8 @@ def _register_all() -> None:
                 reason="behind an addition, and in front of a rectifier",
             ),
         )(_later(_preact, depth))
-    for name, (block, depths, options, parameters, norms, weights) in IMAGENET_VARIANTS.items():
-        source, file, top1 = weights
+    for name, (block, depths, options, parameters, norms) in IMAGENET_VARIANTS.items():
+        weights, digest, top1 = TORCHVISION_WEIGHTS[name]
         register(
             f"{name}.imagenet",
             family="resnet",
@@ -393,9 +354,9 @@ def _register_all() -> None:
             parameters=parameters,
             fold=FoldContract(batchnorms=norms),
             published=Published(
-                source=f"torchvision {source}_Weights.IMAGENET1K_V1",
-                url=f"https://download.pytorch.org/models/{file}.pth",
-                sha256=file.rsplit("-", 1)[1],
+                source=f"torchvision {weights}.IMAGENET1K_V1",
+                url=f"https://download.pytorch.org/models/{name}-{digest}.pth",
+                sha256=digest,
                 top1=top1,
             ),
         )(_later(_imagenet, block, depths, options))
