@@ -386,7 +386,7 @@ def inception_preprocessing(resize: int) -> Preprocessing:
     published=Published(
         source="torchvision Inception_V3_Weights.IMAGENET1K_V1",
         url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-        sha256="0cc3c7bd",
+        sha256="0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef",
         top1=0.77294,
     ),
     # torchvision normalises by ImageNet's statistics and undoes it inside the network

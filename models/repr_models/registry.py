@@ -27,7 +27,6 @@ FAMILY_MODULES = (
     "googlenet",
     "inception",
     "resnet",
-    "preact_resnet",
     "inception_resnet",
     "densenet",
     "xception",

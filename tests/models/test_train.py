@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from repr_models import CIFAR10, FoldContract, ImageSet, NetworkSpec, TrainingError, resolve
-from repr_models.resnet import BasicBlock, ResNet
+from repr_models.resnet import ResNet
+from repr_models.resnet_blocks import BasicBlock
 from repr_models.train import (
     Recipe,
     ResidentImages,

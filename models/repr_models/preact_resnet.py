@@ -1,1 +1,0 @@
-"""Pre-activation ResNets."""

@@ -1,0 +1,191 @@
+"""The blocks that residual networks are stacked from, their shortcuts and normalisations.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016
+(arXiv:1512.03385), Fig. 5: :class:`BasicBlock`, :class:`Bottleneck`.
+He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016
+(arXiv:1603.05027), Fig. 4(e): :class:`PreactBottleneck`.
+Xie, Girshick, Dollár, Tu, He, "Aggregated Residual Transformations for Deep Neural
+Networks", CVPR 2017 (arXiv:1611.05431), Fig. 3(c): :class:`Bottleneck` with groups.
+Wu, He, "Group Normalization", ECCV 2018 (arXiv:1803.08494): :class:`Norms` with groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(
+        inputs, outputs, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False
+    )
+
+
+def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Makes the normalisation of ``channels`` channels: ``norms(channels)``.
+
+    BatchNorm where ``groups`` is 0, else GroupNorm of that many groups, which must divide
+    the channels: ``nn.GroupNorm`` raises ``ValueError`` where they do not.
+    """
+
+    groups: int = 0
+
+    def __call__(self, channels: int) -> nn.Module:
+        if self.groups:
+            return nn.GroupNorm(self.groups, channels)
+        return nn.BatchNorm2d(channels)
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of one network have in common.
+
+    ``residual`` false leaves the additions out. ``groups`` is the cardinality of the 3x3
+    convolution of a bottleneck and ``base_width`` the channels of one group where the stage
+    is 64 wide, so that ``groups=32, base_width=4`` is ResNeXt's 32x4d and the defaults are
+    the ResNet.
+    """
+
+    norms: Norms = Norms()
+    residual: bool = True
+    groups: int = 1
+    base_width: int = 64
+
+
+class PadShortcut(nn.Module):
+    """Parameter-free shortcut of §4.2 (option A): subsample, then pad channels with zeros.
+
+    Input (N, inputs, H, W), output (N, outputs, ceil(H / stride), ceil(W / stride)), of
+    which channels ``inputs`` and up are zero.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.extra = outputs - inputs
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The zeros go behind the channels, as in the authors' code.
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (Fig. 5, left); takes neither groups nor a base width."""
+
+    expansion = 1
+    preactivation = False
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        downsample: nn.Module | None,
+        options: BlockOptions,
+    ) -> None:
+        super().__init__()
+        if (options.groups, options.base_width) != (1, 64):
+            raise ValueError(
+                f"a BasicBlock has no {options.groups}x{options.base_width}d convolution; "
+                "take a Bottleneck"
+            )
+        self.conv1 = conv3x3(inputs, width, stride)
+        self.bn1 = options.norms(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = options.norms(width)
+        self.downsample = downsample
+        self.residual = options.residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.residual:
+            out = out + (x if self.downsample is None else self.downsample(x))
+        result: Tensor = self.relu(out)
+        return result
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions (Fig. 5, right), the stride on the 3x3, which may be grouped."""
+
+    expansion = 4
+    preactivation = False
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        downsample: nn.Module | None,
+        options: BlockOptions,
+    ) -> None:
+        super().__init__()
+        inner = width * options.base_width // 64 * options.groups
+        self.conv1 = conv1x1(inputs, inner)
+        self.bn1 = options.norms(inner)
+        self.conv2 = conv3x3(inner, inner, stride, options.groups)
+        self.bn2 = options.norms(inner)
+        self.conv3 = conv1x1(inner, width * self.expansion)
+        self.bn3 = options.norms(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.residual = options.residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if self.residual:
+            out = out + (x if self.downsample is None else self.downsample(x))
+        result: Tensor = self.relu(out)
+        return result
+
+
+class PreactBottleneck(nn.Module):
+    """Normalisation and rectifier in front of each convolution: nothing behind the addition.
+
+    A projection reads what the first rectifier gives, the identity what the block gets, and
+    the stride is on the first 1x1, all as in the authors' code (resnet-1k-layers).
+    """
+
+    expansion = 4
+    preactivation = True
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        downsample: nn.Module | None,
+        options: BlockOptions,
+    ) -> None:
+        super().__init__()
+        if options != BlockOptions(norms=options.norms):
+            raise ValueError(f"a PreactBottleneck takes no option but its norms, got {options}")
+        self.bn1 = options.norms(inputs)
+        self.conv1 = conv1x1(inputs, width, stride)
+        self.bn2 = options.norms(width)
+        self.conv2 = conv3x3(width, width)
+        self.bn3 = options.norms(width)
+        self.conv3 = conv1x1(width, width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.relu(self.bn1(x))
+        out = self.conv1(activated)
+        out = self.conv2(self.relu(self.bn2(out)))
+        out = self.conv3(self.relu(self.bn3(out)))
+        result: Tensor = out + (x if self.downsample is None else self.downsample(activated))
+        return result
+
+
+Block = type[BasicBlock] | type[Bottleneck] | type[PreactBottleneck]
