@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib
@@ -63,6 +64,10 @@ class Source(Protocol):
         """What the original network computes for ``inputs``."""
         ...
 
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """The same in float64, where it can be, else :meth:`reference` again."""
+        ...
+
 
 def open_source(target: str, options: ExportOptions, download: Progress | None = None) -> Source:
     """The network that ``target`` names: a registered name, ``module:factory`` or ``FILE.onnx``.
@@ -122,6 +127,12 @@ class TorchSource:
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
             output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
+        return {OUTPUT_NAME: output.numpy()}
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            network = copy.deepcopy(self.network).double()
+            output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
         return {OUTPUT_NAME: output.numpy()}
 
 
@@ -270,6 +281,9 @@ class OnnxSource:
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return run_graph(self._proto.SerializeToString(), inputs, optimize=False)
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return self.reference(inputs)  # there is no float64 kernel of every operator
 
 
 def _load_proto(path: Path) -> onnx.ModelProto:
