@@ -300,8 +300,10 @@ class TestNames:
         assert self.exported == []
 
     def test_without_trained_weights_says_how_to_get_an_artifact(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"repr-export resnet50 --weights FILE .*-o \S+$"):
-            self.find("resnet50", tmp_path)
+        with pytest.raises(
+            ValueError, match=r"repr-export shufflenet_v1.imagenet --weights FILE .*-o \S+$"
+        ):
+            self.find("shufflenet_v1.imagenet", tmp_path)
 
 
 class TestSelection:

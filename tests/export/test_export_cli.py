@@ -62,7 +62,7 @@ def test_quiet_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     ("arguments", "message"),
     [
         (["resnet5O"], "did you mean"),
-        (["resnet50"], "--weights random"),
+        (["shufflenet_v1.imagenet"], "--weights random"),
         (["lenet5", "--weights", "absent.pth"], "there is no checkpoint absent.pth"),
         (["lenet5", "--batch", "0"], "--batch must be a number from 1"),
         (["lenet5", "--opset", "3"], "--opset must lie in"),

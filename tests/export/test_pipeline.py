@@ -181,7 +181,7 @@ def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "batchnorms"), [("resnet50", 53), ("resnet152", 155)])
+@pytest.mark.parametrize(("name", "batchnorms"), [("resnet50.imagenet", 53), ("resnet152", 155)])
 def test_imagenet_networks_fold_completely(name: str, batchnorms: int, tmp_path: Path) -> None:
     done = export(name, tmp_path, RANDOM)
     assert (
