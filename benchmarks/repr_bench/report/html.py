@@ -8,8 +8,8 @@ from importlib import resources
 
 from repr_bench import statistics
 from repr_bench.environment import Environment
-from repr_bench.report.columns import shown_columns, title_of
 from repr_bench.report.agreement_notes import agreement_details
+from repr_bench.report.columns import shown_columns, title_of
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.results import Results, Row
