@@ -115,18 +115,20 @@ def judge(
         report(done, len(images))
     if not used:
         raise DataError(f"no image is of use: {skipped[0] if skipped else images.description}")
+    fp32_whole = FP32 in tallies and tallies[FP32].error is None
+    if reference == FP32_GRAPH and not fp32_whole:
+        reference = None
     found = {}
     for name, tally in tallies.items():
-        judgement = tally.finish(images, None if (name, reference) == _SAME else reference)
-        if name == FP32 or (FP32 in tallies and tallies[FP32].error is not None):
-            judgement = replace(judgement, flips=None)
+        itself = name == FP32 and reference == FP32_GRAPH
+        judgement = tally.finish(images, None if itself else reference)
         found[name] = replace(
-            judgement, skipped=len(skipped), skip_reason=skipped[0] if skipped else ""
+            judgement,
+            flips=judgement.flips if fp32_whole else None,
+            skipped=len(skipped),
+            skip_reason=skipped[0] if skipped else "",
         )
     return found
-
-
-_SAME = (FP32, FP32_GRAPH)
 
 
 @dataclass
