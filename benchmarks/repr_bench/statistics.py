@@ -164,4 +164,4 @@ def mcnemar_p(lost: int, gained: int) -> float:
     for k in range(min(lost, gained) + 1):  # whole numbers, so that nothing is rounded away
         tail += ways
         ways = ways * (pairs - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**pairs)
+    return min(1.0, 2 * tail / (1 << pairs))
