@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
+from repr_bench.feeds import EvaluationImages
+from repr_bench.feeds import add_arguments as add_image_arguments
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 from repr_runtime.choice import DEVICES
@@ -70,12 +72,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--samples", type=_count, default=30, help="timed for each row at least (default: 30)"
     )
-    p.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="CIFAR-10, to measure accuracy on all 10,000 test images (default: the bundled subset)",
-    )
+    add_image_arguments(p)
     p.add_argument(
         "--artifacts",
         type=Path,
@@ -119,7 +116,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from repr_bench.feeds import EvaluationImages
     from repr_bench.measure import Plan
     from repr_bench.progress import RunProgress
     from repr_bench.report.table import print_report
@@ -139,7 +135,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"
         )
-    images = EvaluationImages(args.data)
+    images = EvaluationImages(args.data, args.label_free, args.limit)
     images.check()
     request = Request(
         targets=targets,

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from repr_bench import statistics
+from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
 from repr_bench.statistics import Interval
 
-SCHEMA = 1
+SCHEMA = 2
 PERCENTILES = (50, 90, 99)
 UNIT_NS = 1e6
 """Nanoseconds in the unit of shown latencies, the millisecond."""
@@ -55,13 +56,23 @@ class Accuracy:
         low, high = statistics.wilson_interval(self.top1, self.images)
         return Figure(100 * self.top1 / self.images, Interval(100 * low, 100 * high))
 
+    @property
+    def top5_percent(self) -> Figure | None:
+        """Likewise of top-5, where there is one."""
+        if self.top5 is None:
+            return None
+        low, high = statistics.wilson_interval(self.top5, self.images)
+        return Figure(100 * self.top5 / self.images, Interval(100 * low, 100 * high))
+
 
 @dataclass(frozen=True)
 class Graph:
     """The graph that was timed, and what it got right; ``accuracy_note`` says why not known.
 
     ``trained_top1`` (0 to 1) is what training recorded of bundled weights on all test images,
-    ``bar`` what they should reach; None where there is none.
+    ``bar`` what they should reach; None where there is none. ``flips`` are those from the
+    artifact's fp32 graph, None for itself. Of the images, ``skipped`` could not be used, the
+    first for ``skip_reason``.
     """
 
     artifact: str
@@ -79,6 +90,10 @@ class Graph:
     accuracy_note: str
     trained_top1: float | None = None
     bar: float | None = None
+    agreement: Agreement | None = None
+    flips: Flips | None = None
+    skipped: int = 0
+    skip_reason: str = ""
 
     @property
     def below_bar(self) -> bool:
@@ -177,8 +192,8 @@ def to_json(results: Results) -> str:
         derived = {f"p{percent}_ms": found for percent, found in row.latency_ms.items()}
         if row.images_per_second:
             derived["images_per_second"] = row.images_per_second
-        if row.graph and row.graph.accuracy:
-            derived["top1_percent"] = row.graph.accuracy.top1_percent
+        if row.graph:
+            derived |= _derived_of_answers(row.graph)
         encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
     body["formulae"] = {
         "percentile": statistics.PERCENTILE_FORMULA,
@@ -188,6 +203,20 @@ def to_json(results: Results) -> str:
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.
     return re.sub(r"\[\n[\d,\s]+\]", lambda m: re.sub(r"\s+", "", m[0]), text) + "\n"
+
+
+def _derived_of_answers(graph: Graph) -> dict[str, Figure]:
+    found = {}
+    if graph.accuracy:
+        found["top1_percent"] = graph.accuracy.top1_percent
+        if graph.accuracy.top5_percent:
+            found["top5_percent"] = graph.accuracy.top5_percent
+    if agreement := graph.agreement:
+        found["agreement_percent"] = Figure(agreement.percent, agreement.interval)
+        found["margin_weighted_agreement_percent"] = Figure(agreement.weighted_percent, None)
+    if graph.flips:
+        found["flips_p_value"] = Figure(graph.flips.p_value, None)
+    return found
 
 
 def from_json(text: str, place: str = "results") -> Results:

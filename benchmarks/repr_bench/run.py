@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from repr_bench.accuracy import measure_accuracy
+from repr_bench.accuracy import Judgement, judge_artifact
 from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError
 from repr_bench.feeds import EvaluationImages, make_feed
 from repr_bench.measure import Plan, Timing, measure
-from repr_bench.results import Accuracy, Graph, Results, Row, Settings, Status
+from repr_bench.results import Graph, Results, Row, Settings, Status
 from repr_runtime import ReproError, Session, load
 from repr_runtime.errors import PrecisionNotFoundError
 
@@ -125,8 +125,7 @@ def _prepare(
             continue
         label = _label(folder, seen)
         seen[label] = folder
-        for precision in request.precisions:
-            pending += _rows_of_graph(request, progress, stack, label, folder, precision)
+        pending += _rows_of_artifact(request, progress, stack, label, folder)
 
 
 def _label(folder: Path, seen: dict[str, Path]) -> str:
@@ -134,59 +133,54 @@ def _label(folder: Path, seen: dict[str, Path]) -> str:
     return folder.name if folder.name and folder.name not in seen else str(folder)
 
 
-def _rows_of_graph(
+def _rows_of_artifact(
     request: Request,
     progress: Progress,
     stack: contextlib.ExitStack,
     label: str,
     folder: Path,
-    precision: str,
 ) -> Iterator[_Pending]:
-    try:
-        session = stack.enter_context(
-            load(folder, device=request.device, precision=precision, threads=request.threads)
-        )
-    except PrecisionNotFoundError:
-        reason = f"no {precision} graph in this artifact"
-        yield _Pending(_row(label, precision, None, "absent", reason))
-        return
-    except Exception as error:  # whatever goes wrong with it is its row
-        yield _Pending(_row(label, precision, None, "failed", _sentence(error)))
-        return
-    images, note = request.images.for_artifact(session.manifest)
-    accuracy: Accuracy | None = None
-    if session.manifest.weights.kind == "random":
-        note = "random weights"
-    elif images is not None:
+    sessions: dict[str, Session] = {}
+    missing: dict[str, _Pending] = {}
+    open_graph = partial(load, folder, device=request.device, threads=request.threads)
+    for precision in request.precisions:
         try:
-            accuracy = measure_accuracy(
-                session,
-                images,
-                report=lambda done, total: progress.advance(
-                    f"accuracy of {label} {precision}", done, total
-                ),
-            )
-        except Exception as error:  # the latency is still worth knowing
-            note = _sentence(error)
-    graph = _graph(folder, session, accuracy, note)
-    for batch in request.batches or _batches(session):
-        row = _row(label, precision, batch, "interrupted", "interrupted before it was measured")
-        try:
-            arrays, what = make_feed(session, images, batch)
-        except UsageError as error:
-            yield _Pending(replace(row, status="absent", reason=str(error), graph=graph))
+            sessions[precision] = stack.enter_context(open_graph(precision=precision))
+        except PrecisionNotFoundError:
+            reason = f"no {precision} graph in this artifact"
+            missing[precision] = _Pending(_row(label, precision, None, "absent", reason))
+        except Exception as error:  # whatever goes wrong with it is its row
+            missing[precision] = _Pending(_row(label, precision, None, "failed", _sentence(error)))
+    images, judged = judge_artifact(
+        sessions,
+        request.images,
+        partial(open_graph, precision="fp32"),
+        lambda done, total: progress.advance(f"accuracy of {label}", done, total),
+    )
+    for precision in request.precisions:
+        if precision in missing:
+            yield missing[precision]
             continue
-        except Exception as error:
-            yield _Pending(replace(row, status="failed", reason=_sentence(error), graph=graph))
-            continue
-        yield _Pending(replace(row, graph=graph, inputs=what), partial(session.run, *arrays))
+        session = sessions[precision]
+        graph = _graph(folder, session, judged[precision])
+        for batch in request.batches or _batches(session):
+            row = _row(label, precision, batch, "interrupted", "interrupted before it was measured")
+            try:
+                arrays, what = make_feed(session, images, batch)
+            except UsageError as error:
+                yield _Pending(replace(row, status="absent", reason=str(error), graph=graph))
+                continue
+            except Exception as error:
+                yield _Pending(replace(row, status="failed", reason=_sentence(error), graph=graph))
+                continue
+            yield _Pending(replace(row, graph=graph, inputs=what), partial(session.run, *arrays))
 
 
 def _batches(session: Session) -> tuple[int, ...]:
     return DEFAULT_BATCHES if session.batch_size is None else (session.batch_size,)
 
 
-def _graph(folder: Path, session: Session, accuracy: Accuracy | None, note: str) -> Graph:
+def _graph(folder: Path, session: Session, judged: Judgement) -> Graph:
     manifest = session.manifest
     entry = manifest.file(session.graph)
     assert entry is not None, "the session was loaded from it"
@@ -202,10 +196,14 @@ def _graph(folder: Path, session: Session, accuracy: Accuracy | None, note: str)
         sha256=entry.sha256,
         device=session.device,
         choice=session.choice,
-        accuracy=accuracy,
-        accuracy_note=note,
+        accuracy=judged.accuracy,
+        accuracy_note=_sentence(judged.error) if judged.error is not None else judged.note,
         trained_top1=_number(manifest.weights.record, "accuracy", "test_top1"),
         bar=_number(manifest.weights.record, "bar"),
+        agreement=judged.agreement,
+        flips=judged.flips,
+        skipped=judged.skipped,
+        skip_reason=judged.skip_reason,
     )
 
 

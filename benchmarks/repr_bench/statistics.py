@@ -148,3 +148,20 @@ def decimals(value: float, interval: Interval | None, *, most_significant: int =
 def figure(value: float, interval: Interval | None = None) -> str:
     """``value`` with as many digits as its spread supports, thousands separated."""
     return f"{value:,.{decimals(value, interval)}f}"
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """The two-sided p-value of McNemar's exact test for paired answers, right and wrong.
+
+    Of the ``lost + gained`` pairs in which just one side was right, either side is as likely
+    where the two are equally good: a binomial test with probability 1/2. Q. McNemar, "Note on
+    the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947). Raises ``ValueError`` for negative counts.
+    """
+    if lost < 0 or gained < 0:
+        raise ValueError(f"counts must be 0 or more, got {lost} and {gained}")
+    pairs, tail, ways = lost + gained, 0, 1
+    for k in range(min(lost, gained) + 1):  # whole numbers, so that nothing is rounded away
+        tail += ways
+        ways = ways * (pairs - k) // (k + 1)
+    return min(1.0, 2 * tail / (1 << pairs))

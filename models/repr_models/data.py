@@ -11,11 +11,12 @@ import io
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,39 @@ _DAMAGE = (
 )
 
 
+class Batch(NamedTuple):
+    """Some images of a set: which they are (n,), their pixels, and a sentence for each left out.
+
+    ``images`` is (n, H, W, 3) uint8 RGB, or a list of n such (H, W, 3) of differing sizes.
+    """
+
+    indices: NDArray[np.int64]
+    images: NDArray[np.uint8] | list[NDArray[np.uint8]]
+    damaged: tuple[str, ...] = ()
+
+
+class Images(Protocol):
+    """Images that accuracies are measured on; ``labels`` (N,) int64 is None where not known."""
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The classes, (N,) int64, or None."""
+
+    @property
+    def description(self) -> str:
+        """Which images they are."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the images and labels."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images in order, ``size`` at a time."""
+        ...
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images (N, H, W, 3) uint8 RGB, labels (N,) int64, and a sentence that says which they are.
@@ -73,6 +107,12 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images in order, ``size`` at a time."""
+        for begin in range(0, len(self), size):
+            part = self.images[begin : begin + size]
+            yield Batch(np.arange(begin, begin + len(part)), part)
 
     @cached_property
     def sha256(self) -> str:

@@ -105,6 +105,7 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         size: int | str = 32,
         preprocessing: bool = True,
         record: Mapping[str, Any] | None = None,
+        more_precisions: tuple[str, ...] = (),
     ) -> Path:
         features = 3 * 32 * 32
         matrix = np.outer(np.full(features, 1 / features), np.arange(classes)).astype(np.float32)
@@ -125,6 +126,7 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         )
         onnx.checker.check_model(proto)
         content = proto.SerializeToString()
+        paths = {"model.onnx": "fp32"} | {f"model.{p}.onnx": p for p in more_precisions}
         manifest = Manifest(
             network=NetworkInfo(network or name, name, dataset, features * classes, None, "onnx"),
             weights=WeightsInfo(weights, "linear.safetensors", sha256, record or {}),
@@ -134,10 +136,13 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
                 PreprocessingInfo(32, (32, 32), (0.0,) * 3, (1.0,) * 3) if preprocessing else None
             ),
             labels=None,
-            files=(describe_file("model.onnx", content, "graph", "fp32"),),
+            files=tuple(
+                describe_file(path, content, "graph", precision)
+                for path, precision in paths.items()
+            ),
         )
         folder = parent / name
-        write_artifact(folder, manifest, {"model.onnx": content})
+        write_artifact(folder, manifest, dict.fromkeys(paths, content))
         return folder
 
     return make

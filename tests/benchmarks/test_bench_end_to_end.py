@@ -42,8 +42,12 @@ def test_top1_in_the_table_is_torchs(
     hits = int((logits.argmax(1).numpy() == data.labels).sum())
     assert row.graph.accuracy.top1 == hits
     assert row.graph.accuracy.sha256 == data.sha256
+    agreement = row.graph.agreement
+    assert agreement is not None
+    assert (agreement.reference, agreement.same) == ("the torch network", len(data))
+    assert agreement.largest_shift < 1e-4
     assert row.graph.parameters == spec.parameters == sum(p.numel() for p in network.parameters())
-    shown = re.search(r"^lenet5 +fp32 +1 .* (\d+\.\d\d) \(", out, re.MULTILINE)
+    shown = re.search(r"^lenet5 +fp32 +1 .*? (\d+\.\d\d) \(", out, re.MULTILINE)
     assert shown is not None
     assert float(shown[1]) == pytest.approx(100 * hits / len(data), abs=0.005)
 

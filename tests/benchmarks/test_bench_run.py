@@ -13,12 +13,17 @@ import pytest
 from repr_bench import artifacts as artifacts_module
 from repr_bench import feeds
 from repr_bench import run as run_module
+from repr_bench.agreement import Flips
+from repr_bench.feeds import EvaluationImages
 from repr_bench.measure import Plan
 from repr_bench.results import from_json, to_json
 from repr_bench.run import Request, run
 from repr_models.data import ImageSet
+from repr_models.errors import DataError
+from repr_runtime import read_manifest
 
 ArtifactMaker = Callable[..., Path]
+WAY_OUT = "give some with --data DIR, or --label-free DIR"
 QUICK = Plan(seconds=0.012, samples=12, warmup_seconds=0.01)
 
 
@@ -130,8 +135,14 @@ def test_a_network_that_breaks_while_timed_is_a_row(
     ("options", "note"),
     [
         ({"weights": "random"}, "random weights"),
-        ({"dataset": "imagenet"}, "no evaluation images for dataset imagenet"),
-        ({"dataset": None}, "no evaluation images for dataset unknown"),
+        (
+            {"dataset": "imagenet"},
+            f"no evaluation images for dataset imagenet; {WAY_OUT}",
+        ),
+        (
+            {"dataset": None},
+            f"no evaluation images for dataset unknown; {WAY_OUT}",
+        ),
         ({"preprocessing": False}, "the artifact does not say how images become inputs"),
     ],
 )
@@ -371,3 +382,137 @@ def test_the_bar_of_the_artifact_is_its_rows(
         found = run(request(folder, batches=(1,)), no_progress)
         assert found.rows[0].graph is not None
         assert found.rows[0].graph.below_bar is below
+
+
+class TestAnswers:
+    """What the rows say of their graphs' answers."""
+
+    @pytest.fixture
+    def both(self, make_artifact: ArtifactMaker) -> Path:
+        """An artifact whose int8 graph is its fp32 graph."""
+        return make_artifact(more_precisions=("int8",))
+
+    def test_one_pass_judges_every_precision(self, both: Path, no_progress: Any) -> None:
+        found = run(request(both, batches=(1,), precisions=("fp32", "int8")), no_progress)
+        fp32, int8 = (row.graph for row in found.rows)
+        assert fp32 is not None
+        assert int8 is not None
+        assert (fp32.flips, fp32.agreement) == (None, None)
+        assert int8.flips == Flips(0, 0)
+        assert int8.agreement is not None
+        assert int8.agreement.reference == "its fp32 graph"
+        assert (int8.agreement.same, int8.agreement.images) == (10, 10)
+        assert [what for what, *_ in no_progress.advanced].count("accuracy of linear") == 1
+
+    def test_fp32_is_opened_to_compare_with(self, both: Path, no_progress: Any) -> None:
+        found = run(request(both, batches=(1,), precisions=("int8",)), no_progress)
+        assert len(found.rows) == 1
+        assert found.rows[0].graph is not None
+        assert found.rows[0].graph.flips == Flips(0, 0)
+
+    def test_any_images_do_for_agreement(
+        self, both: Path, no_progress: Any, tmp_path: Path
+    ) -> None:
+        pictures = write_pictures(tmp_path / "pictures")
+        (pictures / "broken.png").write_bytes(b"no image")
+        images = EvaluationImages(label_free=pictures)
+        found = run(
+            request(both, batches=(4,), precisions=("fp32", "int8"), images=images), no_progress
+        )
+        fp32, int8 = (row.graph for row in found.rows)
+        assert {row.inputs for row in found.rows} == {"evaluation images"}
+        assert fp32 is not None
+        assert int8 is not None
+        assert fp32.accuracy is None
+        assert "nothing to compare" in fp32.accuracy_note
+        assert int8.agreement is not None
+        assert (int8.agreement.same, int8.agreement.images, int8.skipped) == (3, 3, 1)
+        assert "broken.png" in int8.skip_reason
+
+    def test_images_that_cannot_be_read_leave_the_latency(
+        self, both: Path, no_progress: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "pictures" / "broken.png").write_bytes(b"no image")
+        images = EvaluationImages(label_free=tmp_path / "pictures")
+        row = run(request(both, batches=(1,), images=images), no_progress).rows[0]
+        assert (row.status, row.inputs) == ("measured", feeds.NOISE)
+        assert row.graph is not None
+        assert "broken.png" in row.graph.accuracy_note
+
+
+def write_pictures(root: Path, *folders: str) -> Path:
+    """Three grey pictures in ``root``, or in each folder of it."""
+    from PIL import Image
+
+    for folder in folders or ("",):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(3):
+            image = Image.new("RGB", (40, 36), (200, 10 * number, 0))
+            image.save(root / folder / f"{number}.png")
+    return root
+
+
+class TestChosenImages:
+    """Which images an artifact is judged on."""
+
+    @pytest.fixture(autouse=True)
+    def no_cifar10(self, monkeypatch: pytest.MonkeyPatch, few_images: ImageSet) -> None:
+        def absent(folder: Path | None) -> ImageSet:
+            if folder is None or folder.name == "cifar10":
+                return few_images
+            raise DataError("no CIFAR-10 here")
+
+        monkeypatch.setattr(feeds, "_load", absent)
+
+    def chosen(self, artifact: Path, **how: Any) -> tuple[Any, str]:
+        return EvaluationImages(**how).for_artifact(read_manifest(artifact))
+
+    def test_a_folder_by_class_for_any_classes(
+        self, make_artifact: ArtifactMaker, tmp_path: Path, no_progress: Any
+    ) -> None:
+        folder = write_pictures(tmp_path / "pictures", "9", "3")
+        artifact = make_artifact(dataset=None, classes=12)
+        images, _ = self.chosen(artifact, folder=folder)
+        assert images.labels.tolist() == [3, 3, 3, 9, 9, 9]
+        row = run(
+            request(artifact, batches=(1,), images=EvaluationImages(folder)),
+            no_progress,
+        ).rows[0]
+        assert row.graph is not None
+        assert row.graph.accuracy is not None
+        assert (row.graph.accuracy.top1, row.graph.accuracy.top5) == (0, 3)  # the last class wins
+
+    def test_imagenet_goes_by_wordnet_ids(
+        self, make_artifact: ArtifactMaker, tmp_path: Path
+    ) -> None:
+        folder = write_pictures(tmp_path / "pictures", "n01440764", "n15075141")
+        images, _ = self.chosen(make_artifact(dataset="imagenet", classes=1000), folder=folder)
+        assert images.labels.tolist() == [0] * 3 + [999] * 3
+        with pytest.raises(DataError, match="no classes of the network"):
+            self.chosen(make_artifact("own", dataset=None, classes=1000), folder=folder)
+
+    def test_cifar10_is_for_its_networks(
+        self, make_artifact: ArtifactMaker, tmp_path: Path, few_images: ImageSet
+    ) -> None:
+        folder = tmp_path / "cifar10"
+        assert self.chosen(make_artifact("one"), folder=folder)[0] is few_images
+        images, note = self.chosen(make_artifact("two", dataset="imagenet"), folder=folder)
+        assert images is None
+        assert "holds CIFAR-10" in note
+
+    def test_a_part_is_drawn_evenly(self, make_artifact: ArtifactMaker, tmp_path: Path) -> None:
+        artifact = make_artifact()
+        images, _ = self.chosen(artifact, limit=8)
+        assert images.labels.tolist() == [9, 0, 1, 2, 3, 4, 5, 6]  # one of the three nines
+        assert images.description == "8 drawn evenly by class (seed 0) from ten grey images"
+        images, _ = self.chosen(artifact, label_free=write_pictures(tmp_path / "p"), limit=2)
+        assert len(images) == 2
+
+    def test_a_folder_without_images_is_refused_at_once(self, tmp_path: Path) -> None:
+        for how in ("folder", "label_free"):
+            with pytest.raises(DataError, match="holds no images"):
+                EvaluationImages(**{how: tmp_path}).check()
+        write_pictures(tmp_path)
+        EvaluationImages(folder=tmp_path).check()
+        EvaluationImages(label_free=tmp_path).check()

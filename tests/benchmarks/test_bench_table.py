@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from repr_bench.report.columns import COLUMNS
+from repr_bench.agreement import Agreement, Band, Flips
+from repr_bench.report.columns import COLUMNS, shown_columns
+from repr_bench.report.html import render_page
 from repr_bench.report.table import print_report
-from repr_bench.results import Graph, Results, Row
+from repr_bench.results import Accuracy, Graph, Results, Row, from_json, to_json
 
 
 def printed(results: Results, width: int, *, terminal: bool = True) -> str:
@@ -28,7 +31,7 @@ def plain(results: Results) -> str:
 def test_wide_terminal_shows_every_column(results: Results) -> None:
     text = printed(results, 200)
     for column in COLUMNS:
-        assert column.title in text
+        assert (column.title in text) is not column.optional
     assert "No room" not in text
     assert "75.00 (73.1–76.8)" in text
     assert "0.25" in text
@@ -42,7 +45,8 @@ def test_narrow_terminal_drops_columns_and_says_which(results: Results, width: i
     header = next(line for line in lines if "p50 ms" in line)
     for title in ("network", "p50 ms", "images/s", "top-1 % (95 %)"):
         assert title in header
-    gone = [column.title for column in COLUMNS if column.title not in header]
+    there = shown_columns(results.rows)
+    gone = [column.title for column in there if column.title not in header]
     if gone:
         assert f"No room for {', '.join(gone)}" in "\n".join(lines)
 
@@ -138,3 +142,98 @@ def test_names_are_no_markup(results: Results) -> None:
     text = plain(replace(results, rows=(row,)))
     assert text.splitlines()[1].startswith("[red]x[/red] ")
     assert "[b]no[/b]" in text
+
+
+AGREEMENT = Agreement(
+    reference="its fp32 graph",
+    images=2000,
+    same=1990,
+    bands=(Band(0.1, 1800, 1798), Band(0.5, 1500, 1499)),
+    margins=1600.0,
+    flipped_margins=1.6,
+    largest_flipped_margin=0.62,
+    mean_kl=0.00123,
+    largest_shift=0.4,
+    description="2,000 made-up images",
+    sha256="ef" * 32,
+)
+
+
+def with_graph(results: Results, graph: Graph, **changes: object) -> Results:
+    return replace(
+        results,
+        rows=(replace(results.rows[0], graph=replace(graph, **changes)),),  # type: ignore[arg-type]
+    )
+
+
+def test_agreement_and_flips_are_columns_where_there_are_any(
+    results: Results, graph: Graph
+) -> None:
+    text = plain(with_graph(results, graph, agreement=AGREEMENT, flips=Flips(9, 12)))
+    header, first = text.splitlines()[:2]
+    assert "agree % (95 %)" in header
+    assert "flips (McNemar)" in header
+    assert "top-5" not in header
+    assert "99.50 (99.1–99.7)" in first
+    assert "−9 +12 (p 0.66)" in first
+    assert "agree: the same largest class as its fp32 graph." in text
+    assert "McNemar's exact test" in text
+    assert "lenet5 fp32 changes 1 answer of which its fp32 graph was sure" in text
+    assert "chance explains" not in text
+
+
+def test_top5_is_a_column_where_there_are_classes_enough(results: Results, graph: Graph) -> None:
+    accuracy = Accuracy(1500, 1800, 2000, "2,000 made-up images", "ef" * 32)
+    text = plain(with_graph(results, graph, accuracy=accuracy))
+    assert "90.00 (88.6–91.2)" in text.splitlines()[1]
+
+
+def test_a_loss_beyond_chance_is_a_caution(results: Results, graph: Graph) -> None:
+    text = plain(with_graph(results, graph, flips=Flips(30, 5)))
+    assert "30 lost, 5 gained (p <0.001)" in text
+    assert "chance explains" in text
+    assert "chance explains" not in plain(with_graph(results, graph, flips=Flips(5, 30)))
+
+
+def test_unlabelled_images_show_agreement_and_no_accuracy(results: Results, graph: Graph) -> None:
+    text = plain(
+        with_graph(
+            results,
+            graph,
+            accuracy=None,
+            accuracy_note="the images are unlabelled",
+            agreement=AGREEMENT,
+        )
+    )
+    assert "no top-1 for lenet5: the images are unlabelled" in text
+    assert "as its fp32 graph on 2,000 made-up images" in text
+    assert "1,990 of 2,000 images, 1,798 of 1,800 where its margin is 0.1 or more" in text
+    assert "99.900 % weighed by margin" in text
+    assert "0.0012 nats" in text
+    assert "the surest changed answer had margin 0.62" in text
+
+
+def test_skipped_images_are_said(results: Results, graph: Graph) -> None:
+    text = plain(with_graph(results, graph, skipped=3, skip_reason="a.png: not an image"))
+    assert "lenet5 fp32: 3 images left out; the first: a.png: not an image" in text
+
+
+def test_the_page_tells_of_agreement(results: Results, graph: Graph) -> None:
+    page = render_page(with_graph(results, graph, agreement=AGREEMENT, flips=Flips(9, 12)))
+    assert "−9 +12 (p 0.66)" in page
+    assert "answers as its fp32 graph on 1,990 of 2,000 images" in page
+    assert "No graph was compared" in render_page(results)
+
+
+def test_answers_are_in_the_json(results: Results, graph: Graph) -> None:
+    whole = with_graph(results, graph, agreement=AGREEMENT, flips=Flips(9, 12), skipped=1)
+    text = to_json(whole)
+    assert from_json(text) == whole
+    derived = json.loads(text)["rows"][0]["derived"]
+    assert derived["agreement_percent"]["value"] == 99.5
+    assert derived["flips_p_value"]["value"] == pytest.approx(0.6636, abs=1e-4)
+    old = json.loads(text) | {"schema": 1}
+    for name in ("agreement", "flips", "skipped", "skip_reason"):
+        del old["rows"][0]["graph"][name]
+    read = from_json(json.dumps(old)).rows[0].graph
+    assert read == graph

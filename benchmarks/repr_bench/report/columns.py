@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +13,16 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class Column:
-    """One column; ``spare`` columns leave a terminal too narrow for all, the largest first."""
+    """One column; ``spare`` columns leave a terminal too narrow for all, the largest first.
+
+    An ``optional`` one is shown where a row has something in it.
+    """
 
     title: str
     text: Callable[[Row], str]
     numeric: bool = True
     spare: int = 0
+    optional: bool = False
 
 
 BELOW_BAR = "*"
@@ -49,6 +53,32 @@ def _top1(row: Row) -> str:
     return f"{value:.2f} ({interval.low:.1f}–{interval.high:.1f})"
 
 
+def _top5(row: Row) -> str:
+    found = row.graph.accuracy.top5_percent if row.graph and row.graph.accuracy else None
+    if found is None or found.interval is None:
+        return NOTHING
+    return f"{found.value:.2f} ({found.interval.low:.1f}–{found.interval.high:.1f})"
+
+
+def _agreement(row: Row) -> str:
+    if row.graph is None or row.graph.agreement is None:
+        return NOTHING
+    agreement = row.graph.agreement
+    return f"{agreement.percent:.2f} ({agreement.interval.low:.1f}–{agreement.interval.high:.1f})"
+
+
+def _flips(row: Row) -> str:
+    if row.graph is None or row.graph.flips is None:
+        return NOTHING
+    flips = row.graph.flips
+    return f"−{flips.lost:,} +{flips.gained:,} (p {probability(flips.p_value)})"
+
+
+def probability(value: float) -> str:
+    """``value`` as p-values are written: two digits, and small ones by their bound."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
 def _megabytes(row: Row) -> str:
     return f"{row.graph.bytes / 1e6:,.2f}" if row.graph else NOTHING
 
@@ -66,12 +96,24 @@ COLUMNS = (
     Column("p99 ms", partial(_latency, 99), spare=1),
     Column("images/s", _images_per_second),
     Column("top-1 % (95 %)", _top1),
-    Column("graph MB", _megabytes, spare=3),
-    Column("params M", lambda r: _millions(r.graph.parameters) if r.graph else NOTHING, spare=4),
+    Column("top-5 % (95 %)", _top5, spare=5, optional=True),
+    Column("agree % (95 %)", _agreement, spare=3, optional=True),
+    Column("flips (McNemar)", _flips, spare=4, optional=True),
+    Column("graph MB", _megabytes, spare=6),
+    Column("params M", lambda r: _millions(r.graph.parameters) if r.graph else NOTHING, spare=7),
     Column(
-        "mult-adds M", lambda r: _millions(r.graph.multiply_adds) if r.graph else NOTHING, spare=5
+        "mult-adds M", lambda r: _millions(r.graph.multiply_adds) if r.graph else NOTHING, spare=8
     ),
 )
+
+
+def shown_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that have something to show of ``rows``."""
+    return [
+        column
+        for column in COLUMNS
+        if not column.optional or any(column.text(row) != NOTHING for row in rows)
+    ]
 
 
 def title_of(row: Row) -> str:

@@ -8,7 +8,8 @@ from importlib import resources
 
 from repr_bench import statistics
 from repr_bench.environment import Environment
-from repr_bench.report.columns import COLUMNS, title_of
+from repr_bench.report.agreement_notes import agreement_details
+from repr_bench.report.columns import shown_columns, title_of
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.results import Results, Row
@@ -35,6 +36,7 @@ def render_page(results: Results) -> str:
         "<main>",
         *_section("figures", "Figures", _figures(results)),
         *_section("pareto", "Latency and accuracy", _pareto(timed)),
+        *_section("agreement", "Agreement", _agreement(results)),
         *_section("distributions", "Samples", _distributions(timed)),
         *_section("formulae", "Formulae", _list(_formulae(results))),
         *_section("environment", "Environment", _environment(results)),
@@ -69,12 +71,13 @@ def _figures(results: Results) -> Iterator[str]:
     yield from _list((f"Careful: {text}" for text in cautions(results)), "warning")
     yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of figures">'
     yield "<table><thead><tr>"
-    for column in COLUMNS:
+    columns = shown_columns(results.rows)
+    for column in columns:
         yield f'<th scope="col"{_class(column.numeric)}>{escape(column.title)}</th>'
     yield "</tr></thead><tbody>"
     for row in results.rows:
         yield "<tr>" if row.status == "measured" else '<tr class="warning">'
-        for index, column in enumerate(COLUMNS):
+        for index, column in enumerate(columns):
             tag = 'th scope="row"' if index == 0 else "td"
             text = f"{escape(column.text(row))}{_interval(column.title, row)}"
             yield f"<{tag}{_class(column.numeric)}>{text}</{tag.split()[0]}>"
@@ -116,6 +119,14 @@ def _pareto(rows: list[Row]) -> Iterator[str]:
         yield f'<figure class="wide">{pareto_plot(members, f"pareto{number}")}'
         yield f"<figcaption>Batch {batch}. {escape(description)}</figcaption></figure>"
     yield "</div>"
+
+
+def _agreement(results: Results) -> Iterator[str]:
+    sentences = agreement_details(results)
+    if sentences:
+        yield from _list(sentences)
+    else:
+        yield "<p>No graph was compared with another network's answers.</p>"
 
 
 def _distributions(rows: list[Row]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from repr_bench import statistics
+from repr_bench.report.agreement_notes import agreement_cautions, agreement_meanings
 from repr_bench.report.columns import BELOW_BAR, title_of
 from repr_bench.results import Results
 
@@ -34,6 +35,7 @@ def cautions(results: Results) -> list[str]:
     ]
     if low:
         found.insert(0, f"{BELOW_BAR} below its bar: {', '.join(low)}")
+    found += agreement_cautions(results)
     if results.environment.busy():
         found.append(
             f"the machine was busy as the run began (load {results.environment.load_before[0]:g}); "
@@ -60,6 +62,7 @@ def meanings(results: Results) -> list[str]:
     )
     if data:
         found.append(f"top-1 on {'; '.join(data)}; Wilson's 95 % interval in brackets.")
+    found += agreement_meanings(results)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.graph and row.graph.accuracy is None:

@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from repr_bench.report.columns import COLUMNS, NOTHING, Column, marked, title_of
+from repr_bench.report.columns import COLUMNS, NOTHING, Column, marked, shown_columns, title_of
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.results import Results, Row
 
@@ -39,7 +39,7 @@ def print_report(results: Results, console: Console) -> None:
 
 def _fitting(rows: Sequence[Row], console: Console) -> tuple[list[Column], list[str]]:
     """The columns that fit, none if too few do, and the titles of those that had to leave."""
-    kept, left = list(COLUMNS), list[str]()
+    kept, left = shown_columns(rows), list[str]()
     while not _fits(rows, kept, console):
         spare = max(kept, key=lambda column: column.spare)
         if not spare.spare:

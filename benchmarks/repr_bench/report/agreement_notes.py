@@ -1,0 +1,91 @@
+"""The sentences on whose answers were compared with whose, and which changes to take seriously."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from repr_bench.agreement import MARGINS, Agreement
+from repr_bench.report.columns import probability
+from repr_bench.results import Graph, Results
+
+SIGNIFICANT = 0.05
+
+
+def agreement_cautions(results: Results) -> list[str]:
+    """What speaks against a graph's answers: skipped images, sure ones that changed, real loss."""
+    found = []
+    sure = MARGINS[-1]
+    for name, graph in _graphs(results):
+        if graph.skipped:
+            images = f"{graph.skipped:,} image{'s' if graph.skipped != 1 else ''}"
+            found.append(f"{name}: {images} left out; the first: {graph.skip_reason}")
+        if graph.agreement and (changed := _changed(graph.agreement)):
+            found.append(
+                f"{name} changes {changed:,} answer{'s' if changed != 1 else ''} of which "
+                f"{graph.agreement.reference} was sure (margin {sure:g} or more)"
+            )
+        flips = graph.flips
+        if flips and flips.lost > flips.gained and flips.p_value < SIGNIFICANT:
+            found.append(
+                f"{name} loses more of fp32's right answers than chance explains: {flips.lost:,} lost, "
+                f"{flips.gained:,} gained (p {probability(flips.p_value)})"
+            )
+    return found
+
+
+def agreement_meanings(results: Results) -> list[str]:
+    """What the columns of agreement and flips say; without labels, each graph's figures too."""
+    graphs = list(_graphs(results))
+    compared = [(graph.agreement, graph.accuracy) for _, graph in graphs if graph.agreement]
+    found = []
+    if compared:
+        references = dict.fromkeys(agreement.reference for agreement, _ in compared)
+        unlabelled = dict.fromkeys(
+            agreement.description for agreement, accuracy in compared if accuracy is None
+        )
+        on = f" on {'; '.join(unlabelled)}" if unlabelled else ""
+        found.append(f"agree: the same largest class as {' or '.join(references)}{on}.")
+    if any(graph.flips for _, graph in graphs):
+        found.append(
+            "flips: right in fp32 and wrong here (−), and the other way (+); p is how likely chance "
+            "alone makes them so unequal (McNemar's exact test, two-sided)."
+        )
+    for name, graph in graphs:
+        if graph.agreement and graph.accuracy is None:
+            found.append(_details(name, graph.agreement))
+    return found
+
+
+def agreement_details(results: Results) -> list[str]:
+    """A sentence for each graph that was compared."""
+    return [_details(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
+
+
+def _details(name: str, agreement: Agreement) -> str:
+    bands = ", ".join(
+        f"{band.same:,} of {band.images:,} where its margin is {band.margin:g} or more"
+        for band in agreement.bands
+    )
+    text = (
+        f"{name} answers as {agreement.reference} on {agreement.same:,} of {agreement.images:,} "
+        f"images, {bands}; {agreement.weighted_percent:.3f} % weighed by margin; "
+        f"mean divergence {agreement.mean_kl:.2g} nats, largest shift of a probability "
+        f"{agreement.largest_shift:.2g}"
+    )
+    if agreement.same < agreement.images:
+        text += f"; the surest changed answer had margin {agreement.largest_flipped_margin:.2g}"
+    return text + "."
+
+
+def _changed(agreement: Agreement) -> int:
+    """How many answers changed of which the reference was sure."""
+    return agreement.bands[-1].images - agreement.bands[-1].same if agreement.bands else 0
+
+
+def _graphs(results: Results) -> Iterator[tuple[str, Graph]]:
+    """Each graph once, whatever its batches, with its name in a sentence."""
+    seen = set()
+    for row in results.rows:
+        if row.graph is not None and (row.label, row.precision) not in seen:
+            seen.add((row.label, row.precision))
+            yield f"{row.label} {row.precision}", row.graph
