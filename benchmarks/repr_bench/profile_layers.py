@@ -20,9 +20,9 @@ TOP = 10
 
 FORMULA = (
     "Profile: medians over the profiled runs, warm-up excluded, of a session of its own with the "
-    "same threads; ONNX Runtime counts whole microseconds. What is in no layer is the time "
-    "between them. GFLOP/s = 2 × multiply-adds / time. The profiler's own cost is the profiled "
-    "against the plain median of calls made in turn."
+    "same threads; ONNX Runtime counts whole microseconds. Shares are of the sum of all layers' "
+    "medians and the time between them. GFLOP/s = 2 × multiply-adds / time. The profiler's cost: "
+    "medians of calls with and without it, made in turn."
 )
 
 
@@ -99,11 +99,14 @@ class Profile:
 
     @property
     def operators(self) -> list[Share]:
-        """Time by operator type, the most first: medians of each run's sums."""
+        """Time by operator type, the most first: the sums of its layers' medians."""
         members: dict[str, list[Layer]] = {}
         for layer in self.layers:
             members.setdefault(layer.op, []).append(layer)
-        shares = [Share(op, len(layers), _median_of_sums(layers)) for op, layers in members.items()]
+        shares = [
+            Share(op, len(layers), sum(layer.microseconds for layer in layers))
+            for op, layers in members.items()
+        ]
         return sorted(shares, key=lambda share: -share.microseconds)
 
     @property
@@ -119,13 +122,12 @@ class Profile:
         return self.multiply_adds - sum(layer.multiply_adds for layer in self.layers)
 
     def share_percent(self, microseconds: float) -> float:
-        """In percent of the whole run."""
-        return 100 * microseconds / self.run_us if self.run_us else 0.0
+        """In percent of all layers' medians and what lies between them, which make 100 %.
 
-
-def _median_of_sums(layers: Sequence[Layer]) -> float:
-    sums = map(sum, zip(*(layer.samples_us for layer in layers), strict=True))
-    return statistics.percentile(list(sums), 50)
+        Not of the median run: on a busy machine a run is disturbed more often than a layer.
+        """
+        whole = sum(layer.microseconds for layer in self.layers) + self.between_us
+        return 100 * microseconds / whole if whole else 0.0
 
 
 class TracedNode(NamedTuple):

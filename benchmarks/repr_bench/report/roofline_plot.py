@@ -16,7 +16,7 @@ from repr_bench.results import Results
 from repr_bench.roofline import FORMULA, Reached, Roofline
 
 _WIDTH, _HEIGHT = 9.0, 5.6
-_ROOM = 2.0
+_ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
 
 
