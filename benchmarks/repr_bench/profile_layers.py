@@ -86,11 +86,18 @@ class Profile:
 
     @property
     def overhead_percent(self) -> float:
-        """By how much the profiler slows a call, from the medians of both."""
-        return 100 * (
-            statistics.percentile(self.profiled_ns, 50) / statistics.percentile(self.plain_ns, 50)
-            - 1
-        )
+        """What the profiler adds to a call, in percent of one without it: the medians of both."""
+        return 100 * (self.profiled_us / self.plain_us - 1)
+
+    @property
+    def plain_us(self) -> float:
+        """The median of calls without the profiler."""
+        return statistics.percentile(self.plain_ns, 50) / 1e3
+
+    @property
+    def profiled_us(self) -> float:
+        """The median of calls with it."""
+        return statistics.percentile(self.profiled_ns, 50) / 1e3
 
     @property
     def slowest(self) -> list[Layer]:

@@ -160,6 +160,7 @@ def _profiled(
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
     )
+    graph = _with_names(graph)
     session = ort.InferenceSession(graph, options, providers=plain.get_providers())
     try:
         turns.take(lambda: plain.run(names, feed), lambda: session.run(names, feed))
@@ -172,3 +173,17 @@ def _profiled(
     original = onnx.load_model_from_string(graph).graph
     seen = onnx.load(optimized, load_external_data=False).graph
     return read_trace(events, turns.kept), original_nodes(original, seen)
+
+
+def _with_names(graph: bytes) -> bytes:
+    """The same model, with every nameless node named after its first output.
+
+    ONNX Runtime's trace calls a nameless one by an index that nothing else knows.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    nameless = [node for node in model.graph.node if not node.name]
+    for node in nameless:
+        node.name = node.output[0]
+    return model.SerializeToString() if nameless else graph

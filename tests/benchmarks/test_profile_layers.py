@@ -200,12 +200,13 @@ def test_a_real_session_is_profiled(make_artifact: Callable[..., Path]) -> None:
 
 
 def test_where_there_is_no_trace_the_reason_is_said(make_artifact: Callable[..., Path]) -> None:
+    arrays = [np.ones((2, 3, 32, 32), np.float32)]
     with load(make_artifact(), device="cpu", threads=1) as session:
-        broken = profile_session(ROW, session, [], threads=1, graph=b"no model")
+        broken = profile_session(ROW, session, arrays, threads=1, graph=b"no model")
         assert broken.layers == ()
         assert broken.reason
         session.device = "cuda"
-        elsewhere = profile_session(ROW, session, [], threads=1, graph=b"")
+        elsewhere = profile_session(ROW, session, arrays, threads=1, graph=b"")
     assert "it sees launches, not kernels" in elsewhere.reason.replace("on a GPU ", "")
 
 
