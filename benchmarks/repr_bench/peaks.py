@@ -125,8 +125,8 @@ def _onnxruntime_product(size: int, threads: int, kind: Kind) -> Call:
     else:
         op, given, made = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32
         # 7 bits: what a kernel without VNNI can add without overflow
-        a = generator.integers(0, 128, (size, size), np.uint8)  # type: ignore[assignment]
-        b = generator.integers(-64, 64, (size, size), np.int8)  # type: ignore[assignment]
+        a = generator.integers(0, 128, (size, size), np.uint8)
+        b = generator.integers(-64, 64, (size, size), np.int8)
     graph = helper.make_graph(
         [helper.make_node(op, ["a", "b"], ["c"])],
         "product",

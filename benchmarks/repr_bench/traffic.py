@@ -101,4 +101,5 @@ def _bytes(types: Types, value: ir.Value) -> int:
     ):
         raise UncountableError(f"shape inference cannot tell the shape of {value.name!r}")
     elements = math.prod(dim.dim_value for dim in found.shape.dim)
-    return -(-elements * ir.DataType(found.elem_type).bitwidth // 8)
+    bits: int = elements * ir.DataType(found.elem_type).bitwidth
+    return -(-bits // 8)
