@@ -1,17 +1,21 @@
 """Which nodes of the artifact's graph a node of ONNX Runtime's optimized graph does the work of.
 
-ONNX Runtime keeps the name of a tensor that survives its fusions. Three cases:
+ONNX Runtime keeps the name of a tensor that survives its fusions. Four cases:
 
 1. A node whose output is a tensor of the original graph does the work of all nodes that lead
    there from tensors which other optimized nodes make, or from inputs and constants.
 2. A convolution in blocked layout (domain ``com.microsoft.nchwc``) gives a tensor of a new
    name; its own name is ``TENSOR_nchwc``, where TENSOR is what it gave before an Add (its
    fourth input) or an activation (its attribute) was fused in as well.
-3. What is left (a change of layout, a copy) is ONNX Runtime's own, and stands for no node.
+3. A node moved to another layout gives a tensor of a new name too; its own is that of the
+   original node, perhaps with ``_token_NUMBER`` behind it. A quantized one (QLinear…) does the
+   work of the Relu or Clip and the QuantizeLinear that follow, too.
+4. What is left (a change of layout, a copy) is ONNX Runtime's own, and stands for no node.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 _BLOCKED = "_nchwc"
 _SUM_INPUT = 3
+_TOKEN = re.compile(r"(_token_\d+)+$")
 
 
 def original_nodes(
@@ -55,6 +60,13 @@ def _ends(
 ) -> list[str]:
     """The tensors of the original graph that ``node`` makes."""
     kept = [output for output in node.output if output in makers]
+    moved = {_name(each): each for each in original.node}.get(_TOKEN.sub("", node.name))
+    if not kept and moved is not None:
+        end = str(moved.output[0])
+        if node.op_type.startswith("QLinear"):
+            end = _after(end, original, ("Relu", "Clip")) or end
+            end = _after(end, original, ("QuantizeLinear",)) or end
+        return [end]
     base = node.name.removesuffix(_BLOCKED)
     if kept or not node.name.endswith(_BLOCKED) or base not in makers:
         return kept

@@ -183,6 +183,37 @@ def test_quantized_operators_take_in_what_surrounds_them() -> None:
     }
 
 
+def test_quantized_convolutions_in_another_layout_keep_their_work() -> None:
+    node = helper.make_node
+    original = graph(
+        [
+            node("QuantizeLinear", ["x", "w"], ["q"], "quantize"),
+            node("DequantizeLinear", ["q", "w"], ["d"], "dequantize"),
+            node("Conv", ["d", "w"], ["c"], "conv"),
+            node("Relu", ["c"], ["r"], "relu"),
+            node("QuantizeLinear", ["r", "w"], ["rq"], "requantize"),
+            node("DequantizeLinear", ["rq", "w"], ["y"], "last"),
+        ]
+    )
+    # as ONNX Runtime 1.31 writes it
+    optimized = graph(
+        [
+            node("QuantizeLinear", ["x", "w"], ["q"], "quantize"),
+            node("Transpose", ["q"], ["t"], "Transpose"),
+            node("QLinearConv", ["t", "w"], ["u"], "conv_token_1"),
+            node("Transpose", ["u"], ["rq"], "Transpose_token_0"),
+            node("DequantizeLinear", ["rq", "w"], ["y"], "last"),
+        ]
+    )
+    assert original_nodes(original, optimized) == {
+        "quantize": ("quantize",),
+        "Transpose": (),
+        "conv_token_1": ("dequantize", "conv", "relu", "requantize"),
+        "Transpose_token_0": (),
+        "last": ("last",),
+    }
+
+
 def test_a_real_session_is_profiled(make_artifact: Callable[..., Path]) -> None:
     folder = make_artifact()
     with load(folder, device="cpu", threads=1) as session:
