@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_bench import analysis
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         help="write everything, raw samples too; with --list, the list (- is standard output)",
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    analysis.add_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -137,6 +139,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         )
     images = EvaluationImages(args.data, args.label_free, args.limit)
     images.check()
+    wanted = analysis.wanted(args)
     request = Request(
         targets=targets,
         artifacts=args.artifacts,
@@ -147,6 +150,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         plan=Plan(seconds=args.seconds, samples=args.samples),
         images=images,
         command=("repr-bench", *arguments),
+        wanted=wanted,
     )
     with RunProgress(quiet=args.quiet) as progress:
         results = replace(run(request, progress), left_out=left_out)

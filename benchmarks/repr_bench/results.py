@@ -15,10 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from repr_bench import statistics
+from repr_bench import profile_layers, roofline, statistics
 from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
+from repr_bench.profile_layers import Profile
+from repr_bench.roofline import Roofline, Timed
 from repr_bench.statistics import Interval
 
 SCHEMA = 2
@@ -183,6 +185,16 @@ class Results:
     environment: Environment
     rows: tuple[Row, ...]
     left_out: str = ""
+    roofline: Roofline | None = None
+    profiles: tuple[Profile, ...] = ()
+
+    def timed(self) -> list[Timed]:
+        """Median latencies of the rows that have any, as the roofline takes them."""
+        return [
+            Timed((row.label, row.precision, row.batch), *row.latency_ms[50])
+            for row in self.rows
+            if row.samples
+        ]
 
 
 def to_json(results: Results) -> str:
@@ -195,6 +207,10 @@ def to_json(results: Results) -> str:
         if row.graph:
             derived |= _derived_of_answers(row.graph)
         encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
+    if results.roofline:
+        body["roofline"]["derived"] = roofline.derived(results.roofline, results.timed())
+    for profile, encoded in zip(results.profiles, body["profiles"], strict=True):
+        encoded["derived"] = profile_layers.derived(profile)
     body["formulae"] = {
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,

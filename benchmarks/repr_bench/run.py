@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from repr_bench.accuracy import Judgement, judge_artifact
+from repr_bench.analysis import Analysis, Subject, Wanted
 from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError
@@ -47,6 +48,7 @@ class Request:
     plan: Plan = field(default_factory=Plan)
     images: EvaluationImages = field(default_factory=EvaluationImages)
     command: tuple[str, ...] = ()
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Pending:
     row: Row
     call: Callable[[], object] | None = None
     timing: Timing | None = None
+    subject: Subject | None = None
 
     def finished(self, plan: Plan) -> Row:
         timing = self.timing
@@ -86,10 +89,13 @@ def run(request: Request, progress: Progress) -> Results:
     """
     started, environment = _now(), capture_environment()
     pending: list[_Pending] = []
+    analysis = Analysis(request.wanted, request.threads, environment)
     with contextlib.ExitStack() as stack:
         try:
             _prepare(request, progress, pending, stack)
             interrupted = _measure(request.plan, progress, pending)
+            if not interrupted:
+                analysis.run([p.subject for p in pending if p.subject and _timed(p)], progress)
         except KeyboardInterrupt:
             interrupted = True
     return Results(
@@ -107,6 +113,8 @@ def run(request: Request, progress: Progress) -> Results:
         ),
         environment=environment.after(),
         rows=tuple(item.finished(request.plan) for item in pending),
+        roofline=analysis.roofline,
+        profiles=tuple(analysis.profiles),
     )
 
 
@@ -173,7 +181,13 @@ def _rows_of_artifact(
             except Exception as error:
                 yield _Pending(replace(row, status="failed", reason=_sentence(error), graph=graph))
                 continue
-            yield _Pending(replace(row, graph=graph, inputs=what), partial(session.run, *arrays))
+            row = replace(row, graph=graph, inputs=what)
+            subject = Subject(label, precision, batch, session, tuple(arrays), row.emulated)
+            yield _Pending(row, partial(session.run, *arrays), subject=subject)
+
+
+def _timed(item: _Pending) -> bool:
+    return item.timing is not None and item.timing.error is None
 
 
 def _batches(session: Session) -> tuple[int, ...]:

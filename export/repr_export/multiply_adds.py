@@ -86,6 +86,15 @@ def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
     return MultiplyAdds(tuple(shares))
 
 
+def inferred_types(model: ir.Model, batch: int) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
+
+    A value whose shape inference cannot find is missing, or has no shape. ``model`` is not
+    changed. Raises :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
+    """
+    return _inferred(model, _batch(model)[1], batch)
+
+
 def count_parameters(model: ir.Model) -> int:
     """How many numbers the graph's floating-point initializers hold, in bodies too.
 
@@ -124,7 +133,7 @@ def _batch(model: ir.Model) -> tuple[int, str | None]:
     return 1, None
 
 
-def _sample_shape(value: ir.Value, symbol: str | None) -> list[int]:
+def _input_shape(value: ir.Value, symbol: str | None, batch: int) -> list[int]:
     if value.shape is None:
         raise UncountableError(f"the input '{value.name}' has no shape")
     dims = []
@@ -132,7 +141,7 @@ def _sample_shape(value: ir.Value, symbol: str | None) -> list[int]:
         if isinstance(dim, int):
             dims.append(dim)
         elif (dim.value is not None and dim.value == symbol) or (dim.value is None and axis == 0):
-            dims.append(1)
+            dims.append(batch)
         else:
             raise UncountableError(
                 f"dimension {axis} of the input '{value.name}' is dynamic"
@@ -141,13 +150,15 @@ def _sample_shape(value: ir.Value, symbol: str | None) -> list[int]:
     return dims
 
 
-def _inferred(model: ir.Model, symbol: str | None) -> dict[str, onnx.TypeProto.Tensor]:
+def _inferred(
+    model: ir.Model, symbol: str | None, batch: int = 1
+) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of each value by name, from a copy of the graph without weights."""
     inputs, initializers = [], []
     for value in _data_inputs(model):
         info = ir.serde.serialize_value(value)
         del info.type.tensor_type.shape.dim[:]
-        for dim in _sample_shape(value, symbol):
+        for dim in _input_shape(value, symbol, batch):
             info.type.tensor_type.shape.dim.add().dim_value = dim
         inputs.append(info)
     for value in model.graph.initializers.values():

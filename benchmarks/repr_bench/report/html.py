@@ -12,6 +12,8 @@ from repr_bench.report.agreement_notes import agreement_details
 from repr_bench.report.columns import shown_columns, title_of
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
+from repr_bench.report.profile_table import profile_body
+from repr_bench.report.roofline_plot import roofline_body
 from repr_bench.results import Results, Row
 
 
@@ -37,6 +39,7 @@ def render_page(results: Results) -> str:
         *_section("figures", "Figures", _figures(results)),
         *_section("pareto", "Latency and accuracy", _pareto(timed)),
         *_section("agreement", "Agreement", _agreement(results)),
+        *_analyses(results),
         *_section("distributions", "Samples", _distributions(timed)),
         *_section("formulae", "Formulae", _list(_formulae(results))),
         *_section("environment", "Environment", _environment(results)),
@@ -56,6 +59,14 @@ def _section(name: str, title: str, body: Iterable[str]) -> Iterator[str]:
     yield f'<h2 id="{name}-title">{escape(title)}</h2>'
     yield from body
     yield "</section>"
+
+
+def _analyses(results: Results) -> Iterator[str]:
+    """The roofline and the profiles, where they were asked for."""
+    if results.roofline:
+        yield from _section("roofline", "Roofline", roofline_body(results, results.roofline))
+    if results.profiles:
+        yield from _section("profiles", "Profiles", profile_body(results))
 
 
 def _list(sentences: Iterable[str], kind: str = "") -> Iterator[str]:

@@ -26,6 +26,7 @@ _MOST_BINS = 80
 _SVG_DPI = 72
 """What the SVG backend draws at, so that places in pixels are the same before and after."""
 _LABEL_POINTS = 8
+_FARTHEST_LINES = 16
 _LOGARITHMIC_FROM = 5
 """Slowest over fastest sample from which a linear axis would hide most of them."""
 
@@ -157,7 +158,7 @@ def _name_points(
         width = 0.6 * _LABEL_POINTS * len(name)
         places = [
             (dx, dy * height)
-            for distance in (0.6, 1.6, 2.6, 3.6, 4.6, 5.6)
+            for distance in (lines + 0.6 for lines in range(_FARTHEST_LINES))
             for dx, dy in (
                 (10.0, distance),
                 (-10.0 - width, distance),

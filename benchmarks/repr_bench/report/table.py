@@ -12,6 +12,8 @@ from rich.text import Text
 
 from repr_bench.report.columns import COLUMNS, NOTHING, Column, marked, shown_columns, title_of
 from repr_bench.report.notes import cautions, meanings, problems
+from repr_bench.report.profile_table import print_profiles
+from repr_bench.report.roofline_table import print_roofline
 from repr_bench.results import Results, Row
 
 
@@ -35,6 +37,8 @@ def print_report(results: Results, console: Console) -> None:
         _line(console, f"Careful: {text}", "yellow")
     for text in meanings(results):
         _line(console, text, "dim")
+    print_roofline(results, console)
+    print_profiles(results, console)
 
 
 def _fitting(rows: Sequence[Row], console: Console) -> tuple[list[Column], list[str]]:
