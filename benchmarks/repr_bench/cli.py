@@ -8,9 +8,11 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_bench import compare_cli
 from repr_bench.artifacts import bundled_names, short_name
 from repr_bench.errors import BenchError, UsageError
 from repr_models.errors import ModelsError
@@ -21,6 +23,7 @@ from repr_runtime.manifest import MANIFEST_NAME
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from repr_bench.progress import RunProgress
     from repr_bench.results import Results
 
 INSTALL = "pip install 'repr-deploy[bench]'"
@@ -31,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="repr-bench",
         description="Latency and accuracy of exported networks, side by side. "
-        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 130 when interrupted.",
+        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 3 if --compare found a row "
+        "slower, 130 when interrupted.",
     )
     p.add_argument(
         "targets",
@@ -79,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write everything, raw samples too")
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    compare_cli.add_arguments(p)
     p.add_argument("--list", action="store_true", help="list what can be measured, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -104,18 +109,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from repr_bench.feeds import EvaluationImages
-    from repr_bench.measure import Plan
+    from repr_bench.compare import compare
     from repr_bench.progress import RunProgress
     from repr_bench.report.table import print_report
-    from repr_bench.results import write_results, write_text
-    from repr_bench.run import Request, run
+    from repr_bench.results import read_results, write_results, write_text
 
     if args.html:
         from repr_bench.report.html import render_page
+    compare_cli.check_arguments(args)
     for path in (args.json, args.html):
         if path is not None:
             _make_place_for(path)
+    old = read_results(args.compare) if args.compare else None
+    with RunProgress(quiet=args.quiet) as progress:
+        results = (
+            read_results(args.take_from) if args.take_from else _measured(args, arguments, progress)
+        )
+        if old:
+            comparison = compare(old, results, str(args.compare), args.same_within)
+            results = replace(results, comparison=comparison)
+        # The files first: a reader of the table may leave early, and close the pipe.
+        if args.json:
+            write_results(results, args.json)
+            progress.tell(f"results: {args.json}")
+        if args.html:
+            write_text(args.html, render_page(results))
+            progress.tell(f"page: {args.html}")
+    print_report(results, _output())
+    return exit_status(results)
+
+
+def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
+    from repr_bench.feeds import EvaluationImages
+    from repr_bench.measure import Plan
+    from repr_bench.run import Request, run
+
     targets = args.targets or bundled_names()
     if not targets:
         raise UsageError(
@@ -134,25 +162,18 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         images=images,
         command=("repr-bench", *arguments),
     )
-    with RunProgress(quiet=args.quiet) as progress:
-        results = run(request, progress)
-        # The files first: a reader of the table may leave early, and close the pipe.
-        if args.json:
-            write_results(results, args.json)
-            progress.tell(f"results: {args.json}")
-        if args.html:
-            write_text(args.html, render_page(results))
-            progress.tell(f"page: {args.html}")
-    print_report(results, _output())
-    return exit_status(results)
+    return run(request, progress)
 
 
 def exit_status(results: Results) -> int:
-    """130 if interrupted, 1 if a row failed or none was measured, else 0."""
+    """130 if interrupted, 1 if a row failed or none was measured, 3 if one is slower, else 0."""
     if results.interrupted:
         return 130
     statuses = {row.status for row in results.rows}
-    return 1 if "failed" in statuses or "measured" not in statuses else 0
+    if "failed" in statuses or "measured" not in statuses:
+        return 1
+    verdicts = results.comparison.rows if results.comparison else ()
+    return 3 if any(row.verdict == "slower" for row in verdicts) else 0
 
 
 def _list(artifacts: Path) -> int:

@@ -10,17 +10,21 @@ import tempfile
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from repr_bench import statistics
+from repr_bench import statistics, verdicts
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
+from repr_bench.machine_state import RoundState
 from repr_bench.statistics import Interval
+from repr_bench.verdicts import Comparison
+from repr_bench.yardstick import YardstickTimes
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 added what has a default in :class:`Results`; a file of schema 1 is read without it."""
 PERCENTILES = (50, 90, 99)
 UNIT_NS = 1e6
 """Nanoseconds in the unit of shown latencies, the millisecond."""
@@ -130,6 +134,16 @@ class Row:
         interval = statistics.ratio_interval(images, seconds)
         return Figure(sum(images) / sum(seconds), interval)
 
+    @cached_property
+    def resolution_percent(self) -> float | None:
+        """The least change that a comparison would show; see ``verdicts.resolution_percent``."""
+        return verdicts.resolution_percent(self.rounds_ns)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a change of ``verdicts.NOISY_PERCENT`` would not show."""
+        return (self.resolution_percent or 0.0) > verdicts.NOISY_PERCENT
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -145,7 +159,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole run; times are UTC in ISO 8601."""
+    """A whole run; times are UTC in ISO 8601. ``machine`` is what it did in each round."""
 
     started: str
     finished: str
@@ -154,6 +168,9 @@ class Results:
     settings: Settings
     environment: Environment
     rows: tuple[Row, ...]
+    machine: tuple[RoundState, ...] = ()
+    yardstick: YardstickTimes | None = None
+    comparison: Comparison | None = None
 
 
 def to_json(results: Results) -> str:
@@ -166,10 +183,12 @@ def to_json(results: Results) -> str:
         if row.graph and row.graph.accuracy:
             derived["top1_percent"] = row.graph.accuracy.top1_percent
         encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
+        encoded["derived"]["resolution_percent"] = row.resolution_percent
     body["formulae"] = {
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,
         "accuracy_interval": statistics.ACCURACY_INTERVAL_FORMULA,
+        "verdict": verdicts.FORMULA,
     }
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.
@@ -254,15 +273,21 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         if item is int and all(type(v) is int for v in value):  # samples are many
             return tuple(value)
         return tuple(_decode(item, v, f"{place}[{i}]") for i, v in enumerate(value))
+    if kind is Interval and isinstance(value, list) and len(value) == 2:
+        return Interval(*(_decode(float, v, f"{place}[{i}]") for i, v in enumerate(value)))
     if origin is Mapping and isinstance(value, dict):
         return {key: _decode(arguments[1], v, f"{place}.{key}") for key, v in value.items()}
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         names = {field.name for field in fields(kind)}
-        if wrong := (names ^ set(value)) - _IGNORED:
+        missing = names - set(value) - {f.name for f in fields(kind) if f.default is not MISSING}
+        if wrong := (missing | set(value) - names) - _IGNORED:
             raise ResultsError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
         return kind(
-            **{name: _decode(hints[name], value[name], f"{place}.{name}") for name in names}
+            **{
+                name: _decode(hints[name], value[name], f"{place}.{name}")
+                for name in names & set(value)
+            }
         )
     if kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)

@@ -9,6 +9,8 @@ from importlib import resources
 from repr_bench import statistics
 from repr_bench.environment import Environment
 from repr_bench.report.columns import COLUMNS, title_of
+from repr_bench.report.compare_table import comparison_section
+from repr_bench.report.machine_notes import machine_facts
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.results import Results, Row
@@ -34,6 +36,11 @@ def render_page(results: Results) -> str:
         f"<p>{_when(results)} on {escape(results.environment.cpu)}</p></header>",
         "<main>",
         *_section("figures", "Figures", _figures(results)),
+        *(
+            _section("comparison", "Comparison", comparison_section(results.comparison))
+            if results.comparison
+            else ()
+        ),
         *_section("pareto", "Latency and accuracy", _pareto(timed)),
         *_section("distributions", "Samples", _distributions(timed)),
         *_section("formulae", "Formulae", _list(_formulae(results))),
@@ -132,8 +139,8 @@ def _distributions(rows: list[Row]) -> Iterator[str]:
         warm = "steady after" if row.steady else "not steady after"
         yield (
             f"<figcaption>{escape(title_of(row))}: {row.samples:,} samples; {warm} "
-            f"{len(row.warmup_ns):,} calls of warm-up; fed with {escape(row.inputs)}"
-            f"</figcaption></figure>"
+            f"{len(row.warmup_ns):,} calls ({sum(row.warmup_ns) / 1e9:.2g} s) of warm-up; "
+            f"fed with {escape(row.inputs)}</figcaption></figure>"
         )
     yield "</div>"
 
@@ -149,7 +156,7 @@ def _formulae(results: Results) -> list[str]:
 
 def _environment(results: Results) -> Iterator[str]:
     yield "<dl>"
-    for name, text in environment_facts(results.environment):
+    for name, text in (*environment_facts(results.environment), *machine_facts(results)):
         yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
     yield f"<dt>Command</dt><dd><code>{escape(' '.join(results.command))}</code></dd>"
     yield "</dl>"

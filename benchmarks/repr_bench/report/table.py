@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repr_bench.report.columns import COLUMNS, NOTHING, Column, title_of
+from repr_bench.report.compare_table import print_comparison
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.results import Results, Row
 
@@ -35,6 +36,8 @@ def print_report(results: Results, console: Console) -> None:
         _line(console, f"Careful: {text}", "yellow")
     for text in meanings(results):
         _line(console, text, "dim")
+    if results.comparison:
+        print_comparison(results.comparison, console)
 
 
 def _fitting(rows: Sequence[Row], console: Console) -> tuple[list[Column], list[str]]:
