@@ -7,24 +7,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from repr_bench.machine_state import stolen_share, waited_share
+from repr_bench.machine_state import stolen_share, turn_seconds, waited_share
 from repr_bench.results import Results, Row
 from repr_bench.statistics import FEWEST_ROUNDS, Interval, Shift, shift
 from repr_bench.verdicts import (
     CONFIDENCE,
     COPIES_FROM_BYTES,
-    MACHINE_CONFIDENCE,
-    MOST_WAITING,
     Comparison,
     MachineShift,
     RowVerdict,
     Verdict,
-    has_moved,
     judge,
     log_medians,
-    waiting_change,
+    waiting_excess,
 )
 
 _LARGEST_LOG = 20.0
@@ -42,11 +38,11 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
     readings = _readings(old, new)
     machine = [_described(what, reading) for what, reading in readings.items()]
     for what, ratio in (
-        ("waiting for a CPU", _waited(old, new)),
+        ("waiting for a CPU, long calls", _waited_ratio(old, new)),
         (_CLOCK, math.exp(_clock_change(old, new))),
     ):
         if ratio != 1.0:
-            machine.append(MachineShift(what, ratio, None, moved=True))
+            machine.append(MachineShift(what, ratio, None))
     earlier = {_key(row): row for row in old.rows if row.batch is not None}
     later = {_key(row): row for row in new.rows if row.batch is not None}
     run = _Runs(old, new, readings, least_percent / 100)
@@ -82,32 +78,26 @@ class _Runs(NamedTuple):
             missing = next((r.reason for r in (after, before) if not r.samples and r.reason), "")
             return _verdict(after, "cannot tell", missing or reason, warnings)
         first, second = log_medians(before.rounds_ns), log_medians(after.rounds_ns)
-        lost = [
-            _lost(run, float(np.median(medians)))
-            for run, medians in ((self.old, first), (self.new, second))
-        ]
-        changes = [waiting_change(*lost)]
-        if _on_gpu(before) or _on_gpu(after):
-            changes.append(np.asarray(_clock_change(self.old, self.new)))
-        readings = {
-            what: reading
+        waited = [_waited(self.old, before), _waited(self.new, after)]
+        machine = {
+            what: float(reading.value)
             for what, reading in self.readings.items()
             if what == _PRODUCT or _moves_memory(before) or _moves_memory(after)
         }
-        found = judge(
-            first,
-            second,
-            machine=tuple(readings.values()),
-            changes=changes,
-            least=self.least,
-        )
+        machine["waiting"] = waited[1] - waited[0] if max(waited) < math.inf else math.inf
+        if _on_gpu(before) or _on_gpu(after):
+            machine[_CLOCK] = _clock_change(self.old, self.new)
+        found = judge(first, second, machine=tuple(machine.values()), least=self.least)
         verdict, reason = _VERDICTS.get(float(found.verdict), "cannot tell"), ""
         if not self.readings:
             verdict = "cannot tell"
             reason = "whether the machine itself changed is unknown: a run has no yardstick"
         elif verdict == "cannot tell":
             value, half = float(found.value), float(found.half)
-            reason = _why(value, half, self.least, max(lost), readings, changes)
+            reason = _why(value, half, self.least, machine)
+            if max(waited) == math.inf:
+                share = max(waited_share(run.machine) for run in (self.old, self.new))
+                reason = f"the process waited for a CPU {share:.0%} of its time"
         return _verdict(
             after,
             verdict,
@@ -118,24 +108,11 @@ class _Runs(NamedTuple):
         )
 
 
-def _why(
-    value: float,
-    half: float,
-    least: float,
-    lost: float,
-    readings: dict[str, Shift],
-    changes: list[NDArray[np.float64]],
-) -> str:
+def _why(value: float, half: float, least: float, machine: dict[str, float]) -> str:
     """Why nothing can be told: the machine's part first, then the row's own spread."""
-    if lost > MOST_WAITING:
-        return f"the process waited for a CPU {lost:.0%} of its time"
-    alone = abs(value) - half > 0 and abs(value) >= math.log1p(least)
-    quiet = abs(value) + half < math.log1p(least)
-    if alone or quiet:  # it is the machine's change that stands in the way
-        moved = {what: float(r.value) for what, r in readings.items() if bool(has_moved(r))}
-        for what, change in zip(("waiting", _CLOCK), changes, strict=False):
-            moved[what] = float(change)
-        what, most = max(moved.items(), key=lambda item: abs(item[1]))
+    told = half < abs(value) >= math.log1p(least) or abs(value) + half < math.log1p(least)
+    if told:  # but for the machine's change
+        what, most = max(machine.items(), key=lambda item: abs(item[1]))
         return f"the machine itself was {_by(most)} ({what})"
     if half > math.log1p(least):
         return f"its rounds spread too much: a change below {math.expm1(half):.1%} does not show"
@@ -183,9 +160,8 @@ def _readings(old: Results, new: Results) -> dict[str, Shift]:
 
 
 def _described(what: str, reading: Shift) -> MachineShift:
-    value, half = float(reading.value), float(reading.half_width(MACHINE_CONFIDENCE))
-    interval = _ratios(value - half, value + half)
-    return MachineShift(what, math.exp(value), interval, bool(has_moved(reading)))
+    value, half = float(reading.value), float(reading.half_width(CONFIDENCE))
+    return MachineShift(what, math.exp(value), _ratios(value - half, value + half))
 
 
 def _ratios(low: float, high: float) -> Interval:
@@ -193,15 +169,15 @@ def _ratios(low: float, high: float) -> Interval:
     return Interval(*(math.exp(max(-_LARGEST_LOG, min(_LARGEST_LOG, e))) for e in (low, high)))
 
 
-def _lost(run: Results, log_median_ns: float) -> float:
-    """The share of time that calls of this length had no CPU though they wanted one."""
-    waited = waited_share(run.machine, math.exp(log_median_ns) / 1e9)
-    return 1 - (1 - waited) * (1 - stolen_share(run.machine))
+def _waited(run: Results, row: Row) -> float:
+    """What waiting for a CPU, and what the hypervisor took, added to a row's log median."""
+    excess = waiting_excess(row.rounds_ns, turn_seconds(run.machine), waited_share(run.machine))
+    return excess - math.log1p(-min(0.999, stolen_share(run.machine)))
 
 
-def _waited(old: Results, new: Results) -> float:
+def _waited_ratio(old: Results, new: Results) -> float:
     """How waiting lengthened long calls, new over old."""
-    kept = [max(1e-3, 1 - _lost(run, math.inf)) for run in (old, new)]
+    kept = [max(1e-3, 1 - waited_share(run.machine)) for run in (old, new)]
     return kept[0] / kept[1]
 
 

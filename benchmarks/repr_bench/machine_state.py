@@ -29,10 +29,6 @@ _SLOWDOWNS = {
 """The bits of nvml.h's nvmlClocksEventReasons that mean less than the clock asked for."""
 
 
-TOUCHED_SHARE = 0.1
-"""Waiting lengthens a row's median only where at least this share of its calls had to wait."""
-
-
 @dataclass(frozen=True)
 class GpuState:
     """One GPU as a round ended; ``slowed`` says by what, None where the driver does not tell."""
@@ -182,17 +178,20 @@ def others_among(pids: Sequence[str], own: int) -> int | None:
     return len(pids) - 1 if str(own) in pids else None
 
 
-def waited_share(rounds: Sequence[RoundState], call_seconds: float = math.inf) -> float:
+def waited_share(rounds: Sequence[RoundState]) -> float:
     """Which share of the time that this process wanted a CPU it waited for one, 0 to 1.
 
-    For calls of ``call_seconds`` it is 0 where less than a tenth of them fell on the end of a turn
-    on a CPU: the median of such calls knows nothing of waiting. Also 0 where it is not told.
+    0 where the machine does not tell, too.
     """
     waited = sum(r.waited_seconds or 0.0 for r in rounds)
     own = sum(r.own_cpu_seconds for r in rounds)
+    return waited / (own + waited) if waited > 0 else 0.0
+
+
+def turn_seconds(rounds: Sequence[RoundState]) -> float:
+    """How long this process's threads stayed on a CPU at a time; infinite if untold."""
     turns = sum(r.turns or 0 for r in rounds)
-    touched = call_seconds * turns >= TOUCHED_SHARE * own
-    return waited / (own + waited) if waited > 0 and touched else 0.0
+    return sum(r.own_cpu_seconds for r in rounds) / turns if turns else math.inf
 
 
 def stolen_share(rounds: Sequence[RoundState]) -> float:

@@ -141,8 +141,8 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        """Whether a change of ``verdicts.NOISY_PERCENT`` would not show."""
-        return (self.resolution_percent or 0.0) > verdicts.NOISY_PERCENT
+        """Whether a change of ``verdicts.NOISY_PERCENT`` might not show."""
+        return (self.resolution_percent or 0.0) > verdicts.NOISY_PERCENT / 2
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,9 @@ def shift(old: ArrayLike, new: ArrayLike) -> Shift:
     two-sample trimmed t for unequal population variances", Biometrika 61 (1974), and Welch's
     degrees of freedom. Neighbouring rounds resemble each other: with a lag-one autocorrelation r
     of the winsorised rounds (of both series together, freed from its bias -(1 + 4r)/n: Marriott &
-    Pope, Biometrika 41 (1954); never below 0), n rounds say as much as n(1 - r)/(1 + r)
-    independent ones, and variances and degrees of freedom are those of so many.
+    Pope, Biometrika 41 (1954); one standard error higher, since so few rounds tell it badly; never
+    below 0), n rounds say as much as n(1 - r)/(1 + r) independent ones, and variances and degrees
+    of freedom are those of so many.
 
     Raises ``ValueError`` for fewer than ``FEWEST_ROUNDS`` rounds.
     """
@@ -191,7 +192,8 @@ def shift(old: ArrayLike, new: ArrayLike) -> Shift:
     products = first.products + second.products
     squares = first.squares + second.squares
     r = products / np.where(squares > 0, squares, 1.0)
-    r = np.clip((r + 1 / fewest) / (1 - 4 / fewest), 0, _MOST_AUTOCORRELATION)
+    r = (r + 1 / fewest) / (1 - 4 / fewest) + (first.rounds + second.rounds) ** -0.5
+    r = np.clip(r, 0, _MOST_AUTOCORRELATION)
     inflation = (1 + r) / (1 - r)
     variances = [series.variance * inflation for series in (first, second)]
     freedoms = [

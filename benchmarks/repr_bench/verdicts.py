@@ -8,10 +8,17 @@ Between two runs the machine may have changed, which nothing inside a run can sh
 carries readings of the machine itself: the yardstick's two parts, and how long the process had to
 wait for a CPU. A change of the machine hits one network wholly and another not at all; dividing by
 it would be as wrong as leaving it out. So the interval is widened to hold both: the shift as it
-is, and the shift less the machine's, for every reading that moved. A verdict then holds whatever
-share of the machine's change the network saw, and where it does not hold, the reason says what
-the machine did. Long calls of a process that waits for CPUs more than ``MOST_WAITING`` of its time
-are not judged at all: each wait costs warm caches too, which no counter tells.
+is, and the shift less the machine's, for every reading. A verdict then holds whatever share of the
+machine's change the network saw, and where it does not hold, the reason says what the machine
+did. (Taking only readings that moved by more than their own spread was tried, and gave 12 % of
+false verdicts on a drifting machine, whose readings spread widely for the very reason that
+matters.) The readings are
+
+- the yardstick's matrix product, and for graphs beyond a core's own cache its memory copy;
+- what waiting for a CPU added to the median, see :func:`waiting_excess`;
+- the GPU's clock, for what runs on a GPU.
+
+The verdicts:
 
 - *slower*: the interval lies above 1, and even the nearest estimate is ``least`` or more away
 - *faster*: the same below 1
@@ -24,6 +31,7 @@ machine (where memory came to lie, say); ``least`` stands against it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -31,12 +39,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repr_bench.statistics import FEWEST_ROUNDS, Interval, Shift, shift
+from repr_bench.statistics import FEWEST_ROUNDS, Interval, percentile, shift
 
 CONFIDENCE = 0.99
-MACHINE_CONFIDENCE = 0.95
-"""From which on a reading of the machine counts as moved; less, for this only widens."""
 NOISY_PERCENT = 5.0
+"""A row is noisy where a change of so much would not show nearly always."""
 MOST_WAITING = 0.1
 COPIES_FROM_BYTES = 2 * 2**20
 """The copy counts for larger graphs: smaller ones stay in a core's own cache."""
@@ -54,14 +61,12 @@ FORMULA = (
 class MachineShift:
     """How a reading of the machine changed: the new run's time over the old one's.
 
-    ``interval`` is None for what was counted and not timed. ``moved`` says whether the change is
-    more than its own spread, and so widened the intervals of the rows that it may have hit.
+    ``interval`` is None for what was counted and not timed.
     """
 
     what: str
     ratio: float
     interval: Interval | None
-    moved: bool
 
 
 @dataclass(frozen=True)
@@ -114,16 +119,14 @@ def judge(
     old: ArrayLike,
     new: ArrayLike,
     *,
-    machine: Sequence[Shift] = (),
-    changes: Sequence[ArrayLike] = (),
+    machine: Sequence[ArrayLike] = (),
     least: float = 0.02,
 ) -> Judged:
     """Compare runs of log medians of rounds, ``(..., n)`` and ``(..., m)``.
 
-    ``machine`` are the shifts of the yardstick's parts, ``changes`` the log ratios by which all
-    else that is known of the machine lengthened latencies, infinite where that is beyond
-    reckoning; both broadcast against ``...``. ``least`` is the smallest change that counts, 0.02
-    for 2 %.
+    ``machine`` are the log ratios by which the machine itself became slower as each of its
+    readings has it, infinite where that is beyond reckoning; they broadcast against ``...``.
+    ``least`` is the smallest change that counts, 0.02 for 2 %.
     """
     found = shift(old, new)
     half = found.half_width(CONFIDENCE)
@@ -131,26 +134,15 @@ def judge(
     nearest, farthest = found.value, found.value
     low, high = found.value - half, found.value + half
     hopeless = np.zeros(found.value.shape, bool)
-    explanations: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for change in changes:
+    explanations: list[NDArray[np.float64]] = []
+    for change in machine:
         known = np.isfinite(change)
         hopeless = hopeless | ~known
-        explanations.append((np.where(known, change, 0.0), half))
-    for reading in machine:
-        both = Shift(
-            found.value,
-            found.variance + reading.variance,
-            np.minimum(found.freedom, reading.freedom),
-            found.autocorrelation,
-        )
-        moved = has_moved(reading)
-        explanations.append(
-            (np.where(moved, reading.value, 0.0), np.where(moved, both.half_width(CONFIDENCE), 0.0))
-        )
-    for moved_by, width in explanations:
-        left = found.value - moved_by
+        explanations.append(np.where(known, change, 0.0))
+    for explained in explanations:
+        left = found.value - explained
         nearest, farthest = np.minimum(nearest, left), np.maximum(farthest, left)
-        low, high = np.minimum(low, left - width), np.maximum(high, left + width)
+        low, high = np.minimum(low, left - half), np.maximum(high, left + half)
     verdict = np.full(low.shape, np.nan)
     verdict[(low > -margin) & (high < margin)] = 0
     verdict[(low > 0) & (nearest >= margin)] = 1
@@ -159,19 +151,28 @@ def judge(
     return Judged(verdict, found.value, low, high, np.broadcast_to(half, low.shape))
 
 
-def has_moved(reading: Shift) -> NDArray[np.bool_]:
-    """Whether the machine's own change is more than its spread."""
-    return np.abs(reading.value) > reading.half_width(MACHINE_CONFIDENCE)
+def waiting_excess(
+    rounds: Sequence[Sequence[int]], turn_seconds: float, waited_share: float
+) -> float:
+    """By how much waiting for a CPU lengthened a row's median, as a logarithm.
 
-
-def waiting_change(old: ArrayLike, new: ArrayLike) -> NDArray[np.float64]:
-    """The change that waiting makes, from the shares of time waited for a CPU in both runs.
-
-    Infinite where either is more than ``MOST_WAITING``.
+    ``turn_seconds`` is how long the process stayed on a CPU at a time: as many calls as have the
+    end of a turn in them waited, and as many again found cold caches. Where these are fewer than
+    half of all, what the median would be without them is that of the others, a lower percentile
+    of the row's own samples. Where they are more, it is reckoned from ``waited_share``, and
+    infinite where that is more than ``MOST_WAITING``: cold caches are told by no counter.
     """
-    first, second = np.asarray(old, float), np.asarray(new, float)
-    change = np.log1p(-np.minimum(first, 0.999)) - np.log1p(-np.minimum(second, 0.999))
-    return np.where(np.maximum(first, second) > MOST_WAITING, np.inf, change)
+    reckoned = -math.log1p(-min(waited_share, 0.999))
+    call = float(np.exp(np.median(log_medians(rounds)))) / 1e9
+    touched = 2 * call / turn_seconds
+    if touched > 0.5:
+        return math.inf if waited_share > MOST_WAITING else reckoned
+    rank = max(1, round(50 * (1 - touched)))
+    undisturbed = [
+        max(1.0, percentile(samples, rank)) / max(1.0, percentile(samples, 50))
+        for samples in rounds
+    ]
+    return min(-math.log(float(np.median(undisturbed))), 2 * reckoned)
 
 
 def log_medians(rounds: Sequence[Sequence[int]]) -> NDArray[np.float64]:
@@ -183,7 +184,8 @@ def resolution_percent(rounds: Sequence[Sequence[int]]) -> float | None:
     """By how much a row would have to change for this and an equally noisy run to show it.
 
     Half the interval that a comparison of two such runs has, in percent; None for fewer than
-    ``FEWEST_ROUNDS`` rounds. A row is *noisy* where this is more than ``NOISY_PERCENT``.
+    ``FEWEST_ROUNDS`` rounds. A change of twice as much shows nearly always, so a row is *noisy*
+    where this is more than half of ``NOISY_PERCENT``.
     """
     if len(rounds) < FEWEST_ROUNDS:
         return None

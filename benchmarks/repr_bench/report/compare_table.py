@@ -75,8 +75,7 @@ def explanations(comparison: Comparison) -> list[str]:
     found = []
     if comparison.machine:
         parts = (
-            f"{shift.what} × {ratio_text(shift.ratio, shift.interval)}"
-            + ("" if shift.moved else " (within its spread)")
+            f"{shift.what} × {ratio_text(shift.ratio, shift.interval)}{_between(shift.interval)}"
             for shift in comparison.machine
         )
         found.append(f"The machine itself, time now over then: {', '.join(parts)}.")
@@ -91,6 +90,12 @@ def ratio_text(ratio: float, interval: Interval | None) -> str:
     """A ratio with the digits that its interval supports, three decimals at most."""
     decimals = 3 if interval is None else min(3, max(2, statistics.decimals(ratio, interval)))
     return f"{ratio:,.{decimals}f}"
+
+
+def _between(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f" ({'–'.join(ratio_text(end, interval) for end in interval)})"
 
 
 def _headline(comparison: Comparison) -> str:

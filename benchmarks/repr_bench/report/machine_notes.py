@@ -19,8 +19,8 @@ _JUDGED_FROM_SECONDS = 0.5
 """Counters go in steps of 10 ms: of less time than this nothing is said."""
 
 NOISE_RULE = (
-    f"A row is noisy where its rounds spread so much that a change of {NOISY_PERCENT:g} % between "
-    f"this run and an equally noisy one would not show (half a 99 % interval)."
+    f"A row is noisy where half the 99 % interval of a comparison with an equally noisy run is more "
+    f"than {NOISY_PERCENT / 2:g} %: a change of {NOISY_PERCENT:g} % might not show."
 )
 
 
