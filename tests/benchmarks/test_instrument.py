@@ -169,7 +169,7 @@ class Machine(NamedTuple):
 
 
 MANY, ROUNDS = 4000, 12
-ROW_NOISE, YARDSTICK_NOISE = 0.007, 0.005
+ROW_NOISE, YARDSTICK_NOISE = 0.007, 0.009
 """Spreads of rounds that the recorded runs have where they are not noisy."""
 
 
