@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +52,7 @@ def test_what_is_not_told_counts_as_nothing() -> None:
 
 
 @pytest.fixture
-def fake_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def fake_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two threads, one core, and psutil's counters, all of them files and fields of a test."""
     threads, cpus = tmp_path / "task", tmp_path / "cpu"
     for name, text in (("1", "1000000000 500000000 10"), ("2", "0 0 0")):
@@ -66,7 +65,7 @@ def fake_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.setattr(machine_state, "_THREADS", threads)
     monkeypatch.setattr(machine_state, "_CPUS", cpus)
     monkeypatch.setenv("PATH", "")
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_round_is_the_difference_of_two_looks(
