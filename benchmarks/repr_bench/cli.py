@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench import analysis
+from repr_bench import analysis, compare_cli
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
@@ -24,6 +24,7 @@ from repr_runtime.choice import DEVICES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from repr_bench.progress import RunProgress
     from repr_bench.results import Results
 
 INSTALL = "pip install 'repr-deploy[bench]'"
@@ -35,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="repr-bench",
         description="Latency and accuracy of exported networks, side by side. "
-        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 130 when interrupted.",
+        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 3 if --compare found a row "
+        "slower, 130 when interrupted.",
     )
     p.add_argument(
         "targets",
@@ -88,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         help="write everything, raw samples too; with --list, the list (- is standard output)",
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    compare_cli.add_arguments(p)
     analysis.add_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
@@ -118,17 +121,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from repr_bench.measure import Plan
+    from repr_bench.compare import compare
     from repr_bench.progress import RunProgress
     from repr_bench.report.table import print_report
-    from repr_bench.results import write_results, write_text
-    from repr_bench.run import Request, run
+    from repr_bench.results import read_results, write_results, write_text
 
     if args.html:
         from repr_bench.report.html import render_page
+    compare_cli.check_arguments(args)
     for path in (args.json, args.html):
         if path is not None:
             _make_place_for(path)
+    old = read_results(args.compare) if args.compare else None
+    with RunProgress(quiet=args.quiet) as progress:
+        results = (
+            read_results(args.take_from) if args.take_from else _measured(args, arguments, progress)
+        )
+        if old:
+            comparison = compare(old, results, str(args.compare), args.same_within)
+            results = replace(results, comparison=comparison)
+        # The files first: a reader of the table may leave early, and close the pipe.
+        if args.json:
+            write_results(results, args.json)
+            progress.tell(f"results: {args.json}")
+        if args.html:
+            write_text(args.html, render_page(results))
+            progress.tell(f"page: {args.html}")
+    print_report(results, _output())
+    if results.left_out and not args.take_from:
+        progress.tell(results.left_out)
+    return exit_status(results)
+
+
+def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
+    from repr_bench.measure import Plan
+    from repr_bench.run import Request, run
+
     targets, left_out = tuple(args.targets), ""
     if not targets:
         selection = default_selection(all_bundled=args.all_bundled)
@@ -152,27 +180,18 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         command=("repr-bench", *arguments),
         wanted=wanted,
     )
-    with RunProgress(quiet=args.quiet) as progress:
-        results = replace(run(request, progress), left_out=left_out)
-        # The files first: a reader of the table may leave early, and close the pipe.
-        if args.json:
-            write_results(results, args.json)
-            progress.tell(f"results: {args.json}")
-        if args.html:
-            write_text(args.html, render_page(results))
-            progress.tell(f"page: {args.html}")
-    print_report(results, _output())
-    if left_out:
-        progress.tell(left_out)
-    return exit_status(results)
+    return replace(run(request, progress), left_out=left_out)
 
 
 def exit_status(results: Results) -> int:
-    """130 if interrupted, 1 if a row failed or none was measured, else 0."""
+    """130 if interrupted, 1 if a row failed or none was measured, 3 if one is slower, else 0."""
     if results.interrupted:
         return 130
     statuses = {row.status for row in results.rows}
-    return 1 if "failed" in statuses or "measured" not in statuses else 0
+    if "failed" in statuses or "measured" not in statuses:
+        return 1
+    verdicts = results.comparison.rows if results.comparison else ()
+    return 3 if any(row.verdict == "slower" for row in verdicts) else 0
 
 
 def _list(args: argparse.Namespace) -> int:

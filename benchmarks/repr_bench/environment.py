@@ -68,8 +68,8 @@ def capture_environment() -> Environment:
         physical_cores=psutil.cpu_count(logical=False),
         logical_cores=psutil.cpu_count(),
         usable_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        cpu_quota=_cpu_quota(_read(_CPU_QUOTA)),
-        governor=_read(_GOVERNOR),
+        cpu_quota=_cpu_quota(read_text(_CPU_QUOTA)),
+        governor=read_text(_GOVERNOR),
         memory_bytes=psutil.virtual_memory().total,
         gpus=_gpus(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -84,12 +84,12 @@ def _load() -> tuple[float, ...]:
 
 
 def _cpu_model() -> str:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
+    for line in (read_text("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model", "cpu model") and value.strip():
             return value.strip()
     if platform.system() == "Darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
 
 
@@ -104,7 +104,7 @@ def _cpu_quota(text: str | None) -> float | None:
 def _gpus() -> tuple[str, ...]:
     """Name and driver of each NVIDIA GPU; empty without NVIDIA's driver."""
     query = ("--query-gpu=name,driver_version", "--format=csv,noheader")
-    return tuple((_output("nvidia-smi", *query) or "").splitlines())
+    return tuple((output_of("nvidia-smi", *query) or "").splitlines())
 
 
 def _versions() -> dict[str, str]:
@@ -117,14 +117,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _read(path: str) -> str | None:
+def read_text(path: str) -> str | None:
     try:
         return Path(path).read_text("utf-8", "replace").strip()
     except OSError:
         return None
 
 
-def _output(*command: str) -> str | None:
+def output_of(*command: str) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

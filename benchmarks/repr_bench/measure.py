@@ -74,10 +74,12 @@ def measure(
     *,
     clock: Clock = time.perf_counter_ns,
     report: Report = lambda _done, _total: None,
+    between: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Warm every call up, then time them all by rounds.
 
-    ``clock`` counts nanoseconds. A call that raises is dropped with its error, the others
+    ``clock`` counts nanoseconds. ``between`` is called before each round and after the last
+    (not for an empty list of calls). A call that raises is dropped with its error, the others
     go on. A KeyboardInterrupt ends the measurement and keeps all that was counted.
     """
     timings = tuple(Timing() for _ in calls)
@@ -87,13 +89,16 @@ def measure(
             _guarded(_warm_up, call, timing, plan, clock)
         expected = [_slice_seconds(timing, plan) for timing in timings]
         total, done = sum(expected) * plan.rounds, 0.0
-        for number in range(plan.rounds):
+        for number in range(plan.rounds if rows else 0):
+            between()
             for index in range(len(rows)) if number % 2 == 0 else reversed(range(len(rows))):
                 call, timing = rows[index]
                 if timing.error is None:
                     _guarded(_slice, call, timing, plan, clock)
                 done += expected[index]
                 report(done, total)
+        if rows:
+            between()
     except KeyboardInterrupt:
         return Measured(timings, interrupted=True)
     finally:

@@ -15,15 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from repr_bench import profile_layers, roofline, statistics
+from repr_bench import profile_layers, roofline, statistics, verdicts
 from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
+from repr_bench.machine_state import RoundState
 from repr_bench.profile_layers import Profile
 from repr_bench.roofline import Roofline, Timed
 from repr_bench.statistics import Interval
+from repr_bench.verdicts import Comparison
+from repr_bench.yardstick import YardstickTimes
 
 SCHEMA = 2
+"""2 added what has a default in :class:`Results`; a file of schema 1 is read without it."""
 PERCENTILES = (50, 90, 99)
 UNIT_NS = 1e6
 """Nanoseconds in the unit of shown latencies, the millisecond."""
@@ -160,6 +164,16 @@ class Row:
         interval = statistics.ratio_interval(images, seconds)
         return Figure(sum(images) / sum(seconds), interval)
 
+    @cached_property
+    def resolution_percent(self) -> float | None:
+        """The least change that a comparison would show; see ``verdicts.resolution_percent``."""
+        return verdicts.resolution_percent(self.rounds_ns)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a change of ``verdicts.NOISY_PERCENT`` might not show."""
+        return (self.resolution_percent or 0.0) > verdicts.NOISY_PERCENT / 2
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -175,7 +189,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole run; times are UTC in ISO 8601. ``left_out`` says what a run without names skips."""
+    """A whole run; times are UTC in ISO 8601.
+
+    ``left_out`` says what a run without names skips, ``machine`` what it did in each round.
+    """
 
     started: str
     finished: str
@@ -185,6 +202,9 @@ class Results:
     environment: Environment
     rows: tuple[Row, ...]
     left_out: str = ""
+    machine: tuple[RoundState, ...] = ()
+    yardstick: YardstickTimes | None = None
+    comparison: Comparison | None = None
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
 
@@ -207,6 +227,7 @@ def to_json(results: Results) -> str:
         if row.graph:
             derived |= _derived_of_answers(row.graph)
         encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
+        encoded["derived"]["resolution_percent"] = row.resolution_percent
     if results.roofline:
         body["roofline"]["derived"] = roofline.derived(results.roofline, results.timed())
     for profile, encoded in zip(results.profiles, body["profiles"], strict=True):
@@ -215,6 +236,7 @@ def to_json(results: Results) -> str:
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,
         "accuracy_interval": statistics.ACCURACY_INTERVAL_FORMULA,
+        "verdict": verdicts.FORMULA,
     }
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.
@@ -313,13 +335,15 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         if item is int and all(type(v) is int for v in value):  # samples are many
             return tuple(value)
         return tuple(_decode(item, v, f"{place}[{i}]") for i, v in enumerate(value))
+    if kind is Interval and isinstance(value, list) and len(value) == 2:
+        return Interval(*(_decode(float, v, f"{place}[{i}]") for i, v in enumerate(value)))
     if origin is Mapping and isinstance(value, dict):
         return {key: _decode(arguments[1], v, f"{place}.{key}") for key, v in value.items()}
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         names = {field.name for field in fields(kind)}
-        later = {field.name for field in fields(kind) if field.default is not MISSING}
-        if wrong := (names ^ set(value)) - _IGNORED - later:
+        missing = names - set(value) - {f.name for f in fields(kind) if f.default is not MISSING}
+        if wrong := (missing | set(value) - names) - _IGNORED:
             raise ResultsError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
         return kind(
             **{

@@ -17,8 +17,10 @@ from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError
 from repr_bench.feeds import EvaluationImages, make_feed
+from repr_bench.machine_state import MachineWatch
 from repr_bench.measure import Plan, Timing, measure
 from repr_bench.results import Graph, Results, Row, Settings, Status
+from repr_bench.yardstick import Yardstick
 from repr_runtime import ReproError, Session, load
 from repr_runtime.errors import PrecisionNotFoundError
 
@@ -90,10 +92,17 @@ def run(request: Request, progress: Progress) -> Results:
     started, environment = _now(), capture_environment()
     pending: list[_Pending] = []
     analysis = Analysis(request.wanted, request.threads, environment)
+    watch, yardstick = MachineWatch(), Yardstick()
+
+    def between() -> None:
+        watch.end_round()
+        yardstick.lay_on()
+        watch.begin_round()
+
     with contextlib.ExitStack() as stack:
         try:
             _prepare(request, progress, pending, stack)
-            interrupted = _measure(request.plan, progress, pending)
+            interrupted = _measure(request.plan, progress, pending, between)
             if not interrupted:
                 analysis.run([p.subject for p in pending if p.subject and _timed(p)], progress)
         except KeyboardInterrupt:
@@ -115,6 +124,8 @@ def run(request: Request, progress: Progress) -> Results:
         rows=tuple(item.finished(request.plan) for item in pending),
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),
+        machine=tuple(watch.rounds),
+        yardstick=yardstick.times(),
     )
 
 
@@ -228,7 +239,9 @@ def _number(record: object, *keys: str) -> float | None:
     return float(record) if isinstance(record, int | float) else None
 
 
-def _measure(plan: Plan, progress: Progress, pending: Sequence[_Pending]) -> bool:
+def _measure(
+    plan: Plan, progress: Progress, pending: Sequence[_Pending], between: Callable[[], None]
+) -> bool:
     """Time all rows that have a call; whether Ctrl-C ended it."""
     ready = [item for item in pending if item.call is not None]
     progress.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
@@ -240,6 +253,7 @@ def _measure(plan: Plan, progress: Progress, pending: Sequence[_Pending]) -> boo
             [item.call for item in ready if item.call],
             plan,
             report=partial(progress.advance, "measuring"),
+            between=between,
         )
     finally:
         gc.unfreeze()

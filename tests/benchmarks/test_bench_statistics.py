@@ -11,6 +11,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repr_bench import statistics
 from repr_bench.statistics import (
     Interval,
     decimals,
@@ -185,3 +186,74 @@ def test_shown_digits_resolve_the_interval_or_are_the_most(value: float, half: f
     magnitude = 10.0 ** math.floor(math.log10(value))
     assert step <= max(half, magnitude / 1000) * 1.000001
     assert step >= min(half, magnitude) / 10.00001 or step == 1
+
+
+def test_student_quantiles_of_the_printed_tables() -> None:
+    for probability, freedom, expected in (
+        (0.995, 10, 3.169),
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.303),
+        (0.995, 22, 2.819),
+    ):
+        found = statistics.student_quantile(probability, freedom)
+        assert float(found) == pytest.approx(expected, abs=6e-4)
+        assert float(found) == pytest.approx(scipy.stats.t.ppf(probability, freedom))
+
+
+def test_shift_by_hand() -> None:
+    # sorted 1..6, one cut at each end: mean 3.5; winsorised 2 2 3 4 5 5, squares 9.5, of h = 4;
+    # in this order neighbours' products are negative, and one standard error above is below 0
+    old = [1, 6, 2, 5, 3, 4]
+    found = statistics.shift(old, np.array(old) + 10)
+    assert float(found.value) == 10
+    assert float(found.autocorrelation) == 0
+    assert float(found.variance) == pytest.approx(2 * 9.5 / (4 * 3))
+    assert float(found.freedom) == pytest.approx(6)
+
+
+def test_shift_is_scipys_trimmed_t_test_where_rounds_alternate() -> None:
+    rng = np.random.default_rng(0)
+    old, new = (alternating(rng.normal(size=n)) for n in (12, 15))
+    found = statistics.shift(old, new)
+    theirs = scipy.stats.ttest_ind(old, new, equal_var=False, trim=0.2)
+    assert float(found.autocorrelation) == 0
+    assert float(-found.value / np.sqrt(found.variance)) == pytest.approx(theirs.statistic)
+    assert float(found.freedom) == pytest.approx(theirs.df)
+
+
+def alternating(values: np.ndarray) -> np.ndarray:
+    """The smaller half and the larger half in turn, so that neighbours differ."""
+    ordered = np.sort(values)
+    turned = np.empty_like(ordered)
+    turned[0::2], turned[1::2] = np.array_split(ordered, 2)
+    return turned
+
+
+def test_rounds_that_resemble_their_neighbours_say_less() -> None:
+    rising = np.arange(12.0)
+    scattered = alternating(rising)
+    calm, drifting = (statistics.shift(s, s) for s in (scattered, rising))
+    # winsorised 2 2 2 3 … 9 9 9 about 5.5: neighbours' products 75.25, squares 91 a series
+    found = (75.25 / 91 + 1 / 12) / (1 - 4 / 12) + 24**-0.5
+    assert found > 0.9
+    assert float(drifting.autocorrelation) == 0.9
+    assert float(drifting.variance) == pytest.approx(19 * float(calm.variance))
+    assert float(drifting.freedom) == pytest.approx(4)  # two for each: the fewest
+    assert drifting.half_width(0.99) > 4 * calm.half_width(0.99)
+
+
+def test_shift_is_computed_for_many_series_at_once() -> None:
+    rng = np.random.default_rng(1)
+    old, new = rng.normal(size=(5, 12)), rng.normal(size=(5, 9))
+    together = statistics.shift(old, new)
+    for k in range(5):
+        alone = statistics.shift(old[k], new[k])
+        for one, many in zip(alone, together, strict=True):
+            assert float(one) == pytest.approx(float(many[k]))
+
+
+def test_shift_of_equal_rounds_is_exact_and_of_too_few_an_error() -> None:
+    found = statistics.shift([3.0] * 12, [4.0] * 12)
+    assert (float(found.value), float(found.half_width(0.99))) == (1.0, 0.0)
+    with pytest.raises(ValueError, match="6 rounds"):
+        statistics.shift([1.0] * 5, [1.0] * 12)

@@ -202,3 +202,18 @@ def test_real_clock_measures_real_time() -> None:
     plan = Plan(seconds=0.06, samples=12, warmup_seconds=0.01)
     timing = measure([lambda: time.sleep(0.002)], plan).timings[0]
     assert all(sample >= 2 * MS for samples in timing.rounds for sample in samples)
+
+
+def test_between_is_called_around_every_round() -> None:
+    world = World()
+    called: list[int] = []
+    plan = Plan(seconds=0.1, samples=1, rounds=3, warmup_seconds=0)
+    measure(
+        [world.call("x", 100)],
+        plan,
+        clock=world.clock,
+        between=lambda: called.append(len(world.called)),
+    )
+    assert called == [4, 6, 8, 10]  # a warm-up of four, then one uncounted and one counted call
+    measure([], plan, between=lambda: called.append(-1))
+    assert -1 not in called

@@ -178,3 +178,10 @@ def test_write_to_a_pipe_goes_into_it() -> None:
 def test_write_into_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="cannot be written"):
         write_text(tmp_path / "no" / "r.json", "x")
+
+
+def test_a_file_of_schema_1_is_read_without_what_came_later(results: Results) -> None:
+    body = json.loads(to_json(results))
+    for name in ("machine", "yardstick", "comparison"):
+        del body[name]
+    assert from_json(json.dumps(body | {"schema": 1})) == results

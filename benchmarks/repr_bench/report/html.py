@@ -10,6 +10,8 @@ from repr_bench import statistics
 from repr_bench.environment import Environment
 from repr_bench.report.agreement_notes import agreement_details
 from repr_bench.report.columns import shown_columns, title_of
+from repr_bench.report.compare_table import comparison_section
+from repr_bench.report.machine_notes import machine_facts
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.report.profile_table import profile_body
@@ -37,6 +39,11 @@ def render_page(results: Results) -> str:
         f"<p>{_when(results)} on {escape(results.environment.cpu)}</p></header>",
         "<main>",
         *_section("figures", "Figures", _figures(results)),
+        *(
+            _section("comparison", "Comparison", comparison_section(results.comparison))
+            if results.comparison
+            else ()
+        ),
         *_section("pareto", "Latency and accuracy", _pareto(timed)),
         *_section("agreement", "Agreement", _agreement(results)),
         *_analyses(results),
@@ -154,8 +161,8 @@ def _distributions(rows: list[Row]) -> Iterator[str]:
         warm = "steady after" if row.steady else "not steady after"
         yield (
             f"<figcaption>{escape(title_of(row))}: {row.samples:,} samples; {warm} "
-            f"{len(row.warmup_ns):,} calls of warm-up; fed with {escape(row.inputs)}"
-            f"</figcaption></figure>"
+            f"{len(row.warmup_ns):,} calls ({sum(row.warmup_ns) / 1e9:.2g} s) of warm-up; "
+            f"fed with {escape(row.inputs)}</figcaption></figure>"
         )
     yield "</div>"
 
@@ -171,7 +178,7 @@ def _formulae(results: Results) -> list[str]:
 
 def _environment(results: Results) -> Iterator[str]:
     yield "<dl>"
-    for name, text in environment_facts(results.environment):
+    for name, text in (*environment_facts(results.environment), *machine_facts(results)):
         yield f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
     yield f"<dt>Command</dt><dd><code>{escape(' '.join(results.command))}</code></dd>"
     yield "</dl>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from repr_bench import statistics
 from repr_bench.report.agreement_notes import agreement_cautions, agreement_meanings
 from repr_bench.report.columns import BELOW_BAR, title_of
+from repr_bench.report.machine_notes import NOISE_RULE, machine_cautions, warm_up
 from repr_bench.results import Results
 
 _FEW_SAMPLES = 100
@@ -41,6 +42,7 @@ def cautions(results: Results) -> list[str]:
             f"the machine was busy as the run began (load {results.environment.load_before[0]:g}); "
             f"run it again on an idle one before comparing"
         )
+    found += machine_cautions(results)
     if unsteady := [title_of(row) for row in rows if not row.steady]:
         found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
     if few := [title_of(row) for row in rows if row.samples < _FEW_SAMPLES]:
@@ -57,6 +59,10 @@ def meanings(results: Results) -> list[str]:
         f"{settings.rounds} rounds. images/s = images timed / time timed.",
         statistics.PERCENTILE_FORMULA,
     ]
+    if text := warm_up(results):
+        found.append(text)
+    if any(row.noisy for row in results.rows):
+        found.append(NOISE_RULE)
     data = dict.fromkeys(
         row.graph.accuracy.description for row in rows if row.graph and row.graph.accuracy
     )

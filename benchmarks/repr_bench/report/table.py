@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repr_bench.report.columns import COLUMNS, NOTHING, Column, marked, shown_columns, title_of
+from repr_bench.report.compare_table import print_comparison
 from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.profile_table import print_profiles
 from repr_bench.report.roofline_table import print_roofline
@@ -37,6 +38,8 @@ def print_report(results: Results, console: Console) -> None:
         _line(console, f"Careful: {text}", "yellow")
     for text in meanings(results):
         _line(console, text, "dim")
+    if results.comparison:
+        print_comparison(results.comparison, console)
     print_roofline(results, console)
     print_profiles(results, console)
 

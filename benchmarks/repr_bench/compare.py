@@ -1,0 +1,231 @@
+"""Two runs side by side: rows matched, each with a verdict, and what else differs between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from repr_bench.machine_state import stolen_share, turn_seconds, waited_share
+from repr_bench.results import Results, Row
+from repr_bench.statistics import FEWEST_ROUNDS, Interval, Shift, shift
+from repr_bench.verdicts import (
+    CONFIDENCE,
+    COPIES_FROM_BYTES,
+    Comparison,
+    MachineShift,
+    RowVerdict,
+    Verdict,
+    judge,
+    log_medians,
+    waiting_excess,
+)
+
+_LARGEST_LOG = 20.0
+"""Ends of intervals are shown up to exp(20): beyond, a figure says no more than infinity."""
+_VERDICTS: dict[float, Verdict] = {1.0: "slower", -1.0: "faster", 0.0: "same"}
+_PRODUCT, _COPY, _CLOCK = "matrix product", "memory copy", "GPU clock"
+
+
+def compare(old: Results, new: Results, place: str, least_percent: float) -> Comparison:
+    """The verdicts on ``new`` as against ``old``, which came from the file ``place``.
+
+    Rows are matched by label, precision and batch; one that only a single run has says so.
+    ``least_percent`` is the smallest difference that counts.
+    """
+    readings = _readings(old, new)
+    machine = [_described(what, reading) for what, reading in readings.items()]
+    for what, ratio in (
+        ("waiting for a CPU, long calls", _waited_ratio(old, new)),
+        (_CLOCK, math.exp(_clock_change(old, new))),
+    ):
+        if ratio != 1.0:
+            machine.append(MachineShift(what, ratio, None))
+    earlier = {_key(row): row for row in old.rows if row.batch is not None}
+    later = {_key(row): row for row in new.rows if row.batch is not None}
+    run = _Runs(old, new, readings, least_percent / 100)
+    rows = [
+        run.verdict(earlier[key], row) if key in earlier else _alone(row, "only new")
+        for key, row in later.items()
+    ]
+    rows += [_alone(row, "only old") for key, row in earlier.items() if key not in later]
+    return Comparison(
+        old=place,
+        started=old.started,
+        least_percent=least_percent,
+        confidence=CONFIDENCE,
+        machine=tuple(machine),
+        warnings=tuple(_run_differences(old, new)),
+        rows=tuple(rows),
+    )
+
+
+class _Runs(NamedTuple):
+    """Two runs and what is common to the verdicts on all their rows."""
+
+    old: Results
+    new: Results
+    readings: dict[str, Shift]
+    least: float
+
+    def verdict(self, before: Row, after: Row) -> RowVerdict:
+        warnings = tuple(_row_differences(before, after))
+        rounds = min(len(before.rounds_ns), len(after.rounds_ns))
+        if rounds < FEWEST_ROUNDS:
+            reason = f"{rounds} rounds, and {FEWEST_ROUNDS} are needed"
+            missing = next((r.reason for r in (after, before) if not r.samples and r.reason), "")
+            return _verdict(after, "cannot tell", missing or reason, warnings)
+        first, second = log_medians(before.rounds_ns), log_medians(after.rounds_ns)
+        waited = [_waited(self.old, before), _waited(self.new, after)]
+        machine = {
+            what: float(reading.value)
+            for what, reading in self.readings.items()
+            if what == _PRODUCT or _moves_memory(before) or _moves_memory(after)
+        }
+        machine["waiting"] = waited[1] - waited[0] if max(waited) < math.inf else math.inf
+        if _on_gpu(before) or _on_gpu(after):
+            machine[_CLOCK] = _clock_change(self.old, self.new)
+        found = judge(first, second, machine=tuple(machine.values()), least=self.least)
+        verdict, reason = _VERDICTS.get(float(found.verdict), "cannot tell"), ""
+        if not self.readings:
+            verdict = "cannot tell"
+            reason = "whether the machine itself changed is unknown: a run has no yardstick"
+        elif verdict == "cannot tell":
+            value, half = float(found.value), float(found.half)
+            reason = _why(value, half, self.least, machine)
+            if max(waited) == math.inf:
+                share = max(waited_share(run.machine) for run in (self.old, self.new))
+                reason = f"the process waited for a CPU {share:.0%} of its time"
+        return _verdict(
+            after,
+            verdict,
+            reason,
+            warnings,
+            math.exp(float(found.value)),
+            _ratios(float(found.low), float(found.high)),
+        )
+
+
+def _why(value: float, half: float, least: float, machine: dict[str, float]) -> str:
+    """Why nothing can be told: the machine's part first, then the row's own spread."""
+    told = half < abs(value) >= math.log1p(least) or abs(value) + half < math.log1p(least)
+    if told:  # but for the machine's change
+        what, most = max(machine.items(), key=lambda item: abs(item[1]))
+        return f"the machine itself was {_by(most)} ({what})"
+    if half > math.log1p(least):
+        return f"its rounds spread too much: a change below {math.expm1(half):.1%} does not show"
+    return "the difference is about as large as the smallest that counts"
+
+
+def _by(change: float) -> str:
+    return f"{math.expm1(abs(change)):.1%} {'slower' if change > 0 else 'faster'}"
+
+
+def _verdict(
+    row: Row,
+    verdict: Verdict,
+    reason: str,
+    warnings: tuple[str, ...] = (),
+    ratio: float | None = None,
+    interval: Interval | None = None,
+) -> RowVerdict:
+    return RowVerdict(
+        row.label, row.precision, row.batch, verdict, ratio, interval, reason, warnings
+    )
+
+
+def _alone(row: Row, verdict: Verdict) -> RowVerdict:
+    return _verdict(row, verdict, "")
+
+
+def _key(row: Row) -> tuple[str, str | None, int | None]:
+    return row.label, row.precision, row.batch
+
+
+def _readings(old: Results, new: Results) -> dict[str, Shift]:
+    """The yardstick's shifts; the fastest of its timings each time, for others only add to it."""
+    found: dict[str, Shift] = {}
+    if old.yardstick is None or new.yardstick is None:
+        return found
+    for what, before, after in (
+        (_PRODUCT, old.yardstick.product_ns, new.yardstick.product_ns),
+        (_COPY, old.yardstick.copy_ns, new.yardstick.copy_ns),
+    ):
+        if min(len(before), len(after)) >= FEWEST_ROUNDS:
+            fastest = ([max(1, min(times)) for times in series] for series in (before, after))
+            found[what] = shift(*map(np.log, fastest))
+    return found
+
+
+def _described(what: str, reading: Shift) -> MachineShift:
+    value, half = float(reading.value), float(reading.half_width(CONFIDENCE))
+    return MachineShift(what, math.exp(value), _ratios(value - half, value + half))
+
+
+def _ratios(low: float, high: float) -> Interval:
+    """The ends of an interval of logarithms as ratios."""
+    return Interval(*(math.exp(max(-_LARGEST_LOG, min(_LARGEST_LOG, e))) for e in (low, high)))
+
+
+def _waited(run: Results, row: Row) -> float:
+    """What waiting for a CPU, and what the hypervisor took, added to a row's log median."""
+    excess = waiting_excess(row.rounds_ns, turn_seconds(run.machine), waited_share(run.machine))
+    return excess - math.log1p(-min(0.999, stolen_share(run.machine)))
+
+
+def _waited_ratio(old: Results, new: Results) -> float:
+    """How waiting lengthened long calls, new over old."""
+    kept = [max(1e-3, 1 - waited_share(run.machine)) for run in (old, new)]
+    return kept[0] / kept[1]
+
+
+def _clock_change(old: Results, new: Results) -> float:
+    """The log ratio by which the fastest GPU's clock would lengthen what runs on it; 0 unknown."""
+    clocks = []
+    for run in (old, new):
+        seen = [max((gpu.clock_mhz or 0 for gpu in r.gpus), default=0) for r in run.machine]
+        clocks.append(float(np.median(seen)) if seen else 0.0)
+    return math.log(clocks[0] / clocks[1]) if min(clocks) > 0 else 0.0
+
+
+def _on_gpu(row: Row) -> bool:
+    return row.graph is not None and row.graph.device != "cpu"
+
+
+def _moves_memory(row: Row) -> bool:
+    return row.graph is None or row.graph.bytes > COPIES_FROM_BYTES
+
+
+def _row_differences(old: Row, new: Row) -> Iterator[str]:
+    """What, besides time, sets one row's two measurements apart."""
+    if old.graph and new.graph:
+        if old.graph.sha256 != new.graph.sha256:
+            yield "another graph (its hash differs)"
+        if old.graph.device != new.graph.device:
+            yield f"another device: {old.graph.device}, now {new.graph.device}"
+        elif old.graph.choice != new.graph.choice:
+            yield f"run by {old.graph.choice}, now by {new.graph.choice}"
+    if old.inputs != new.inputs and old.inputs and new.inputs:
+        yield f"fed with {old.inputs}, now with {new.inputs}"
+
+
+def _run_differences(old: Results, new: Results) -> Iterator[str]:
+    """What sets the two runs apart as a whole."""
+    before, after = old.environment, new.environment
+    for what, was, now in (
+        ("CPU", before.cpu, after.cpu),
+        ("usable CPUs", before.usable_cpus, after.usable_cpus),
+        ("CPU quota", before.cpu_quota, after.cpu_quota),
+        ("GPU", "; ".join(before.gpus), "; ".join(after.gpus)),
+        ("governor", before.governor, after.governor),
+        ("Python", before.python, after.python),
+        ("threads", old.settings.threads or "all", new.settings.threads or "all"),
+    ):
+        if was != now:
+            yield f"{what}: {was or 'none'}, now {now or 'none'}"
+    for name in sorted(before.versions.keys() | after.versions.keys()):
+        was, now = (env.versions.get(name, "none") for env in (before, after))
+        if was != now:
+            yield f"{name}: {was}, now {now}"

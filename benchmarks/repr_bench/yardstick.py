@@ -1,0 +1,92 @@
+"""A fixed small workload, timed in every run: whether the machine itself was as fast as before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 64
+"""Of the matrices that are multiplied: OpenBLAS keeps products this small in one thread, and
+three such matrices fit into the nearest cache, so that where they lie in memory matters little."""
+PRODUCTS = 32
+COPY_BYTES = 4 * 2**20
+"""More than the caches of a single core hold."""
+REPEATS = 15
+"""Many and short, so that a busy machine leaves some undisturbed: the fastest one is used."""
+
+
+class Reading(NamedTuple):
+    """``REPEATS`` timings of each part, in whole nanoseconds."""
+
+    product_ns: tuple[int, ...]
+    copy_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class YardstickTimes:
+    """What the yardstick took, in ns: a tuple for each time it was laid on.
+
+    That is before every round and after the last. ``product_ns`` is ``PRODUCTS`` float32
+    products of ``SIDE`` × ``SIDE`` matrices in the nearest cache (how fast one core computes),
+    ``copy_ns`` one copy of ``COPY_BYTES`` (how fast memory is). Neither depends on the networks,
+    on ONNX Runtime or on the number of threads.
+    """
+
+    product_ns: tuple[tuple[int, ...], ...]
+    copy_ns: tuple[tuple[int, ...], ...]
+
+
+class Yardstick:
+    """Holds the arrays, and times the two parts; about 10 ms a time on a core of 2023."""
+
+    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+        self._clock = clock
+        generator = np.random.default_rng(0)
+        self._left, self._right, self._product = (
+            _page_aligned(SIDE * SIDE * 4).view(np.float32).reshape(SIDE, SIDE) for _ in range(3)
+        )
+        for matrix in (self._left, self._right):
+            matrix[:] = generator.standard_normal((SIDE, SIDE), np.float32)
+        self._source, self._target = (_page_aligned(COPY_BYTES) for _ in range(2))
+        self._source[:] = 1  # pages never written to would all be one page of zeros
+        self.readings: list[Reading] = []
+
+    def lay_on(self) -> None:
+        """Time both parts once more. What was in the caches before it is not counted."""
+        self._multiply()
+        product = tuple(self._timed(self._multiply) for _ in range(REPEATS))
+        self._copy()
+        copy = tuple(self._timed(self._copy) for _ in range(REPEATS))
+        self.readings.append(Reading(product, copy))
+
+    def times(self) -> YardstickTimes:
+        """All timings so far."""
+        return YardstickTimes(
+            tuple(reading.product_ns for reading in self.readings),
+            tuple(reading.copy_ns for reading in self.readings),
+        )
+
+    def _multiply(self) -> None:
+        for _ in range(PRODUCTS):
+            np.matmul(self._left, self._right, out=self._product)
+
+    def _copy(self) -> None:
+        np.copyto(self._target, self._source)
+
+    def _timed(self, part: Callable[[], None]) -> int:
+        before = self._clock()
+        part()
+        return self._clock() - before
+
+
+def _page_aligned(size: int) -> NDArray[np.uint8]:
+    """Bytes that begin with a page: where a matrix lies changes its speed by some per cent."""
+    page = 4096
+    memory = np.zeros(size + page, np.uint8)
+    start = -memory.ctypes.data % page
+    return memory[start : start + size]

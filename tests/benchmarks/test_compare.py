@@ -1,0 +1,192 @@
+"""Two runs compared: rows matched, verdicts with their reasons, and what differs said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repr_bench import cli
+from repr_bench.compare import compare
+from repr_bench.machine_state import GpuState, RoundState
+from repr_bench.report.html import render_page
+from repr_bench.results import Results, Row, from_json, to_json, write_results
+from repr_bench.verdicts import resolution_percent, spread_percent, waiting_excess
+from repr_bench.yardstick import YardstickTimes
+
+STATE = RoundState(1.0, 0.9, 10, 0.0, 0.1, 0.0, (), None, 0.1)
+
+
+def rounds(ms: float, noise: float = 0.002) -> tuple[tuple[int, ...], ...]:
+    """Twelve rounds of nine samples about ``ms``, medians scattered by ``noise``."""
+    generator = np.random.default_rng(int(ms * 1000))
+    medians = 1e6 * ms * (1 + noise * generator.standard_normal(12))
+    return tuple(tuple(round(m) + k for k in range(-4, 5)) for m in medians)
+
+
+@pytest.fixture
+def run(results: Results) -> Results:
+    yardstick = YardstickTimes(rounds(0.13)[:13], rounds(0.3)[:13])
+    row = replace(results.rows[0], rounds_ns=rounds(1.0))
+    return replace(results, rows=(row,), machine=(STATE,) * 12, yardstick=yardstick)
+
+
+def with_row(run: Results, **changes: object) -> Results:
+    return replace(run, rows=(replace(run.rows[0], **changes),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ms", "verdict"), [(1.05, "slower"), (0.95, "faster"), (1.002, "same"), (1.5, "slower")]
+)
+def test_verdicts(run: Results, ms: float, verdict: str) -> None:
+    (row,) = compare(run, with_row(run, rounds_ns=rounds(ms)), "old.json", 2.0).rows
+    assert row.verdict == verdict
+    assert row.ratio == pytest.approx(ms, rel=0.003)
+    assert row.interval is not None
+    assert row.interval.low < row.ratio < row.interval.high
+    assert row.reason == ""
+
+
+def test_the_smallest_difference_that_counts_is_the_users(run: Results) -> None:
+    later = with_row(run, rounds_ns=rounds(1.05))
+    assert compare(run, later, "", 10.0).rows[0].verdict == "same"
+    assert compare(run, later, "", 1.0).rows[0].verdict == "slower"
+
+
+def test_a_machine_that_got_slower_is_blamed(run: Results) -> None:
+    slow = YardstickTimes(rounds(0.1404), rounds(0.3))
+    later = replace(with_row(run, rounds_ns=rounds(1.05)), yardstick=slow)
+    comparison = compare(run, later, "", 2.0)
+    assert comparison.rows[0].verdict == "cannot tell"
+    assert comparison.rows[0].reason == "the machine itself was 7.9% slower (matrix product)"
+    assert comparison.machine[0].ratio == pytest.approx(1.08, rel=0.005)
+
+
+def test_the_copy_counts_for_large_graphs_alone(run: Results) -> None:
+    slow = YardstickTimes(rounds(0.13), rounds(0.36))
+    later = replace(with_row(run, rounds_ns=rounds(1.05)), yardstick=slow)
+    assert compare(run, later, "", 2.0).rows[0].verdict == "slower"
+    graph = run.rows[0].graph
+    assert graph is not None
+    large = with_row(run, graph=replace(graph, bytes=10**8))
+    row = compare(large, later, "", 2.0).rows[0]
+    assert row.verdict == "cannot tell"
+    assert "memory copy" in row.reason
+
+
+def test_long_calls_of_a_process_that_waits_are_not_judged(run: Results) -> None:
+    waiting = replace(STATE, waited_seconds=2.7, turns=1000)  # turns of 0.9 ms, calls of 1 ms
+    later = replace(with_row(run, rounds_ns=rounds(1.5)), machine=(waiting,) * 12)
+    row = compare(run, later, "", 2.0).rows[0]
+    assert (row.verdict, row.reason) == (
+        "cannot tell",
+        "the process waited for a CPU 75% of its time",
+    )
+
+
+def test_a_gpus_clock_counts_for_what_runs_on_it(run: Results) -> None:
+    graph = run.rows[0].graph
+    assert graph is not None
+    on_gpu = with_row(run, graph=replace(graph, device="cuda"))
+    fast, slow = (
+        (replace(STATE, gpus=(GpuState(0, clock, 50, ()),)),) * 12 for clock in (1980, 1800)
+    )
+    before, after = replace(on_gpu, machine=fast), with_row(on_gpu, rounds_ns=rounds(1.05))
+    row = compare(before, replace(after, machine=slow), "", 2.0).rows[0]
+    assert row.verdict == "cannot tell"
+    assert "10.0% slower (GPU clock)" in row.reason
+    assert compare(before, replace(after, machine=fast), "", 2.0).rows[0].verdict == "slower"
+
+
+def test_without_a_yardstick_nothing_is_told(run: Results) -> None:
+    row = compare(replace(run, yardstick=None), with_row(run, rounds_ns=rounds(2)), "", 2.0).rows[0]
+    assert row.verdict == "cannot tell"
+    assert "no yardstick" in row.reason
+
+
+def test_rows_of_one_run_and_of_too_few_rounds(run: Results, failed_row: Row) -> None:
+    eight = replace(run.rows[0], batch=8)
+    few = with_row(run, rounds_ns=rounds(1)[:5])
+    rows = compare(
+        replace(run, rows=(*run.rows, failed_row)), replace(few, rows=(*few.rows, eight)), "", 2.0
+    ).rows
+    assert [(row.batch, row.verdict) for row in rows] == [(1, "cannot tell"), (8, "only new")]
+    assert rows[0].reason == "5 rounds, and 6 are needed"
+    assert compare(replace(run, rows=(eight,)), run, "", 2.0).rows[1].verdict == "only old"
+
+
+def test_what_else_differs_is_said(run: Results) -> None:
+    graph = run.rows[0].graph
+    assert graph is not None
+    other = with_row(run, graph=replace(graph, sha256="00" * 32, device="cuda"), inputs="noise")
+    other = replace(
+        other,
+        environment=replace(run.environment, versions={"numpy": "2.1"}, cpu="Another CPU"),
+        settings=replace(run.settings, threads=1),
+    )
+    found = compare(run, other, "", 2.0)
+    assert found.rows[0].warnings == (
+        "another graph (its hash differs)",
+        "another device: cpu, now cuda",
+        "fed with evaluation images, now with noise",
+    )
+    assert found.warnings == (
+        "CPU: A CPU, now Another CPU",
+        "threads: all, now 1",
+        "numpy: 2.0, now 2.1",
+    )
+    assert compare(run, run, "", 2.0).warnings == ()
+
+
+def test_waiting_by_hand() -> None:
+    # calls of 1 ms, turns of 10 ms: a fifth is touched, and the others' median is p40
+    samples = [[1_000_000 + 1000 * k for k in range(-49, 51)]] * 6
+    expected = np.log(1_000_000 / 990_000)
+    assert waiting_excess(samples, 0.010, 0.5) == pytest.approx(expected, rel=1e-3)
+    assert waiting_excess(samples, 0.010, 0.001) == pytest.approx(0.002, rel=1e-2)
+    assert waiting_excess(samples, float("inf"), 0.0) == 0
+    assert waiting_excess(samples, 0.001, 0.05) == pytest.approx(-np.log(0.95))
+    assert waiting_excess(samples, 0.001, 0.11) == float("inf")
+
+
+def test_noise_of_a_row() -> None:
+    assert resolution_percent(rounds(1.0)[:5]) is None
+    calm, wild = (resolution_percent(rounds(1.0, noise)) for noise in (0.002, 0.05))
+    assert calm is not None
+    assert wild is not None
+    assert calm < 1 < 5 < wild
+    assert spread_percent([[100], [112], [105]]) == pytest.approx(12)
+
+
+def test_comparison_is_kept_in_json_and_shown_on_the_page(run: Results) -> None:
+    whole = replace(run, comparison=compare(run, with_row(run, rounds_ns=rounds(1.5)), "a<b", 2.0))
+    assert from_json(to_json(whole)) == whole
+    page = render_page(whole)
+    assert '<section id="comparison"' in page
+    assert "Compared with a&lt;b" in page
+    assert "slower" in page
+
+
+def test_command_compares_two_files(
+    run: Results,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_results(run, Path("old.json"))
+    write_results(with_row(run, rounds_ns=rounds(1.1)), Path("new.json"))
+    files = ["--compare", "old.json", "--from", "new.json", "--json", "both.json"]
+    assert cli.main(files) == 3
+    out = capsys.readouterr().out
+    assert "Compared with old.json" in out
+    assert "slower" in out
+    assert json.loads(Path("both.json").read_text())["comparison"]["rows"][0]["verdict"] == "slower"
+    assert cli.main([*files, "--same-within", "20"]) == 0
+    assert cli.main(["--from", "new.json", "lenet5"]) == 1
+    assert "measures nothing" in capsys.readouterr().err
+    assert cli.main(["--from", "new.json", "--compare", "missing.json"]) == 1
+    assert "missing.json cannot be read" in capsys.readouterr().err

@@ -1,0 +1,314 @@
+"""The comparison as an instrument: how often it is wrong, and how often it finds what is there.
+
+Recorded are real runs, one process each, on two virtual CPUs that up to a dozen other processes
+wanted too; ``recorded/README.md`` says what is in the file. Synthetic are the machines that were
+not at hand: drifting, with spikes, with clocks of two speeds, with noise that lasts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from repr_bench.compare import compare
+from repr_bench.machine_state import RoundState, turn_seconds, waited_share
+from repr_bench.results import Graph, Results, Row
+from repr_bench.statistics import shift
+from repr_bench.verdicts import Judged, judge, log_medians, waiting_excess
+from repr_bench.yardstick import YardstickTimes
+
+RECORDED = Path(__file__).with_name("recorded") / "runs.npz"
+PAIRS = 200
+SLOWER = 1.05
+Array = NDArray[np.float64]
+
+
+class Recording(NamedTuple):
+    """All recorded runs as results, and the networks' names."""
+
+    runs: list[Results]
+    networks: list[str]
+
+
+@pytest.fixture(scope="module")
+def recording() -> Callable[[Results, Graph], Recording]:
+    with np.load(RECORDED) as file:
+        held = {name: file[name] for name in file.files}
+    cache: list[Recording] = []
+
+    def read(results: Results, graph: Graph) -> Recording:
+        if not cache:
+            names = [str(name) for name in held["networks"]]
+            runs = [_run(held, index, names, results, graph) for index in range(len(held["own"]))]
+            cache.append(Recording(runs, names))
+        return cache[0]
+
+    return read
+
+
+def _run(
+    held: dict[str, NDArray[np.int64]],
+    index: int,
+    networks: list[str],
+    results: Results,
+    graph: Graph,
+) -> Results:
+    def nested(values: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(10 * int(v) for v in line) for line in values)
+
+    rows = tuple(
+        Row(
+            name,
+            "fp32",
+            1,
+            "measured",
+            "",
+            replace(graph, bytes=int(held["bytes"][k])),
+            "noise",
+            (),
+            True,
+            nested(held["rounds_10ns"][index, k]),
+        )
+        for k, name in enumerate(networks)
+    )
+    states = tuple(
+        RoundState(
+            seconds=float(held["seconds"][index, r]),
+            own_cpu_seconds=float(held["own"][index, r]),
+            turns=int(held["turns"][index, r]),
+            waited_seconds=float(held["waited"][index, r]),
+            others_cpu_seconds=float(held["others"][index, r]),
+            stolen_cpu_seconds=float(held["stolen"][index, r]),
+            cpu_mhz=(),
+            throttled=None,
+            load=0.0,
+        )
+        for r in range(held["own"].shape[1])
+    )
+    yardstick = YardstickTimes(
+        nested(held["product_10ns"][index]), nested(held["copy_10ns"][index])
+    )
+    return replace(results, rows=rows, machine=states, yardstick=yardstick)
+
+
+def pairs_without_overlap(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
+    """``wanted`` pairs of different runs, each pair at most once in either order."""
+    every = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    generator = np.random.default_rng(seed)
+    chosen = generator.permutation(len(every))[:wanted]
+    return [every[k] if generator.random() < 0.5 else every[k][::-1] for k in chosen]
+
+
+def slowed(results: Results, factor: float) -> Results:
+    rows = tuple(
+        replace(
+            row,
+            rounds_ns=tuple(tuple(round(factor * s) for s in samples) for samples in row.rounds_ns),
+        )
+        for row in results.rows
+    )
+    return replace(results, rows=rows)
+
+
+def test_the_same_thing_twice_is_found_neither_faster_nor_slower(
+    recording: Callable[[Results, Graph], Recording], results: Results, graph: Graph
+) -> None:
+    runs, networks = recording(results, graph)
+    wrong = dict.fromkeys(networks, 0)
+    same, calm = 0, 0
+    for i, j in pairs_without_overlap(len(runs), PAIRS):
+        for k, row in enumerate(compare(runs[i], runs[j], "old.json", 2.0).rows):
+            wrong[row.label] += row.verdict in ("faster", "slower")
+            if undisturbed(runs[i], k) and undisturbed(runs[j], k):
+                calm += 1
+                same += row.verdict == "same"
+    assert all(count <= 0.01 * PAIRS for count in wrong.values()), wrong
+    # ... and not since nothing is ever said
+    assert same >= 0.4 * calm > 0
+
+
+def test_a_slow_down_of_5_percent_is_found_in_undisturbed_rows(
+    recording: Callable[[Results, Graph], Recording], results: Results, graph: Graph
+) -> None:
+    runs, networks = recording(results, graph)
+    later = [slowed(run, SLOWER) for run in runs]
+    found: list[str] = []
+    for k in range(len(networks)):
+        calm = [i for i in range(len(runs)) if undisturbed(runs[i], k)]
+        for i, j in itertools.permutations(calm, 2):
+            old, new = (replace(run, rows=run.rows[k : k + 1]) for run in (runs[i], later[j]))
+            found.append(compare(old, new, "old.json", 2.0).rows[0].verdict)
+    assert len(found) >= PAIRS
+    assert found.count("slower") >= 0.95 * len(found), {v: found.count(v) for v in set(found)}
+
+
+def undisturbed(run: Results, index: int) -> bool:
+    """Whether a row is not noisy, and waiting for a CPU lengthened its median by less than 1 %."""
+    row, share = run.rows[index], waited_share(run.machine)
+    return not row.noisy and waiting_excess(row.rounds_ns, turn_seconds(run.machine), share) < 0.01
+
+
+class Machine(NamedTuple):
+    """Log round medians of a row, and the yardstick's log timings, of many pairs of runs."""
+
+    old: Array
+    new: Array
+    old_yardstick: Array
+    new_yardstick: Array
+
+    def judged(self, slower: float = 1.0) -> Judged:
+        reading = shift(self.old_yardstick, self.new_yardstick)
+        return judge(self.old, self.new + np.log(slower), machine=[reading.value])
+
+
+MANY, ROUNDS = 4000, 12
+ROW_NOISE, YARDSTICK_NOISE = 0.007, 0.009
+"""Spreads of rounds that the recorded runs have where they are not noisy."""
+
+
+def machine(seed: int, state: Callable[[np.random.Generator], Array] | None = None) -> Machine:
+    """A machine whose speed at 4·ROUNDS + 2 moments, ``(MANY, …)`` in logarithms, is ``state``.
+
+    It is laid at the yardstick and lived through by the rounds in turn, run after run.
+    """
+    generator = np.random.default_rng(seed)
+    moments = 4 * ROUNDS + 2
+    speed = state(generator) if state else np.zeros((MANY, moments))
+    assert speed.shape == (MANY, moments)
+    runs = []
+    for half in np.split(speed, 2, axis=1):
+        row, yardstick = half[:, 1::2], half[:, 0::2]
+        runs.append(
+            (
+                row + ROW_NOISE * generator.standard_normal(row.shape),
+                yardstick + YARDSTICK_NOISE * generator.standard_normal(yardstick.shape),
+            )
+        )
+    return Machine(runs[0][0], runs[1][0], runs[0][1], runs[1][1])
+
+
+def drifting(percent: float) -> Callable[[np.random.Generator], Array]:
+    line = np.linspace(0, percent / 100, 4 * ROUNDS + 2)
+    return lambda _: np.broadcast_to(line, (MANY, len(line)))
+
+
+def two_clocks(change: float, percent: float) -> Callable[[np.random.Generator], Array]:
+    """Two speeds ``percent`` apart, changed with probability ``change`` at every moment."""
+
+    def state(generator: np.random.Generator) -> Array:
+        flips = generator.random((MANY, 4 * ROUNDS + 2)) < change
+        start = generator.integers(0, 2, (MANY, 1))
+        return percent / 100 * ((np.cumsum(flips, axis=1) + start) % 2)
+
+    return state
+
+
+def jumping(percent: float) -> Callable[[np.random.Generator], Array]:
+    """The whole machine another one in the second run."""
+
+    def state(_: np.random.Generator) -> Array:
+        speed = np.zeros((MANY, 4 * ROUNDS + 2))
+        speed[:, 2 * ROUNDS + 1 :] = percent / 100
+        return speed
+
+    return state
+
+
+def with_row_noise(plain: Machine, noise: Callable[[np.random.Generator], Array]) -> Machine:
+    """Noise that the row alone has, as from co-tenants of the caches."""
+    generator = np.random.default_rng(99)
+    return plain._replace(old=plain.old + noise(generator), new=plain.new + noise(generator))
+
+
+def spikes(generator: np.random.Generator) -> Array:
+    """In a tenth of the rounds another process makes this one slower by 20 % on average."""
+    hit = generator.random((MANY, ROUNDS)) < 0.1
+    return hit * generator.exponential(0.2, (MANY, ROUNDS))
+
+
+def lasting(correlation: float, spread: float) -> Callable[[np.random.Generator], Array]:
+    """First-order autoregressive noise of standard deviation ``spread``."""
+
+    def noise(generator: np.random.Generator) -> Array:
+        steps = generator.standard_normal((MANY, ROUNDS))
+        series = [steps[:, 0]]
+        for k in range(1, ROUNDS):
+            fresh = (1 - correlation**2) ** 0.5 * steps[:, k]
+            series.append(correlation * series[-1] + fresh)
+        return spread * np.stack(series, axis=1)
+
+    return noise
+
+
+SYNTHETIC: dict[str, Callable[[], Machine]] = {
+    "quiet": lambda: machine(1),
+    "drifting by 5 % over both runs": lambda: machine(2, drifting(5)),
+    "drifting by 20 % over both runs": lambda: machine(3, drifting(20)),
+    "clocks that change often": lambda: machine(4, two_clocks(0.3, 10)),
+    "clocks that change now and then": lambda: machine(5, two_clocks(0.05, 10)),
+    "clocks that hardly change": lambda: machine(6, two_clocks(0.01, 10)),
+    "slower by 8 % in the second run": lambda: machine(7, jumping(8)),
+    "faster by 8 % in the second run": lambda: machine(8, jumping(-8)),
+    "spikes": lambda: with_row_noise(machine(9), spikes),
+    "noise that lasts two rounds": lambda: with_row_noise(machine(10), lasting(0.5, 0.01)),
+    "noise that lasts five rounds": lambda: with_row_noise(machine(11), lasting(0.8, 0.01)),
+    "drift, spikes and lasting noise": lambda: with_row_noise(
+        with_row_noise(machine(12, drifting(5)), spikes), lasting(0.5, 0.01)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_false_verdicts_on_synthetic_machines_are_at_most_1_percent(name: str) -> None:
+    verdicts = SYNTHETIC[name]().judged().verdict
+    assert np.mean(np.abs(verdicts) == 1) <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("quiet", 0.95), ("clocks that change often", 0.0), ("spikes", 0.8)]
+)
+def test_a_slow_down_of_5_percent_on_synthetic_machines(name: str, share: float) -> None:
+    plain = SYNTHETIC[name]()
+    verdicts = plain.judged(SLOWER).verdict
+    assert np.mean(verdicts == 1) >= share
+    assert np.mean(verdicts == -1) <= 0.001
+    # and a speed-up as often
+    assert np.mean(plain.judged(1 / SLOWER).verdict == -1) == pytest.approx(
+        np.mean(verdicts == 1), abs=0.03
+    )
+
+
+def test_a_large_slow_down_is_found_on_a_machine_that_got_slower_itself() -> None:
+    found = SYNTHETIC["slower by 8 % in the second run"]().judged(1.3)
+    assert np.mean(found.verdict == 1) >= 0.99
+    # the ratio holds both: all of it the network's (1.30 · 1.08), or only what is left (1.30)
+    # (nearly always: the yardstick's own noise is not in the interval)
+    assert np.mean((found.low < np.log(1.3)) & (found.high > np.log(1.3) + 0.08)) >= 0.97
+
+
+def test_without_the_yardstick_a_slower_machine_would_be_taken_for_a_slower_network() -> None:
+    """The yardstick is what keeps the verdicts right: this test fails if it is not needed."""
+    plain = SYNTHETIC["slower by 8 % in the second run"]()
+    assert np.mean(judge(plain.old, plain.new).verdict == 1) >= 0.95
+    assert np.mean(plain.judged().verdict == 1) <= 0.01
+
+
+def test_recorded_noise_is_what_the_synthetic_machines_have(
+    recording: Callable[[Results, Graph], Recording], results: Results, graph: Graph
+) -> None:
+    runs, _ = recording(results, graph)
+    rows = [row for run in runs for row in run.rows if not row.noisy]
+    spreads = [float(np.std(log_medians(row.rounds_ns), ddof=1)) for row in rows]
+    assert np.median(spreads) <= ROW_NOISE
+    fastest = [
+        np.log([min(times) for times in run.yardstick.product_ns]) for run in runs if run.yardstick
+    ]
+    middle = [float(np.median(np.abs(series - np.median(series)))) for series in fastest]
+    assert np.median(middle) / 0.6745 <= YARDSTICK_NOISE
