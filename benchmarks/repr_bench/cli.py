@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_bench import scenario_options
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_models.errors import ModelsError
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         help="write everything, raw samples too; with --list, the list (- is standard output)",
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    scenario_options.add_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -122,9 +124,11 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.feeds import EvaluationImages
     from repr_bench.measure import Plan
     from repr_bench.progress import RunProgress
+    from repr_bench.report.scenario_table import print_scenarios
     from repr_bench.report.table import print_report
     from repr_bench.results import write_results, write_text
     from repr_bench.run import Request, run
+    from repr_bench.scenarios import run_scenarios
 
     if args.html:
         from repr_bench.report.html import render_page
@@ -153,7 +157,9 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         command=("repr-bench", *arguments),
     )
     with RunProgress(quiet=args.quiet) as progress:
-        results = replace(run(request, progress), left_out=left_out)
+        options = scenario_options.chosen(args)
+        found = run_scenarios(request, options, progress) if options else run(request, progress)
+        results = replace(found, left_out=left_out)
         # The files first: a reader of the table may leave early, and close the pipe.
         if args.json:
             write_results(results, args.json)
@@ -161,7 +167,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         if args.html:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
-    print_report(results, _output())
+    (print_scenarios if options else print_report)(results, _output())
     if left_out:
         progress.tell(left_out)
     return exit_status(results)
@@ -171,7 +177,8 @@ def exit_status(results: Results) -> int:
     """130 if interrupted, 1 if a row failed or none was measured, else 0."""
     if results.interrupted:
         return 130
-    statuses = {row.status for row in results.rows}
+    rows = (*results.rows, *results.scenarios, *results.end_to_end)
+    statuses = {row.status for row in rows}
     return 1 if "failed" in statuses or "measured" not in statuses else 0
 
 
