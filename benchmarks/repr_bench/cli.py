@@ -177,8 +177,11 @@ def exit_status(results: Results) -> int:
     """130 if interrupted, 1 if a row failed or none was measured, else 0."""
     if results.interrupted:
         return 130
-    rows = (*results.rows, *results.scenarios, *results.end_to_end)
-    statuses = {row.status for row in rows}
+    statuses = {
+        *(row.status for row in results.rows),
+        *(row.status for row in results.scenarios),
+        *(row.status for row in results.end_to_end),
+    }
     return 1 if "failed" in statuses or "measured" not in statuses else 0
 
 

@@ -6,7 +6,8 @@ import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import UsageError
 from repr_bench.measure import Call, Clock, Plan
-from repr_bench.scenario_results import Windows
+from repr_bench.scenario_results import StageRow, Windows
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
 
 if TYPE_CHECKING:
+    from repr_models.data import ImageSet
     from repr_runtime import Session
     from repr_runtime.manifest import PreprocessingInfo
 
@@ -28,6 +30,7 @@ PHOTOGRAPH = (375, 500)
 SMALL_CROP = 64
 """Networks with a crop up to this are fed images as they are, larger ones photographs."""
 
+PICTURES = 32
 WARMUP_CALLS = 3
 
 Stage = tuple[str, Callable[[Any], Any]]
@@ -172,3 +175,45 @@ def _through(stages: Sequence[Stage], value: Any, clock: Clock) -> list[int]:
         value = stage(value)
         moments.append(clock())
     return moments
+
+
+def run_stages(
+    session: Session,
+    images: ImageSet | None,
+    row: StageRow,
+    batch: int,
+    plan: Plan,
+    report: Callable[[float, float], None],
+) -> StageRow:
+    """``row`` with the way from JPEG to label measured. Raises what :func:`stages_of` raises."""
+    stages = stages_of(session)
+    info = session.manifest.preprocessing
+    assert info is not None, "or there were no stages"
+    pictures = _pictures(images)
+    files, what = encode_jpegs(pictures, info)
+    feeds = [
+        [files[(begin + index) % len(files)] for index in range(batch)]
+        for begin in range(0, len(files), batch)
+    ]
+    (_, decode), (_, resize), (_, normalise), (_, copy), (_, infer), _ = stages
+    ready = copy(normalise(resize(decode(feeds[0]))))
+    timing = measure_stages(stages, feeds, partial(infer, ready), plan, report=report)
+    stages_ns, bare_ns = timing.frozen()
+    return replace(
+        row,
+        status="interrupted" if timing.interrupted else "measured",
+        reason="interrupted" if timing.interrupted else "",
+        images=what,
+        stages=tuple(name for name, _ in stages),
+        stages_ns=stages_ns,
+        bare_ns=bare_ns,
+    )
+
+
+def _pictures(images: ImageSet | None) -> NDArray[np.uint8]:
+    """The first of ``images``, or of the bundled ones where the network's own are not here."""
+    if images is None:
+        from repr_models.data import bundled_subset
+
+        images = bundled_subset()
+    return images.images[:PICTURES]

@@ -51,7 +51,7 @@ class Query(NamedTuple):
     """One sample that LoadGen asks for: its name for the answer, and which of ours it is."""
 
     id: int
-    index: int
+    sample: int
 
 
 RunIndices = Callable[[Sequence[int]], object]
@@ -137,7 +137,7 @@ def stream(run: RunIndices) -> Iterator[Issue]:
     """Each query is run as one batch, at once: single-stream and multi-stream."""
 
     def issue(answers: Answers, queries: Sequence[Query]) -> None:
-        run([query.index for query in queries])
+        run([query.sample for query in queries])
         answers.done(queries)
 
     yield issue
@@ -152,7 +152,7 @@ def batches(run: RunIndices, batch: int, instances: int) -> Iterator[Issue]:
     with ThreadPoolExecutor(instances, "repr-bench-loadgen") as threads:
 
         def work(answers: Answers, queries: Sequence[Query]) -> None:
-            indices = [query.index for query in queries]
+            indices = [query.sample for query in queries]
             try:
                 run(indices + indices[-1:] * (batch - len(indices)))
             except BaseException as error:
@@ -177,7 +177,7 @@ def served(open_service: Callable[[], Service], samples: Sequence[Sample]) -> It
 
     def issue(answers: Answers, queries: Sequence[Query]) -> None:
         for query in queries:
-            future = service.submit(samples[query.index])
+            future = service.submit(samples[query.sample])
             future.add_done_callback(partial(answered, answers, query))
 
     try:

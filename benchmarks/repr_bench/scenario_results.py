@@ -13,7 +13,7 @@ from repr_bench.statistics import Figure
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Source = Literal["repr-bench", "LoadGen"]
-Verdict = Literal["held", "missed", "hopeless", "failed"]
+Verdict = Literal["held", "missed", "failed"]
 Status = Literal["measured", "interrupted", "absent", "failed"]
 
 SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "server", "offline")
@@ -72,10 +72,10 @@ class RateTrial:
     ``offered`` is in queries/s, of which ``scheduled`` were to come; those of ``windows_ns``
     came: latencies in ns, from the *scheduled* arrival, in the order and the windows of
     arrival, ``UNANSWERED`` where there was no answer, of which ``refused`` were turned away.
-    ``window_seconds`` is how long each window was. ``lateness_ns`` is how late each was sent.
+    ``window_seconds`` is the time that each window stands for. ``lateness_ns`` is how late each was sent.
     ``seconds`` passed until the last answer. ``batches`` are pairs: samples run together, and
-    how often. A ``hopeless`` trial was stopped as soon as too many queries had missed the
-    bound for the percentile to hold, whatever came.
+    how often. A trial is stopped as soon as so many queries have missed the bound that the
+    percentile cannot hold any more, whatever came.
     """
 
     offered: float
@@ -96,6 +96,11 @@ class RateTrial:
     def queries(self) -> int:
         """How many queries came."""
         return sum(map(len, self.windows_ns))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was lost before all queries had come, and stopped."""
+        return self.queries < self.scheduled
 
     @property
     def answered(self) -> int:
@@ -233,7 +238,7 @@ class ScenarioRow:
         """The lowest offered rate above it that did not."""
         if self.rate is None:
             return None
-        missed = [trial.offered for trial in self.trials if trial.verdict in ("missed", "hopeless")]
+        missed = [trial.offered for trial in self.trials if trial.verdict == "missed"]
         return min((offered for offered in missed if offered > self.rate), default=None)
 
     @property

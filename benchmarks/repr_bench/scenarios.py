@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from repr_bench import loadgen
-from repr_bench.arrivals import Sample, Service
+from repr_bench.arrivals import Service
 from repr_bench.artifacts import find_artifact
-from repr_bench.end_to_end import encode_jpegs, measure_stages, stages_of
+from repr_bench.end_to_end import run_stages
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError
 from repr_bench.feeds import make_feed
@@ -26,6 +22,7 @@ from repr_bench.measure import measure
 from repr_bench.offline import measure_offline
 from repr_bench.results import Results, Settings
 from repr_bench.run import Progress, Request, _label, _now, _sentence
+from repr_bench.sample_pool import POOL, SamplePool, timed
 from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenario_results import (
     MULTI_STREAM_SAMPLES,
@@ -45,16 +42,11 @@ from repr_runtime.errors import PrecisionNotFoundError
 if TYPE_CHECKING:
     from repr_models.data import ImageSet
 
-POOL = 32
-"""Different samples that queries are made of."""
-
 OFFLINE_BATCHES = (1, 8, 32, 128)
 QUEUE_LIMIT = 4096
 """Samples that may wait in the batcher: far more than any bound leaves time for."""
 
 END_TO_END_BATCHES = (1, 8)
-_TIMED = 5
-"""Calls from which the speed is foreseen, to begin the search and to make LoadGen's queries."""
 
 
 @dataclass
@@ -147,7 +139,7 @@ def _fail(
 def _run_graph(run: _Run, label: str, precision: str, folder: Path) -> None:
     request, options = run.request, run.options
     opened = partial(
-        *(load, folder), device=request.device, precision=precision, threads=request.threads
+        load, folder, device=request.device, precision=precision, threads=request.threads
     )
     try:
         with opened() as session:
@@ -252,9 +244,9 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
         return Batcher(session, max_batch=options.max_batch, max_delay=0.0, queue_limit=limit)
 
     def work(row: ScenarioRow) -> ScenarioRow:
-        pool = _Pool(session, target.images)
+        pool = SamplePool(session, target.images)
         row = replace(row, inputs=pool.what)
-        alone = min(_timed(pool, session.runnable_batch(1)))
+        alone = min(timed(pool, session.runnable_batch(1)))
         if alone > options.slo_ms / 1e3:
             return replace(
                 _done(row),
@@ -266,7 +258,7 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
             options.slo_ms, seconds / 2, confirm_seconds=2 * seconds, seed=options.seed
         )
         largest = session.runnable_batch(options.max_batch)
-        capacity = session.instances * largest / statistics.median(_timed(pool, largest))
+        capacity = session.instances * largest / statistics.median(timed(pool, largest))
 
         def attempt(rate: float, confirm: bool) -> RateTrial:
             trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
@@ -302,7 +294,7 @@ def _offline(run: _Run, target: _Target, session: Session) -> None:
     """The best of a few batch sizes, on all instances."""
     seconds, instances = run.request.plan.seconds, session.instances
 
-    def attempt(pool: _Pool, batch: int, lasting: float) -> BatchTrial:
+    def attempt(pool: SamplePool, batch: int, lasting: float) -> BatchTrial:
         return measure_offline(
             *(
                 partial(pool.run, [index % POOL for index in range(batch)]),
@@ -316,7 +308,7 @@ def _offline(run: _Run, target: _Target, session: Session) -> None:
         )
 
     def work(row: ScenarioRow) -> ScenarioRow:
-        pool = _Pool(session, target.images)
+        pool = SamplePool(session, target.images)
         sizes = dict.fromkeys(
             session.runnable_batch(min(size, run.options.max_batch)) for size in OFFLINE_BATCHES
         )
@@ -348,14 +340,14 @@ def _loadgen(
     session: Session,
     ours: ScenarioRow,
     expected: float | None,
-    issuer: Callable[[_Pool], contextlib.AbstractContextManager[loadgen.Issue]],
+    issuer: Callable[[SamplePool], contextlib.AbstractContextManager[loadgen.Issue]],
 ) -> None:
     """The same scenario, driven by LoadGen, at the rate that ours found."""
 
     def work(row: ScenarioRow) -> ScenarioRow:
         if expected is None:
             raise UsageError(f"LoadGen was not run: {ours.reason or 'there is no rate to offer'}")
-        pool = _Pool(session, target.images)
+        pool = SamplePool(session, target.images)
         plan = loadgen.LoadGenPlan(
             *(ours.scenario, row.seconds, expected, run.options.slo_ms, run.options.seed)
         )
@@ -382,7 +374,10 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
         )
         run.progress.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
         try:
-            row = _stages(run, target, session, row, batch)
+            row = run_stages(
+                *(session, target.images, row, batch, run.request.plan),
+                partial(run.progress.advance, f"{target.label} from JPEG, batch {batch}"),
+            )
         except UsageError as error:
             row = replace(row, status="absent", reason=str(error))
         except KeyboardInterrupt:
@@ -395,82 +390,7 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
             raise KeyboardInterrupt
 
 
-def _stages(run: _Run, target: _Target, session: Session, row: StageRow, batch: int) -> StageRow:
-    stages = stages_of(session)
-    info = session.manifest.preprocessing
-    assert info is not None, "or there were no stages"
-    pictures = _pictures(target.images)
-    files, what = encode_jpegs(pictures, info)
-    feeds = [
-        [files[(begin + index) % len(files)] for index in range(batch)]
-        for begin in range(0, len(files), batch)
-    ]
-    (_, decode), (_, resize), (_, normalise), (_, copy), (_, infer), _ = stages
-    ready = copy(normalise(resize(decode(feeds[0]))))
-    timing = measure_stages(
-        *(stages, feeds, partial(infer, ready), run.request.plan),
-        report=partial(run.progress.advance, f"{target.label} from JPEG, batch {batch}"),
-    )
-    stages_ns, bare_ns = timing.frozen()
-    return replace(
-        row,
-        status="interrupted" if timing.interrupted else "measured",
-        reason="interrupted" if timing.interrupted else "",
-        images=what,
-        stages=tuple(name for name, _ in stages),
-        stages_ns=stages_ns,
-        bare_ns=bare_ns,
-    )
-
-
-def _pictures(images: ImageSet | None) -> NDArray[np.uint8]:
-    """The first of ``images``, or of the bundled ones where the network's own are not here."""
-    if images is None:
-        from repr_models.data import bundled_subset
-
-        images = bundled_subset()
-    return images.images[:POOL]
-
-
 def _done(row: ScenarioRow, interrupted: bool = False) -> ScenarioRow:
     if interrupted:
         return replace(row, status="interrupted", reason="interrupted")
     return replace(row, status="measured", reason="")
-
-
-class _Pool:
-    """A few samples of a network, run by their indices or handed out one by one."""
-
-    def __init__(self, session: Session, images: ImageSet | None) -> None:
-        size = session.batch_size or POOL
-        arrays, self.what = make_feed(session, images, size)
-        self._session = session
-        self._arrays = [array[np.arange(POOL) % size] for array in arrays]
-        names = [spec.name for spec in session.inputs]
-        self.samples: Sequence[Sample] = [
-            {name: array[index] for name, array in zip(names, self._arrays, strict=True)}
-            for index in range(POOL)
-        ]
-        self._batches: dict[tuple[int, ...], list[NDArray[Any]]] = {}
-
-    def run(self, indices: Sequence[int]) -> object:
-        """Run the samples of these indices as one batch; what is run often is gathered once."""
-        key = tuple(indices)
-        batch = self._batches.get(key)
-        if batch is None:
-            batch = [array[list(key)] for array in self._arrays]
-            if len(self._batches) < POOL:
-                self._batches[key] = batch
-        return self._session.run(*batch)
-
-
-def _timed(pool: _Pool, batch: int) -> list[float]:
-    """The seconds of a few calls of ``batch`` samples, after one that is not counted."""
-    indices = [index % POOL for index in range(batch)]
-    pool.run(indices)
-    found = []
-    for _ in range(_TIMED):
-        before = time.perf_counter()
-        pool.run(indices)
-        found.append(time.perf_counter() - before)
-    return found

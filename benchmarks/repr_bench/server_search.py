@@ -29,7 +29,7 @@ class SearchPlan:
 
     The search ends when the highest rate that holds and the lowest that does not are
     ``within`` of each other. A rate is confirmed by a run of ``confirm_seconds`` on another
-    schedule; if it misses there, the next lower one is, up to ``confirmations`` times.
+    schedule; if it misses there, a lower one is, by steps that double, ``confirmations`` times.
     """
 
     slo_ms: float
@@ -75,11 +75,11 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
         else:
             rate = math.sqrt(held * missed)
     rate = held
-    for _ in range(plan.confirmations if held else 0):
+    for number in range(plan.confirmations if held else 0):
         trials.append(attempt(rate, True))
         if trials[-1].verdict in ("held", "failed"):
             return
-        rate /= 1 + plan.within
+        rate /= (1 + plan.within) ** 2**number
 
 
 def try_rate(
@@ -114,14 +114,11 @@ def try_rate(
     reason = ""
     if driven.error is not None:
         verdict, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
-    elif driven.hopeless:
-        verdict = "hopeless"
-        reason = f"stopped when {missed} of {count} queries had missed the bound"
-    elif missed > allowed:
+    elif driven.hopeless or missed > allowed:
         verdict = "missed"
     sent = len(driven.latency_ns)
     moments = schedule[:sent].tolist()
-    windows, lengths = by_time(driven.latency_ns, moments, moments[-1] if moments else 0)
+    windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
     return RateTrial(
         offered=rate,
         seed=seed,

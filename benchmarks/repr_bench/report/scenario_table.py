@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
@@ -30,6 +31,7 @@ _TRIAL_TITLES = (
     *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
     *("refused %", "mean batch", "late p99 ms"),
 )
+_STAGE_TITLES = ("stage", "p50 ms (95 %)", "share % (95 %)")
 
 SCENARIO_FORMULA = (
     "single-stream: one sample a query, each sent as the last is answered, p90. multi-stream: eight "
@@ -42,25 +44,39 @@ ARRIVAL_FORMULA = (
 )
 
 
-def print_scenarios(results: Results, console: Console) -> None:
-    """Print the tables, and the sentences below them."""
-    plain = not console.is_terminal
+@dataclass(frozen=True)
+class ScenarioTable:
+    """A table as text: ``numeric`` are the columns that are set to the right."""
+
+    heading: str
+    titles: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...]
+
+
+def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
+    """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
     if results.scenarios:
-        lines = [_scenario_line(row) for row in results.scenarios]
-        numeric = (*range(4, len(_TITLES) - 1),)
-        console.print(_table(_TITLES, lines, numeric, plain=plain))
+        lines = tuple(map(_scenario_line, results.scenarios))
+        yield ScenarioTable("Scenarios", _TITLES, lines, (*range(4, len(_TITLES) - 1),))
     for row in results.scenarios:
         if row.trials:
-            _line(console, f"\n{_title(row)}: rates in the order they were tried", "bold")
-            lines = [_trial_line(trial) for trial in row.trials]
+            heading = f"{title_of(row)}: rates in the order they were tried"
+            lines = tuple(map(_trial_line, row.trials))
             numeric = (0, *range(2, len(_TRIAL_TITLES)))
-            console.print(_table(_TRIAL_TITLES, lines, numeric, plain=plain))
-    for stage_row in results.end_to_end:
-        if stage_row.calls:
-            name = _join(stage_row.label, stage_row.precision, f"batch {stage_row.batch}")
-            _line(console, f"\n{name}, from JPEG to label", "bold")
-            titles = ("stage", "p50 ms (95 %)", "share % (95 %)")
-            console.print(_table(titles, [*_stage_lines(stage_row)], (1, 2), plain=plain))
+            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric)
+    for stages in results.end_to_end:
+        if stages.calls:
+            heading = f"{title_of(stages)} to label"
+            yield ScenarioTable(heading, _STAGE_TITLES, tuple(_stage_lines(stages)), (1, 2))
+
+
+def print_scenarios(results: Results, console: Console) -> None:
+    """Print the tables, and the sentences below them."""
+    for number, table in enumerate(scenario_tables(results)):
+        if number:
+            _line(console, f"\n{table.heading}", "bold")
+        console.print(_table(table, plain=not console.is_terminal))
     for text in scenario_problems(results):
         _line(console, text, "yellow")
     for text in scenario_cautions(results):
@@ -119,8 +135,8 @@ def with_interval(figure: Figure, factor: float = 1.0) -> str:
 
 def scenario_problems(results: Results) -> list[str]:
     """Why a row has no figures, a sentence each."""
-    rows = (*results.scenarios, *results.end_to_end)
-    found = [f"{_title(row)}: {row.reason}" for row in rows if row.reason]
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    found = [f"{title_of(row)}: {row.reason}" for row in rows if row.reason]
     if results.interrupted:
         found.insert(0, "interrupted: what was measured until then is shown")
     return found
@@ -130,26 +146,26 @@ def scenario_cautions(results: Results) -> list[str]:
     """What a reader must know before trusting these figures."""
     found = cautions(results)
     for row in results.scenarios:
+        late = [trial for trial in row.trials if not trial.trusted]
         confirmed = row.confirmed
-        if confirmed is None:
-            continue
-        if not confirmed.trusted:
+        if late and (confirmed is None or not confirmed.trusted):
+            worst = max(trial.late_ms for trial in late)
             found.append(
-                f"{_title(row)} is not to be trusted: the generator of arrivals was itself "
-                f"{confirmed.late_ms:.3g} ms late at p99, more than {100 * TRUSTED_LATENESS:g} % of "
-                f"the bound; run it on a machine with an idle core"
+                f"{title_of(row)} is not to be trusted: the generator of arrivals was itself up to "
+                f"{worst:.3g} ms late at p99, and {100 * TRUSTED_LATENESS:g} % of the bound is "
+                f"allowed; run it on a machine with an idle core"
             )
-        p99 = confirmed.latency_ms(PERCENT["server"])
-        if p99 is not None and p99.interval is not None and p99.interval.high > confirmed.slo_ms:
+        p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
+        if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
             found.append(
-                f"{_title(row)}: p99 held its bound, but its interval reaches beyond; a longer run "
+                f"{title_of(row)}: p99 held its bound, but its interval reaches beyond; a longer run "
                 f"(--seconds) would tell"
             )
-    if unsteady := [_title(row) for row in results.scenarios if not row.steady]:
+    if unsteady := [title_of(row) for row in results.scenarios if not row.steady]:
         found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
     for row in results.scenarios:
         if row.loadgen is not None and row.loadgen.reasons:
-            found.append(f"{_title(row)}: {'; '.join(row.loadgen.reasons)}")
+            found.append(f"{title_of(row)}: {'; '.join(row.loadgen.reasons)}")
     return found
 
 
@@ -177,7 +193,7 @@ def scenario_meanings(results: Results) -> list[str]:
             f"alone the same call on ready inputs, alternating with it; shares are of time in all."
         )
     found += [statistics.PERCENTILE_FORMULA, statistics.LATENCY_INTERVAL_FORMULA]
-    rows = (*results.scenarios, *results.end_to_end)
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
     if choices := dict.fromkeys(row.choice for row in rows if row.choice):
         found.append(f"Run by {'; '.join(choices)}.")
     return found
@@ -197,7 +213,9 @@ def _scenario_line(row: ScenarioRow) -> tuple[str, ...]:
 
 
 def _trial_line(trial: RateTrial) -> tuple[str, ...]:
-    verdict = f"{trial.verdict}, longer" if trial.confirms else trial.verdict
+    verdict: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
+    if trial.stopped and trial.verdict == "missed":
+        verdict = f"missed after {trial.seconds:.2g} s"
     mean = trial.mean_batch
     return (
         *(f"{trial.offered:,.4g}", verdict, f"{trial.achieved:,.4g}", _text(trial.goodput)),
@@ -227,10 +245,11 @@ def _text(figure: Figure | None) -> str:
     return statistics.figure(figure.value, interval)
 
 
-def _title(row: ScenarioRow | StageRow) -> str:
+def title_of(row: ScenarioRow | StageRow) -> str:
+    """A row's name in a sentence."""
     if isinstance(row, StageRow):
         batch = "" if row.batch is None else f"batch {row.batch}"
-        return _join(row.label, row.precision, "from JPEG", batch)
+        return _join(row.label, row.precision, batch, "from JPEG")
     driven = "" if row.source == "repr-bench" else f"({row.source})"
     return _join(row.label, row.precision, row.scenario, driven)
 
@@ -239,13 +258,11 @@ def _join(*parts: str | None) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _table(
-    titles: Sequence[str], lines: Sequence[Sequence[str]], numeric: Sequence[int], *, plain: bool
-) -> Table:
+def _table(given: ScenarioTable, *, plain: bool) -> Table:
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for index, title in enumerate(titles):
-        table.add_column(Text(title), justify="right" if index in numeric else "left")
-    for line in lines:
+    for index, title in enumerate(given.titles):
+        table.add_column(Text(title), justify="right" if index in given.numeric else "left")
+    for line in given.lines:
         table.add_row(*map(Text, line))
     return table
 
