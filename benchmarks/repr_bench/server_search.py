@@ -19,6 +19,12 @@ STEP = 2.0
 """From one rate to the next, while no rate is known that holds, or none that does not."""
 
 MOST_TRIALS = 24
+APART = 0.1
+"""Queries in a bound's time, from which on a still lower rate cannot help any more."""
+
+LONG_ENOUGH = 20
+"""A trial lasts for this many bounds at least: a queue must have the time to grow past one."""
+
 LONGEST = 5
 """A slow network's trial may take this many times its seconds, to have enough queries."""
 
@@ -48,6 +54,7 @@ class SearchPlan:
             if confirm
             else (self.seconds, self.queries)
         )
+        seconds = max(seconds, LONG_ENOUGH * self.slo_ms / 1e3)
         return seconds, min(queries, math.ceil(rate * seconds * LONGEST))
 
 
@@ -70,10 +77,12 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
             break
         if missed == math.inf:
             rate = held * STEP
-        elif not held:
+        elif held:
+            rate = math.sqrt(held * missed)
+        elif missed * plan.slo_ms / 1e3 > APART:
             rate = missed / STEP
         else:
-            rate = math.sqrt(held * missed)
+            return
     rate = held
     for number in range(plan.confirmations if held else 0):
         trials.append(attempt(rate, True))

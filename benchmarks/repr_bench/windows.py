@@ -21,7 +21,7 @@ def by_time(
     without a sample leaves, and its time goes to the others.
     """
     moments = np.asarray(moments_ns, np.int64)
-    edges = np.searchsorted(moments, length_ns / WINDOWS * np.arange(1, WINDOWS), side="right")
+    edges = np.searchsorted(moments, length_ns / WINDOWS * np.arange(1, WINDOWS), side="left")
     cuts = [0, *map(int, edges), len(latency_ns)]
     windows = tuple(tuple(latency_ns[begin:end]) for begin, end in itertools.pairwise(cuts))
     kept = tuple(window for window in windows if window)

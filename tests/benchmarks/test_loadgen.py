@@ -201,6 +201,7 @@ def test_the_server_hands_samples_to_the_batcher_and_drains_it() -> None:
             self.closed: list[bool] = []
 
         def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
+            assert deadline is None
             self.given.append(sample)
             future: Future[Any] = Future()
             threading.Timer(0.001, partial(future.set_result, {})).start()
@@ -279,7 +280,7 @@ def test_loadgen_and_we_agree(
     monkeypatch.setattr(Session, "run", slow)
     path = tmp_path / "r.json"
     command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
-    more = ["--slo", "200ms", "--max-batch", "8", "--instances", "1", "--json", str(path)]
+    more = ["--slo", "150ms", "--max-batch", "8", "--instances", "1", "--json", str(path)]
     assert cli.main([*command, *more, "--threads", "1", "--quiet"]) == 0
     rows = {(row.scenario, row.source): row for row in read_results(path).scenarios}
     assert len(rows) == 8
@@ -298,7 +299,7 @@ def test_loadgen_and_we_agree(
     assert theirs.images_per_second is not None
     assert theirs.images_per_second.value == pytest.approx(ours.images_per_second.value, rel=0.25)
     ours, theirs = rows["server", "repr-bench"], rows["server", "LoadGen"]
-    assert ours.rate is not None
+    assert ours.rate is not None, "a machine so busy that 150 ms are missed at every rate"
     assert theirs.images_per_second is not None
     assert theirs.images_per_second.value == pytest.approx(ours.rate, rel=0.25)
     assert theirs.loadgen is not None

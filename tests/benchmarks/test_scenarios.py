@@ -17,7 +17,7 @@ from repr_bench import cli, feeds, scenario_options, scenarios
 from repr_bench.report.html import render_page
 from repr_bench.report.scenario_table import print_scenarios, with_interval
 from repr_bench.results import Results, read_results
-from repr_bench.scenario_results import SCENARIOS, UNANSWERED
+from repr_bench.scenario_results import SCENARIOS, UNANSWERED, RateTrial
 from repr_bench.statistics import Figure, Interval
 from repr_models.data import ImageSet
 
@@ -36,8 +36,7 @@ def test_all_scenarios_of_an_artifact(
     make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(make_artifact())
-    # a bound so generous that a busy machine cannot miss it at every rate
-    command = [folder, *QUICK, "--scenario", "all", "--end-to-end", "--slo", "2s"]
+    command = [folder, *QUICK, "--scenario", "all", "--end-to-end"]
     assert cli.main([*command, "--json", "r.json", "--html", "r.html"]) == 0
     out, err = capsys.readouterr()
     found = read_results(Path("r.json"))
@@ -49,15 +48,17 @@ def test_all_scenarios_of_an_artifact(
     assert rows["single-stream"].queries >= 12
     assert rows["single-stream"].inputs == "evaluation images"
     server = rows["server"]
-    assert server.rate is not None
-    assert server.confirmed is not None
-    assert server.slo_ms == 2000
-    assert sum(size * runs for size, runs in server.confirmed.batches) == server.confirmed.answered
+    assert server.slo_ms == 15
+    # which rates hold is the machine's; that all who were answered were in a batch is ours
+    assert server.trials
+    for trial in server.trials:
+        assert trial.verdict in ("held", "missed")
+        assert sum(size * runs for size, runs in trial.batches) >= trial.answered > 0
+        assert len(trial.lateness_ns) == trial.queries
     assert rows["offline"].batch in (1, 8, 32)
     assert [trial.batch for trial in rows["offline"].batches] == [1, 8, 32]
     assert [row.batch for row in found.end_to_end] == [1, 8]
     assert "driven by" in out
-    assert "queries/s hold p99 ≤ 2000 ms" in out
     assert "MLPerf asks for 600 s" in out
     assert "decode" in out
     assert "\x1b" not in out + err
@@ -70,7 +71,7 @@ def test_all_scenarios_of_an_artifact(
 
 def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
     folder = str(make_artifact(batch=4))
-    command = [folder, *QUICK, "--scenario", "single-stream,offline,server", "--slo", "2s"]
+    command = [folder, *QUICK, "--scenario", "single-stream,offline,server"]
     assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
     rows = {row.scenario: row for row in read_results(Path("r.json")).scenarios}
     assert rows["single-stream"].status == "absent"
@@ -78,7 +79,31 @@ def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
     assert rows["offline"].batch == 4
     assert len(rows["offline"].batches) == 1
     assert rows["server"].status == "measured"
-    assert rows["server"].rate is not None
+    assert rows["server"].trials
+    assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
+
+
+def test_the_rate_that_holds_is_the_rows(
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+        held = rate <= 1000
+        return replace(
+            made.HELD, offered=rate, confirms=confirm, verdict="held" if held else "missed"
+        )
+
+    monkeypatch.setattr(scenarios, "try_rate", limited)
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
+    assert cli.main([*command, "--json", "r.json"]) == 0
+    row = read_results(Path("r.json")).scenarios[0]
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert 950 < row.rate <= 1000 < row.next_rate
+    out, err = capsys.readouterr()
+    assert f"{row.rate:,.4g} queries/s hold p99 ≤ 500 ms, {row.next_rate:,.4g} do not" in out
+    assert f"{row.rate:,.4g} queries/s confirmed" in err
 
 
 def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(
@@ -126,7 +151,9 @@ def test_ctrl_c_keeps_what_was_measured(
     name = {"single-stream": "measure", "server": "try_rate", "offline": "measure_offline"}[moment]
     monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
     command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
-    assert cli.main([*command, "--slo", "2s"]) == 130
+    if moment == "offline":  # the server is not what is looked at
+        monkeypatch.setattr(scenarios, "search", lambda *_arguments: None)
+    assert cli.main(command) == 130
     found = read_results(Path("r.json"))
     assert found.interrupted
     last = found.scenarios[-1]
@@ -189,7 +216,7 @@ def test_the_table_by_hand(results: Results) -> None:
     rows = (made.SERVER, made.STREAM, made.OFFLINE, made.LOADGEN)
     out = _printed(replace(results, rows=(), scenarios=rows, end_to_end=(made.STAGES,)))
     assert "100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
-    assert "p90 7 (6–7) ms; valid to LoadGen" in out
+    assert "p90 7.0 (6.0–7.0) ms; valid to LoadGen" in out
     assert "images/s, batch 32 × 2 instances" in out
     assert "missed after 0.1 s" in out
     assert "confirmed" in out
@@ -232,17 +259,17 @@ def test_the_page_escapes_and_keeps_the_old_figures(results: Results) -> None:
 
 @pytest.mark.slow
 def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "500ms"]
+    command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "100ms"]
     assert cli.main([*command, "--seconds", "0.5", "--json", "r.json"]) == 0
     found = read_results(Path("r.json"))
     rows = {row.scenario: row for row in found.scenarios}
     server = rows["server"]
-    assert server.rate is not None
-    assert server.confirmed is not None
-    # a server of the same network cannot answer more than all instances together can do
+    assert {row.status for row in found.scenarios} == {"measured"}
+    assert server.rate is None or server.rate < 1e6
+    assert max(trial.answered for trial in server.trials) >= 100
     offline = rows["offline"].images_per_second
     assert offline is not None
-    assert server.confirmed.achieved < 2 * offline.value
+    assert offline.value > 100
     stages = found.end_to_end[0]
     assert stages.medians_ms["total"].value > stages.medians_ms["infer"].value
     assert "lenet5" in capsys.readouterr().out

@@ -26,7 +26,7 @@ def _search(limit: float, first: float, *, confirmed_limit: float | None = None)
         highest = limit if not confirm or confirmed_limit is None else confirmed_limit
         return _trial(rate, "held" if rate <= highest else "missed", confirm)
 
-    search(attempt, first, SearchPlan(15.0), trials)
+    search(attempt, first, SearchPlan(15_000.0), trials)
     return ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
 
 
@@ -54,7 +54,9 @@ def test_where_no_rate_holds_nothing_is_confirmed() -> None:
     row = _search(0.0, 100.0)
     assert row.rate is None
     assert row.next_rate is None
-    assert len(row.trials) == MOST_TRIALS
+    # down to one query in ten bounds of 15 s
+    assert len(row.trials) == 15
+    assert row.trials[-1].offered * 15 <= 0.1 < row.trials[-2].offered * 15
     assert _search(100.0, 100.0, confirmed_limit=0.0).rate is None
 
 
@@ -164,3 +166,15 @@ def test_slow_networks_get_longer_trials_within_reason() -> None:
     assert plan.lasting(1000.0, confirm=False) == (1.0, 300)
     assert plan.lasting(10.0, confirm=False) == (1.0, 50)
     assert plan.lasting(1000.0, confirm=True) == (6.0, 1000)
+
+
+def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
+    assert SearchPlan(500.0, seconds=1.0).lasting(1000.0, confirm=False)[0] == 10.0
+    time = VirtualTime()
+    found = try_rate(
+        *(150.0, lambda: QueueService(time, 10 * MS), ["x"], SearchPlan(1000.0, seconds=0.1)),
+        confirm=False,
+        clock=time.clock,
+        sleep=time.sleep,
+    )
+    assert found.verdict == "missed"

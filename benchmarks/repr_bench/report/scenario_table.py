@@ -222,7 +222,7 @@ def _trial_line(trial: RateTrial) -> tuple[str, ...]:
         *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",
-        f"{trial.late_ms:.2g}",
+        f"{trial.late_ms:.{1 if trial.late_ms < 10 else 0}f}",
     )
 
 
