@@ -51,7 +51,9 @@ class StageTiming:
         return stages, tuple(map(tuple, self.bare_ns))
 
 
-def encode_jpegs(images: NDArray[np.uint8], info: PreprocessingInfo) -> tuple[list[bytes], str]:
+def encode_jpegs(
+    images: NDArray[np.uint8], info: PreprocessingInfo, name: str = "evaluation images"
+) -> tuple[list[bytes], str]:
     """``images`` (N, H, W, 3) as JPEG files in memory, and the words that say what these are.
 
     Upscaled to the size of a photograph where the network's crop asks for more pixels than
@@ -60,7 +62,7 @@ def encode_jpegs(images: NDArray[np.uint8], info: PreprocessingInfo) -> tuple[li
     from PIL import Image
 
     height, width = images.shape[1:3]
-    what = f"evaluation images as JPEG of quality {QUALITY}, {height}×{width}"
+    what = f"{name} as JPEG of quality {QUALITY}, {height}×{width}"
     large = max(info.crop) > SMALL_CROP
     if large:
         what += " upscaled to {}×{}".format(*PHOTOGRAPH)
@@ -189,8 +191,7 @@ def run_stages(
     stages = stages_of(session)
     info = session.manifest.preprocessing
     assert info is not None, "or there were no stages"
-    pictures = _pictures(images)
-    files, what = encode_jpegs(pictures, info)
+    files, what = encode_jpegs(*_pictures(images, info))
     feeds = [
         [files[(begin + index) % len(files)] for index in range(batch)]
         for begin in range(0, len(files), batch)
@@ -210,10 +211,12 @@ def run_stages(
     )
 
 
-def _pictures(images: ImageSet | None) -> NDArray[np.uint8]:
-    """The first of ``images``, or of the bundled ones where the network's own are not here."""
-    if images is None:
-        from repr_models.data import bundled_subset
+def _pictures(
+    images: ImageSet | None, info: PreprocessingInfo
+) -> tuple[NDArray[np.uint8], PreprocessingInfo, str]:
+    """A few images to encode: bundled ones where there are none of the network's own data."""
+    if images is not None:
+        return images.images[:PICTURES], info, "evaluation images"
+    from repr_models.data import bundled_subset
 
-        images = bundled_subset()
-    return images.images[:PICTURES]
+    return bundled_subset().images[:PICTURES], info, "bundled CIFAR-10 images"

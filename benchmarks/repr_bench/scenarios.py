@@ -77,6 +77,8 @@ def run_scenarios(request: Request, options: ScenarioOptions, progress: Progress
     Ctrl-C ends the run and keeps what was measured. Raises :class:`MissingExtraError` if
     LoadGen is asked for and not installed.
     """
+    if options.end_to_end:
+        import PIL.Image  # noqa: F401  that it is missing is said now, not halfway
     run = _Run(request, options, progress, loadgen.library() if options.loadgen else None)
     started, environment = _now(), capture_environment()
     interrupted = False

@@ -135,4 +135,8 @@ def test_a_row_for_an_artifact(make_artifact: ArtifactMaker) -> None:
     assert (found.status, found.reason) == ("measured", "")
     assert found.calls >= 4
     assert set(found.medians_ms) == {*found.stages, "total", "bare"}
-    assert replace(own, stages_ns=(), bare_ns=()) == replace(found, stages_ns=(), bare_ns=())
+    assert found.images.startswith("evaluation images as JPEG")
+    assert own.images.startswith("bundled CIFAR-10 images as JPEG")
+    assert replace(own, stages_ns=(), bare_ns=(), images=found.images) == replace(
+        found, stages_ns=(), bare_ns=()
+    )
