@@ -6,6 +6,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ import loadgen_logs as logs
 import pytest
 from fake_queue import Seen
 
-from repr_bench import cli, loadgen
+from repr_bench import cli, loadgen, scenarios
 from repr_bench.errors import ResultsError
 from repr_bench.loadgen import Answers, LoadGenPlan, Query, run_loadgen
 from repr_bench.loadgen_log import read_loadgen_summary, read_trace
 from repr_bench.results import read_results
+from repr_bench.scenario_results import RateTrial, latency_ms
 from repr_runtime.errors import MissingExtraError
 
 ArtifactMaker = Callable[..., Path]
@@ -266,7 +268,11 @@ def test_where_it_is_not_installed_the_way_out_is_one_line(monkeypatch: pytest.M
 def test_loadgen_and_we_agree(
     make_artifact: ArtifactMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a call takes as long as a sleep, both must find the same, each within its interval."""
+    """A call that takes as long as a sleep takes that long whoever drives it.
+
+    The fastest calls are compared, since a busy machine makes any number of them slow; and what we read
+    of LoadGen's trace must be what LoadGen itself made of it.
+    """
     import time
 
     from repr_runtime import Session
@@ -277,30 +283,41 @@ def test_loadgen_and_we_agree(
         time.sleep(0.02)
         return real(self, *arrays, **named)
 
+    def at_ten_a_second(attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]) -> None:
+        trials.append(replace(attempt(10.0, True), verdict="held"))
+
     monkeypatch.setattr(Session, "run", slow)
+    monkeypatch.setattr(scenarios, "search", at_ten_a_second)
     path = tmp_path / "r.json"
     command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
-    more = ["--slo", "150ms", "--max-batch", "8", "--instances", "1", "--json", str(path)]
+    more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]
     assert cli.main([*command, *more, "--threads", "1", "--quiet"]) == 0
     rows = {(row.scenario, row.source): row for row in read_results(path).scenarios}
     assert len(rows) == 8
-    for scenario in ("single-stream", "multi-stream"):
+    for scenario in ("single-stream", "multi-stream", "server"):
         ours, theirs = rows[scenario, "repr-bench"], rows[scenario, "LoadGen"]
-        mine, its = ours.latency_ms[50], theirs.latency_ms[50]
-        assert mine.interval is not None
-        assert its.interval is not None
-        assert mine.interval.low <= its.interval.high * 1.05
-        assert its.interval.low <= mine.interval.high * 1.05
+        fastest = latency_ms(theirs.windows_ns, 1)
+        assert fastest is not None
+        assert 20 <= fastest.value < 40
+        if scenario != "server":
+            mine = latency_ms(ours.windows_ns, 1)
+            assert mine is not None
+            assert fastest.value == pytest.approx(mine.value, rel=0.25)
         assert theirs.loadgen is not None
-        # LoadGen's own median is that of its trace
-        assert theirs.loadgen.percentiles_ns["50"] / 1e6 == pytest.approx(its.value, rel=0.02)
-    ours, theirs = rows["offline", "repr-bench"], rows["offline", "LoadGen"]
-    assert ours.images_per_second is not None
-    assert theirs.images_per_second is not None
-    assert theirs.images_per_second.value == pytest.approx(ours.images_per_second.value, rel=0.25)
-    ours, theirs = rows["server", "repr-bench"], rows["server", "LoadGen"]
-    assert ours.rate is not None, "a machine so busy that 150 ms are missed at every rate"
-    assert theirs.images_per_second is not None
-    assert theirs.images_per_second.value == pytest.approx(ours.rate, rel=0.25)
+        assert theirs.loadgen.version.startswith("6.")
+        samples = sorted(ns for window in theirs.windows_ns for ns in window)
+        assert theirs.loadgen.percentiles_ns["50"] == samples[len(samples) // 2]
+        assert theirs.loadgen.percentiles_ns["90"] == samples[int(len(samples) * 0.9)]
+        assert sum(theirs.window_seconds) >= 1.5
+    server = rows["server", "LoadGen"].images_per_second
+    assert server is not None
+    assert 4 < server.value < 25  # about twenty Poisson arrivals in two seconds
+    for source in ("repr-bench", "LoadGen"):
+        found = rows["offline", source].images_per_second
+        assert found is not None
+        assert 8 / 0.2 < found.value <= 8 / 0.02
+    theirs = rows["offline", "LoadGen"]
     assert theirs.loadgen is not None
-    assert theirs.loadgen.version.startswith("6.")
+    assert theirs.loadgen.result == pytest.approx(
+        theirs.queries / sum(theirs.window_seconds), rel=0.02
+    )
