@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench import analysis, compare_cli
+from repr_bench import analysis, compare_cli, scenario_options
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
     compare_cli.add_arguments(p)
     analysis.add_arguments(p)
+    scenario_options.add_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.compare import compare
     from repr_bench.progress import RunProgress
+    from repr_bench.report.scenario_table import print_scenarios
     from repr_bench.report.table import print_report
     from repr_bench.results import read_results, write_results, write_text
 
@@ -147,7 +149,8 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         if args.html:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
-    print_report(results, _output())
+    scenarios = results.scenarios or results.end_to_end
+    (print_scenarios if scenarios else print_report)(results, _output())
     if results.left_out and not args.take_from:
         progress.tell(results.left_out)
     return exit_status(results)
@@ -156,6 +159,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
     from repr_bench.measure import Plan
     from repr_bench.run import Request, run
+    from repr_bench.scenarios import run_scenarios
 
     targets, left_out = tuple(args.targets), ""
     if not targets:
@@ -180,14 +184,20 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunP
         command=("repr-bench", *arguments),
         wanted=wanted,
     )
-    return replace(run(request, progress), left_out=left_out)
+    options = scenario_options.chosen(args)
+    found = run_scenarios(request, options, progress) if options else run(request, progress)
+    return replace(found, left_out=left_out)
 
 
 def exit_status(results: Results) -> int:
     """130 if interrupted, 1 if a row failed or none was measured, 3 if one is slower, else 0."""
     if results.interrupted:
         return 130
-    statuses = {row.status for row in results.rows}
+    statuses = {
+        *(row.status for row in results.rows),
+        *(row.status for row in results.scenarios),
+        *(row.status for row in results.end_to_end),
+    }
     if "failed" in statuses or "measured" not in statuses:
         return 1
     verdicts = results.comparison.rows if results.comparison else ()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from repr_bench import profile_layers, roofline, statistics, verdicts
 from repr_bench.agreement import Agreement, Flips
@@ -22,7 +22,8 @@ from repr_bench.errors import ResultsError
 from repr_bench.machine_state import RoundState
 from repr_bench.profile_layers import Profile
 from repr_bench.roofline import Roofline, Timed
-from repr_bench.statistics import Interval
+from repr_bench.scenario_results import ScenarioRow, StageRow, with_derived
+from repr_bench.statistics import Figure, Interval
 from repr_bench.verdicts import Comparison
 from repr_bench.yardstick import YardstickTimes
 
@@ -34,16 +35,6 @@ UNIT_NS = 1e6
 
 Status = Literal["measured", "interrupted", "absent", "failed"]
 """``absent``: the artifact has no such graph. ``interrupted``: fewer samples than asked for."""
-
-
-class Figure(NamedTuple):
-    """A derived value and its 95 % interval, None where it cannot be known."""
-
-    value: float
-    interval: Interval | None
-
-    def __str__(self) -> str:
-        return statistics.figure(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -207,6 +198,8 @@ class Results:
     comparison: Comparison | None = None
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
+    scenarios: tuple[ScenarioRow, ...] = ()
+    end_to_end: tuple[StageRow, ...] = ()
 
     def timed(self) -> list[Timed]:
         """Median latencies of the rows that have any, as the roofline takes them."""
@@ -232,6 +225,8 @@ def to_json(results: Results) -> str:
         body["roofline"]["derived"] = roofline.derived(results.roofline, results.timed())
     for profile, encoded in zip(results.profiles, body["profiles"], strict=True):
         encoded["derived"] = profile_layers.derived(profile)
+    with_derived(results.scenarios, body["scenarios"])
+    with_derived(results.end_to_end, body["end_to_end"])
     body["formulae"] = {
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,

@@ -32,6 +32,16 @@ class Interval(NamedTuple):
     high: float
 
 
+class Figure(NamedTuple):
+    """A derived value and its 95 % interval, None where it cannot be known."""
+
+    value: float
+    interval: Interval | None
+
+    def __str__(self) -> str:
+        return figure(self.value, self.interval)
+
+
 def percentile(samples: ArrayLike, percent: int) -> float:
     """The nearest-rank percentile: the ``ceil(percent * n / 100)``-th smallest of ``samples``.
 

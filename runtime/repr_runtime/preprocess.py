@@ -68,14 +68,29 @@ def preprocess(images: Images, info: PreprocessingInfo) -> NDArray[np.float32]:
     Resizes the shorter side, cuts out the centre and normalises
     (:class:`PreprocessingInfo`). Raises :class:`ImageError`.
     """
-    height, width = info.crop
+    cropped = np.stack([resize_and_crop(image, info) for image in as_image_list(images)])
+    return channels_first(normalise(cropped, info))
+
+
+def normalise(images: NDArray[np.uint8], info: PreprocessingInfo) -> NDArray[np.float32]:
+    """``(image / 255 - mean) / std`` of each channel, float32; channels are the last dimension."""
     mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
     scale, shift = 1 / (255 * std), -mean / std
-    cropped = np.stack(
-        [_resize_and_crop(image, info.resize, height, width) for image in as_image_list(images)]
-    )
-    normalised = cropped.astype(np.float32) * scale + shift
-    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+    normalised: NDArray[np.float32] = images.astype(np.float32) * scale + shift
+    return normalised
+
+
+def channels_first(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, H, W, 3) as (N, 3, H, W), C-contiguous."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def resize_and_crop(image: NDArray[np.uint8], info: PreprocessingInfo) -> NDArray[np.uint8]:
+    """The shorter side of ``image`` (H, W, 3) resized, and the centre cut out.
+
+    Raises :class:`ImageError` if the image is smaller than the crop.
+    """
+    return _resize_and_crop(image, info.resize, *info.crop)
 
 
 def _resize_and_crop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from repr_runtime.manifest import (
     TensorSpec,
     WeightsInfo,
 )
+
+sys.path.append(str(Path(__file__).parent))  # for fake_queue
 
 MILLISECOND = 1_000_000
 

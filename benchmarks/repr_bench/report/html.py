@@ -16,6 +16,12 @@ from repr_bench.report.notes import cautions, meanings, problems
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.report.profile_table import profile_body
 from repr_bench.report.roofline_plot import roofline_body
+from repr_bench.report.scenario_table import (
+    scenario_cautions,
+    scenario_meanings,
+    scenario_problems,
+    scenario_tables,
+)
 from repr_bench.results import Results, Row
 
 
@@ -23,7 +29,8 @@ def render_page(results: Results) -> str:
     """The whole page as HTML text. All that comes from artifacts is escaped."""
     style = resources.files("repr_bench.report").joinpath("page.css").read_text("utf-8")
     timed = [row for row in results.rows if row.samples]
-    networks = len(dict.fromkeys(row.label for row in results.rows))
+    labels = {row.label for row in results.rows} | {row.label for row in results.scenarios}
+    networks = len(labels | {row.label for row in results.end_to_end})
     title = f"repr-bench: {networks} network{'s' if networks != 1 else ''}"
     parts = [
         "<!doctype html>",
@@ -34,21 +41,11 @@ def render_page(results: Results) -> str:
         f"<title>{escape(title)}</title>",
         f"<style>\n{style}</style></head>",
         "<body>",
-        '<a class="skip" href="#figures">To the figures</a>',
+        f'<a class="skip" href="#{"figures" if results.rows else "scenarios"}">To the figures</a>',
         f"<header><h1>{escape(title)}</h1>",
         f"<p>{_when(results)} on {escape(results.environment.cpu)}</p></header>",
         "<main>",
-        *_section("figures", "Figures", _figures(results)),
-        *(
-            _section("comparison", "Comparison", comparison_section(results.comparison))
-            if results.comparison
-            else ()
-        ),
-        *_section("pareto", "Latency and accuracy", _pareto(timed)),
-        *_section("agreement", "Agreement", _agreement(results)),
-        *_analyses(results),
-        *_section("distributions", "Samples", _distributions(timed)),
-        *_section("formulae", "Formulae", _list(_formulae(results))),
+        *_main(results, timed),
         *_section("environment", "Environment", _environment(results)),
         "</main>",
         "</body></html>",
@@ -59,6 +56,21 @@ def render_page(results: Results) -> str:
 def _when(results: Results) -> str:
     when = f"{results.started} to {results.finished}"
     return escape(when + (", interrupted" if results.interrupted else ""))
+
+
+def _main(results: Results, timed: list[Row]) -> Iterator[str]:
+    scenarios = bool(results.scenarios or results.end_to_end)
+    if results.rows or not scenarios:
+        yield from _section("figures", "Figures", _figures(results))
+        if results.comparison:
+            yield from _section("comparison", "Comparison", comparison_section(results.comparison))
+        yield from _section("pareto", "Latency and accuracy", _pareto(timed))
+        yield from _section("agreement", "Agreement", _agreement(results))
+        yield from _analyses(results)
+        yield from _section("distributions", "Samples", _distributions(timed))
+        yield from _section("formulae", "Formulae", _list(_formulae(results)))
+    if scenarios:
+        yield from _section("scenarios", "Scenarios", _scenario_tables(results))
 
 
 def _section(name: str, title: str, body: Iterable[str]) -> Iterator[str]:
@@ -165,6 +177,27 @@ def _distributions(rows: list[Row]) -> Iterator[str]:
             f"fed with {escape(row.inputs)}</figcaption></figure>"
         )
     yield "</div>"
+
+
+def _scenario_tables(results: Results) -> Iterator[str]:
+    yield from _list(scenario_problems(results), "warning")
+    yield from _list((f"Careful: {text}" for text in scenario_cautions(results)), "warning")
+    for table in scenario_tables(results):
+        yield f"<h3>{escape(table.heading)}</h3>"
+        label = escape(table.heading, quote=True)
+        yield f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        yield "<table><thead><tr>"
+        for index, title in enumerate(table.titles):
+            yield f'<th scope="col"{_class(index in table.numeric)}>{escape(title)}</th>'
+        yield "</tr></thead><tbody>"
+        for line in table.lines:
+            cells = (
+                f"<td{_class(index in table.numeric)}>{escape(text)}</td>"
+                for index, text in enumerate(line)
+            )
+            yield f"<tr>{''.join(cells)}</tr>"
+        yield "</tbody></table></div>"
+    yield from _list(scenario_meanings(results))
 
 
 def _formulae(results: Results) -> list[str]:

@@ -1,0 +1,272 @@
+"""The tables of a run of scenarios: what each found, the rates a server held, where time goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from repr_bench import statistics
+from repr_bench.report.columns import NOTHING
+from repr_bench.report.notes import cautions
+from repr_bench.results import Results
+from repr_bench.scenario_results import (
+    MLPERF_SECONDS,
+    PERCENT,
+    TRUSTED_LATENESS,
+    RateTrial,
+    ScenarioRow,
+    StageRow,
+)
+from repr_bench.statistics import Figure
+
+_NAMES = ("network", "precision", "scenario", "driven by")
+_TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms", "result (95 %)")
+_TRIAL_TITLES = (
+    *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
+    *("refused %", "mean batch", "late p99 ms"),
+)
+_STAGE_TITLES = ("stage", "p50 ms (95 %)", "share % (95 %)")
+
+SCENARIO_FORMULA = (
+    "single-stream: one sample a query, each sent as the last is answered, p90. multi-stream: eight "
+    "samples a query, p99. server: Poisson arrivals of single samples into the runtime's batcher, the "
+    "highest rate whose p99 holds the bound. offline: all instances busy, images/s, the best batch size."
+)
+ARRIVAL_FORMULA = (
+    "Latency in the server scenario counts from the scheduled arrival; a query without an answer "
+    "counts as infinitely slow."
+)
+
+
+@dataclass(frozen=True)
+class ScenarioTable:
+    """A table as text: ``numeric`` are the columns that are set to the right."""
+
+    heading: str
+    titles: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...]
+
+
+def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
+    """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
+    if results.scenarios:
+        lines = tuple(map(_scenario_line, results.scenarios))
+        yield ScenarioTable("Scenarios", _TITLES, lines, (*range(4, len(_TITLES) - 1),))
+    for row in results.scenarios:
+        if row.trials:
+            heading = f"{title_of(row)}: rates in the order they were tried"
+            lines = tuple(map(_trial_line, row.trials))
+            numeric = (0, *range(2, len(_TRIAL_TITLES)))
+            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric)
+    for stages in results.end_to_end:
+        if stages.calls:
+            heading = f"{title_of(stages)} to label"
+            yield ScenarioTable(heading, _STAGE_TITLES, tuple(_stage_lines(stages)), (1, 2))
+
+
+def print_scenarios(results: Results, console: Console) -> None:
+    """Print the tables, and the sentences below them."""
+    for number, table in enumerate(scenario_tables(results)):
+        if number:
+            _line(console, f"\n{table.heading}", "bold")
+        console.print(_table(table, plain=not console.is_terminal))
+    for text in scenario_problems(results):
+        _line(console, text, "yellow")
+    for text in scenario_cautions(results):
+        _line(console, f"Careful: {text}", "yellow")
+    for text in scenario_meanings(results):
+        _line(console, text, "dim")
+
+
+def result_text(row: ScenarioRow) -> str:
+    """What the scenario is about, in one figure and its interval."""
+    if row.loadgen is not None:
+        valid = "valid" if row.loadgen.valid else "invalid"
+        return f"{_loadgen_result(row)}; {valid} to LoadGen"
+    if row.scenario == "server":
+        if row.rate is None:
+            return NOTHING
+        beyond = f", {row.next_rate:,.4g} do not" if row.next_rate else ""
+        return f"{row.rate:,.4g} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
+    if row.scenario == "offline":
+        figure = row.images_per_second
+        if figure is None:
+            return NOTHING
+        many = f" × {row.instances} instances" if row.instances > 1 else ""
+        return f"{with_interval(figure)} images/s, batch {row.batch}{many}"
+    found = row.latency_ms.get(PERCENT[row.scenario])
+    return NOTHING if found is None else f"p{PERCENT[row.scenario]} {with_interval(found)} ms"
+
+
+def _loadgen_result(row: ScenarioRow) -> str:
+    assert row.loadgen is not None
+    if row.scenario in ("server", "offline"):
+        figure = row.images_per_second
+        assert figure is not None
+        unit = "queries/s answered" if row.scenario == "server" else "images/s"
+        return f"{with_interval(figure)} {unit}"
+    percent = PERCENT[row.scenario]
+    seen = row.latency_ms.get(percent)
+    figure = Figure(row.loadgen.result / 1e6, seen.interval if seen else None)
+    return f"p{percent} {with_interval(figure)} ms"
+
+
+def with_interval(figure: Figure, factor: float = 1.0) -> str:
+    """``0.515 (0.51–0.52)``, with the digits that the interval supports."""
+    value = figure.value * factor
+    if not math.isfinite(value):
+        return "∞"
+    if figure.interval is None:
+        return statistics.figure(value)
+    low, high = (end * factor for end in figure.interval)
+    if not math.isfinite(high):
+        return f"{statistics.figure(value)} ({statistics.figure(low)}–∞)"
+    interval = statistics.Interval(low, high)
+    places = statistics.decimals(value, interval)
+    return f"{value:,.{places}f} ({low:,.{places}f}–{high:,.{places}f})"
+
+
+def scenario_problems(results: Results) -> list[str]:
+    """Why a row has no figures, a sentence each."""
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    found = [f"{title_of(row)}: {row.reason}" for row in rows if row.reason]
+    if results.interrupted:
+        found.insert(0, "interrupted: what was measured until then is shown")
+    return found
+
+
+def scenario_cautions(results: Results) -> list[str]:
+    """What a reader must know before trusting these figures."""
+    found = cautions(results)
+    for row in results.scenarios:
+        late = [trial for trial in row.trials if not trial.trusted]
+        confirmed = row.confirmed
+        if late and (confirmed is None or not confirmed.trusted):
+            worst = max(trial.late_ms for trial in late)
+            found.append(
+                f"{title_of(row)} is not to be trusted: the generator of arrivals was itself up to "
+                f"{worst:.3g} ms late at p99, and {100 * TRUSTED_LATENESS:g} % of the bound is "
+                f"allowed; run it on a machine with an idle core"
+            )
+        p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
+        if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
+            found.append(
+                f"{title_of(row)}: p99 held its bound, but its interval reaches beyond; a longer run "
+                f"(--seconds) would tell"
+            )
+    if unsteady := [title_of(row) for row in results.scenarios if not row.steady]:
+        found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
+    for row in results.scenarios:
+        if row.loadgen is not None and row.loadgen.reasons:
+            found.append(f"{title_of(row)}: {'; '.join(row.loadgen.reasons)}")
+    return found
+
+
+def scenario_meanings(results: Results) -> list[str]:
+    """What the figures mean, and what MLPerf itself asks for."""
+    found: list[str] = []
+    measured = [row for row in results.scenarios if row.queries]
+    if measured:
+        shortest = min(row.measured_seconds for row in measured)
+        found += [
+            f"MLPerf asks for {MLPERF_SECONDS} s or more of each scenario; the shortest here took "
+            f"{shortest:.3g} s, and the intervals say what that costs. No figure here is an MLPerf "
+            f"result.",
+            SCENARIO_FORMULA,
+            ARRIVAL_FORMULA,
+        ]
+    if any(row.loadgen for row in results.scenarios):
+        found.append(
+            "LoadGen's percentile is the sorted[int(n·p)] of its own log; the interval is a "
+            "bootstrap over windows of its trace."
+        )
+    if texts := dict.fromkeys(row.images for row in results.end_to_end if row.images):
+        found.append(
+            f"From JPEG to label: {'; '.join(texts)}. infer is Session.run within that chain, network "
+            f"alone the same call on ready inputs, alternating with it; shares are of time in all."
+        )
+    found += [statistics.PERCENTILE_FORMULA, statistics.LATENCY_INTERVAL_FORMULA]
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    if choices := dict.fromkeys(row.choice for row in rows if row.choice):
+        found.append(f"Run by {'; '.join(choices)}.")
+    return found
+
+
+def _scenario_line(row: ScenarioRow) -> tuple[str, ...]:
+    offline = row.scenario == "offline"
+    latencies = (
+        NOTHING if offline or percent not in row.latency_ms else _text(row.latency_ms[percent])
+        for percent in (50, 90, 99)
+    )
+    batch = NOTHING if row.batch is None else str(row.batch)
+    return (
+        *(row.label, row.precision or NOTHING, row.scenario, row.source),
+        *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies, result_text(row)),
+    )
+
+
+def _trial_line(trial: RateTrial) -> tuple[str, ...]:
+    verdict: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
+    if trial.stopped and trial.verdict == "missed":
+        verdict = f"missed after {trial.seconds:.2g} s"
+    mean = trial.mean_batch
+    return (
+        *(f"{trial.offered:,.4g}", verdict, f"{trial.achieved:,.4g}", _text(trial.goodput)),
+        *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
+        f"{100 * trial.refused_share:.2g}",
+        NOTHING if mean is None else f"{mean:.3g}",
+        f"{trial.late_ms:.{1 if trial.late_ms < 10 else 0}f}",
+    )
+
+
+def _stage_lines(row: StageRow) -> Iterator[tuple[str, str, str]]:
+    for name in row.stages:
+        share = with_interval(row.shares[name], 100)
+        yield name, with_interval(row.medians_ms[name]), share
+    yield "end to end", with_interval(row.medians_ms["total"]), "100"
+    yield "network alone", with_interval(row.medians_ms["bare"]), ""
+
+
+def _text(figure: Figure | None) -> str:
+    if figure is None:
+        return NOTHING
+    if not math.isfinite(figure.value):
+        return "∞"
+    interval = figure.interval
+    if interval is not None and not math.isfinite(interval.high):
+        interval = None
+    return statistics.figure(figure.value, interval)
+
+
+def title_of(row: ScenarioRow | StageRow) -> str:
+    """A row's name in a sentence."""
+    if isinstance(row, StageRow):
+        batch = "" if row.batch is None else f"batch {row.batch}"
+        return _join(row.label, row.precision, batch, "from JPEG")
+    driven = "" if row.source == "repr-bench" else f"({row.source})"
+    return _join(row.label, row.precision, row.scenario, driven)
+
+
+def _join(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _table(given: ScenarioTable, *, plain: bool) -> Table:
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    for index, title in enumerate(given.titles):
+        table.add_column(Text(title), justify="right" if index in given.numeric else "left")
+    for line in given.lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _line(console: Console, text: str, style: str) -> None:
+    # As Text, since names and paths are no markup; in a pipe a line stays one line.
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)

@@ -1,0 +1,398 @@
+"""One run of scenarios: targets to artifacts, sessions, queries, rows."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repr_bench import loadgen
+from repr_bench.arrivals import Service
+from repr_bench.artifacts import find_artifact
+from repr_bench.end_to_end import run_stages
+from repr_bench.environment import capture_environment
+from repr_bench.errors import UsageError
+from repr_bench.feeds import make_feed
+from repr_bench.measure import measure
+from repr_bench.offline import measure_offline
+from repr_bench.results import Results, Settings
+from repr_bench.run import Progress, Request, _label, _now, _sentence
+from repr_bench.sample_pool import POOL, SamplePool, timed
+from repr_bench.scenario_options import ScenarioOptions
+from repr_bench.scenario_results import (
+    MULTI_STREAM_SAMPLES,
+    PERCENT,
+    BatchTrial,
+    RateTrial,
+    Scenario,
+    ScenarioRow,
+    StageRow,
+    Status,
+)
+from repr_bench.server_search import SearchPlan, search, try_rate
+from repr_runtime import Session, load
+from repr_runtime.choice import usable_cores
+from repr_runtime.errors import PrecisionNotFoundError
+
+if TYPE_CHECKING:
+    from repr_models.data import Images
+
+OFFLINE_BATCHES = (1, 8, 32, 128)
+QUEUE_LIMIT = 4096
+"""Samples that may wait in the batcher: far more than any bound leaves time for."""
+
+END_TO_END_BATCHES = (1, 8)
+
+
+@dataclass
+class _Run:
+    """What was asked for, and the rows up to now."""
+
+    request: Request
+    options: ScenarioOptions
+    progress: Progress
+    lg: Any
+    rows: list[ScenarioRow] = field(default_factory=list)
+    stages: list[StageRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One graph of one artifact, and the images it is fed."""
+
+    label: str
+    precision: str
+    folder: Path
+    images: Images | None
+
+
+def run_scenarios(request: Request, options: ScenarioOptions, progress: Progress) -> Results:
+    """Put every graph asked for through every scenario asked for. What fails is a row.
+
+    Ctrl-C ends the run and keeps what was measured. Raises :class:`MissingExtraError` if
+    LoadGen is asked for and not installed.
+    """
+    if options.end_to_end:
+        import PIL.Image  # noqa: F401  that it is missing is said now, not halfway
+    run = _Run(request, options, progress, loadgen.library() if options.loadgen else None)
+    started, environment = _now(), capture_environment()
+    interrupted = False
+    gc.collect()
+    gc.freeze()  # collecting what was imported is not part of a network's latency
+    try:
+        for label, folder in _artifacts(run):
+            for precision in request.precisions:
+                _run_graph(run, label, precision, folder)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        gc.unfreeze()
+    plan = request.plan
+    return Results(
+        started=started,
+        finished=_now(),
+        interrupted=interrupted,
+        command=request.command,
+        settings=Settings(
+            *(plan.seconds, plan.samples, plan.rounds, plan.warmup_seconds),
+            device=request.device,
+            threads=request.threads,
+        ),
+        environment=environment.after(),
+        rows=(),
+        scenarios=tuple(run.rows),
+        end_to_end=tuple(run.stages),
+    )
+
+
+def _artifacts(run: _Run) -> Iterator[tuple[str, Path]]:
+    seen: dict[str, Path] = {}
+    for target in run.request.targets:
+        try:
+            folder = find_artifact(target, run.request.artifacts, run.progress.tell)
+        except Exception as error:  # whatever goes wrong with it is its rows
+            _fail(run, target, None, _sentence(error))
+            continue
+        if folder.resolve() not in (path.resolve() for path in seen.values()):
+            label = _label(folder, seen)
+            seen[label] = folder
+            yield label, folder
+
+
+def _fail(
+    run: _Run, label: str, precision: str | None, reason: str, *, absent: bool = False
+) -> None:
+    """Say ``reason`` in each row that there is not yet."""
+    status: Status = "absent" if absent else "failed"
+    there = {row.scenario for row in run.rows if (row.label, row.precision) == (label, precision)}
+    for scenario in run.options.scenarios:
+        if scenario not in there:
+            run.rows.append(ScenarioRow(label, precision, scenario, "repr-bench", status, reason))
+    done = {(row.label, row.precision) for row in run.stages}
+    if run.options.end_to_end and (label, precision) not in done:
+        run.stages.append(StageRow(label, precision, None, status, reason))
+
+
+def _run_graph(run: _Run, label: str, precision: str, folder: Path) -> None:
+    request, options = run.request, run.options
+    opened = partial(
+        load, folder, device=request.device, precision=precision, threads=request.threads
+    )
+    try:
+        with opened() as session:
+            images, _ = request.images.for_artifact(session.manifest)
+            target = _Target(label, precision, folder, images)
+            instances = _instances(session, request, options)
+            if "single-stream" in options.scenarios:
+                _streams(run, target, session, "single-stream", 1)
+            if "multi-stream" in options.scenarios:
+                _streams(run, target, session, "multi-stream", MULTI_STREAM_SAMPLES)
+            if options.end_to_end:
+                _end_to_end(run, target, session)
+        if {"server", "offline"} & set(options.scenarios):
+            with opened(instances=instances) as session:
+                if "server" in options.scenarios:
+                    _server(run, target, session)
+                if "offline" in options.scenarios:
+                    _offline(run, target, session)
+    except PrecisionNotFoundError:
+        _fail(run, label, precision, f"no {precision} graph in this artifact", absent=True)
+    except Exception as error:  # whatever goes wrong with loading it is its rows
+        _fail(run, label, precision, _sentence(error))
+
+
+def _instances(session: Session, request: Request, options: ScenarioOptions) -> int | None:
+    """Runs side by side: those asked for, one a core on a CPU, else what the device has."""
+    if options.instances is not None or session.device != "cpu":
+        return options.instances
+    return max(1, usable_cores() // (request.threads or 1))
+
+
+def _add(run: _Run, row: ScenarioRow, work: Callable[[ScenarioRow], ScenarioRow]) -> ScenarioRow:
+    """The row that ``work`` makes of ``row``, or the one that says why there is none."""
+    run.progress.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
+    try:
+        row = work(row)
+    except UsageError as error:
+        row = replace(row, status="absent", reason=str(error))
+    except KeyboardInterrupt:
+        run.rows.append(row)  # which says that it was interrupted, until it is measured
+        raise
+    except Exception as error:
+        row = replace(row, status="failed", reason=_sentence(error))
+    run.rows.append(row)
+    if row.status == "interrupted":
+        raise KeyboardInterrupt
+    return row
+
+
+def _row(run: _Run, target: _Target, session: Session, scenario: Scenario) -> ScenarioRow:
+    return ScenarioRow(
+        *(target.label, target.precision, scenario, "repr-bench", "interrupted", "interrupted"),
+        choice=session.choice,
+        instances=session.instances,
+        seconds=run.request.plan.seconds,
+        slo_ms=run.options.slo_ms if scenario == "server" else None,
+    )
+
+
+def _streams(run: _Run, target: _Target, session: Session, scenario: Scenario, batch: int) -> None:
+    """Queries back to back: each is sent as the one before it is answered."""
+
+    def work(row: ScenarioRow) -> ScenarioRow:
+        arrays, what = make_feed(session, target.images, batch)
+        measured = measure(
+            [partial(session.run, *arrays)],
+            run.request.plan,
+            report=partial(run.progress.advance, f"{target.label} {scenario}"),
+        )
+        timing = measured.timings[0]
+        if timing.error is not None:
+            raise timing.error
+        windows = tuple(map(tuple, timing.rounds))
+        return replace(
+            _done(row, measured.interrupted),
+            inputs=what,
+            windows_ns=windows,
+            window_seconds=tuple(sum(window) / 1e9 for window in windows),
+            steady=timing.steady,
+        )
+
+    row = _add(run, replace(_row(run, target, session, scenario), instances=1, batch=batch), work)
+    if run.lg is None:
+        return
+    speed = row.images_per_second
+    _loadgen(
+        *(run, target, session, row),
+        None if speed is None else speed.value / batch,
+        lambda pool: loadgen.stream(pool.run),
+    )
+
+
+def _server(run: _Run, target: _Target, session: Session) -> None:
+    """Poisson arrivals into a batcher, at the highest rate that holds the bound."""
+    options, trials = run.options, list[RateTrial]()
+
+    def open_service() -> Service:
+        from repr_runtime import Batcher
+
+        # A batch starts as soon as an instance is free, with all who wait by then.
+        limit = max(QUEUE_LIMIT, options.max_batch)
+        return Batcher(session, max_batch=options.max_batch, max_delay=0.0, queue_limit=limit)
+
+    def work(row: ScenarioRow) -> ScenarioRow:
+        pool = SamplePool(session, target.images)
+        row = replace(row, inputs=pool.what)
+        alone = min(timed(pool, session.runnable_batch(1)))
+        if alone > options.slo_ms / 1e3:
+            return replace(
+                _done(row),
+                reason=f"no rate can hold {options.slo_ms:g} ms: one sample alone takes "
+                f"{1e3 * alone:.3g} ms",
+            )
+        seconds = run.request.plan.seconds
+        plan = SearchPlan(
+            options.slo_ms, seconds / 2, confirm_seconds=2 * seconds, seed=options.seed
+        )
+        largest = session.runnable_batch(options.max_batch)
+        capacity = session.instances * largest / statistics.median(timed(pool, largest))
+
+        def attempt(rate: float, confirm: bool) -> RateTrial:
+            trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
+            name = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            p99 = trial.latency_ms(PERCENT["server"])
+            run.progress.tell(
+                f"  {rate:,.4g} queries/s {name}" + (f", p99 {p99.value:.3g} ms" if p99 else "")
+            )
+            return trial
+
+        interrupted = False
+        try:
+            search(attempt, capacity / 2, plan, trials)
+        except KeyboardInterrupt:
+            interrupted = True
+        row = replace(_done(row, interrupted), trials=tuple(trials))
+        if trials and trials[-1].verdict == "failed":
+            return replace(row, status="failed", reason=trials[-1].reason)
+        if row.rate is None and not interrupted:
+            return replace(row, reason=f"no rate held {options.slo_ms:g} ms and was confirmed")
+        return row
+
+    row = replace(_row(run, target, session, "server"), batch=options.max_batch)
+    row = _add(run, row, work)
+    if run.lg is not None:
+        _loadgen(
+            *(run, target, session, row, row.rate),
+            lambda pool: loadgen.served(open_service, pool.samples),
+        )
+
+
+def _offline(run: _Run, target: _Target, session: Session) -> None:
+    """The best of a few batch sizes, on all instances."""
+    seconds, instances = run.request.plan.seconds, session.instances
+
+    def attempt(pool: SamplePool, batch: int, lasting: float) -> BatchTrial:
+        return measure_offline(
+            *(
+                partial(pool.run, [index % POOL for index in range(batch)]),
+                batch,
+                instances,
+                lasting,
+            ),
+            report=lambda done: run.progress.advance(
+                f"{target.label} offline, batch {batch}", min(done, lasting), lasting
+            ),
+        )
+
+    def work(row: ScenarioRow) -> ScenarioRow:
+        pool = SamplePool(session, target.images)
+        sizes = dict.fromkeys(
+            session.runnable_batch(min(size, run.options.max_batch)) for size in OFFLINE_BATCHES
+        )
+        tried = [attempt(pool, size, seconds / 4) for size in sizes]
+        best = max(tried, key=lambda trial: trial.images_per_second or (0.0, None)).batch
+        final = attempt(pool, best, seconds)
+        return replace(
+            _done(row),
+            inputs=pool.what,
+            batch=best,
+            windows_ns=final.windows_ns,
+            window_seconds=final.window_seconds,
+            batches=tuple(tried),
+        )
+
+    row = _add(run, _row(run, target, session, "offline"), work)
+    if run.lg is None:
+        return
+    speed, batch = row.images_per_second, row.batch or 1
+    _loadgen(
+        *(run, target, session, row, speed and speed.value),
+        lambda pool: loadgen.batches(pool.run, batch, instances),
+    )
+
+
+def _loadgen(
+    run: _Run,
+    target: _Target,
+    session: Session,
+    ours: ScenarioRow,
+    expected: float | None,
+    issuer: Callable[[SamplePool], contextlib.AbstractContextManager[loadgen.Issue]],
+) -> None:
+    """The same scenario, driven by LoadGen, at the rate that ours found."""
+
+    def work(row: ScenarioRow) -> ScenarioRow:
+        if expected is None:
+            raise UsageError(f"LoadGen was not run: {ours.reason or 'there is no rate to offer'}")
+        pool = SamplePool(session, target.images)
+        plan = loadgen.LoadGenPlan(
+            *(ours.scenario, row.seconds, expected, run.options.slo_ms, run.options.seed)
+        )
+        done = loadgen.run_loadgen(run.lg, plan, lambda: issuer(pool), POOL)
+        return replace(
+            _done(row),
+            inputs=pool.what,
+            windows_ns=done.windows_ns,
+            window_seconds=done.window_seconds,
+            loadgen=done.summary,
+        )
+
+    row = replace(_row(run, target, session, ours.scenario), source="LoadGen", batch=ours.batch)
+    _add(run, replace(row, instances=ours.instances), work)
+
+
+def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
+    """A row a batch size, from JPEG to label."""
+    fixed = session.batch_size
+    for batch in END_TO_END_BATCHES if fixed is None else (fixed,):
+        row = StageRow(
+            *(target.label, target.precision, batch, "interrupted", "interrupted"),
+            choice=session.choice,
+        )
+        run.progress.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
+        try:
+            row = run_stages(
+                *(session, target.images, row, batch, run.request.plan),
+                partial(run.progress.advance, f"{target.label} from JPEG, batch {batch}"),
+            )
+        except UsageError as error:
+            row = replace(row, status="absent", reason=str(error))
+        except KeyboardInterrupt:
+            run.stages.append(row)
+            raise
+        except Exception as error:
+            row = replace(row, status="failed", reason=_sentence(error))
+        run.stages.append(row)
+        if row.status == "interrupted":
+            raise KeyboardInterrupt
+
+
+def _done(row: ScenarioRow, interrupted: bool = False) -> ScenarioRow:
+    if interrupted:
+        return replace(row, status="interrupted", reason="interrupted")
+    return replace(row, status="measured", reason="")

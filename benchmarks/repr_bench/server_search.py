@@ -1,0 +1,145 @@
+"""The server scenario: the highest rate of Poisson arrivals whose p99 holds a bound."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from repr_bench.arrivals import Sample, Service, Sleep, drive, poisson_schedule
+from repr_bench.measure import Clock
+from repr_bench.scenario_results import PERCENT, RateTrial, Verdict
+from repr_bench.windows import by_time
+
+Attempt = Callable[[float, bool], RateTrial]
+"""Try a rate in queries/s; the second says whether to confirm it by a longer run."""
+
+STEP = 2.0
+"""From one rate to the next, while no rate is known that holds, or none that does not."""
+
+MOST_TRIALS = 24
+APART = 0.1
+"""Queries in a bound's time, from which on a still lower rate cannot help any more."""
+
+LONG_ENOUGH = 20
+"""A trial lasts for this many bounds at least: a queue must have the time to grow past one."""
+
+LONGEST = 5
+"""A slow network's trial may take this many times its seconds, to have enough queries."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How long rates are tried: for at least ``seconds`` and ``queries``, within reason.
+
+    The search ends when the highest rate that holds and the lowest that does not are
+    ``within`` of each other. A rate is confirmed by a run of ``confirm_seconds`` on another
+    schedule; if it misses there, a lower one is, by steps that double, ``confirmations`` times.
+    """
+
+    slo_ms: float
+    seconds: float = 1.5
+    queries: int = 300
+    confirm_seconds: float = 6.0
+    confirm_queries: int = 1000
+    within: float = 0.05
+    confirmations: int = 5
+    seed: int = 0
+
+    def lasting(self, rate: float, *, confirm: bool) -> tuple[float, int]:
+        """Seconds, and queries at least, of a trial of ``rate``."""
+        seconds, queries = (
+            (self.confirm_seconds, self.confirm_queries)
+            if confirm
+            else (self.seconds, self.queries)
+        )
+        seconds = max(seconds, LONG_ENOUGH * self.slo_ms / 1e3)
+        return seconds, min(queries, math.ceil(rate * seconds * LONGEST))
+
+
+def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTrial]) -> None:
+    """Bracket the highest rate that holds, from ``first`` on, bisect, and confirm it.
+
+    Each trial is appended to ``trials`` as it ends. Nothing is confirmed if no rate holds. A
+    trial that failed ends the search.
+    """
+    held, missed, rate = 0.0, math.inf, first
+    for _ in range(MOST_TRIALS):
+        trials.append(attempt(rate, False))
+        if trials[-1].verdict == "failed":
+            return
+        if trials[-1].verdict == "held":
+            held = rate
+        else:
+            missed = rate
+        if held and missed <= held * (1 + plan.within):
+            break
+        if missed == math.inf:
+            rate = held * STEP
+        elif held:
+            rate = math.sqrt(held * missed)
+        elif missed * plan.slo_ms / 1e3 > APART:
+            rate = missed / STEP
+        else:
+            return
+    rate = held
+    for number in range(plan.confirmations if held else 0):
+        trials.append(attempt(rate, True))
+        if trials[-1].verdict in ("held", "failed"):
+            return
+        rate /= (1 + plan.within) ** 2**number
+
+
+def try_rate(
+    rate: float,
+    open_service: Callable[[], Service],
+    samples: Sequence[Sample],
+    plan: SearchPlan,
+    *,
+    confirm: bool,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
+) -> RateTrial:
+    """Offer ``rate`` queries/s to a fresh service, and judge it by the plan's bound."""
+    seed = plan.seed + confirm  # a rate that was chosen on one schedule is confirmed on another
+    seconds, queries = plan.lasting(rate, confirm=confirm)
+    schedule = poisson_schedule(rate, seconds, seed, at_least=queries)
+    count, bound_ns = len(schedule), plan.slo_ms * 1e6
+    allowed = count - -(-PERCENT["server"] * count // 100)
+    service = open_service()
+    try:
+        driven = drive(
+            *(schedule, samples, service),
+            bound_ns=bound_ns,
+            allowed=allowed,
+            clock=clock,
+            sleep=sleep,
+        )
+    finally:
+        service.close(drain=False)
+    missed = sum(not 0 <= latency <= bound_ns for latency in driven.latency_ns)
+    verdict: Verdict = "held"
+    reason = ""
+    if driven.error is not None:
+        verdict, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
+    elif driven.hopeless or missed > allowed:
+        verdict = "missed"
+    sent = len(driven.latency_ns)
+    moments = schedule[:sent].tolist()
+    windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
+    return RateTrial(
+        offered=rate,
+        seed=seed,
+        confirms=confirm,
+        verdict=verdict,
+        reason=reason,
+        slo_ms=plan.slo_ms,
+        scheduled=count,
+        refused=driven.refused,
+        seconds=driven.seconds,
+        windows_ns=windows,
+        window_seconds=lengths,
+        lateness_ns=driven.lateness_ns,
+        batches=tuple(sorted(service.stats().batches.items())),
+    )

@@ -1,0 +1,275 @@
+"""Whole runs of scenarios on small artifacts, and on lenet5; the table, the page, mistakes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_scenario_results as made
+from rich.console import Console
+
+from repr_bench import cli, feeds, scenario_options, scenarios
+from repr_bench.report.html import render_page
+from repr_bench.report.scenario_table import print_scenarios, with_interval
+from repr_bench.results import Results, read_results
+from repr_bench.scenario_results import SCENARIOS, UNANSWERED, RateTrial
+from repr_bench.statistics import Figure, Interval
+from repr_models.data import ImageSet
+
+ArtifactMaker = Callable[..., Path]
+QUICK = ("--seconds", "0.05", "--samples", "12", "--threads", "1", "--instances", "1")
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_scenarios_of_an_artifact(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact())
+    command = [folder, *QUICK, "--scenario", "all", "--end-to-end"]
+    assert cli.main([*command, "--json", "r.json", "--html", "r.html"]) == 0
+    out, err = capsys.readouterr()
+    found = read_results(Path("r.json"))
+    assert found.rows == ()
+    assert [row.scenario for row in found.scenarios] == list(SCENARIOS)
+    assert {row.status for row in found.scenarios} == {"measured"}
+    rows = {row.scenario: row for row in found.scenarios}
+    assert (rows["single-stream"].batch, rows["multi-stream"].batch) == (1, 8)
+    assert rows["single-stream"].queries >= 12
+    assert rows["single-stream"].inputs == "evaluation images"
+    server = rows["server"]
+    assert server.slo_ms == 15
+    # which rates hold is the machine's; that all who were answered were in a batch is ours
+    assert server.trials
+    for trial in server.trials:
+        assert trial.verdict in ("held", "missed")
+        assert sum(size * runs for size, runs in trial.batches) >= trial.answered > 0
+        assert len(trial.lateness_ns) == trial.queries
+    assert rows["offline"].batch in (1, 8, 32)
+    assert [trial.batch for trial in rows["offline"].batches] == [1, 8, 32]
+    assert [row.batch for row in found.end_to_end] == [1, 8]
+    assert "driven by" in out
+    assert "MLPerf asks for 600 s" in out
+    assert "decode" in out
+    assert "\x1b" not in out + err
+    assert "Traceback" not in err
+    page = Path("r.html").read_text("utf-8")
+    assert "rates in the order they were tried" in page
+    assert 'href="#scenarios"' in page
+    assert 'id="figures"' not in page
+
+
+def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
+    folder = str(make_artifact(batch=4))
+    command = [folder, *QUICK, "--scenario", "single-stream,offline,server"]
+    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    rows = {row.scenario: row for row in read_results(Path("r.json")).scenarios}
+    assert rows["single-stream"].status == "absent"
+    assert "fixed at 4" in rows["single-stream"].reason
+    assert rows["offline"].batch == 4
+    assert len(rows["offline"].batches) == 1
+    assert rows["server"].status == "measured"
+    assert rows["server"].trials
+    assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
+
+
+def test_the_rate_that_holds_is_the_rows(
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+        held = rate <= 1000
+        return replace(
+            made.HELD, offered=rate, confirms=confirm, verdict="held" if held else "missed"
+        )
+
+    monkeypatch.setattr(scenarios, "try_rate", limited)
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
+    assert cli.main([*command, "--json", "r.json"]) == 0
+    row = read_results(Path("r.json")).scenarios[0]
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert 950 < row.rate <= 1000 < row.next_rate
+    out, err = capsys.readouterr()
+    assert f"{row.rate:,.4g} queries/s hold p99 ≤ 500 ms, {row.next_rate:,.4g} do not" in out
+    assert f"{row.rate:,.4g} queries/s confirmed" in err
+
+
+def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(
+    make_artifact: ArtifactMaker,
+) -> None:
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "0.001us"]
+    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    row = read_results(Path("r.json")).scenarios[0]
+    assert (row.status, row.trials, row.rate) == ("measured", (), None)
+    assert "no rate can hold 1e-06 ms: one sample alone takes" in row.reason
+
+
+def test_what_fails_is_a_row_for_each_scenario(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["no/such", str(make_artifact()), *QUICK, "--precision", "fp16"]
+    assert cli.main([*command, "--scenario", "offline,server", "--json", "r.json", "--quiet"]) == 1
+    rows = read_results(Path("r.json")).scenarios
+    assert [(row.label, row.status) for row in rows] == [
+        *(("no/such", "failed"), ("no/such", "failed")),
+        *(("linear", "absent"), ("linear", "absent")),
+    ]
+    out = capsys.readouterr().out
+    assert "no/such server: no/such is not an artifact" in out
+    assert "linear fp16 server: no fp16 graph in this artifact" in out
+
+
+@pytest.mark.parametrize("moment", ["single-stream", "server", "offline"])
+def test_ctrl_c_keeps_what_was_measured(
+    moment: str, make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = scenarios.try_rate
+    calls = 0
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    def at_once(*_arguments: Any, **_more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    name = {"single-stream": "measure", "server": "try_rate", "offline": "measure_offline"}[moment]
+    monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
+    command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
+    if moment == "offline":  # the server is not what is looked at
+        monkeypatch.setattr(scenarios, "search", lambda *_arguments: None)
+    assert cli.main(command) == 130
+    found = read_results(Path("r.json"))
+    assert found.interrupted
+    last = found.scenarios[-1]
+    assert (last.scenario, last.status) == (moment, "interrupted")
+    if moment == "server":
+        assert len(last.trials) == 1
+    before = SCENARIOS[: SCENARIOS.index(moment)]  # type: ignore[arg-type]
+    assert [row.status for row in found.scenarios] == [*["measured"] * len(before), "interrupted"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--scenario", "batch"],
+        ["--scenario", ""],
+        ["--slo", "15"],
+        ["--slo", "0ms"],
+        ["--slo", "fastms"],
+        ["--slo", "infs"],
+        ["--instances", "0"],
+        ["--max-batch", "0"],
+        ["--seed", "-1"],
+    ],
+)
+def test_wrong_options_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_options() -> None:
+    def chosen(*arguments: str) -> scenario_options.ScenarioOptions | None:
+        return scenario_options.chosen(cli.parser().parse_args(arguments))
+
+    assert chosen() is None
+    assert chosen("--slo", "20ms") is None
+    for text, milliseconds in (("15ms", 15.0), ("0.1s", 100.0), ("800us", 0.8), ("800µs", 0.8)):
+        found = chosen("--scenario", "server", "--slo", text)
+        assert found is not None
+        assert found.slo_ms == pytest.approx(milliseconds)
+    found = chosen("--scenario", "offline,server,offline")
+    assert found is not None
+    assert found.scenarios == ("offline", "server")
+    found = chosen("--loadgen")
+    assert found is not None
+    assert found.scenarios == SCENARIOS
+    found = chosen("--end-to-end")
+    assert found is not None
+    assert found.scenarios == ()
+
+
+def _printed(results: Results) -> str:
+    stream = io.StringIO()
+    print_scenarios(results, Console(file=stream, width=100_000, markup=False, highlight=False))
+    return stream.getvalue()
+
+
+def test_the_table_by_hand(results: Results) -> None:
+    rows = (made.SERVER, made.STREAM, made.OFFLINE, made.LOADGEN)
+    out = _printed(replace(results, rows=(), scenarios=rows, end_to_end=(made.STAGES,)))
+    assert "100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
+    assert "p90 7.0 (6.0–7.0) ms; valid to LoadGen" in out
+    assert "images/s, batch 32 × 2 instances" in out
+    assert "missed after 0.1 s" in out
+    assert "confirmed" in out
+    assert "its interval reaches beyond" in out
+    assert "lenet5 fp32 single-stream (LoadGen): Early stopping not satisfied" in out
+    assert "not to be trusted" not in out
+    assert "decode" in out
+    assert "network alone" in out
+
+
+def test_a_generator_that_was_late_is_said(results: Results) -> None:
+    late = replace(made.HELD, lateness_ns=(9_000_000,) * 6)
+    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(late,)),)))
+    assert "lenet5 fp32 server is not to be trusted" in out
+    assert "9 ms late at p99" in out
+    # also where nothing held: the rates may have been missed for that alone
+    lost = replace(late, verdict="missed", confirms=False)
+    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(lost,)),)))
+    assert "lenet5 fp32 server is not to be trusted" in out
+    # not for a rate far beyond, if the confirmed one is sound
+    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(lost, made.HELD)),)))
+    assert "not to be trusted" not in out
+
+
+def test_infinite_ends_are_shown() -> None:
+    assert with_interval(Figure(2.0, Interval(1.5, float("inf")))) == "2.000 (1.500–∞)"
+    assert with_interval(Figure(float("inf"), None)) == "∞"
+    assert with_interval(Figure(0.5, Interval(0.49, 0.51)), 100) == "50 (49–51)"
+
+
+def test_the_page_escapes_and_keeps_the_old_figures(results: Results) -> None:
+    hostile = replace(made.SERVER, label="<script>alert(1)</script>")
+    page = render_page(replace(results, scenarios=(hostile,)))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert 'id="figures"' in page
+    lost = replace(made.HELD, windows_ns=((UNANSWERED,),), window_seconds=(0.1,))
+    assert "∞" in render_page(replace(results, scenarios=(replace(hostile, trials=(lost,)),)))
+
+
+@pytest.mark.slow
+def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "100ms"]
+    assert cli.main([*command, "--seconds", "0.5", "--json", "r.json"]) == 0
+    found = read_results(Path("r.json"))
+    rows = {row.scenario: row for row in found.scenarios}
+    server = rows["server"]
+    assert {row.status for row in found.scenarios} == {"measured"}
+    assert server.rate is None or server.rate < 1e6
+    assert max(trial.answered for trial in server.trials) >= 100
+    offline = rows["offline"].images_per_second
+    assert offline is not None
+    assert offline.value > 100
+    stages = found.end_to_end[0]
+    assert stages.medians_ms["total"].value > stages.medians_ms["infer"].value
+    assert "lenet5" in capsys.readouterr().out
