@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from repr_models.data import load_cifar10
 from repr_models.errors import ModelsError
 from repr_models.studies import table
-from repr_models.studies.catalogue import STUDIES, Run, find_runs
+from repr_models.studies.catalogue import PROG, STUDIES, Run, find_runs
 from repr_models.studies.records import bundled_folder, read_record, records_folder, write_record
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from repr_models.studies.runs import ReducedImages
 
-PROG = "python -m repr_models.studies"
 MODELS = Path(__file__).resolve().parents[2]
 """The folder ``models`` of a checkout: where README.md and depth.svg are."""
 _EXTRAS = {"matplotlib": "bench"}

@@ -8,6 +8,9 @@ from typing import Literal
 
 from repr_models.errors import TrainingError
 
+PROG = "python -m repr_models.studies"
+"""The command that runs the studies and shows them."""
+
 REDUCTION = "2x2 pixels averaged: 16x16 images"
 """What is done to every image, training and test, before anything else: a quarter of the work."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_models.errors import DataError
-from repr_models.studies.catalogue import find_runs
+from repr_models.studies.catalogue import PROG, find_runs
 from repr_models.studies.records import checkpoint_records, read_record
 from repr_models.studies.table import error
 
@@ -21,18 +21,13 @@ Line = tuple[str, bool, list[tuple[int, float, float]]]
 def lines(records: Path, checkpoints: Path) -> list[Line]:
     """What the plot shows: the runs of the study of depth, then the bundled checkpoints.
 
-    Raises :class:`DataError` if no run of that study is recorded.
+    Raises :class:`DataError` if there is neither.
     """
     runs = [
         (run, record)
         for run in find_runs(["depth"])
         if (record := read_record(records, run.name)) is not None and not record["diverged"]
     ]
-    if not runs:
-        raise DataError(
-            f"{records} has no record to draw; make them: "
-            f"python -m repr_models.studies run depth --data DIR"
-        )
     whole = checkpoint_records(checkpoints)
     found: list[Line] = []
     for residual in (False, True):
@@ -49,6 +44,8 @@ def lines(records: Path, checkpoints: Path) -> list[Line]:
             if is_residual is residual
         ]
         found.append(("32×32, bundled", residual, points))
+    if not any(points for *_, points in found):
+        raise DataError(f"{records} has no record to draw; make them: {PROG} run depth --data DIR")
     return [line for line in found if line[2]]
 
 

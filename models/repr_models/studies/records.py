@@ -12,7 +12,8 @@ from typing import Any
 
 from repr_models.errors import DataError
 
-_CHECKPOINT = re.compile(r"(plain|resnet)(\d+)\.cifar10\.json")
+_CHECKPOINT = re.compile(r"(plain|resnet)(20|32|44|56|110)\.cifar10\.json")
+"""Of the networks of He et al. 2016, §4.2."""
 
 
 def bundled_folder() -> Path:
@@ -57,7 +58,7 @@ def checkpoint_records(folder: Path) -> list[tuple[bool, int, dict[str, Any]]]:
     found = []
     for path in folder.glob("*.cifar10.json"):
         match = _CHECKPOINT.fullmatch(path.name)
-        if match and int(match[2]) % 6 == 2:  # of §4.2; resnet50 is another kind
+        if match:
             found.append((match[1] == "resnet", int(match[2]), _read(path)))
     return sorted(found, key=lambda item: (item[1], item[0]))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from repr_models.errors import DataError
-from repr_models.studies.catalogue import REDUCTION, STUDIES, Run, Study
+from repr_models.studies.catalogue import PROG, REDUCTION, STUDIES, Run, Study, find_runs
 from repr_models.studies.records import checkpoint_records, read_record
 
 BEGIN = "<!-- studies: written by `python -m repr_models.studies table` -->"
@@ -32,67 +33,69 @@ def write_section(readme: Path, text: str) -> None:
 
 
 def section(records: Path, checkpoints: Path) -> str:
-    """Markdown: of every study the claim, a row for each run, and what came of it.
+    """Markdown: of every study the claim, a row for each recorded run, and what came of it.
 
     ``records`` is the folder of the runs' records, ``checkpoints`` that of the bundled
-    checkpoints'. Raises :class:`DataError` if a run has no record.
+    checkpoints'. A study without any record is left out, and one that lacks some says which.
+    Raises :class:`DataError` if there is no record at all.
     """
     found: dict[str, Record] = {}
-    for run in {run for study in STUDIES for run in _names(study)}:
-        record = read_record(records, run)
-        if record is None:
-            raise DataError(
-                f"{records} has no record of {run}; "
-                f"make it: python -m repr_models.studies run {run} --data DIR"
-            )
-        found[run] = record
-    return _preamble(found) + "".join(_study(study, found, checkpoints) for study in STUDIES)
-
-
-def _names(study: Study) -> list[str]:
-    return [run.name for run in study.runs]
+    for run in find_runs([study.name for study in STUDIES]):
+        record = read_record(records, run.name)
+        if record is not None:
+            found[run.name] = record
+    if not found:
+        raise DataError(f"{records} has no record to show; make them: {PROG} run NAME --data DIR")
+    studies = [text for study in STUDIES if (text := _study(study, found, checkpoints))]
+    return "\n".join([_preamble(found), *studies])
 
 
 def _preamble(found: Records) -> str:
     threads = sorted({record["threads"] for record in found.values()})
     seeds = sorted({record["seed"] for record in found.values()})
     cpu = sum(row["cpu_seconds"] for record in found.values() for row in record["history"])
-    return (
+    return _paragraph(
         f"All of CIFAR-10, {REDUCTION}; each network trained once (seed "
-        f"{', '.join(map(str, seeds))}; {', '.join(map(str, threads))} CPU thread; "
-        f"{cpu / 60:.0f} minutes of it for all), for few epochs: the rows can be compared with "
-        f"each other, not with what these networks reach. Errors are 1 − top-1 after the last "
-        f"epoch, in training on the augmented images as they came by. One seed tells no "
-        f"difference of a point from chance.\n\n"
+        f"{', '.join(map(str, seeds))}, {', '.join(map(str, threads))} CPU thread, "
+        f"{cpu / 60:.1f} minutes of it for all), for few epochs: the rows can be compared with "
+        f"each other, not with what these networks reach. Errors are 1 − top-1, in training that "
+        f"of the last epoch's augmented images as they came by. One seed tells no difference of a "
+        f"point from chance."
     )
 
 
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False) + "\n"
+
+
 def _study(study: Study, found: Records, checkpoints: Path) -> str:
+    runs = [run for run in study.runs if run.name in found]
+    if not runs:
+        return ""
     rows = [
-        [*(_COLUMNS[column](run, found[run.name]) for column in study.columns), paper]
-        for run in study.runs
-        for paper in [study.paper[run.name]]
+        [*(_COLUMNS[name](run, found[run.name]) for name in study.columns), study.paper[run.name]]
+        for run in runs
     ]
     if study.name == "depth":
         rows += [
             [*_checkpoint_row(study.columns, residual, depth, record), ""]
             for residual, depth, record in checkpoint_records(checkpoints)
         ]
+    absent = [run.name for run in study.runs if run.name not in found]
+    finding = f"Not run yet: {', '.join(absent)}." if absent else _FINDINGS[study.name](found)
     lines = [
         f"### {study.title}",
         "",
-        f"{study.claim} ({study.source})",
-        "",
+        _paragraph(f"{study.claim} ({study.source})"),
         f"| {' | '.join((*study.columns, 'the paper'))} |",
         "|" + "---|" * (len(study.columns) + 1),
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"{_FINDINGS[study.name](found)} {study.note}",
-        "",
+        _paragraph(f"{finding} {study.note}"),
     ]
     if study.name == "depth":
         lines += ["![error against depth](depth.svg)", ""]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 # --- columns --------------------------------------------------------------------------------
