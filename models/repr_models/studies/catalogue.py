@@ -151,7 +151,9 @@ def find_runs(names: Sequence[str]) -> list[Run]:
 
     Raises :class:`TrainingError` for a name that is neither.
     """
-    known = {run.name: (run,) for study in STUDIES for run in study.runs}
+    known: dict[str, tuple[Run, ...]] = {
+        run.name: (run,) for study in STUDIES for run in study.runs
+    }
     known |= {study.name: study.runs for study in STUDIES}
     for name in names:
         if name not in known:

@@ -52,7 +52,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if len(x) % self.images:
             raise ValueError(f"{len(x)} images are no multiple of the {self.images} of a worker")
-        workers = x.split(self.images)
+        workers = torch.split(x, self.images)
         return torch.cat(
             [
                 F.batch_norm(
