@@ -43,7 +43,7 @@ def make_record(run: Run, train_top1: float, test_top1: float, **more: Any) -> d
         "history": [{**row, "train_top1": 0.1, "cpu_seconds": 20.0}, {**row, "cpu_seconds": 31.0}],
         "recipe": {"epochs": 2, "learning_rate": 0.1, "batch_size": 128},
         "settings": {"groups": 8 if run.norm == "group" else None},
-        "signal": {"output_std": [0.5, 0.2, 4e-6], "gradient_std": [1.25e-8, 0.02]},
+        "signal": {"output_std": [0.64, 0.2, 4e-6], "gradient_std": [1.25e-8, 0.02]},
         "diverged": None,
         "threads": 1,
         "seed": 0,
@@ -159,11 +159,11 @@ def test_signals_are_shown_from_the_first_to_the_last_layer(tmp_path: Path) -> N
     )
     text = section(tmp_path, tmp_path)
     assert (
-        "| plain 30 | Xavier | 0.5 → 4.0·10⁻⁶ | 1.2·10⁻⁸ → 0.02 | 1.250 | 90.0 % | stalls (Fig. 3) |"
+        "| plain 30 | Xavier | 0.64 → 4.0·10⁻⁶ | 1.2·10⁻⁸ → 0.02 | 1.250 | 90.0 % | stalls (Fig. 3) |"
         in text
     )
     assert "| plain 30 | MSRA | 0.9 → 0.3 | 0.0012 → 0.5 | 1.250 | 75.0 % | converges" in text
-    assert "by a factor of 125,000 with Xavier and of 3.0 with MSRA" in text
+    assert "shrinks 160,000-fold with Xavier and 3-fold with MSRA" in text
 
 
 def test_normalisations_are_named_and_compared(tmp_path: Path) -> None:

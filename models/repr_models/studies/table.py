@@ -55,7 +55,7 @@ def _preamble(found: Records) -> str:
     seeds = sorted({record["seed"] for record in found.values()})
     cpu = sum(row["cpu_seconds"] for record in found.values() for row in record["history"])
     return _paragraph(
-        f"All of CIFAR-10, {REDUCTION}; each network trained once (seed "
+        f"On all of CIFAR-10 ({REDUCTION}), each network trained once (seed "
         f"{', '.join(map(str, seeds))}, {', '.join(map(str, threads))} CPU thread, "
         f"{cpu / 60:.1f} minutes of it for all), for few epochs: the rows can be compared with "
         f"each other, not with what these networks reach. Errors are 1 − top-1, in training that "
@@ -211,14 +211,13 @@ def _depth(found: Records) -> str:
 
 
 def _init(found: Records) -> str:
-    shrinks = {}
-    for name in ("plain30-xavier", "plain30-msra"):
+    def shrinks(name: str) -> str:
         signal = found[name]["signal"]["output_std"]
-        shrinks[name] = signal[0] / signal[-1]
+        return f"{float(f'{signal[0] / signal[-1]:.2g}'):,.0f}"
+
     return (
-        f"On its way through 30 layers the signal shrinks by a factor of "
-        f"{shrinks['plain30-xavier']:,.0f} with Xavier and of {shrinks['plain30-msra']:.1f} "
-        f"with MSRA (by fan-in)."
+        f"On its way through 30 layers the signal shrinks {shrinks('plain30-xavier')}-fold with "
+        f"Xavier and {shrinks('plain30-msra')}-fold with MSRA (by fan-in)."
     )
 
 
@@ -226,8 +225,9 @@ def _batchnorm(found: Records) -> str:
     with_norm = found["plain20"]
     without = [found[name] for name in ("plain20-none", "plain20-none-slow")]
     best = min(error(record, "test") for record in without if not record["diverged"])
+    epochs = with_norm["recipe"]["epochs"]
     return (
-        f"After {with_norm['recipe']['epochs']} epochs the network with BatchNorm makes "
+        f"After {epochs} epoch{'s' * (epochs > 1)} the network with BatchNorm makes "
         f"{_percent(error(with_norm, 'test'))} errors, the better one without {_percent(best)}."
     )
 
