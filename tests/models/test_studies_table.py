@@ -139,8 +139,9 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
     assert "| plain 20, bundled | 32×32 | 24 | 8.0 % | 11.7 % |  |  |" in lines
     assert "residual 50" not in text
     assert (
-        "From 20 layers to 56 the training error changes by +9.8 points in the plain network and "
-        "by −1.2 in the residual one, the test error by +17.0 and −0.5." in text
+        "From 20 layers to 56 the plain network's training error changes by +9.8 points and its "
+        "test error by +17.0. From 20 layers to 56 the residual network's training error changes "
+        "by −1.2 points and its test error by −0.5." in text
     )
     assert "(seed 0, 1 CPU thread, 3.4 minutes of it for all)" in text  # 4 runs of 51 s
     depth = lines[: lines.index("### BatchNorm")]  # of which plain20 is a part as well
@@ -192,10 +193,15 @@ def test_a_diverged_run_has_no_error(tmp_path: Path) -> None:
     assert "with BatchNorm makes 40.0 % errors, the better one without 65.0 %." in text
 
 
-def test_a_study_that_is_not_whole_says_so_and_concludes_nothing(tmp_path: Path) -> None:
-    first, *_rest = find_runs(["groupnorm"])
-    write(tmp_path, {first.name: make_record(first, 0.5, 0.6)})
+def test_a_study_that_is_not_whole_says_so_and_concludes_from_what_is_there(
+    tmp_path: Path,
+) -> None:
+    some = find_runs(["resnet20-bn32", "plain20", "plain56", "resnet20"])
+    write(tmp_path, {run.name: make_record(run, 0.5, 0.6) for run in some})
     text = section(tmp_path, tmp_path)
+    assert "the plain network's training error changes by +0.0 points" in text
+    assert "the residual network's" not in text
+    assert "Not run yet: resnet56." in text
     assert "Not run yet: resnet20-bn8, resnet20-bn2, resnet20-gn." in text
     assert "GroupNorm's is" not in text
 

@@ -82,7 +82,11 @@ def _study(study: Study, found: Records, checkpoints: Path) -> str:
             for residual, depth, record in checkpoint_records(checkpoints)
         ]
     absent = [run.name for run in study.runs if run.name not in found]
-    finding = f"Not run yet: {', '.join(absent)}." if absent else _FINDINGS[study.name](found)
+    sentences = [
+        sentence(found) for about, sentence in _FINDINGS[study.name] if set(about) <= found.keys()
+    ]
+    if absent:
+        sentences.append(f"Not run yet: {', '.join(absent)}.")
     lines = [
         f"### {study.title}",
         "",
@@ -91,7 +95,7 @@ def _study(study: Study, found: Records, checkpoints: Path) -> str:
         "|" + "---|" * (len(study.columns) + 1),
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        _paragraph(f"{finding} {study.note}"),
+        _paragraph(" ".join([*sentences, study.note])),
     ]
     if study.name == "depth":
         lines += ["![error against depth](depth.svg)", ""]
@@ -199,15 +203,16 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def _depth(found: Records) -> str:
-    def change(family: str, split: str) -> str:
-        return _points(error(found[f"{family}56"], split) - error(found[f"{family}20"], split))
+def _depth(family: str, called: str) -> Callable[[Records], str]:
+    def sentence(found: Records) -> str:
+        shallow, deep = found[f"{family}20"], found[f"{family}56"]
+        training, test = (error(deep, split) - error(shallow, split) for split in ("train", "test"))
+        return (
+            f"From 20 layers to 56 the {called} network's training error changes by "
+            f"{_points(training)} points and its test error by {_points(test)}."
+        )
 
-    return (
-        f"From 20 layers to 56 the training error changes by {change('plain', 'train')} points in "
-        f"the plain network and by {change('resnet', 'train')} in the residual one, the test error "
-        f"by {change('plain', 'test')} and {change('resnet', 'test')}."
-    )
+    return sentence
 
 
 def _init(found: Records) -> str:
@@ -245,10 +250,13 @@ def _groupnorm(found: Records) -> str:
     )
 
 
-_FINDINGS: dict[str, Callable[[Records], str]] = {
-    "depth": _depth,
-    "init": _init,
-    "batchnorm": _batchnorm,
-    "groupnorm": _groupnorm,
+_FINDINGS: dict[str, list[tuple[tuple[str, ...], Callable[[Records], str]]]] = {
+    "depth": [
+        (("plain20", "plain56"), _depth("plain", "plain")),
+        (("resnet20", "resnet56"), _depth("resnet", "residual")),
+    ],
+    "init": [(("plain30-xavier", "plain30-msra"), _init)],
+    "batchnorm": [(("plain20", "plain20-none", "plain20-none-slow"), _batchnorm)],
+    "groupnorm": [(("resnet20-bn32", "resnet20-bn2", "resnet20-gn"), _groupnorm)],
 }
-"""What came of a study, in figures, by its name."""
+"""What came of a study, in sentences: the runs that each is about, and what it says of them."""
