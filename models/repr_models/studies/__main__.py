@@ -1,0 +1,136 @@
+"""The command ``python -m repr_models.studies``: run the studies, show their records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_models.data import load_cifar10
+from repr_models.errors import ModelsError
+from repr_models.studies import table
+from repr_models.studies.catalogue import PROG, STUDIES, Run, find_runs
+from repr_models.studies.records import bundled_folder, read_record, records_folder, write_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from repr_models.studies.runs import ReducedImages
+
+MODELS = Path(__file__).resolve().parents[2]
+"""The folder ``models`` of a checkout: where README.md and depth.svg are."""
+_EXTRAS = {"matplotlib": "bench"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    p = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    p.add_argument(
+        "--records",
+        type=Path,
+        default=records_folder(),
+        metavar="DIR",
+        help="folder of the runs' records (default: the package's)",
+    )
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    commands = p.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run", help="train what has no record yet, or one made with other settings"
+    )
+    run.add_argument(
+        "names", nargs="+", metavar="NAME", help=f"{', '.join(s.name for s in STUDIES)}; or a run"
+    )
+    run.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
+    run.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    show = commands.add_parser("table", help="write the studies' section of a README")
+    show.add_argument("--readme", type=Path, default=MODELS / "README.md", metavar="FILE")
+    plot = commands.add_parser("plot", help="draw error against depth")
+    plot.add_argument("-o", "--out", type=Path, default=MODELS / "depth.svg", metavar="FILE.svg")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
+    args = parser().parse_args(argv)
+    try:
+        if args.command == "run":
+            _run(args)
+        elif args.command == "table":
+            table.write_section(args.readme, table.section(args.records, bundled_folder()))
+        else:
+            from repr_models.studies.plot import draw
+
+            draw(args.out, args.records, bundled_folder())
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "", "export")
+        print(f"{PROG} needs {error.name}: pip install 'repr-deploy[{extra}]'", file=sys.stderr)
+        return 1
+    except ModelsError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{PROG}: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted; the same command goes on at this run", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    import torch
+    from rich.console import Console
+
+    from repr_models.studies.networks import network_spec
+    from repr_models.studies.runs import ReducedImages, settings
+
+    torch.set_num_threads(max(args.threads, 1))
+    console = Console(stderr=True, quiet=args.quiet, highlight=False)
+    runs = find_runs(args.names)
+    sets = load_cifar10(args.data, "train"), load_cifar10(args.data, "test")
+    todo: list[Run] = []
+    for run in runs:
+        record = read_record(args.records, run.name)
+        if record is None or record.get("settings") != settings(run, *sets):
+            todo.append(run)
+        else:
+            console.print(f"{run.name}: recorded already")
+    if todo:
+        train_data, test_data = (ReducedImages(images, network_spec(todo[0])) for images in sets)
+        for run in todo:
+            _train(run, train_data, test_data, args.records, console)
+
+
+def _train(
+    run: Run, train_data: ReducedImages, test_data: ReducedImages, records: Path, console: Console
+) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from repr_models.studies.runs import train_run
+
+    columns = (
+        TextColumn(run.name),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    hidden = console.quiet or not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden) as progress:
+        task = progress.add_task("", total=int(run.recipe["epochs"]))
+        record = train_run(
+            run, train_data, test_data, lambda done: progress.update(task, completed=done)
+        )
+    write_record(records, run.name, record)
+    last = record["history"][-1] if record["history"] else None
+    console.print(
+        f"{run.name}: {record['diverged']}"
+        if last is None
+        else f"{run.name}: training error {1 - last['train_top1']:.1%}, "
+        f"test error {1 - last['test_top1']:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

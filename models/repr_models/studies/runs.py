@@ -1,0 +1,125 @@
+"""Training the runs of a study, and the record of each: what was done and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repr_models.data import ImageSet
+from repr_models.errors import TrainingError
+from repr_models.registry import NetworkSpec
+from repr_models.studies.catalogue import GROUPS, REDUCTION, Run
+from repr_models.studies.networks import network_spec
+from repr_models.train import Recipe, ResidentImages, evaluate, make_record, start, train_epoch
+
+CPU = torch.device("cpu")
+_SIGNAL_IMAGES = 256
+
+
+class ReducedImages(ResidentImages):
+    """Normalised images with every 2x2 pixels averaged, (N, 3, H / 2, W / 2) float32.
+
+    ``source`` is the data set they were made of.
+    """
+
+    def __init__(self, source: ImageSet, spec: NetworkSpec) -> None:
+        super().__init__(source, spec, CPU)
+        self.images = F.avg_pool2d(self.images, 2)
+        self.source = source
+
+
+def settings(run: Run, train: ImageSet, test: ImageSet) -> dict[str, Any]:
+    """All that decides what ``run`` comes to; equal settings need no second run."""
+    return {
+        "depth": run.depth,
+        "residual": run.residual,
+        "norm": run.norm,
+        "norm_batch": run.norm_batch,
+        "groups": GROUPS if run.norm == "group" else None,
+        "init": run.init,
+        "recipe": asdict(Recipe(**run.recipe)),  # type: ignore[arg-type]
+        "seed": run.seed,
+        "reduction": REDUCTION,
+        "train_sha256": train.sha256,
+        "test_sha256": test.sha256,
+    }
+
+
+def initial_signal(network: nn.Module, data: ResidentImages) -> dict[str, list[float]]:
+    """Standard deviations through the layers of a network not yet trained, the first layer first.
+
+    ``output_std`` is of each convolution's and linear layer's outputs for the first 256 images,
+    ``gradient_std`` of its weights' gradient by their cross-entropy.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    outputs: list[float] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs.append(_rounded(output.std()))
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    logits = network(data.images[:_SIGNAL_IMAGES])
+    loss = F.cross_entropy(logits, data.labels[:_SIGNAL_IMAGES])
+    gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
+    for hook in hooks:
+        hook.remove()
+    return {"output_std": outputs, "gradient_std": [_rounded(g.std()) for g in gradients]}
+
+
+def _rounded(value: Tensor) -> float:
+    return float(f"{value.item():.4g}")
+
+
+def train_run(
+    run: Run,
+    train_data: ReducedImages,
+    test_data: ReducedImages,
+    tick: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Train ``run`` on the CPU; returns its record. ``tick`` gets the epochs done, as a fraction.
+
+    A run whose loss becomes infinite ends there, and its record says so under ``diverged``.
+    Raises :class:`TrainingError` if the images do not fill one batch.
+    """
+    recipe = Recipe(**run.recipe)  # type: ignore[arg-type]
+    spec = network_spec(run)
+    # measured on another copy, since BatchNorm would remember it
+    signal = initial_signal(start(spec, recipe, run.seed, CPU).network, train_data)
+    state = start(spec, recipe, run.seed, CPU)
+    diverged = None
+    while state.epoch < recipe.epochs:
+        before = state.epoch
+
+        def step(done: int, total: int, before: int = before) -> None:
+            if tick is not None:
+                tick(before + done / total)
+
+        began = time.process_time()
+        try:
+            row = train_epoch(state, train_data, recipe, run.seed, step)
+        except TrainingError as error:
+            if state.epoch == before:  # not one step was made: not the run's outcome
+                raise
+            diverged = str(error).split(";")[0]
+            break
+        row["cpu_seconds"] = time.process_time() - began
+        row["test_top1"] = evaluate(state.network, test_data)
+        state.history.append(row)
+    top1 = {name: state.history[-1][name] for name in ("test_top1", "train_top1") if state.history}
+    record = make_record(
+        spec, recipe, run.seed, state, train_data.source, test_data.source, top1, "", CPU
+    )
+    del record["weights_sha256"]  # none are kept
+    record["parameters"] = sum(parameter.numel() for parameter in state.network.parameters())
+    return {
+        **record,
+        "settings": settings(run, train_data.source, test_data.source),
+        "signal": signal,
+        "diverged": diverged,
+    }
