@@ -55,9 +55,10 @@ class Study:
     note: str
 
 
-_DEPTH = {"epochs": 1, "batch_size": 128, "learning_rate": 0.1, "warmup_epochs": 0.2}
+_DEPTH = {"epochs": 3, "batch_size": 128, "learning_rate": 0.1, "warmup_epochs": 0.2}
 _SMALL_RATE = {**_DEPTH, "learning_rate": 0.02}
-_NORM = {"epochs": 1, "batch_size": 64, "learning_rate": 0.05, "warmup_epochs": 0.2}
+_INIT = {**_SMALL_RATE, "epochs": 1}
+_NORM = {"epochs": 2, "batch_size": 64, "learning_rate": 0.05, "warmup_epochs": 0.2}
 
 _BY_DEPTH = tuple(
     Run(f"{family}{depth}", depth, family == "resnet", _DEPTH)
@@ -92,8 +93,8 @@ STUDIES = (
         source="He et al. 2015, §2.2",
         columns=("network", "initialised", "signal", "gradient", "loss", "test error"),
         runs=(
-            Run("plain30-xavier", 30, False, _SMALL_RATE, norm="none", init="xavier"),
-            Run("plain30-msra", 30, False, _SMALL_RATE, norm="none", init="msra-forward"),
+            Run("plain30-xavier", 30, False, _INIT, norm="none", init="xavier"),
+            Run("plain30-msra", 30, False, _INIT, norm="none", init="msra-forward"),
         ),
         paper={"plain30-xavier": "stalls (Fig. 3)", "plain30-msra": "converges (Fig. 3)"},
         note="The paper's network has 27 convolutions and 3 fully connected layers, on ImageNet. "
