@@ -2,6 +2,7 @@
 
 from repr_runtime.artifact import read_manifest
 from repr_runtime.backends.tensorrt import TensorRTOptions
+from repr_runtime.batching import Batcher, BatcherStats
 from repr_runtime.engine_checks import Check
 from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest
@@ -9,6 +10,8 @@ from repr_runtime.preflight import preflight
 from repr_runtime.session import Prediction, SelfTestReport, Session, load
 
 __all__ = [
+    "Batcher",
+    "BatcherStats",
     "Check",
     "Manifest",
     "Prediction",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from repr_runtime.artifact import read_consistently, read_file, read_manifest
@@ -40,6 +41,7 @@ def open_backend(
     device: str,
     precision: str,
     threads: int | None,
+    instances: int | None,
     options: TensorRTOptions,
     engine: str | os.PathLike[str] | None,
     trust: bool,
@@ -47,11 +49,16 @@ def open_backend(
     """The artifact in ``root``, all of one export, on ``device``; ``auto`` takes the best there is.
 
     That is a TensorRT engine that passes all checks, else ONNX Runtime on CUDA, else on the
-    CPU; ``choice`` says which, and why not those before it. Raises :class:`ArtifactError`,
-    :class:`BackendError` and :class:`MissingExtraError`.
+    CPU; ``choice`` says which, and why not those before it. ``instances`` are the runs that go
+    on side by side: an engine's contexts, or instances of ONNX Runtime (None: as ``options``
+    say, and one). Raises :class:`ArtifactError`, :class:`BackendError` and
+    :class:`MissingExtraError`.
     """
+    if instances is not None:
+        options = replace(options, contexts=instances)
+    count = instances or 1
     return read_consistently(
-        root, lambda: _open(root, device, precision, threads, options, engine, trust)
+        root, lambda: _open(root, device, precision, threads, count, options, engine, trust)
     )
 
 
@@ -60,6 +67,7 @@ def _open(
     device: str,
     precision: str,
     threads: int | None,
+    instances: int,
     options: TensorRTOptions,
     engine: str | os.PathLike[str] | None,
     trust: bool,
@@ -82,10 +90,9 @@ def _open(
         return Opened(manifest, graph, backend, f"{choice}, as asked for")
     if device != "auto":
         graph = _graph(root, manifest, precision, device)
-        backend_ = ort.OnnxRuntimeBackend(_content(root, graph), device, threads, options.gpu)
-        return Opened(
-            manifest, graph, backend_, f"ONNX Runtime {ort.version()} on {device}, as asked for"
-        )
+        content = _content(root, graph)
+        backend_, title = _onnxruntime(content, device, threads, instances, options.gpu)
+        return Opened(manifest, graph, backend_, f"{title}, as asked for")
     graph = _graph(root, manifest, precision, "cpu")
     got = engines.attempt(root, manifest, precision, options)
     if not isinstance(got, str):
@@ -96,17 +103,51 @@ def _open(
     if reason is None:
         graph_ = _graph(root, manifest, precision, "cuda")
         try:
-            on_cuda = ort.OnnxRuntimeBackend(_content(root, graph_), "cuda", threads, options.gpu)
+            content = _content(root, graph_)
+            on_cuda, title = _onnxruntime(content, "cuda", threads, instances, options.gpu)
         except DeviceUnavailableError as error:
             reason = str(error)
         else:
-            choice = (
-                f"ONNX Runtime {ort.version()} on cuda, the fastest that works here; {no_engine}"
-            )
+            choice = f"{title}, the fastest that works here; {no_engine}"
             return Opened(manifest, graph_, on_cuda, choice)
-    on_cpu = ort.OnnxRuntimeBackend(_content(root, graph), "cpu", threads)
-    choice = f"ONNX Runtime {ort.version()} on cpu; not on cuda: {reason}; {no_engine}"
+    on_cpu, title = _onnxruntime(_content(root, graph), "cpu", threads, instances, options.gpu)
+    choice = f"{title}; not on cuda: {reason}; {no_engine}"
     return Opened(manifest, graph, on_cpu, choice)
+
+
+def _onnxruntime(
+    content: bytes, device: str, threads: int | None, instances: int, gpu: int
+) -> tuple[Backend, str]:
+    """The graph in ONNX Runtime, and a sentence about it; the cores are shared by instances."""
+    from repr_runtime.backends import onnxruntime as ort
+    from repr_runtime.backends.instances import Instances
+
+    title = f"ONNX Runtime {ort.version()} on {device}"
+    cores = usable_cores()
+    if threads is None and (instances > 1 or cores < (os.cpu_count() or 1)):
+        # Left to itself, the library binds threads to cores that a pinned process may not use.
+        threads = max(1, cores // instances)
+    if instances == 1:
+        return ort.OnnxRuntimeBackend(content, device, threads, gpu), title
+    opened = [ort.OnnxRuntimeBackend(content, device, threads, gpu)]
+    try:
+        # On one CPU thread the caller's own runs the graph: any number of them share a session.
+        while not (device == "cpu" and threads == 1) and len(opened) < instances:
+            opened.append(ort.OnnxRuntimeBackend(content, device, threads, gpu))
+    except BaseException:
+        for backend in opened:
+            backend.close()
+        raise
+    each = "1 thread" if threads == 1 else f"{threads} threads"
+    backends = opened if len(opened) == instances else opened * instances
+    return Instances(backends), f"{title}, {instances} instances of {each}"
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _graph(root: Path, manifest: Manifest, precision: str, device: str) -> FileEntry:

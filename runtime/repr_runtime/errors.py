@@ -36,6 +36,11 @@ ReproError
 │   ├── ExecutionError            the library failed while running
 │   ├── NonFiniteOutputError      NaN or infinity came out
 │   └── SessionClosedError        used after ``close``
+├── BatcherError                  a request to a ``Batcher`` that it does not answer
+│   ├── NotBatchableError         the network has not one row a sample in all it takes and gives
+│   ├── QueueFullError            as many samples wait as may
+│   ├── DeadlineExceededError (TimeoutError)   the deadline passed before there was an answer
+│   └── BatcherClosedError        the batcher was closed
 ├── SelfTestError                 the golden samples do not come out as they did at export
 └── MissingExtraError (ImportError)   an optional part is not installed
 """
@@ -48,8 +53,11 @@ __all__ = [
     "ArtifactNotFoundError",
     "BackendError",
     "BatchSizeError",
+    "BatcherClosedError",
+    "BatcherError",
     "CudaError",
     "CudaGraphError",
+    "DeadlineExceededError",
     "DeviceMemoryError",
     "DeviceUnavailableError",
     "EmptyBatchError",
@@ -71,9 +79,11 @@ __all__ = [
     "ModelLoadError",
     "NonFiniteInputError",
     "NonFiniteOutputError",
+    "NotBatchableError",
     "OccupiedError",
     "PrecisionNotFoundError",
     "PreprocessingMissingError",
+    "QueueFullError",
     "ReproError",
     "SchemaVersionError",
     "SelfTestError",
@@ -226,6 +236,26 @@ class NonFiniteOutputError(BackendError):
 
 class SessionClosedError(BackendError):
     """The session was used after it was closed."""
+
+
+class BatcherError(ReproError):
+    """A request to a ``Batcher`` that it does not answer."""
+
+
+class NotBatchableError(BatcherError):
+    """The network's inputs and outputs have not one row for each sample."""
+
+
+class QueueFullError(BatcherError):
+    """As many samples wait as may: the service is overloaded; says the limit."""
+
+
+class DeadlineExceededError(BatcherError, TimeoutError):
+    """The request's deadline passed before there was an answer."""
+
+
+class BatcherClosedError(BatcherError):
+    """The batcher was closed before the request was started."""
 
 
 class SelfTestError(ReproError):

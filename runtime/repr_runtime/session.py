@@ -65,6 +65,7 @@ def load(
     device: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
+    instances: int | None = None,
     nonfinite: str = "error",
     options: TensorRTOptions | None = None,
     engine: str | os.PathLike[str] | None = None,
@@ -76,9 +77,11 @@ def load(
     why), ``"tensorrt"`` (the artifact's engines), ``"cuda"``, ``"onnxruntime-tensorrt"`` or
     ``"cpu"`` (its graphs, through ONNX Runtime): a device asked for by name and not there is
     an error. ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
-    (None: one a core). ``nonfinite`` is ``"error"`` (NaN or infinity in an input or output
-    raises; arrays on a GPU are not looked at) or ``"allow"``. ``options`` say which GPU, and
-    how engines are run on it.
+    of an instance (None: one a core, shared out to the instances), and ``instances`` how many
+    runs go on side by side, further ones wait (None: one, which all callers share; an engine's
+    are ``options.contexts``). A run is never cut over instances. ``nonfinite`` is ``"error"``
+    (NaN or infinity in an input or output raises; arrays on a GPU are not looked at) or
+    ``"allow"``. ``options`` say which GPU, and how engines are run on it.
 
     ``engine`` is an engine file to run instead of the artifact's own. An engine is executable
     code: one that the manifest does not list is refused, unless ``trust`` says that you know
@@ -96,11 +99,14 @@ def load(
         raise ValueError(f"nonfinite must be 'error' or 'allow', got {nonfinite!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    if instances is not None and instances < 1:
+        raise ValueError(f"instances must be at least 1, got {instances}")
     if engine is not None and device not in ("auto", "tensorrt"):
         raise ValueError(f"an engine runs with device='tensorrt', not {device!r}")
     root = Path(path)
     opened = open_backend(
-        *(root, device, precision, threads, options or TensorRTOptions(), engine, trust)
+        *(root, device, precision, threads, instances),
+        *(options or TensorRTOptions(), engine, trust),
     )
     try:
         return Session(
@@ -134,6 +140,7 @@ class Session:
         self.precision = precision
         self.choice = choice
         self._graph = graph
+        self.nonfinite = nonfinite
         self.device = backend.device
         self.inputs = backend.inputs
         self.outputs = backend.outputs
@@ -171,6 +178,15 @@ class Session:
         """The batch size that the graph is fixed to; None if it takes any."""
         first = self.inputs[0].shape[0] if self.inputs[0].shape else None
         return first if isinstance(first, int) else None
+
+    @property
+    def instances(self) -> int:
+        """How many runs go on side by side at best."""
+        return self.backend.instances
+
+    def runnable_batch(self, count: int) -> int:
+        """The batch size to run ``count`` samples at: more is padding, less cuts them up."""
+        return self.batch_size or self.backend.chunk(count) or count
 
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, NDArray[Any]]:
         """Run one batch: arrays in the order of ``inputs``, or by name, or one mapping of names.
@@ -315,8 +331,8 @@ class Session:
     def _run_in_batches(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """``run`` on any number of samples, where only some batch sizes can be run too."""
         count = len(next(iter(inputs.values())))
-        size = self.batch_size or self.backend.chunk(count)
-        if size is None or size == count:
+        size = self.runnable_batch(count)
+        if size == count:
             return self.run(inputs)
         parts = []
         for begin in range(0, count, size):

@@ -57,6 +57,8 @@ def test_loading_and_running_pulls_in_nothing_but_onnx_runtime(artifact: Path) -
 
 def test_the_exported_names_are_these() -> None:
     assert repr_runtime.__all__ == [
+        "Batcher",
+        "BatcherStats",
         "Check",
         "Manifest",
         "Prediction",

@@ -265,6 +265,7 @@ def test_an_engine_of_a_fixed_batch(make: Callable[..., Made]) -> None:
 
 def test_threads_get_what_one_thread_gets(make: Callable[..., Made]) -> None:
     made = make(options=TensorRTOptions(contexts=3))
+    assert made.backend.instances == 3
     work = [batch(1 + seed % 16, seed) for seed in range(120)]
     alone = [made.run(x) for x in work]
     with ThreadPoolExecutor(8) as pool:

@@ -26,10 +26,12 @@ class Backend(Protocol):
 
     ``run`` may be called from several threads at once. The arrays that it returns belong
     to the caller: the backend keeps no reference to them and never writes to them again.
+    ``instances`` are the runs that go on side by side at best; further ones wait, or slow them.
     """
 
     name: str
     device: str
+    instances: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

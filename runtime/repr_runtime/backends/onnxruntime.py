@@ -78,6 +78,7 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    instances = 1
 
     def __init__(self, graph: bytes, device: str, threads: int | None, gpu: int = 0) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).

@@ -116,6 +116,7 @@ class TensorRTBackend:
         :class:`CudaError` if the device does.
         """
         self.library, self.options, self.device = library, options, f"cuda:{cuda.device}"
+        self.instances = options.contexts
         self._cuda, self._file = cuda, engine
         self._trt = library.trt
         self._memory = DeviceMemory(cuda)

@@ -1,0 +1,66 @@
+"""Several instances of a graph behind one backend: each run has one to itself, or waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from numpy.typing import NDArray
+
+from repr_runtime.backends import Timings
+from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from repr_runtime.device_arrays import DeviceArray
+
+
+class Instances:
+    """At most as many runs at once as there are instances, each with CPU threads of its own.
+
+    The same backend may be listed several times: ONNX Runtime with one thread runs a graph on
+    the thread that calls it, so that several callers need neither several sessions nor several
+    copies of the weights. A batch is never cut: it runs on one instance, and so gives bit for
+    bit what one instance alone gives.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, backends: Sequence[OnnxRuntimeBackend]) -> None:
+        self._backends = list(dict.fromkeys(backends))
+        self._idle: SimpleQueue[OnnxRuntimeBackend] = SimpleQueue()
+        for backend in backends:
+            self._idle.put(backend)
+        self.instances = len(backends)
+        first = backends[0]
+        self.device, self.inputs, self.outputs = first.device, first.inputs, first.outputs
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions of the library, each with a copy of the weights, there are."""
+        return len(self._backends)
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        backend = self._idle.get()
+        try:
+            return backend.run(feed)
+        finally:  # also after close, for those that wait: each is then told
+            self._idle.put(backend)
+
+    def run_on_device(
+        self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
+    ) -> list[DeviceArray]:
+        backend = self._idle.get()
+        try:
+            return backend.run_on_device(feed, check)
+        finally:
+            self._idle.put(backend)
+
+    def chunk(self, count: int) -> int | None:
+        return self._backends[0].chunk(count)
+
+    @property
+    def timings(self) -> Timings | None:
+        return None
+
+    def close(self) -> None:
+        for backend in self._backends:
+            backend.close()
