@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
+from repr_bench.peer_options import add_arguments as add_peer_arguments
+from repr_bench.peer_options import peer_names
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 from repr_runtime.choice import DEVICES
@@ -90,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         help="write everything, raw samples too; with --list, the list (- is standard output)",
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    add_peer_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -121,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.feeds import EvaluationImages
     from repr_bench.measure import Plan
+    from repr_bench.peer_run import with_peers
+    from repr_bench.peers import select
     from repr_bench.progress import RunProgress
+    from repr_bench.report.peer_table import print_peers
     from repr_bench.report.table import print_report
     from repr_bench.results import write_results, write_text
     from repr_bench.run import Request, run
@@ -152,8 +158,16 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         images=images,
         command=("repr-bench", *arguments),
     )
+    if args.tune:
+        from repr_bench.tune import tune
+
+        with RunProgress(quiet=args.quiet) as progress:
+            return tune(request, args.tune, progress, _output())
+    selected = None if args.peers is None else select(peer_names(args.peers))
     with RunProgress(quiet=args.quiet) as progress:
         results = replace(run(request, progress), left_out=left_out)
+        if selected is not None:
+            results = with_peers(results, request, selected, progress)
         # The files first: a reader of the table may leave early, and close the pipe.
         if args.json:
             write_results(results, args.json)
@@ -162,6 +176,8 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
     print_report(results, _output())
+    if selected is not None:
+        print_peers(results, _output())
     if left_out:
         progress.tell(left_out)
     return exit_status(results)
@@ -171,7 +187,7 @@ def exit_status(results: Results) -> int:
     """130 if interrupted, 1 if a row failed or none was measured, else 0."""
     if results.interrupted:
         return 130
-    statuses = {row.status for row in results.rows}
+    statuses = {row.status for row in (*results.rows, *results.peers)}
     return 1 if "failed" in statuses or "measured" not in statuses else 0
 
 

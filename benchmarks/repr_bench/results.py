@@ -13,30 +13,21 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from repr_bench import statistics
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
-from repr_bench.statistics import Interval
+from repr_bench.peer_rows import PeerRow
+from repr_bench.statistics import Figure, Interval
 
-SCHEMA = 1
+SCHEMA = 2
 PERCENTILES = (50, 90, 99)
 UNIT_NS = 1e6
 """Nanoseconds in the unit of shown latencies, the millisecond."""
 
 Status = Literal["measured", "interrupted", "absent", "failed"]
 """``absent``: the artifact has no such graph. ``interrupted``: fewer samples than asked for."""
-
-
-class Figure(NamedTuple):
-    """A derived value and its 95 % interval, None where it cannot be known."""
-
-    value: float
-    interval: Interval | None
-
-    def __str__(self) -> str:
-        return statistics.figure(self.value, self.interval)
 
 
 @dataclass(frozen=True)
@@ -168,6 +159,7 @@ class Results:
     environment: Environment
     rows: tuple[Row, ...]
     left_out: str = ""
+    peers: tuple[PeerRow, ...] = ()
 
 
 def to_json(results: Results) -> str:

@@ -15,10 +15,11 @@ from repr_bench.accuracy import measure_accuracy
 from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError
+from repr_bench.errors import sentence as _sentence
 from repr_bench.feeds import EvaluationImages, make_feed
 from repr_bench.measure import Plan, Timing, measure
 from repr_bench.results import Accuracy, Graph, Results, Row, Settings, Status
-from repr_runtime import ReproError, Session, load
+from repr_runtime import Session, load
 from repr_runtime.errors import PrecisionNotFoundError
 
 DEFAULT_BATCHES = (1, 8)
@@ -65,10 +66,8 @@ class _Pending:
         reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
         if timing.error is not None:
             status, reason = "failed", _sentence(timing.error)
-        elif len(timing.rounds) == plan.rounds:
-            last = timing.rounds[-1]
-            if len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns:
-                status, reason = "measured", ""
+        elif timing.is_whole(plan):
+            status, reason = "measured", ""
         return replace(
             self.row,
             status=status,
@@ -238,12 +237,6 @@ def _measure(plan: Plan, progress: Progress, pending: Sequence[_Pending]) -> boo
 
 def _row(label: str, precision: str | None, batch: int | None, status: Status, reason: str) -> Row:
     return Row(label, precision, batch, status, reason, None, "", (), False, ())
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    written_for_users = isinstance(error, ReproError | ValueError | OSError) and text
-    return text if written_for_users else f"{type(error).__name__}: {text}"
 
 
 def _now() -> str:

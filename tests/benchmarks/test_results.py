@@ -58,7 +58,7 @@ def test_derived_figures_by_hand(row: Row) -> None:
 
 def test_json_holds_samples_and_derived_figures(results: Results) -> None:
     body = json.loads(to_json(results))
-    assert body["schema"] == 1
+    assert body["schema"] == 2
     assert body["rows"][0]["rounds_ns"][0] == list(results.rows[0].rounds_ns[0])
     derived = body["rows"][0]["derived"]
     assert derived["p50_ms"]["value"] == results.rows[0].latency_ms[50].value
@@ -83,8 +83,8 @@ def test_rows_without_samples_have_no_figures(failed_row: Row) -> None:
 
 
 def test_newer_schema_is_refused_with_the_way_out(results: Results) -> None:
-    body = json.loads(to_json(results)) | {"schema": 2, "rows": "of another kind"}
-    with pytest.raises(ResultsError, match=r"schema 2.*pip install -U repr-deploy"):
+    body = json.loads(to_json(results)) | {"schema": 3, "rows": "of another kind"}
+    with pytest.raises(ResultsError, match=r"schema 3.*pip install -U repr-deploy"):
         from_json(json.dumps(body))
 
 
