@@ -187,7 +187,7 @@ def exit_status(results: Results) -> int:
     """130 if interrupted, 1 if a row failed or none was measured, else 0."""
     if results.interrupted:
         return 130
-    statuses = {row.status for row in (*results.rows, *results.peers)}
+    statuses = {row.status for row in results.rows} | {row.status for row in results.peers}
     return 1 if "failed" in statuses or "measured" not in statuses else 0
 
 

@@ -136,14 +136,15 @@ def _onnxruntime(
 
     content = _content(root, graph)
     title = f"ONNX Runtime {ort.version()} on {device}"
+    asked = threads is not None or instances is not None
     setting, words = None, "tuned settings are the CPU's" if tuned is not None else ""
     if device == "cpu":
         setting, words = resolve(tuned, graph.sha256, ort.version())
     if setting is not None:
-        if threads is None and instances is None:
-            threads, instances = setting.threads, setting.instances
-        else:
+        if asked:
             words += ", but for the threads and instances that were asked for"
+        else:
+            threads, instances = setting.threads, setting.instances
     count, cores = instances or 1, usable_cores()
     if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
@@ -164,9 +165,10 @@ def _onnxruntime(
         for backend in opened:
             backend.close()
         raise
-    each = "1 thread" if threads == 1 else f"{threads} threads"
+    if setting is None or asked:  # else its words have said it
+        title += f", {count} instances of {'1 thread' if threads == 1 else f'{threads} threads'}"
     backends = opened if len(opened) == count else opened * count
-    return Instances(backends), f"{title}, {count} instances of {each}{words}"
+    return Instances(backends), f"{title}{words}"
 
 
 def usable_cores() -> int:

@@ -41,7 +41,7 @@ class TorchRunner:
         import torch
 
         torch.set_num_threads(work.threads or _usable_cores())
-        self._network = build_network(work).eval()
+        self._network: Any = build_network(work).eval()
         self._torch = torch
         self._like_last = False
 
@@ -89,21 +89,21 @@ class CompiledRunner:
         self._torch = torch
 
     def prepare(self, arrays: Arrays) -> Prepared:
-        torch = self._torch
-        compiled = torch.compile(self._network, dynamic=False)
+        library = self._torch
+        compiled = library.compile(self._network, dynamic=False)
 
         def run(tensors: list[torch.Tensor]) -> torch.Tensor:
-            with torch.inference_mode():
+            with library.inference_mode():
                 found: torch.Tensor = compiled(*tensors)
                 return found
 
         def logits(given: Arrays) -> NDArray[Any]:
-            found: NDArray[Any] = run([torch.from_numpy(array) for array in given]).numpy()
+            found: NDArray[Any] = run([library.from_numpy(a) for a in given]).numpy()
             return found
 
-        call = partial(run, [torch.from_numpy(array) for array in arrays])
+        call = partial(run, [library.from_numpy(array) for array in arrays])
         call()  # it compiles here
-        settings = f"torch.compile of torch {torch.__version__}, {_threads(torch)}"
+        settings = f"torch.compile of torch {library.__version__}, {_threads(library)}"
         return Prepared(logits, call, repeated(call), settings)
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ def _median_seconds(call: partial[Any]) -> float:
     """The median of a few calls, after as many to warm up."""
     for _ in range(2):
         call()
-    samples, begin = [], time.perf_counter()
+    samples, begin = list[float](), time.perf_counter()
     while len(samples) < _TRIAL_CALLS or time.perf_counter() - begin < _TRIAL_SECONDS:
         before = time.perf_counter()
         call()

@@ -67,7 +67,7 @@ class TrtexecRunner:
     def _outputs(
         self, engine: Path, names: Sequence[str], shapes: Sequence[str], arrays: Arrays
     ) -> NDArray[Any]:
-        place, files = engine.parent, []
+        place, files = engine.parent, list[str]()
         for name, array in zip(names, arrays, strict=True):
             file = place / f"input{len(files)}.bin"
             file.write_bytes(np.ascontiguousarray(array).tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from rich import box
@@ -26,8 +27,6 @@ from repr_bench.statistics import Figure
 
 NOTHING = "-"
 _TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
-_WORDS = 4
-"""How many columns from the left hold words or names, and stand at the left."""
 
 
 def print_peers(results: Results, console: Console) -> None:
@@ -135,11 +134,12 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
 
 
 def times(figure: Figure) -> str:
-    """``1.31 × (1.28–1.34)``."""
+    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
+    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
     if figure.interval is None:
-        return f"{figure.value:.3g} ×"
+        return f"{figure.value:,.{places}f} ×"
     low, high = figure.interval
-    return f"{figure.value:.2f} × ({low:.2f}–{high:.2f})"
+    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"
 
 
 def _networks(count: int) -> str:
