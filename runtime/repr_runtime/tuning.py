@@ -181,8 +181,13 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
         body = _load(path, graph_sha256)
     except FileNotFoundError:
         raise ValueError(_why_none(goal, graph_sha256, machine)) from None
-    if _fields(Machine, body["machine"]) != machine:
-        raise ValueError(f"{path} is another machine's; tune it here: {_HINT} {goal}")
+    again = f"tune it again: {_HINT} {goal}"
+    try:
+        made_on: Machine = _fields(Machine, body.get("machine"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
+    if made_on != machine:
+        raise ValueError(f"{path} is another machine's; {again}")
     if goal not in body["goals"]:
         raise ValueError(
             f"this graph is tuned for {', '.join(body['goals'])} alone; {_HINT} {goal}"
@@ -190,7 +195,7 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
     try:
         setting: Setting = _fields(Setting, body["goals"][goal]["setting"])
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); tune it again: {_HINT} {goal}") from error
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
     return setting
 
 
@@ -198,7 +203,7 @@ def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
     for path in sorted(tuning_folder().glob(f"{graph_sha256[:16]}-*.json")):
         try:
-            other: Machine = _fields(Machine, _load(path, graph_sha256)["machine"])
+            other: Machine = _fields(Machine, _load(path, graph_sha256).get("machine"))
         except (OSError, ValueError, RecursionError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"

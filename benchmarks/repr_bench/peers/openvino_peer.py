@@ -6,6 +6,7 @@ otherwise; so the precision is set, and read back.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -22,10 +23,9 @@ class OpenVINORunner:
     """
 
     def __init__(self, work: Work, hint: Hint) -> None:
-        import openvino
-
-        self._library, self._work, self._hint = openvino, work, hint
-        self._core = openvino.Core()
+        self._library: Any = importlib.import_module("openvino")
+        self._core = self._library.Core()
+        self._work, self._hint = work, hint
 
     def prepare(self, arrays: Arrays) -> Prepared:
         model = self._core.read_model(str(self._work.path))
