@@ -365,8 +365,10 @@ class TestTrtexec:
         del tool
         script = tmp_path / "bin" / "trtexec"
         script.write_text(f"#!{sys.executable}\nprint('[E] no GPU'); raise SystemExit(1)")
+        runner = trtexec_peer.TrtexecRunner(work)
         with pytest.raises(TrtexecError, match=r"trtexec failed: \[E\] no GPU"):
-            trtexec_peer.TrtexecRunner(work).prepare([batch])
+            runner.prepare([batch])
+        runner.close()
 
     def test_it_is_looked_for_on_the_path(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
