@@ -104,6 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.targets and args.all_bundled:
         parser().error("--all-bundled goes without names; leave out one of the two")
+    if args.tune and (args.json or args.html or args.peers is not None):
+        parser().error(
+            "--tune keeps what it finds in the cache, and goes without --json, --html, --peers"
+        )
     if args.json == STANDARD_OUTPUT and not args.list:
         parser().error("--json - goes with --list; give the name of a file")
     for stream in (sys.stdout, sys.stderr):

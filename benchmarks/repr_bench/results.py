@@ -18,7 +18,7 @@ from typing import Any, Literal
 from repr_bench import statistics
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
-from repr_bench.peer_rows import PeerRow
+from repr_bench.peer_rows import RATIO_FORMULA, PeerRow
 from repr_bench.statistics import Figure, Interval
 
 SCHEMA = 2
@@ -176,6 +176,7 @@ def to_json(results: Results) -> str:
         "percentile": statistics.PERCENTILE_FORMULA,
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,
         "accuracy_interval": statistics.ACCURACY_INTERVAL_FORMULA,
+        "peer_ratio": RATIO_FORMULA,
     }
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.
