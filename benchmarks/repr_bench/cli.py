@@ -17,6 +17,8 @@ from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
 from repr_bench.feeds import add_arguments as add_image_arguments
+from repr_bench.peer_options import add_arguments as add_peer_arguments
+from repr_bench.peer_options import peer_names
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 from repr_runtime.choice import DEVICES
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from repr_bench.progress import RunProgress
     from repr_bench.results import Results
+    from repr_bench.run import Request
 
 INSTALL = "pip install 'repr-deploy[bench]'"
 STANDARD_OUTPUT = Path("-")
@@ -93,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     compare_cli.add_arguments(p)
     analysis.add_arguments(p)
     scenario_options.add_arguments(p)
+    add_peer_arguments(p)
     p.add_argument("--list", action="store_true", help="list every network, and stop")
     p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
     return p
@@ -104,6 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.targets and args.all_bundled:
         parser().error("--all-bundled goes without names; leave out one of the two")
+    if args.tune and (args.json or args.html or args.peers is not None):
+        parser().error(
+            "--tune keeps what it finds in the cache, and goes without --json, --html, --peers"
+        )
     if args.json == STANDARD_OUTPUT and not args.list:
         parser().error("--json - goes with --list; give the name of a file")
     for stream in (sys.stdout, sys.stderr):
@@ -124,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.compare import compare
     from repr_bench.progress import RunProgress
+    from repr_bench.report.peer_table import print_peers
     from repr_bench.report.scenario_table import print_scenarios
     from repr_bench.report.table import print_report
     from repr_bench.results import read_results, write_results, write_text
@@ -134,6 +143,11 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     for path in (args.json, args.html):
         if path is not None:
             _make_place_for(path)
+    if args.tune:
+        from repr_bench.tune import tune
+
+        with RunProgress(quiet=args.quiet) as progress:
+            return tune(_requested(args, arguments)[0], args.tune, progress, _output())
     old = read_results(args.compare) if args.compare else None
     with RunProgress(quiet=args.quiet) as progress:
         results = (
@@ -151,15 +165,32 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             progress.tell(f"page: {args.html}")
     scenarios = results.scenarios or results.end_to_end
     (print_scenarios if scenarios else print_report)(results, _output())
+    if results.peers:
+        print_peers(results, _output())
     if results.left_out and not args.take_from:
         progress.tell(results.left_out)
     return exit_status(results)
 
 
 def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
-    from repr_bench.measure import Plan
-    from repr_bench.run import Request, run
+    from repr_bench.peer_run import with_peers
+    from repr_bench.peers import select
+    from repr_bench.run import run
     from repr_bench.scenarios import run_scenarios
+
+    request, left_out = _requested(args, arguments)
+    selected = None if args.peers is None else select(peer_names(args.peers))
+    options = scenario_options.chosen(args)
+    found = run_scenarios(request, options, progress) if options else run(request, progress)
+    if selected is not None:
+        found = with_peers(found, request, selected, progress)
+    return replace(found, left_out=left_out)
+
+
+def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Request, str]:
+    """What is to be measured, and the sentence on what a run without names leaves out."""
+    from repr_bench.measure import Plan
+    from repr_bench.run import Request
 
     targets, left_out = tuple(args.targets), ""
     if not targets:
@@ -184,9 +215,7 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunP
         command=("repr-bench", *arguments),
         wanted=wanted,
     )
-    options = scenario_options.chosen(args)
-    found = run_scenarios(request, options, progress) if options else run(request, progress)
-    return replace(found, left_out=left_out)
+    return request, left_out
 
 
 def exit_status(results: Results) -> int:
@@ -197,6 +226,7 @@ def exit_status(results: Results) -> int:
         *(row.status for row in results.rows),
         *(row.status for row in results.scenarios),
         *(row.status for row in results.end_to_end),
+        *(row.status for row in results.peers),
     }
     if "failed" in statuses or "measured" not in statuses:
         return 1

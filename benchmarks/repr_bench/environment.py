@@ -21,6 +21,7 @@ DISTRIBUTIONS = (
     "onnx",
     "onnx-ir",
     "onnxscript",
+    "openvino",
 )
 _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 _CPU_QUOTA = "/sys/fs/cgroup/cpu.max"

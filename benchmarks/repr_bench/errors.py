@@ -5,6 +5,10 @@ BenchError (ValueError)
 └── ResultsError     a results file that cannot be read or written
 """
 
+from __future__ import annotations
+
+from repr_runtime import ReproError
+
 
 class BenchError(ValueError):
     """Base of the errors of this package; the message says the way out."""
@@ -16,3 +20,10 @@ class UsageError(BenchError):
 
 class ResultsError(BenchError):
     """A results file that cannot be read or written."""
+
+
+def sentence(error: Exception) -> str:
+    """What ``error`` says, on one line; with its type, if it was not written for users."""
+    text = " ".join(str(error).split())
+    written_for_users = isinstance(error, ReproError | ValueError | OSError) and text
+    return text if written_for_users else f"{type(error).__name__}: {text}"

@@ -59,6 +59,13 @@ class Timing:
     rounds: list[list[int]] = field(default_factory=list)
     error: Exception | None = None
 
+    def is_whole(self, plan: Plan) -> bool:
+        """Whether all rounds were measured, to the end of the last."""
+        if self.error is not None or len(self.rounds) < plan.rounds:
+            return False
+        last = self.rounds[-1]
+        return len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -20,6 +20,7 @@ from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
 from repr_bench.machine_state import RoundState
+from repr_bench.peer_rows import RATIO_FORMULA, PeerRow
 from repr_bench.profile_layers import Profile
 from repr_bench.roofline import Roofline, Timed
 from repr_bench.scenario_results import ScenarioRow, StageRow, with_derived
@@ -200,6 +201,7 @@ class Results:
     profiles: tuple[Profile, ...] = ()
     scenarios: tuple[ScenarioRow, ...] = ()
     end_to_end: tuple[StageRow, ...] = ()
+    peers: tuple[PeerRow, ...] = ()
 
     def timed(self) -> list[Timed]:
         """Median latencies of the rows that have any, as the roofline takes them."""
@@ -232,6 +234,7 @@ def to_json(results: Results) -> str:
         "latency_interval": statistics.LATENCY_INTERVAL_FORMULA,
         "accuracy_interval": statistics.ACCURACY_INTERVAL_FORMULA,
         "verdict": verdicts.FORMULA,
+        "peer_ratio": RATIO_FORMULA,
     }
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.

@@ -15,13 +15,13 @@ from repr_bench.accuracy import Judgement, judge_artifact
 from repr_bench.analysis import Analysis, Subject, Wanted
 from repr_bench.artifacts import find_artifact
 from repr_bench.environment import capture_environment
-from repr_bench.errors import UsageError
+from repr_bench.errors import UsageError, sentence
 from repr_bench.feeds import EvaluationImages, make_feed
 from repr_bench.machine_state import MachineWatch
 from repr_bench.measure import Plan, Timing, measure
 from repr_bench.results import Graph, Results, Row, Settings, Status
 from repr_bench.yardstick import Yardstick
-from repr_runtime import ReproError, Session, load
+from repr_runtime import Session, load
 from repr_runtime.errors import PrecisionNotFoundError
 
 DEFAULT_BATCHES = (1, 8)
@@ -69,11 +69,9 @@ class _Pending:
         status: Status = "interrupted"
         reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
         if timing.error is not None:
-            status, reason = "failed", _sentence(timing.error)
-        elif len(timing.rounds) == plan.rounds:
-            last = timing.rounds[-1]
-            if len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns:
-                status, reason = "measured", ""
+            status, reason = "failed", sentence(timing.error)
+        elif timing.is_whole(plan):
+            status, reason = "measured", ""
         return replace(
             self.row,
             status=status,
@@ -138,7 +136,7 @@ def _prepare(
         try:
             folder = find_artifact(target, request.artifacts, progress.tell)
         except Exception as error:  # whatever goes wrong with it is its row
-            pending.append(_Pending(_row(target, None, None, "failed", _sentence(error))))
+            pending.append(_Pending(_row(target, None, None, "failed", sentence(error))))
             continue
         if folder.resolve() in (path.resolve() for path in seen.values()):
             continue
@@ -169,7 +167,7 @@ def _rows_of_artifact(
             reason = f"no {precision} graph in this artifact"
             missing[precision] = _Pending(_row(label, precision, None, "absent", reason))
         except Exception as error:  # whatever goes wrong with it is its row
-            missing[precision] = _Pending(_row(label, precision, None, "failed", _sentence(error)))
+            missing[precision] = _Pending(_row(label, precision, None, "failed", sentence(error)))
     images, judged = judge_artifact(
         sessions,
         request.images,
@@ -190,7 +188,7 @@ def _rows_of_artifact(
                 yield _Pending(replace(row, status="absent", reason=str(error), graph=graph))
                 continue
             except Exception as error:
-                yield _Pending(replace(row, status="failed", reason=_sentence(error), graph=graph))
+                yield _Pending(replace(row, status="failed", reason=sentence(error), graph=graph))
                 continue
             row = replace(row, graph=graph, inputs=what)
             subject = Subject(label, precision, batch, session, tuple(arrays), row.emulated)
@@ -222,7 +220,7 @@ def _graph(folder: Path, session: Session, judged: Judgement) -> Graph:
         device=session.device,
         choice=session.choice,
         accuracy=judged.accuracy,
-        accuracy_note=_sentence(judged.error) if judged.error is not None else judged.note,
+        accuracy_note=sentence(judged.error) if judged.error is not None else judged.note,
         trained_top1=_number(manifest.weights.record, "accuracy", "test_top1"),
         bar=_number(manifest.weights.record, "bar"),
         agreement=judged.agreement,
@@ -264,12 +262,6 @@ def _measure(
 
 def _row(label: str, precision: str | None, batch: int | None, status: Status, reason: str) -> Row:
     return Row(label, precision, batch, status, reason, None, "", (), False, ())
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    written_for_users = isinstance(error, ReproError | ValueError | OSError) and text
-    return text if written_for_users else f"{type(error).__name__}: {text}"
 
 
 def _now() -> str:

@@ -16,12 +16,12 @@ from repr_bench.arrivals import Service
 from repr_bench.artifacts import find_artifact
 from repr_bench.end_to_end import run_stages
 from repr_bench.environment import capture_environment
-from repr_bench.errors import UsageError
+from repr_bench.errors import UsageError, sentence
 from repr_bench.feeds import make_feed
 from repr_bench.measure import measure
 from repr_bench.offline import measure_offline
 from repr_bench.results import Results, Settings
-from repr_bench.run import Progress, Request, _label, _now, _sentence
+from repr_bench.run import Progress, Request, _label, _now
 from repr_bench.sample_pool import POOL, SamplePool, timed
 from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenario_results import (
@@ -116,7 +116,7 @@ def _artifacts(run: _Run) -> Iterator[tuple[str, Path]]:
         try:
             folder = find_artifact(target, run.request.artifacts, run.progress.tell)
         except Exception as error:  # whatever goes wrong with it is its rows
-            _fail(run, target, None, _sentence(error))
+            _fail(run, target, None, sentence(error))
             continue
         if folder.resolve() not in (path.resolve() for path in seen.values()):
             label = _label(folder, seen)
@@ -163,7 +163,7 @@ def _run_graph(run: _Run, label: str, precision: str, folder: Path) -> None:
     except PrecisionNotFoundError:
         _fail(run, label, precision, f"no {precision} graph in this artifact", absent=True)
     except Exception as error:  # whatever goes wrong with loading it is its rows
-        _fail(run, label, precision, _sentence(error))
+        _fail(run, label, precision, sentence(error))
 
 
 def _instances(session: Session, request: Request, options: ScenarioOptions) -> int | None:
@@ -184,7 +184,7 @@ def _add(run: _Run, row: ScenarioRow, work: Callable[[ScenarioRow], ScenarioRow]
         run.rows.append(row)  # which says that it was interrupted, until it is measured
         raise
     except Exception as error:
-        row = replace(row, status="failed", reason=_sentence(error))
+        row = replace(row, status="failed", reason=sentence(error))
     run.rows.append(row)
     if row.status == "interrupted":
         raise KeyboardInterrupt
@@ -386,7 +386,7 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
             run.stages.append(row)
             raise
         except Exception as error:
-            row = replace(row, status="failed", reason=_sentence(error))
+            row = replace(row, status="failed", reason=sentence(error))
         run.stages.append(row)
         if row.status == "interrupted":
             raise KeyboardInterrupt

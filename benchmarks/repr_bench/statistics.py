@@ -74,7 +74,7 @@ def percentile_interval(
         return None
     drawn = _draw(len(ordered), resamples, seed)
     ranks = -(-percent * (drawn @ np.array([samples.size for samples in ordered])) // 100)
-    return _middle(_smallest_reaching(ordered, drawn, ranks))
+    return middle(_smallest_reaching(ordered, drawn, ranks))
 
 
 def ratio_interval(
@@ -90,7 +90,7 @@ def ratio_interval(
     if len(above) < 2:
         return None
     drawn = _draw(len(above), resamples, seed)
-    return _middle((drawn @ above) / (drawn @ below))
+    return middle((drawn @ above) / (drawn @ below))
 
 
 def _draw(rounds: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -99,7 +99,7 @@ def _draw(rounds: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return generator.multinomial(rounds, [1 / rounds] * rounds, size=resamples)
 
 
-def _middle(found: NDArray[Any]) -> Interval:
+def middle(found: NDArray[Any]) -> Interval:
     """What the middle 95 % of the resamples' values span."""
     ordered, tail = np.sort(found), (100 - CONFIDENCE_PERCENT) / 200
     return Interval(

@@ -16,6 +16,7 @@ from repr_runtime.errors import (
 )
 from repr_runtime.manifest import FileEntry, Manifest
 from repr_runtime.onnx_file import external_tensors
+from repr_runtime.tuning import Setting, resolve
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
 """``tensorrt`` runs the artifact's engines; the others give its graphs to ONNX Runtime."""
@@ -45,6 +46,7 @@ def open_backend(
     options: TensorRTOptions,
     engine: str | os.PathLike[str] | None,
     trust: bool,
+    tuned: str | Setting | None = None,
 ) -> Opened:
     """The artifact in ``root``, all of one export, on ``device``; ``auto`` takes the best there is.
 
@@ -56,9 +58,9 @@ def open_backend(
     """
     if instances is not None:
         options = replace(options, contexts=instances)
-    count = instances or 1
     return read_consistently(
-        root, lambda: _open(root, device, precision, threads, count, options, engine, trust)
+        root,
+        lambda: _open(root, device, precision, threads, instances, options, engine, trust, tuned),
     )
 
 
@@ -67,10 +69,11 @@ def _open(
     device: str,
     precision: str,
     threads: int | None,
-    instances: int,
+    instances: int | None,
     options: TensorRTOptions,
     engine: str | os.PathLike[str] | None,
     trust: bool,
+    tuned: str | Setting | None,
 ) -> Opened:
     # Imported here, since each looks for libraries and drivers.
     from repr_runtime import engines
@@ -90,8 +93,7 @@ def _open(
         return Opened(manifest, graph, backend, f"{choice}, as asked for")
     if device != "auto":
         graph = _graph(root, manifest, precision, device)
-        content = _content(root, graph)
-        backend_, title = _onnxruntime(content, device, threads, instances, options.gpu)
+        backend_, title = _onnxruntime(root, graph, device, threads, instances, options.gpu, tuned)
         return Opened(manifest, graph, backend_, f"{title}, as asked for")
     graph = _graph(root, manifest, precision, "cpu")
     got = engines.attempt(root, manifest, precision, options)
@@ -103,44 +105,70 @@ def _open(
     if reason is None:
         graph_ = _graph(root, manifest, precision, "cuda")
         try:
-            content = _content(root, graph_)
-            on_cuda, title = _onnxruntime(content, "cuda", threads, instances, options.gpu)
+            on_cuda, title = _onnxruntime(
+                root, graph_, "cuda", threads, instances, options.gpu, tuned
+            )
         except DeviceUnavailableError as error:
             reason = str(error)
         else:
             choice = f"{title}, the fastest that works here; {no_engine}"
             return Opened(manifest, graph_, on_cuda, choice)
-    on_cpu, title = _onnxruntime(_content(root, graph), "cpu", threads, instances, options.gpu)
+    on_cpu, title = _onnxruntime(root, graph, "cpu", threads, instances, options.gpu, tuned)
     choice = f"{title}; not on cuda: {reason}; {no_engine}"
     return Opened(manifest, graph, on_cpu, choice)
 
 
 def _onnxruntime(
-    content: bytes, device: str, threads: int | None, instances: int, gpu: int
+    root: Path,
+    graph: FileEntry,
+    device: str,
+    threads: int | None,
+    instances: int | None,
+    gpu: int,
+    tuned: str | Setting | None,
 ) -> tuple[Backend, str]:
-    """The graph in ONNX Runtime, and a sentence about it; the cores are shared by instances."""
+    """The graph in ONNX Runtime, and a sentence about it; the cores are shared by instances.
+
+    What was asked for by name comes before what was ``tuned``.
+    """
     from repr_runtime.backends import onnxruntime as ort
     from repr_runtime.backends.instances import Instances
 
+    content = _content(root, graph)
     title = f"ONNX Runtime {ort.version()} on {device}"
-    cores = usable_cores()
-    if threads is None and (instances > 1 or cores < (os.cpu_count() or 1)):
+    asked = threads is not None or instances is not None
+    setting, words = None, "tuned settings are the CPU's" if tuned is not None else ""
+    if device == "cpu":
+        setting, words = resolve(tuned, graph.sha256, ort.version())
+    if setting is not None:
+        if asked:
+            words += ", but for the threads and instances that were asked for"
+        else:
+            threads, instances = setting.threads, setting.instances
+    count, cores = instances or 1, usable_cores()
+    if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
-        threads = max(1, cores // instances)
-    if instances == 1:
-        return ort.OnnxRuntimeBackend(content, device, threads, gpu), title
-    opened = [ort.OnnxRuntimeBackend(content, device, threads, gpu)]
+        threads = max(1, cores // count)
+
+    def one() -> ort.OnnxRuntimeBackend:
+        return ort.OnnxRuntimeBackend(content, device, threads, gpu, setting)
+
+    words = f", {words}" if words else ""
+    if count == 1:
+        return one(), f"{title}{words}"
+    opened = [one()]
     try:
         # On one CPU thread the caller's own runs the graph: any number of them share a session.
-        while not (device == "cpu" and threads == 1) and len(opened) < instances:
-            opened.append(ort.OnnxRuntimeBackend(content, device, threads, gpu))
+        while not (device == "cpu" and threads == 1) and len(opened) < count:
+            opened.append(one())
     except BaseException:
         for backend in opened:
             backend.close()
         raise
-    each = "1 thread" if threads == 1 else f"{threads} threads"
-    backends = opened if len(opened) == instances else opened * instances
-    return Instances(backends), f"{title}, {instances} instances of {each}"
+    if setting is None or asked:  # else its words have said it
+        title += f", {count} instances of {'1 thread' if threads == 1 else f'{threads} threads'}"
+    backends = opened if len(opened) == count else opened * count
+    return Instances(backends), f"{title}{words}"
 
 
 def usable_cores() -> int:

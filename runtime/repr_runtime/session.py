@@ -33,6 +33,7 @@ from repr_runtime.errors import (
 )
 from repr_runtime.manifest import Manifest, TensorSpec
 from repr_runtime.preprocess import Images, preprocess
+from repr_runtime.tuning import GOALS, Setting
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def load(
     options: TensorRTOptions | None = None,
     engine: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    tuned: str | Setting | None = None,
 ) -> Session:
     """Open the artifact in folder ``path`` and make it ready to run.
 
@@ -87,6 +89,11 @@ def load(
     code: one that the manifest does not list is refused, unless ``trust`` says that you know
     who made it.
 
+    ``tuned`` is ``"latency"`` or ``"throughput"``: the settings that ``repr-bench --tune`` found
+    for this graph on this CPU, with as many instances as it found. Where there are none, or they
+    are another machine's, ``Session.choice`` says so, and the usual ones are used. A
+    :class:`~repr_runtime.tuning.Setting` of one's own will do, too.
+
     An artifact that is replaced by a new export meanwhile is read again, so that it is one of
     the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
     precision, and :class:`BackendError` if it cannot run here.
@@ -101,12 +108,14 @@ def load(
         raise ValueError(f"threads must be at least 1, got {threads}")
     if instances is not None and instances < 1:
         raise ValueError(f"instances must be at least 1, got {instances}")
+    if isinstance(tuned, str) and tuned not in GOALS:
+        raise ValueError(f"tuned must be one of {', '.join(GOALS)}, got {tuned!r}")
     if engine is not None and device not in ("auto", "tensorrt"):
         raise ValueError(f"an engine runs with device='tensorrt', not {device!r}")
     root = Path(path)
     opened = open_backend(
         *(root, device, precision, threads, instances),
-        *(options or TensorRTOptions(), engine, trust),
+        *(options or TensorRTOptions(), engine, trust, tuned),
     )
     try:
         return Session(

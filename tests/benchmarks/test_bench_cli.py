@@ -121,6 +121,9 @@ def test_ctrl_c_reports_and_exits_130(
         ["--no-such-option"],
         ["--all-bundled", "lenet5"],
         ["--json", "-", "lenet5"],
+        ["--tune", "speed"],
+        ["--tune", "latency", "--json", "r.json"],
+        ["--tune", "latency", "--peers"],
     ],
 )
 def test_wrong_command_lines_exit_2(

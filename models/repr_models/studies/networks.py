@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from repr_models.init import init_xavier
 from repr_models.registry import CIFAR10, FoldContract, NetworkSpec
-from repr_models.resnet import BasicBlock, ResNet
+from repr_models.resnet import ResNet
+from repr_models.resnet_blocks import BasicBlock, BlockOptions
 from repr_models.studies.catalogue import GROUPS, Run
 
 
@@ -87,7 +88,7 @@ def build(run: Run) -> nn.Module:
         CIFAR10.class_count,
         stem="cifar",
         shortcut="pad",
-        residual=run.residual,
+        options=BlockOptions(residual=run.residual),
     )
     if run.norm == "none":
         exchange_batchnorms(network, ChannelBias)

@@ -113,9 +113,9 @@ def train_run(
         state.history.append(row)
     top1 = {name: state.history[-1][name] for name in ("test_top1", "train_top1") if state.history}
     record = make_record(
-        spec, recipe, run.seed, state, train_data.source, test_data.source, top1, "", CPU
+        spec, recipe, run.seed, state, train_data.source, test_data.source, top1, "", {}, CPU
     )
-    del record["weights_sha256"]  # none are kept
+    del record["weights_sha256"], record["storage"]  # none are kept
     record["parameters"] = sum(parameter.numel() for parameter in state.network.parameters())
     return {
         **record,

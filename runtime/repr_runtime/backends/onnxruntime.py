@@ -20,6 +20,7 @@ from repr_runtime.errors import (
     SessionClosedError,
 )
 from repr_runtime.manifest import TensorSpec
+from repr_runtime.tuning import Setting
 
 _DTYPES = {
     "tensor(float16)": "float16",
@@ -80,10 +81,18 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     instances = 1
 
-    def __init__(self, graph: bytes, device: str, threads: int | None, gpu: int = 0) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        device: str,
+        threads: int | None,
+        gpu: int = 0,
+        setting: Setting | None = None,
+    ) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
 
-        ``gpu`` is the index of the GPU, where the device is one.
+        ``gpu`` is the index of the GPU, where the device is one. Of ``setting`` all is used but
+        its threads and instances.
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
         fell back to another, and :class:`ModelLoadError` if it refuses the graph.
@@ -98,6 +107,8 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3  # errors; what matters of the rest is checked below
         if threads is not None:
             options.intra_op_num_threads = threads
+        if setting is not None:
+            _apply(setting, options, ort)
         try:
             self.session = ort.InferenceSession(graph, options, providers=_providers(device, gpu))
         except Exception as error:  # its exceptions share no base but this
@@ -182,6 +193,15 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         self._run = _closed
         del self.session
+
+
+def _apply(setting: Setting, options: Any, ort: Any) -> None:
+    options.enable_cpu_mem_arena = setting.arena
+    options.enable_mem_pattern = setting.memory_pattern
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{setting.optimization.upper()}")
+    if not setting.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
 def _closed(*_: Any) -> Any:

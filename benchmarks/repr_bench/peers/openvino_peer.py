@@ -1,0 +1,98 @@
+"""OpenVINO on the CPU with its performance hints, in float32.
+
+Where a CPU has AVX512-BF16 or AMX, OpenVINO computes a float32 graph in bfloat16 unless told
+otherwise; so the precision is set, and read back.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work, not_installed
+
+Hint = Literal["LATENCY", "THROUGHPUT"]
+
+
+class OpenVINORunner:
+    """The artifact's graph, fixed to each batch size and compiled for it.
+
+    With the THROUGHPUT hint, as many requests are in flight as OpenVINO itself advises.
+    """
+
+    def __init__(self, work: Work, hint: Hint) -> None:
+        self._library: Any = importlib.import_module("openvino")
+        self._core = self._library.Core()
+        self._work, self._hint = work, hint
+
+    def prepare(self, arrays: Arrays) -> Prepared:
+        model = self._core.read_model(str(self._work.path))
+        names = [port.get_any_name() for port in model.inputs]
+        shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)}
+        model.reshape(shapes)  # a free batch would cost it
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": self._hint,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if self._work.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = self._work.threads
+        compiled = self._core.compile_model(model, "CPU", config)
+        precision = _name(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        if precision != "f32":
+            raise PeerAbsentError(f"OpenVINO computes in {precision}, though f32 was asked for")
+        settings = (
+            f"OpenVINO {_version(self._library)}, hint {self._hint}, inference precision {precision}, "
+            f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads"
+        )
+        request = compiled.create_infer_request()
+        given = list(arrays)
+
+        def logits(inputs: Arrays) -> NDArray[Any]:
+            request.infer(list(inputs), share_inputs=True)
+            found: NDArray[Any] = request.get_output_tensor(0).data.copy()
+            return found
+
+        def call() -> object:
+            return request.infer(given, share_inputs=True, share_outputs=True)
+
+        if self._hint == "LATENCY":
+            return Prepared(logits, call, lambda times: [call() for _ in range(times)], settings)
+        lanes = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        queue = self._library.AsyncInferQueue(compiled, lanes)
+
+        def burst(times: int) -> None:
+            for _ in range(times):
+                queue.start_async(given, share_inputs=True)
+            queue.wait_all()
+
+        return Prepared(logits, call, burst, f"{settings}, {lanes} requests at once", lanes)
+
+    def close(self) -> None:
+        del self._core
+
+
+def _name(precision: Any) -> str:
+    """``f32``, of OpenVINO's type or a string of it."""
+    named = getattr(precision, "get_type_name", None)
+    return str(named() if named is not None else precision)
+
+
+def _version(library: Any) -> str:
+    return str(library.__version__).split("-")[0]
+
+
+def _latency(work: Work) -> Runner:
+    return OpenVINORunner(work, "LATENCY")
+
+
+def _throughput(work: Work) -> Runner:
+    return OpenVINORunner(work, "THROUGHPUT")
+
+
+_WHY_NOT = not_installed("openvino", "pip install 'repr-deploy[peers]'")
+PEERS = (
+    Peer("openvino-latency", _latency, _WHY_NOT, ("latency",)),
+    Peer("openvino-throughput", _throughput, _WHY_NOT, ("throughput",)),
+)

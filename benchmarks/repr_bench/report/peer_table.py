@@ -1,0 +1,146 @@
+"""The table of peers on a terminal: their figures beside ours, and how many times as fast ours is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from repr_bench.peer_rows import (
+    MEASURES,
+    OURS,
+    RATIO_FORMULA,
+    Overall,
+    PeerRow,
+    Ratio,
+    best_throughputs,
+    latency_ratios,
+    overall,
+    throughput_ratios,
+)
+from repr_bench.results import Results
+from repr_bench.statistics import Figure
+
+NOTHING = "-"
+_TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
+
+
+def print_peers(results: Results, console: Console) -> None:
+    """Print what the peers took, the means over networks, and why some are missing."""
+    plain = not console.is_terminal
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    for title in _TITLES:
+        words = title in ("network", "precision", "measure", "run by")
+        table.add_column(Text(title), justify="left" if words else "right", no_wrap=plain)
+    for cells in peer_cells(results.peers):
+        table.add_row(*map(Text, cells))
+    console.print()
+    console.print(table)
+    for text in (
+        *summaries(results.peers),
+        *peer_problems(results.peers),
+        *meanings(results.peers),
+    ):
+        console.print(Text(text), soft_wrap=plain)
+
+
+def peer_cells(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, ...]]:
+    """The table's rows: of throughputs, each peer's best batch alone."""
+    best = best_throughputs(rows).values()
+    for row in rows:
+        if not row.rounds_ns or (row.measure == "throughput" and row not in best):
+            continue
+        latency = row.latency_ms if row.measure == "latency" else None
+        rate = row.images_per_second
+        yield (
+            *(row.label, row.precision, row.measure, str(row.batch or NOTHING), row.peer),
+            NOTHING if latency is None else str(latency),
+            NOTHING if rate is None else str(rate),
+            NOTHING if (found := ratio_of(rows, row)) is None else times(found.figure),
+        )
+
+
+def ratio_of(rows: tuple[PeerRow, ...], row: PeerRow) -> Ratio | None:
+    """Ours against that row; None for our own, and where one of both is missing."""
+    if row.peer == OURS or row.batch is None:
+        return None
+    if row.measure == "latency":
+        found = latency_ratios(rows, row.peer, row.batch)
+    else:
+        found = throughput_ratios(rows, row.peer)
+    return next((one for one in found if one.peer is row), None)
+
+
+def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
+    """For each measure, batch and peer its name in words, and the ratios over all networks.
+
+    Each precision by itself: a mean over fp32 and int8 graphs means nothing.
+    """
+    keys = dict.fromkeys((row.precision, row.peer) for row in rows if row.peer != OURS)
+    for precision, peer in keys:
+        of = tuple(row for row in rows if row.precision == precision)
+        for batch in sorted({row.batch for row in of if row.measure == MEASURES[0] and row.batch}):
+            if (found := overall(latency_ratios(of, peer, batch))) is not None:
+                yield f"{peer}, {precision} latency at batch {batch}", found
+        if (found := overall(throughput_ratios(of, peer))) is not None:
+            yield f"{peer}, {precision} throughput", found
+
+
+def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
+    """A sentence for each measure and peer: the mean over networks, and the least ratio."""
+    return [
+        f"{what}: ours is {times(found.mean)} as fast over {_networks(len(found.ratios))}; "
+        f"least {times(found.least.figure)}, {found.least.ours.label}"
+        for what, found in overalls(rows)
+    ]
+
+
+def peer_problems(rows: tuple[PeerRow, ...]) -> list[str]:
+    """Why peers have no figures: one sentence for each peer and reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row.status != "measured":
+            names = found.setdefault((row.peer, row.status, row.reason), [])
+            name = f"{row.label} {row.precision}" + (f" batch {row.batch}" if row.batch else "")
+            names += [name] if name not in names else []
+    return [
+        f"{peer} {status} for {', '.join(names)}: {reason}"
+        for (peer, status, reason), names in found.items()
+    ]
+
+
+def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
+    """What the figures say, and how each peer ran."""
+    found = [
+        "Same graph or weights, inputs, threads and batch; all of a network timed in the same "
+        "rounds. Throughput: the best of the batch sizes, as many batches at once as each takes.",
+        f"{RATIO_FORMULA[0].upper()}{RATIO_FORMULA[1:]}",
+    ]
+    settings: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.settings:
+            settings.setdefault(f"{row.peer} ({row.measure})", {})[row.settings] = None
+    found += [f"{peer}: {'; or '.join(which)}" for peer, which in settings.items()]
+    if checked := [row.agreement for row in rows if row.agreement and row.status == "measured"]:
+        found.append(
+            f"Each gives our top-1 on at least {min(a.same for a in checked)} of "
+            f"{min(a.images for a in checked)} images."
+        )
+    return found
+
+
+def times(figure: Figure) -> str:
+    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
+    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
+    if figure.interval is None:
+        return f"{figure.value:,.{places}f} ×"
+    low, high = figure.interval
+    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"
+
+
+def _networks(count: int) -> str:
+    return f"{count} network{'s' if count > 1 else ''}"

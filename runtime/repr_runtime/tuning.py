@@ -1,0 +1,252 @@
+"""Settings that were found to be the fastest for a graph on this machine, and where they are kept.
+
+An artifact is sealed, and the same everywhere; what suits it best depends on the machine. So that
+lies in a file of the user's cache, one for each graph and machine:
+``$REPR_CACHE/tuning/GRAPH-MACHINE.json`` (else in ``~/.cache/repr-deploy``). A file that is
+damaged, or was made on another machine or for another version of ONNX Runtime, is not used, and
+is no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+GOALS = ("latency", "throughput")
+CACHE_VARIABLE = "REPR_CACHE"
+OPTIMIZATIONS = ("all", "extended", "basic")
+_LIMIT = 2**20  # bytes; a tuning has some thousand
+_HINT = "repr-bench --tune"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How ONNX Runtime runs a graph on the CPU; the defaults are its own.
+
+    ``threads`` (None: one a core) are those of each of ``instances``. ``spinning``: whether its
+    threads wait for work awake, ``arena`` and ``memory_pattern``: whether it keeps memory and
+    plans it ahead, ``optimization``: how far it rewrites the graph. ``batch`` is the batch size
+    that was the fastest with these, for the caller to choose.
+    Raises ``ValueError`` for what none of them may be.
+    """
+
+    threads: int | None = None
+    instances: int = 1
+    spinning: bool = True
+    arena: bool = True
+    memory_pattern: bool = True
+    optimization: str = "all"
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "instances", "batch"):
+            value = getattr(self, name)
+            if value is None and name != "instances":
+                continue
+            if type(value) is not int or not 1 <= value <= 2**16:
+                raise ValueError(f"{name} must be a whole number above 0, got {value!r:.40}")
+        for name in ("spinning", "arena", "memory_pattern"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r:.40}")
+        if self.optimization not in OPTIMIZATIONS:
+            raise ValueError(
+                f"optimization must be one of {', '.join(OPTIMIZATIONS)}, "
+                f"got {self.optimization!r:.40}"
+            )
+
+    def __str__(self) -> str:
+        threads = "a thread a core" if self.threads is None else _count(self.threads, "thread")
+        parts = [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
+        parts += ["no spinning"] if not self.spinning else []
+        parts += ["no arena"] if not self.arena else []
+        parts += ["no memory pattern"] if not self.memory_pattern else []
+        parts += [f"{self.optimization} optimization"] if self.optimization != "all" else []
+        parts += [f"batch {self.batch}"] if self.batch is not None else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a tuning holds for: it says nothing of another."""
+
+    cpu: str
+    cores: int
+    usable_cores: int
+    system: str
+    onnxruntime: str
+
+    @property
+    def key(self) -> str:
+        """A short name of it, for files."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def difference(self, other: Machine) -> str:
+        """In what ``other`` is another: ``cpu A, here B``."""
+        pairs = ((f.name, getattr(other, f.name), getattr(self, f.name)) for f in fields(self))
+        return "; ".join(
+            f"{name} {theirs}, here {ours}" for name, theirs, ours in pairs if theirs != ours
+        )
+
+
+def this_machine(onnxruntime: str) -> Machine:
+    """The machine that this process runs on, with that version of ONNX Runtime."""
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return Machine(_cpu(), cores, usable, f"{platform.system()} {platform.machine()}", onnxruntime)
+
+
+def tuning_folder() -> Path:
+    """``$REPR_CACHE/tuning``, else ``$XDG_CACHE_HOME/repr-deploy/tuning``, else in ``~/.cache``.
+
+    Raises ``OSError`` where there is no home.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named) / "tuning"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise OSError(f"there is no home for a cache; set {CACHE_VARIABLE} to a folder") from error
+    return caches / "repr-deploy" / "tuning"
+
+
+def tuning_path(graph_sha256: str, machine: Machine) -> Path:
+    """Where the tuning of that graph on that machine lies, or would lie."""
+    return tuning_folder() / f"{graph_sha256[:16]}-{machine.key}.json"
+
+
+def resolve(
+    tuned: str | Setting | None, graph_sha256: str, onnxruntime: str
+) -> tuple[Setting | None, str]:
+    """The setting that ``load(tuned=…)`` means, and the words about it; None where there is none.
+
+    ``tuned`` is a goal, whose setting is read from the cache, or a setting. Never raises for
+    what stands in the cache: the words then say why it is not used.
+    """
+    if tuned is None:
+        return None, ""
+    if isinstance(tuned, Setting):
+        return tuned, f"with {tuned}"
+    try:
+        setting = _read(tuned, graph_sha256, this_machine(onnxruntime))
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"not tuned for {tuned}: {error}"
+    return setting, f"tuned for {tuned}: {setting}"
+
+
+def store(
+    goal: str,
+    setting: Setting,
+    graph_sha256: str,
+    machine: Machine,
+    *,
+    search: Mapping[str, Any] | None = None,
+) -> Path:
+    """Keep ``setting`` as the best for ``goal``; returns the file. The other goal's stays.
+
+    ``search`` is how it was found, for a reader. Raises ``OSError`` if it cannot be written.
+    """
+    path = tuning_path(graph_sha256, machine)
+    goals: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # replaced, if damaged
+        goals = dict(_load(path, graph_sha256)["goals"])
+    goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
+    body = {
+        "schema": SCHEMA,
+        "graph_sha256": graph_sha256,
+        "machine": asdict(machine),
+        "goals": goals,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", "utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
+    path = tuning_path(graph_sha256, machine)
+    try:
+        body = _load(path, graph_sha256)
+    except FileNotFoundError:
+        raise ValueError(_why_none(goal, graph_sha256, machine)) from None
+    again = f"tune it again: {_HINT} {goal}"
+    try:
+        made_on: Machine = _fields(Machine, body.get("machine"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
+    if made_on != machine:
+        raise ValueError(f"{path} is another machine's; {again}")
+    if goal not in body["goals"]:
+        raise ValueError(
+            f"this graph is tuned for {', '.join(body['goals'])} alone; {_HINT} {goal}"
+        )
+    try:
+        setting: Setting = _fields(Setting, body["goals"][goal]["setting"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
+    return setting
+
+
+def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
+    """Whether it was tuned elsewhere, or never."""
+    for path in sorted(tuning_folder().glob(f"{graph_sha256[:16]}-*.json")):
+        try:
+            other: Machine = _fields(Machine, _load(path, graph_sha256).get("machine"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
+    return f"this graph was never tuned here; {_HINT} {goal}"
+
+
+def _load(path: Path, graph_sha256: str) -> dict[str, Any]:
+    """What the file holds, so far as its schema and its graph go."""
+    with path.open("rb") as stream:
+        content = stream.read(_LIMIT + 1)
+    try:
+        body = json.loads(content.decode("utf-8")) if len(content) <= _LIMIT else None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); tune it again: {_HINT}") from error
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is of another version; tune it again: {_HINT}")
+    if body.get("graph_sha256") != graph_sha256:
+        raise ValueError(f"{path} is of another graph; tune it again: {_HINT}")
+    if not isinstance(body.get("goals"), dict):
+        raise ValueError(f"{path} is damaged (it has no goals); tune it again: {_HINT}")
+    return body
+
+
+def _fields(kind: Any, value: object) -> Any:
+    """A dataclass out of JSON; raises ``ValueError`` for other fields than its own."""
+    known = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not isinstance(value, dict) or not needed <= set(value) <= known:
+        raise ValueError(f"it has no {kind.__name__.lower()} with fields known here")
+    return kind(**value)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model") and value.strip():
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

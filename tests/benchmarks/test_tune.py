@@ -1,0 +1,246 @@
+"""The search for the fastest setting: what is tried, who is dropped, what is kept and shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from repr_bench import cli, feeds
+from repr_bench import tune as module
+from repr_bench.measure import Plan
+from repr_bench.peer_rows import PeerRow
+from repr_bench.run import Request
+from repr_bench.tune import Candidate, candidates, choose, print_search, search, tune
+from repr_models.data import ImageSet
+from repr_runtime import load, read_manifest
+from repr_runtime.tuning import Setting
+
+MS = 1_000_000
+PLAN = Plan(seconds=0.12, samples=12, warmup_seconds=0.01)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    images = ImageSet(
+        np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8),
+        np.zeros(20, np.int64),
+        "twenty noisy images",
+    )
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tuning"
+
+
+class World:
+    """A clock, and candidates that take as long as they are told, in ms."""
+
+    def __init__(self) -> None:
+        self.now, self.called = 0, dict[int, int]()
+
+    def clock(self) -> int:
+        return self.now
+
+    def candidates(self, *durations: float | Callable[[int], float]) -> list[Candidate]:
+        found = []
+        for number, duration in enumerate(durations):
+            row = PeerRow("net", "fp32", "latency", 1, f"s{number}", "failed", "", images=1)
+            found.append(Candidate(Setting(threads=number + 1), row, self._call(number, duration)))
+        return found
+
+    def _call(self, number: int, duration: float | Callable[[int], float]) -> Callable[[], None]:
+        def call() -> None:
+            self.called[number] = self.called.get(number, 0) + 1
+            took = duration(self.called[number]) if callable(duration) else duration
+            self.now += round(took * MS)
+
+        return call
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def jitter(milliseconds: float) -> Callable[[int], float]:
+    """Slow drifts of 10 %, so that rounds differ."""
+    return lambda number: milliseconds * (1 + 0.1 * np.sin(number / 7))
+
+
+class TestCandidates:
+    def test_of_latency_the_default_comes_first_and_all_have_one_batch(self) -> None:
+        found = candidates("latency", 2, (1, 8))
+        assert found[0] == Setting(batch=1)
+        assert {setting.batch for setting in found} == {1}
+        assert {setting.threads for setting in found} == {None, 1, 2}
+        assert {setting.instances for setting in found} == {1}
+        assert Setting(threads=2, spinning=False, batch=1) in found
+        assert Setting(threads=1, spinning=False, batch=1) not in found  # it has no pool
+        assert Setting(threads=1, optimization="extended", batch=1) in found
+        assert len(found) == len(set(found)) == 10
+
+    def test_of_throughput_the_cores_are_cut_in_all_ways_at_all_batches(self) -> None:
+        found = candidates("throughput", 4, (1, 8))
+        ways = {(s.threads, s.instances) for s in found}
+        assert ways == {(None, 1), (1, 4), (2, 2)}
+        assert {s.batch for s in found} == {1, 8}
+        assert found[0] == Setting(batch=1)
+        assert len(found) == len(set(found)) <= 16
+
+    @pytest.mark.parametrize("goal", ["latency", "throughput"])
+    @pytest.mark.parametrize("cores", [1, 2, 3, 6, 64])
+    def test_no_more_threads_than_cores(self, goal: str, cores: int) -> None:
+        for setting in candidates(goal, cores, (1,)):
+            assert (setting.threads or 1) * setting.instances <= cores
+        assert len(candidates(goal, cores, (1,))) <= 40
+
+
+class TestSearch:
+    def test_the_fastest_is_chosen_and_the_slow_half_leaves_early(
+        self, world: World, no_progress: Any
+    ) -> None:
+        every = world.candidates(5, 9, 1, 8, 2, 7, 6, 10)
+        chosen = search(every, PLAN, no_progress, "tuning", world.clock)
+        assert chosen is every[2]
+        assert [each.outcome for each in every] == [
+            *("finalist", "dropped", "chosen", "dropped"),
+            *("finalist", "dropped", "dropped", "dropped"),
+        ]
+        assert len(every[2].row.rounds_ns) == PLAN.rounds
+        assert len(every[1].row.rounds_ns) == module.STAGE_ROUNDS
+        assert {each.row.status for each in every} == {"measured"}
+
+    def test_the_default_is_never_dropped(self, world: World, no_progress: Any) -> None:
+        every = world.candidates(50, 1, 2, 3, 4, 5, 6)
+        search(every, PLAN, no_progress, "tuning", world.clock)
+        assert every[0].outcome == "finalist"
+
+    def test_what_breaks_fails_alone(self, world: World, no_progress: Any) -> None:
+        def breaks(_: int) -> float:
+            raise RuntimeError("no memory")
+
+        every = world.candidates(5, breaks, 3)
+        every.append(Candidate(Setting(threads=9), every[0].row, None, "failed"))
+        assert search(every, PLAN, no_progress, "tuning", world.clock) is every[2]
+        assert every[1].outcome == "failed"
+        assert "no memory" in every[1].row.reason
+
+    def test_where_nothing_can_be_timed_it_says_why(self, no_progress: Any) -> None:
+        row = PeerRow("net", "fp32", "latency", 1, "s", "failed", "no kernel")
+        with pytest.raises(ValueError, match="no setting could be timed: no kernel"):
+            search([Candidate(Setting(), row)], PLAN, no_progress, "tuning")
+
+    def test_the_simplest_that_is_not_measurably_slower_is_taken(
+        self, world: World, no_progress: Any
+    ) -> None:
+        alike = world.candidates(jitter(2.0), jitter(1.998))
+        assert search(alike, PLAN, no_progress, "t", world.clock) is alike[0]
+        better = world.candidates(jitter(2.0), jitter(1.5))
+        assert search(better, PLAN, no_progress, "t", world.clock) is better[1]
+        assert choose(better[1:]) is better[1]
+
+    def test_ctrl_c_is_passed_on(self, world: World, no_progress: Any) -> None:
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        no_progress.advance = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            search(world.candidates(1, 2), PLAN, no_progress, "t", world.clock)
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_a_real_graph_is_tuned_kept_and_loaded(
+    make_artifact: Any,
+    no_progress: Any,
+    cache: Path,
+    goal: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make_artifact()
+    few = [Setting(batch=1), Setting(threads=1, instances=2, batch=4)]
+    monkeypatch.setattr(module, "candidates", lambda *_: few if goal == "throughput" else few[:1])
+    monkeypatch.setattr(module, "choose", lambda alive: alive[-1])
+    plan = Plan(seconds=0.012, samples=12, warmup_seconds=0.01)
+    batches = (1, 4) if goal == "throughput" else None
+    asked = Request((str(folder),), plan=plan, threads=2, batches=batches)
+    out = io.StringIO()
+    assert tune(asked, goal, no_progress, Console(file=out, width=200)) == 0
+    assert "chosen" in out.getvalue()
+    assert f"tuned='{goal}'" in out.getvalue()
+    (path,) = cache.iterdir()
+    graph = read_manifest(folder).graph("fp32")
+    assert graph is not None
+    body = json.loads(path.read_text())
+    assert body["graph_sha256"] == graph.sha256
+    tried = body["goals"][goal]["search"]["candidates"]
+    assert tried[-1]["outcome"] == "chosen"
+    assert tried[-1]["unit"] == ("images/s" if goal == "throughput" else "ms")
+    assert tried[-1]["interval"][0] <= tried[-1]["value"] <= tried[-1]["interval"][1]
+    with load(folder, device="cpu", tuned=goal) as session:
+        assert f"tuned for {goal}: " in session.choice
+        assert session.backend.instances == (2 if goal == "throughput" else 1)
+
+
+def test_a_setting_that_changes_answers_is_not_tried(
+    make_artifact: Any, no_progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_artifact()
+    every = [Setting(batch=1), Setting(threads=1, batch=1)]
+    monkeypatch.setattr(module, "candidates", lambda *_: every)
+    plain = load
+
+    def other(path: Path, **how: Any) -> Any:
+        session = plain(path, **how)
+        if how.get("tuned") == Setting(threads=1):
+            run = session.run
+            session.run = lambda *a: {n: -v for n, v in run(*a).items()}  # type: ignore[method-assign,misc,assignment]
+        return session
+
+    monkeypatch.setattr(module, "load", other)
+    asked = Request((str(folder),), plan=Plan(seconds=0.012, samples=12, warmup_seconds=0.01))
+    found, _ = module.tune_artifact(asked, folder, "fp32", "latency", no_progress)
+    assert [each.outcome for each in found] == ["chosen", "failed"]
+    assert "top-1 is another on 20 of 20" in found[1].row.reason
+
+
+def test_a_target_that_fails_is_said_and_the_rest_goes_on(no_progress: Any) -> None:
+    out = io.StringIO()
+    asked = Request(("no/such/folder", "nosuchnetwork"))
+    assert tune(asked, "latency", no_progress, Console(file=out, width=200)) == 1
+    assert "no/such/folder fp32: " in out.getvalue()
+    assert "nosuchnetwork fp32: " in out.getvalue()
+
+
+def test_the_table_shows_each_setting_and_how_the_default_compares(
+    world: World, no_progress: Any
+) -> None:
+    every = world.candidates(jitter(3.0), jitter(1.5), 9, 8, 7)
+    search(every, PLAN, no_progress, "t", world.clock)
+    out = io.StringIO()
+    print_search(every, Console(file=out, width=200))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert [line[-1] for line in lines[1:]] == [e.outcome for e in every]
+    chosen = next(line for line in lines if line[-1] == "chosen")
+    assert chosen[3] == "s1"
+    times = float(chosen[chosen.index("×") - 1])
+    assert times == pytest.approx(2.0, rel=0.05)  # the default takes twice the time
+
+
+def test_the_command_line(
+    make_artifact: Any,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(module, "candidates", lambda *_: [Setting(batch=1)])
+    folder = make_artifact()
+    command = [str(folder), "--tune", "latency", "--seconds", "0.01", "--samples", "12", "--quiet"]
+    assert cli.main(command) == 0
+    assert "chosen" in capsys.readouterr().out
+    assert len(list(cache.iterdir())) == 1
