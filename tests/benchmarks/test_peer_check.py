@@ -64,7 +64,7 @@ def test_images_of_all_parts_of_the_set_are_checked_on(make_artifact: Any) -> No
     with load(make_artifact(), device="cpu") as session:
         (found,) = check_inputs(session, images)
         assert found.shape == (IMAGES, 3, 32, 32)
-        np.testing.assert_array_equal(found[-1], session.preprocess(images.images[-1:])[0])
+        np.testing.assert_array_equal(found[-1], session.preprocess(images.images[995:996])[0])
         (noise,) = check_inputs(session, None)
         assert noise.shape == (IMAGES, 3, 32, 32)
         assert noise.std() == pytest.approx(1, abs=0.01)
