@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Iterator
 
@@ -106,7 +107,7 @@ def images(spec: NetworkSpec, side: int) -> NDArray[np.float32]:
 
 
 def assert_same_outputs(graph: bytes, network: nn.Module, inputs: NDArray[np.float32]) -> None:
-    """Batch by batch the graph computes what torch does in float64; ``network`` becomes that."""
+    """Batch by batch the graph computes what torch does in float64."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -115,7 +116,8 @@ def assert_same_outputs(graph: bytes, network: nn.Module, inputs: NDArray[np.flo
     got = np.concatenate([session.run([OUTPUT_NAME], {INPUT_NAME: part})[0] for part in parts])
     with torch.no_grad():
         single = network(torch.from_numpy(inputs)).numpy().astype(np.float64)
-        exact = network.double()(torch.from_numpy(inputs).double()).numpy()
+        # A copy: the captured graph reads the parameters of ``network`` where they are.
+        exact = copy.deepcopy(network).double()(torch.from_numpy(inputs).double()).numpy()
     assert got.shape == exact.shape
     span = output_range(exact)
     # Deep plain networks of drawn weights amplify rounding beyond any bound, torch's too.
