@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from repr_bench import cli
-from repr_bench.measure import Plan
+from repr_bench.measure import Plan, measure
 from repr_bench.quick import QUICK, QUICK_IMAGES, plan_and_limit
 from repr_bench.report.notes import cautions
 from repr_bench.results import Results, Settings, from_json, to_json
@@ -31,12 +29,16 @@ def test_what_is_given_counts_more() -> None:
     assert plan.warmup_seconds == QUICK.warmup_seconds
 
 
-@pytest.mark.parametrize("rows", [8, 16])
-def test_it_is_under_a_minute_for_the_rows_of_eight_networks(rows: int) -> None:
-    # A round times no less than a slice and a call of each row, besides one that is not counted.
-    call = 0.02
-    slices = QUICK.seconds + 2 * call * QUICK.rounds
-    assert rows * (QUICK.warmup_seconds + slices) < 60
+def test_sixteen_rows_of_20_ms_a_call_are_timed_within_half_a_minute() -> None:
+    now = 0
+
+    def call() -> None:
+        nonlocal now
+        now += 20_000_000
+
+    measured = measure([call] * 16, QUICK, clock=lambda: now)
+    assert all(timing.is_whole(QUICK) for timing in measured.timings)
+    assert now < 30e9
 
 
 def test_it_is_said_and_kept(results: Results) -> None:

@@ -77,7 +77,7 @@ def test_csv_says_of_each_row_what_kind_it_is(everything: Results) -> None:
     graph, failed, scenario, stages, peer, other = found
     assert list(graph) == list(CSV_COLUMNS)
     assert (failed["status"], failed["reason"]) == ("failed", "model.onnx was altered")
-    assert (failed["precision"], failed["batch"], failed["p50_ms"]) == ("", "", "")
+    assert (failed["precision"], failed["batch"], failed["p50_ms"]) == ("fp32", "", "")
     assert (scenario["measure"], scenario["p50_ms"], scenario["samples"]) == (
         *("single-stream", "2.0", "4"),
     )
