@@ -16,7 +16,7 @@ from repr_bench.statistics import Figure
 
 AnyRow = Row | OtherRow | ScenarioRow | StageRow | PeerRow
 Value = float | str | None
-_Some = TypeVar("_Some", Row, OtherRow, ScenarioRow, StageRow, PeerRow)
+_Some = TypeVar("_Some", bound=AnyRow)
 
 
 def latency_of(row: AnyRow, percent: int) -> Figure | None:
@@ -139,5 +139,5 @@ def _sorted(rows: Iterable[_Some], order: Order) -> tuple[_Some, ...]:
         else:
             known.append((found, row))
     # Of one column all values are numbers, or all are words.
-    known.sort(key=lambda pair: pair[0], reverse=order.descending)  # type: ignore[arg-type, return-value]
+    known.sort(key=lambda pair: pair[0], reverse=order.descending)
     return (*(row for _, row in known), *unknown)
