@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench import analysis, compare_cli, scenario_options
+from repr_bench import analysis, compare_cli, others, quick, scenario_options, tabular
 from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
@@ -72,12 +72,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")
-    p.add_argument(
-        "--seconds", type=_seconds, default=3.0, help="timed for each row at least (default: 3)"
-    )
-    p.add_argument(
-        "--samples", type=_count, default=30, help="timed for each row at least (default: 30)"
-    )
+    p.add_argument("--seconds", type=_seconds, help="timed for each row at least (default: 3)")
+    p.add_argument("--samples", type=_count, help="timed for each row at least (default: 30)")
     add_image_arguments(p)
     p.add_argument(
         "--artifacts",
@@ -93,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
         help="write everything, raw samples too; with --list, the list (- is standard output)",
     )
     p.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    for part in (tabular, others, quick):
+        part.add_arguments(p)
     compare_cli.add_arguments(p)
     analysis.add_arguments(p)
     scenario_options.add_arguments(p)
@@ -108,10 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.targets and args.all_bundled:
         parser().error("--all-bundled goes without names; leave out one of the two")
-    if args.tune and (args.json or args.html or args.peers is not None):
+    more = bool(args.csv or args.markdown or args.sort or args.others)
+    if args.tune and (args.json or args.html or args.peers is not None or more):
         parser().error(
-            "--tune keeps what it finds in the cache, and goes without --json, --html, --peers"
+            "--tune keeps what it finds in the cache, and goes without --json, --html, --peers, "
+            "--csv, --markdown, --sort, --with"
         )
+    if args.list and more:
+        parser().error("--list goes without --csv, --markdown, --sort, --with")
     if args.json == STANDARD_OUTPUT and not args.list:
         parser().error("--json - goes with --list; give the name of a file")
     for stream in (sys.stdout, sys.stderr):
@@ -134,13 +136,15 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.progress import RunProgress
     from repr_bench.report.peer_table import print_peers
     from repr_bench.report.scenario_table import print_scenarios
-    from repr_bench.report.table import print_report
+    from repr_bench.report.sort import in_order
+    from repr_bench.report.table import print_others, print_report
     from repr_bench.results import read_results, write_results, write_text
 
     if args.html:
         from repr_bench.report.html import render_page
     compare_cli.check_arguments(args)
-    for path in (args.json, args.html):
+    tabular.check_arguments(args)
+    for path in (args.json, args.html, *tabular.files(args)):
         if path is not None:
             _make_place_for(path)
     if args.tune:
@@ -149,6 +153,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         with RunProgress(quiet=args.quiet) as progress:
             return tune(_requested(args, arguments)[0], args.tune, progress, _output())
     old = read_results(args.compare) if args.compare else None
+    beside = tuple(map(others.read_other, args.others))
     with RunProgress(quiet=args.quiet) as progress:
         results = (
             read_results(args.take_from) if args.take_from else _measured(args, arguments, progress)
@@ -156,17 +161,25 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         if old:
             comparison = compare(old, results, str(args.compare), args.same_within)
             results = replace(results, comparison=comparison)
+        results = replace(results, others=(*results.others, *beside))
         # The files first: a reader of the table may leave early, and close the pipe.
         if args.json:
             write_results(results, args.json)
             progress.tell(f"results: {args.json}")
+        results = in_order(results, args.sort)
+        for text in tabular.write(results, args):
+            progress.tell(text)
         if args.html:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
-    scenarios = results.scenarios or results.end_to_end
-    (print_scenarios if scenarios else print_report)(results, _output())
-    if results.peers:
-        print_peers(results, _output())
+    if not tabular.print_instead(results, args):
+        if results.scenarios or results.end_to_end:
+            print_scenarios(results, _output())
+            print_others(results, _output())
+        else:
+            print_report(results, _output())
+        if results.peers:
+            print_peers(results, _output())
     if results.left_out and not args.take_from:
         progress.tell(results.left_out)
     return exit_status(results)
@@ -184,12 +197,12 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunP
     found = run_scenarios(request, options, progress) if options else run(request, progress)
     if selected is not None:
         found = with_peers(found, request, selected, progress)
-    return replace(found, left_out=left_out)
+    settings = replace(found.settings, quick=args.quick)
+    return replace(found, left_out=left_out, settings=settings)
 
 
 def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Request, str]:
     """What is to be measured, and the sentence on what a run without names leaves out."""
-    from repr_bench.measure import Plan
     from repr_bench.run import Request
 
     targets, left_out = tuple(args.targets), ""
@@ -200,7 +213,8 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"
         )
-    images = EvaluationImages(args.data, args.label_free, args.limit)
+    plan, limit = quick.plan_and_limit(args)
+    images = EvaluationImages(args.data, args.label_free, limit)
     images.check()
     wanted = analysis.wanted(args)
     request = Request(
@@ -210,7 +224,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         precisions=args.precision,
         device=args.device,
         threads=args.threads,
-        plan=Plan(seconds=args.seconds, samples=args.samples),
+        plan=plan,
         images=images,
         command=("repr-bench", *arguments),
         wanted=wanted,

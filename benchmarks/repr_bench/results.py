@@ -20,6 +20,7 @@ from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
 from repr_bench.machine_state import RoundState
+from repr_bench.others import OtherRow
 from repr_bench.peer_rows import RATIO_FORMULA, PeerRow
 from repr_bench.profile_layers import Profile
 from repr_bench.roofline import Roofline, Timed
@@ -177,6 +178,7 @@ class Settings:
     warmup_seconds: float
     device: str
     threads: int | None
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ class Results:
     scenarios: tuple[ScenarioRow, ...] = ()
     end_to_end: tuple[StageRow, ...] = ()
     peers: tuple[PeerRow, ...] = ()
+    others: tuple[OtherRow, ...] = ()
 
     def timed(self) -> list[Timed]:
         """Median latencies of the rows that have any, as the roofline takes them."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from repr_bench.others import OtherRow
 from repr_bench.results import Row
 
 NOTHING = "-"
@@ -114,6 +115,19 @@ def shown_columns(rows: Sequence[Row]) -> list[Column]:
         for column in COLUMNS
         if not column.optional or any(column.text(row) != NOTHING for row in rows)
     ]
+
+
+def other_text(column: Column, row: OtherRow) -> str:
+    """Another tool's run in that column, which has far less to say."""
+    if column.title == "network":
+        return row.label
+    if column.title == "batch":
+        return str(row.batch or NOTHING)
+    if column.title == "images/s":
+        return NOTHING if row.images_per_second is None else str(row.images_per_second)
+    percent = column.title.removeprefix("p").removesuffix(" ms")
+    found = row.latency_ms.get(int(percent)) if percent.isdecimal() else None
+    return NOTHING if found is None else str(found)
 
 
 def title_of(row: Row) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from repr_bench import statistics
 from repr_bench.environment import Environment
 from repr_bench.report.agreement_notes import agreement_details
-from repr_bench.report.columns import shown_columns, title_of
+from repr_bench.report.columns import other_text, shown_columns, title_of
 from repr_bench.report.compare_table import comparison_section
 from repr_bench.report.machine_notes import machine_facts
 from repr_bench.report.notes import cautions, meanings, problems
@@ -60,7 +60,7 @@ def _when(results: Results) -> str:
 
 def _main(results: Results, timed: list[Row]) -> Iterator[str]:
     scenarios = bool(results.scenarios or results.end_to_end)
-    if results.rows or not scenarios:
+    if results.rows or results.others or not scenarios:
         yield from _section("figures", "Figures", _figures(results))
         if results.comparison:
             yield from _section("comparison", "Comparison", comparison_section(results.comparison))
@@ -112,6 +112,12 @@ def _figures(results: Results) -> Iterator[str]:
             text = f"{escape(column.text(row))}{_interval(column.title, row)}"
             yield f"<{tag}{_class(column.numeric)}>{text}</{tag.split()[0]}>"
         yield "</tr>"
+    for other in results.others:
+        cells = (
+            f"<td{_class(column.numeric)}>{escape(other_text(column, other))}</td>"
+            for column in columns
+        )
+        yield f"<tr>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
 
 

@@ -21,7 +21,7 @@ def problems(results: Results) -> list[str]:
 
 def cautions(results: Results) -> list[str]:
     """What a reader must know before trusting or comparing these figures."""
-    rows = [row for row in results.rows if row.samples]
+    settings, rows = results.settings, [row for row in results.rows if row.samples]
     low = {
         f"{row.label} ({100 * top1:.2f} % top-1 on all test images, its bar is {100 * bar:g} %)": 0
         for row in results.rows
@@ -34,6 +34,12 @@ def cautions(results: Results) -> list[str]:
         f"rounded; the accuracy with all values rounded is in the artifact's receipt"
         for precision in emulated
     ]
+    if settings.quick:
+        found.insert(
+            0,
+            f"a quick look (--quick): {settings.seconds:g} s and {settings.samples} samples a row; "
+            f"the intervals say what that costs",
+        )
     if low:
         found.insert(0, f"{BELOW_BAR} below its bar: {', '.join(low)}")
     found += agreement_cautions(results)
@@ -79,4 +85,5 @@ def meanings(results: Results) -> list[str]:
     ]
     if choices := dict.fromkeys(row.graph.choice for row in rows if row.graph):
         found.append(f"Run by {'; '.join(choices)}.")
+    found += [other.meaning for other in results.others]
     return found

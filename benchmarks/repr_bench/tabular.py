@@ -1,0 +1,233 @@
+"""`--csv`, `--markdown`, `--sort`: the rows for a spreadsheet and for a text, in a chosen order."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from repr_bench.report.sort import AnyRow, Order
+    from repr_bench.results import Results
+    from repr_bench.statistics import Figure
+
+STANDARD_OUTPUT = Path("-")
+_FIGURES = (
+    *("p50_ms", "p90_ms", "p99_ms", "images_per_second"),
+    *("top1_percent", "top5_percent", "agreement_percent"),
+)
+CSV_COLUMNS = (
+    *("kind", "network", "precision", "batch", "run_by", "measure", "status", "reason"),
+    *(name + end for name in _FIGURES for end in ("", "_low", "_high")),
+    *("flips_lost", "flips_gained", "flips_p_value", "samples", "emulated", "below_bar"),
+    *("graph_bytes", "parameters", "multiply_adds", "device", "weights", "artifact"),
+)
+"""``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    for option, what in (
+        ("--csv", "write every row with all figures, in full precision, both ends of intervals"),
+        ("--markdown", "write the tables and notes as Markdown"),
+    ):
+        parser.add_argument(
+            option,
+            type=Path,
+            metavar="FILE",
+            help=f"{what} (- is standard output, in place of the table)",
+        )
+    parser.add_argument(
+        "--sort",
+        type=_order,
+        metavar="COLUMN[,desc]",
+        help="order the rows of all tables but --json's, as in --sort top-1,desc",
+    )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` where both would go to standard output."""
+    if args.csv == args.markdown == STANDARD_OUTPUT:
+        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
+
+
+def files(args: argparse.Namespace) -> list[Path]:
+    """Which files are to be written, without standard output."""
+    return [path for path in (args.csv, args.markdown) if path not in (None, STANDARD_OUTPUT)]
+
+
+def write(results: Results, args: argparse.Namespace) -> list[str]:
+    """Write what is asked for into files; a sentence for each. Raises :class:`ResultsError`."""
+    from repr_bench.results import write_text
+
+    said = []
+    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
+        if path not in (None, STANDARD_OUTPUT):
+            write_text(path, render(results))
+            said.append(f"table: {path}")
+    return said
+
+
+def print_instead(results: Results, args: argparse.Namespace) -> bool:
+    """Print the one that goes to standard output; whether there is one."""
+    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
+        if path == STANDARD_OUTPUT:
+            sys.stdout.write(render(results))
+            return True
+    return False
+
+
+def to_csv(results: Results) -> str:
+    """All rows as CSV, ``CSV_COLUMNS`` at the head.
+
+    ``kind`` is ``graph`` for the rows of the main table, ``scenario``, ``end-to-end`` (p50 is from
+    JPEG to label), ``peer``, or ``other`` for another tool's run.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_records(results))
+    return stream.getvalue()
+
+
+def _records(results: Results) -> Iterator[dict[str, object]]:
+    for row in results.rows:
+        found = {**_common("graph", row), "run_by": "repr-bench", "samples": row.samples}
+        found |= {"status": row.status, "reason": row.reason, "emulated": _yes(row.emulated)}
+        if graph := row.graph:
+            found |= {"graph_bytes": graph.bytes, "parameters": graph.parameters}
+            found |= {"multiply_adds": _text(graph.multiply_adds), "device": graph.device}
+            found |= {"weights": graph.weights, "artifact": graph.artifact}
+            found["below_bar"] = _yes(graph.below_bar)
+            if flips := graph.flips:
+                found |= {"flips_lost": flips.lost, "flips_gained": flips.gained}
+                found["flips_p_value"] = flips.p_value
+        yield found
+    for scenario in results.scenarios:
+        found = {**_common("scenario", scenario), "run_by": scenario.source}
+        found |= {"measure": scenario.scenario, "samples": scenario.queries}
+        yield found | {"status": scenario.status, "reason": scenario.reason}
+    for stages in results.end_to_end:
+        found = {**_common("end-to-end", stages), "run_by": "repr-bench", "samples": stages.calls}
+        yield found | {"status": stages.status, "reason": stages.reason}
+    for peer in results.peers:
+        found = {**_common("peer", peer), "run_by": peer.peer, "measure": peer.measure}
+        found["samples"] = sum(map(len, peer.rounds_ns))
+        yield found | {"status": peer.status, "reason": peer.reason}
+    for other in results.others:
+        found = {**_common("other", other), "run_by": other.tool, "reason": other.meaning}
+        yield found | {"samples": len(other.samples_ns) or "", "artifact": other.file}
+
+
+def _common(kind: str, row: AnyRow) -> dict[str, object]:
+    from repr_bench.report.sort import agreement_of, latency_of, rate_of, top1_of, top5_of
+
+    found: dict[str, object] = {"kind": kind, "network": row.label}
+    found |= {"precision": _text(row.precision), "batch": _text(row.batch)}
+    figures = (*(latency_of(row, percent) for percent in (50, 90, 99)), rate_of(row))
+    more = (top1_of(row), top5_of(row), agreement_of(row))
+    for name, figure in zip(_FIGURES, (*figures, *more), strict=True):
+        found |= dict(_ends(name, figure))
+    return found
+
+
+def _ends(name: str, figure: Figure | None) -> Iterator[tuple[str, float]]:
+    if figure is not None:
+        yield name, figure.value
+        if figure.interval is not None:
+            yield f"{name}_low", figure.interval.low
+            yield f"{name}_high", figure.interval.high
+
+
+def _text(value: object) -> object:
+    return "" if value is None else value
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def to_markdown(results: Results) -> str:
+    """The tables of the terminal, all columns of them, each followed by its notes."""
+    return "\n".join(_markdown(results)) + "\n"
+
+
+def _markdown(results: Results) -> Iterator[str]:
+    from repr_bench.report import peer_table, scenario_table
+    from repr_bench.report.columns import other_text, shown_columns
+    from repr_bench.report.notes import cautions, meanings, problems
+
+    scenarios = bool(results.scenarios or results.end_to_end)
+    if results.rows or results.others or not scenarios:
+        columns = shown_columns(results.rows)
+        lines = [[column.text(row) for column in columns] for row in results.rows]
+        lines += [[other_text(column, other) for column in columns] for other in results.others]
+        numeric = [index for index, column in enumerate(columns) if column.numeric]
+        yield from _table([column.title for column in columns], lines, numeric)
+    if results.rows or not scenarios:
+        yield from _notes(problems(results), cautions(results), meanings(results))
+    else:
+        yield from _notes([other.meaning for other in results.others])
+    if scenarios:
+        for table in scenario_table.scenario_tables(results):
+            yield f"### {_cell(table.heading)}\n"
+            yield from _table(table.titles, table.lines, table.numeric)
+        yield from _notes(
+            scenario_table.scenario_problems(results),
+            scenario_table.scenario_cautions(results),
+            scenario_table.scenario_meanings(results),
+        )
+    if results.peers:
+        yield "### Peers\n"
+        cells = list(peer_table.peer_cells(results.peers))
+        yield from _table(peer_table.TITLES, cells, (3, 5, 6, 7))
+        yield from _notes(
+            peer_table.summaries(results.peers),
+            (),
+            [*peer_table.peer_problems(results.peers), *peer_table.meanings(results.peers)],
+        )
+
+
+def _table(
+    titles: Sequence[str], lines: Iterable[Sequence[str]], numeric: Sequence[int]
+) -> Iterator[str]:
+    yield _line(titles)
+    yield _line(["---:" if index in numeric else "---" for index in range(len(titles))])
+    yield from map(_line, lines)
+    yield ""
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _notes(
+    first: Sequence[str], careful: Sequence[str] = (), last: Sequence[str] = ()
+) -> Iterator[str]:
+    sentences = [*first, *(f"Careful: {text}" for text in careful), *last]
+    if sentences:
+        yield from (f"- {_cell(text)}" for text in sentences)
+        yield ""
+
+
+def _cell(text: str) -> str:
+    """``text`` as it reads: what Markdown or HTML would take for its own is escaped."""
+    plain = " ".join(text.split())
+    for sign in ("\\", "|", "*", "_", "`", "<", "[", "]", "#"):
+        plain = plain.replace(sign, f"\\{sign}")
+    return plain
+
+
+def _order(text: str) -> Order:
+    from repr_bench.report.sort import parse_order
+
+    try:
+        return parse_order(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
