@@ -26,16 +26,17 @@ from repr_bench.results import Results
 from repr_bench.statistics import Figure
 
 NOTHING = "-"
-_TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
+TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
+WORDS = ("network", "precision", "measure", "run by")
+"""Titles of columns that hold text."""
 
 
 def print_peers(results: Results, console: Console) -> None:
     """Print what the peers took, the means over networks, and why some are missing."""
     plain = not console.is_terminal
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for title in _TITLES:
-        words = title in ("network", "precision", "measure", "run by")
-        table.add_column(Text(title), justify="left" if words else "right", no_wrap=plain)
+    for title in TITLES:
+        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=plain)
     for cells in peer_cells(results.peers):
         table.add_row(*map(Text, cells))
     console.print()
