@@ -142,7 +142,7 @@ def server(random: np.random.Generator) -> ScenarioRow:
 
 
 def _trial(random: np.random.Generator, offered: float, *, confirms: bool) -> RateTrial:
-    windows = _rounds(random, 1 + 8 * (offered / 600) ** 3, 10, 30)
+    windows = _rounds(random, 1 + 14 * (offered / 560) ** 4, 10, 30)
     verdict: Verdict = "held" if offered < 550 else "missed"
     if offered > 700:
         windows = tuple((UNANSWERED,) * 3 + window[3:] for window in windows)

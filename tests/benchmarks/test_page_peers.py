@@ -100,6 +100,7 @@ def test_without_a_ratio_there_is_no_plot_and_names_stay_text() -> None:
     assert "<b>" not in text
 
 
+@pytest.mark.slow
 def test_the_page_of_everything_asks_for_nothing(results: Results) -> None:
     text = render_page(everything(results))
     assert not re.search(r"https?:|@import|url\((?!#)", text)
