@@ -39,13 +39,19 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     points, bound = _points(row), row.trials[0].slo_ms
     low, high = _range(points, bound)
     axes.set_ylim(low, high)
-    axes.set_xlim(points[0].offered / 1.15, points[-1].offered * 1.3)
+    first, last = points[0].offered, points[-1].offered
+    room = max(last / first, 1.5) ** 0.06
+    axes.set_xlim(first / room, last * room**2)  # to the right the curves' names stand
     axes.axhline(bound, color=INK, linewidth=1, linestyle="--", zorder=1)
     _write(axes, f"bound {bound:g} ms", (axes.get_xlim()[0], bound), (4, 3), "left")
     if row.rate is not None:
         axes.axvline(row.rate, color=INK, linewidth=1, linestyle=":", zorder=1)
-        # below, where no latency is: nothing is under the least p50 but room
-        _write(axes, f"{row.rate:,.4g}/s confirmed", (row.rate, low), (-4, 4), "right")
+        # below the curves, on the side where there is more room
+        text, at = f"{row.rate:,.4g}/s confirmed", (row.rate, low)
+        if row.rate**2 > first * last:
+            _write(axes, text, at, (-4, 4), "right")
+        else:
+            _write(axes, text, at, (4, 4), "left")
     for percent, colour, mark in _CURVES:
         _draw(axes, points, percent, colour, mark)
     for axis in (axes.xaxis, axes.yaxis):
