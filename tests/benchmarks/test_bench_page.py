@@ -152,3 +152,26 @@ def test_pareto_front_by_hand() -> None:
     points = [(1.0, 70), (2.0, 90), (3.0, 80), (1.0, 60), (9.0, 95), (9.5, 95)]
     assert pareto_front(points) == [0, 1, 4]
     assert pareto_front([]) == []
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of ``#rrggbb``."""
+    channels = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_all_palettes_have_the_contrast_that_wcag_asks_for(results: Results) -> None:
+    found = re.findall(r":root \{(.*?)\}", render_page(replace(results, rows=())), re.DOTALL)
+    assert len(found) == 3  # light, dark, print
+    for palette in (dict(re.findall(r"--(\w+): (#\w{6})", text)) for text in found):
+        paper = luminance(palette["paper"])
+        for name, least in {
+            "ink": 7,
+            "accent": 4.5,
+            "second": 4.5,
+            "warn": 4.5,
+            "faint": 3,
+        }.items():
+            lighter, darker = sorted((luminance(palette[name]), paper), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= least, (name, palette)

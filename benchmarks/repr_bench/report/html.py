@@ -13,9 +13,11 @@ from repr_bench.report.columns import other_text, shown_columns, title_of
 from repr_bench.report.compare_table import comparison_section
 from repr_bench.report.machine_notes import machine_facts
 from repr_bench.report.notes import cautions, meanings, problems
+from repr_bench.report.peer_section import peer_body
 from repr_bench.report.plots import distribution_plot, pareto_plot
 from repr_bench.report.profile_table import profile_body
 from repr_bench.report.roofline_plot import roofline_body
+from repr_bench.report.scenario_plot import SERVER_CAPTION, server_plot
 from repr_bench.report.scenario_table import (
     scenario_cautions,
     scenario_meanings,
@@ -67,6 +69,8 @@ def _main(results: Results, timed: list[Row]) -> Iterator[str]:
         yield from _section("pareto", "Latency and accuracy", _pareto(timed))
         yield from _section("agreement", "Agreement", _agreement(results))
         yield from _analyses(results)
+        if results.peers:
+            yield from _section("peers", "Peers", peer_body(results.peers))
         yield from _section("distributions", "Samples", _distributions(timed))
         yield from _section("formulae", "Formulae", _list(_formulae(results)))
     if scenarios:
@@ -109,7 +113,9 @@ def _figures(results: Results) -> Iterator[str]:
         yield "<tr>" if row.status == "measured" else '<tr class="warning">'
         for index, column in enumerate(columns):
             tag = 'th scope="row"' if index == 0 else "td"
-            text = f"{escape(column.text(row))}{_interval(column.title, row)}"
+            value, opening, rest = column.text(row).partition(" (" if column.numeric else "\0")
+            below = f" <small>({escape(rest)}</small>" if opening else ""
+            text = f"{escape(value)}{below}{_interval(column.title, row)}"
             yield f"<{tag}{_class(column.numeric)}>{text}</{tag.split()[0]}>"
         yield "</tr>"
     for other in results.others:
@@ -188,8 +194,11 @@ def _distributions(rows: list[Row]) -> Iterator[str]:
 def _scenario_tables(results: Results) -> Iterator[str]:
     yield from _list(scenario_problems(results), "warning")
     yield from _list((f"Careful: {text}" for text in scenario_cautions(results)), "warning")
-    for table in scenario_tables(results):
+    for number, table in enumerate(scenario_tables(results)):
         yield f"<h3>{escape(table.heading)}</h3>"
+        if table.server is not None:
+            yield f'<figure class="wide">{server_plot(table.server, f"server{number}")}'
+            yield f"<figcaption>{escape(SERVER_CAPTION)}</figcaption></figure>"
         label = escape(table.heading, quote=True)
         yield f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         yield "<table><thead><tr>"

@@ -27,6 +27,8 @@ from repr_bench.statistics import Figure
 
 NOTHING = "-"
 TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
+WORDS = ("network", "precision", "measure", "run by")
+"""Titles of columns that hold text."""
 
 
 def print_peers(results: Results, console: Console) -> None:
@@ -34,8 +36,7 @@ def print_peers(results: Results, console: Console) -> None:
     plain = not console.is_terminal
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
     for title in TITLES:
-        words = title in ("network", "precision", "measure", "run by")
-        table.add_column(Text(title), justify="left" if words else "right", no_wrap=plain)
+        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=plain)
     for cells in peer_cells(results.peers):
         table.add_row(*map(Text, cells))
     console.print()

@@ -216,8 +216,11 @@ class _Box(NamedTuple):
         )
 
 
-def _svg(figure: Figure, prefix: str, summary: str) -> str:
-    """The figure as an element for a page: no addresses, ids of its own, colours by CSS."""
+def _svg(figure: Figure, prefix: str, summary: str, description: str = "") -> str:
+    """The figure as an element for a page: no addresses, ids of its own, colours by CSS.
+
+    ``summary`` is read aloud; with a ``description`` it is the title, and that the details.
+    """
     import matplotlib as mpl
 
     stream = io.StringIO()
@@ -234,4 +237,11 @@ def _svg(figure: Figure, prefix: str, summary: str) -> str:
     text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(summary)}"', 1)
+    opening = f'<svg role="img" aria-label="{escape(summary)}"'
+    if not description:
+        return text.replace("<svg", opening, 1)
+    start, rest = text.replace("<svg", f'{opening} aria-describedby="{prefix}-desc"', 1).split(
+        ">", 1
+    )
+    words = f'<title>{escape(summary)}</title><desc id="{prefix}-desc">{escape(description)}</desc>'
+    return f"{start}>{words}{rest}"

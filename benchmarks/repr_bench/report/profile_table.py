@@ -137,14 +137,22 @@ def _bars(
     yield f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
     yield "<table><thead><tr>"
     yield from (
-        f'<th scope="col">{escape(name)}</th>' for name in (titles[0], "share", *titles[1:])
+        f'<th scope="col"{_class(name)}>{escape(name)}</th>'
+        for name in (titles[0], "share", *titles[1:])
     )
     yield "</tr></thead><tbody>"
     for percent, (first, *others) in rows:
         yield f'<tr><th scope="row">{escape(first)}</th><td>{_bar(percent)}</td>'
-        yield from (f"<td>{escape(text)}</td>" for text in others)
+        yield from (
+            f"<td{_class(name)}>{escape(text)}</td>"
+            for name, text in zip(titles[1:], others, strict=True)
+        )
         yield "</tr>"
     yield "</tbody></table></div>"
+
+
+def _class(title: str) -> str:
+    return "" if title in (*_WORDS, "share") else ' class="number"'
 
 
 def _bar(percent: float) -> str:

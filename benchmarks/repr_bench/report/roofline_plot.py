@@ -15,6 +15,7 @@ from repr_bench.report.roofline_table import TITLES, cells, machine, places
 from repr_bench.results import Results
 from repr_bench.roofline import FORMULA, Reached, Roofline
 
+_WORDS = ("network", "precision", "bound by")
 _WIDTH, _HEIGHT = 9.0, 5.6
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
@@ -37,12 +38,18 @@ def roofline_body(results: Results, roofline: Roofline) -> Iterator[str]:
         yield "</div>"
         yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of the roofline">'
         yield "<table><thead><tr>"
-        yield from (f'<th scope="col">{escape(title)}</th>' for title in TITLES)
+        kinds = ["" if title in _WORDS else ' class="number"' for title in TITLES]
+        yield from (
+            f'<th scope="col"{kind}>{escape(title)}</th>'
+            for title, kind in zip(TITLES, kinds, strict=True)
+        )
         yield "</tr></thead><tbody>"
         for row in found.reached:
             first, *others = map(escape, cells(row))
             yield f'<tr><th scope="row">{first}</th>'
-            yield from (f"<td>{text}</td>" for text in others)
+            yield from (
+                f"<td{kind}>{text}</td>" for text, kind in zip(others, kinds[1:], strict=True)
+            )
             yield "</tr>"
         yield "</tbody></table></div>"
     else:

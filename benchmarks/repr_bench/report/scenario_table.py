@@ -46,12 +46,16 @@ ARRIVAL_FORMULA = (
 
 @dataclass(frozen=True)
 class ScenarioTable:
-    """A table as text: ``numeric`` are the columns that are set to the right."""
+    """A table as text: ``numeric`` are the columns that are set to the right.
+
+    ``server`` is the row whose rates it lists.
+    """
 
     heading: str
     titles: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     numeric: tuple[int, ...]
+    server: ScenarioRow | None = None
 
 
 def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
@@ -64,7 +68,7 @@ def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
             heading = f"{title_of(row)}: rates in the order they were tried"
             lines = tuple(map(_trial_line, row.trials))
             numeric = (0, *range(2, len(_TRIAL_TITLES)))
-            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric)
+            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric, row)
     for stages in results.end_to_end:
         if stages.calls:
             heading = f"{title_of(stages)} to label"
