@@ -226,7 +226,7 @@ def test_skipped_images_are_said(results: Results, graph: Graph) -> None:
 
 def test_the_page_tells_of_agreement(results: Results, graph: Graph) -> None:
     page = render_page(with_graph(results, graph, agreement=AGREEMENT, flips=Flips(9, 12)))
-    assert "−9 +12 (p 0.66)" in page
+    assert "−9 +12 <small>(p 0.66)</small>" in page
     assert "answers as its fp32 graph on 1,990 of 2,000 images" in page
     assert "No graph was compared" in render_page(results)
 
