@@ -2,7 +2,8 @@
 
 from repr_runtime.artifact import read_manifest
 from repr_runtime.backends.tensorrt import TensorRTOptions
-from repr_runtime.batching import Batcher, BatcherStats
+from repr_runtime.batcher_stats import BatcherStats
+from repr_runtime.batching import Batcher
 from repr_runtime.engine_checks import Check
 from repr_runtime.errors import ReproError
 from repr_runtime.manifest import Manifest

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from repr_runtime.batch_arrays import Joiner, Sample
 from repr_runtime.batch_queue import Answer, Request, State, WaitingRequests
+from repr_runtime.batcher_stats import COUNTED, NOTHING, BatcherStats
 from repr_runtime.errors import (
     BatcherClosedError,
     BatchSizeError,
@@ -30,38 +31,6 @@ from repr_runtime.session import Session
 
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What is asked: an array where the network has one input, else arrays by input name."""
-
-
-@dataclass(frozen=True)
-class BatcherStats:
-    """What a :class:`Batcher` has done up to one moment, in requests where nothing else is said.
-
-    Each request that was ``accepted`` is one of ``answered``, ``failed`` (by the session, or
-    because the batcher was closed), ``expired`` (its deadline passed), ``cancelled``,
-    ``waiting`` or ``running``. Those ``refused``, by a full queue or after ``close``, come on
-    top; wrong inputs count nowhere. ``batches`` says of each number of samples how often so
-    many were run together; ``padding`` counts the samples that filled up batches, ``retried``
-    the batches whose requests were run again one by one. ``started`` requests waited
-    ``wait_total`` seconds in all for their start, and ``wait_longest`` at most.
-    """
-
-    accepted: int
-    refused: int
-    answered: int
-    failed: int
-    expired: int
-    cancelled: int
-    waiting: int
-    running: int
-    started: int
-    wait_total: float
-    wait_longest: float
-    batches: dict[int, int]
-    padding: int
-    retried: int
-
-
-_NOTHING = BatcherStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, {}, 0, 0)
 
 
 class Batcher:
@@ -111,7 +80,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
         self._closed = False
-        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._counts = dict.fromkeys(COUNTED, 0)
         self._batches: dict[int, int] = {}
         self._wait_total = self._wait_longest = 0.0
         self._workers = [
@@ -222,7 +191,7 @@ class Batcher:
         """What happened up to now; a copy that does not change any more."""
         with self._changed:
             return replace(
-                _NOTHING,
+                NOTHING,
                 **self._counts,
                 waiting=self._waiting.count,
                 batches=dict(sorted(self._batches.items())),
@@ -400,12 +369,6 @@ class Batcher:
             request.sample = None  # the future may be kept for long
             if deliver:
                 _deliver(request, answer)
-
-
-_COUNTED = (
-    *("accepted", "refused", "answered", "failed", "expired", "cancelled"),
-    *("running", "started", "padding", "retried"),
-)
 
 
 def _deadline(timeout: float | None, deadline: float | None) -> float | None:

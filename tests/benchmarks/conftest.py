@@ -12,8 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from repr_bench import feeds
 from repr_bench.environment import Environment
 from repr_bench.results import Accuracy, Graph, Results, Row, Settings
+from repr_models.data import ImageSet
 from repr_runtime.artifact import describe_file, write_artifact
 from repr_runtime.manifest import (
     Manifest,
@@ -167,3 +169,14 @@ def no_progress() -> Any:
             self.advanced.append((what, done, total))
 
     return Heard()
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled images are twenty."""
+    images = ImageSet(
+        np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8),
+        np.zeros(20, np.int64),
+        "twenty noisy images",
+    )
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)

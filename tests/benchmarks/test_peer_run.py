@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repr_bench import feeds, peer_run
+from repr_bench import peer_run
 from repr_bench.measure import Plan
 from repr_bench.peer_rows import OURS, latency_ratios, throughput_ratios
 from repr_bench.peer_run import burst_length, burst_of_callers, run_peers, with_peers
 from repr_bench.peers import Peer, PeerAbsentError, Prepared, Work, repeated
 from repr_bench.results import from_json, to_json
 from repr_bench.run import Request, run
-from repr_models.data import ImageSet
 from repr_runtime.tuning import Setting
 
 MS = 1_000_000
@@ -27,13 +26,11 @@ PLAN = Plan(seconds=0.12, samples=12, warmup_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
-def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    images = ImageSet(
-        np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8),
-        np.zeros(20, np.int64),
-        "twenty noisy images",
-    )
-    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+def cache(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    few_images: None,  # noqa: ARG001
+) -> None:
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
 
 

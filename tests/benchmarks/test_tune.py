@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from repr_bench import cli, feeds
+from repr_bench import cli
 from repr_bench import tune as module
 from repr_bench.measure import Plan
 from repr_bench.peer_rows import PeerRow
 from repr_bench.run import Request
 from repr_bench.tune import Candidate, candidates, choose, print_search, search, tune
-from repr_models.data import ImageSet
 from repr_runtime import load, read_manifest
 from repr_runtime.tuning import Setting
 
@@ -27,13 +26,11 @@ PLAN = Plan(seconds=0.12, samples=12, warmup_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    images = ImageSet(
-        np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8),
-        np.zeros(20, np.int64),
-        "twenty noisy images",
-    )
-    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+def cache(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    few_images: None,  # noqa: ARG001
+) -> Path:
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "tuning"
 
