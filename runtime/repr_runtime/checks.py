@@ -20,17 +20,26 @@ from repr_runtime.errors import (
 from repr_runtime.manifest import TensorSpec
 
 _SMALL = 8192  # values; of more, BLAS makes a task for several threads
+_FEW = 64  # values; so many are summed sooner than a function of numpy is called
 
 
 def all_finite(values: NDArray[Any]) -> bool:
     """Whether ``values`` holds neither NaN nor infinity."""
     if values.dtype.kind != "f":
         return True
-    # A sum of squares is finite only if all of them are, and for the few values of one sample
-    # it is the fastest question to ask. Large values overflow it: then each is looked at.
-    if values.size <= _SMALL and math.isfinite(np.vdot(values, values)):
-        return True
-    return bool(np.isfinite(values).all())
+    flat = values.ravel()
+    if values.dtype.itemsize < 4:  # its sums overflow soon, and BLAS knows no such numbers
+        return bool(np.isfinite(flat).all())
+    # A sum is finite only if all of its terms are, and so is a sum of squares, which BLAS makes
+    # faster than anything else reads memory. Large values overflow it (in vdot without a
+    # warning): then each is looked at.
+    if flat.size <= _FEW:
+        return math.isfinite(sum(flat.tolist())) or bool(np.isfinite(flat).all())
+    for begin in range(0, flat.size, _SMALL):
+        part = flat[begin : begin + _SMALL]
+        if not math.isfinite(np.vdot(part, part)):
+            return bool(np.isfinite(flat[begin:]).all())
+    return True
 
 
 class InputChecker:
@@ -42,6 +51,7 @@ class InputChecker:
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in specs)
         self._refuse_nonfinite = refuse_nonfinite
         self._passed: tuple[int, ...] | None = None
+        self._name, self._dtype = self._names[0], self._dtypes[0]
 
     def __call__(
         self, arrays: tuple[Any, ...], named: Mapping[str, Any]
@@ -54,10 +64,10 @@ class InputChecker:
             if (
                 type(array) is np.ndarray
                 and array.shape == self._passed
-                and array.dtype is self._dtypes[0]
+                and array.dtype is self._dtype
                 and (not self._refuse_nonfinite or math.isfinite(np.vdot(array, array)))
             ):
-                return {self._names[0]: array}
+                return {self._name: array}
         if not named and len(arrays) == len(self._names) and isinstance(arrays[0], np.ndarray):
             feed: dict[str, Any] = dict(zip(self._names, arrays, strict=True))
         else:
@@ -78,7 +88,7 @@ class InputChecker:
                     raise _shape_error(spec, shape, sizes)
             if self._refuse_nonfinite and not all_finite(array):
                 raise nonfinite_error(spec.name, array)
-        if len(self._specs) == 1 and array.size <= _SMALL and array.dtype.kind == "f":
+        if len(self._specs) == 1 and array.size <= _SMALL and array.dtype in ("f4", "f8"):
             self._passed = array.shape
         return feed
 

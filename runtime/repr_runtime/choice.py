@@ -30,6 +30,10 @@ _TARGETS = {
 }
 
 
+_LITTLE = 1_000_000
+"""Multiply-adds of a batch up to which one CPU thread is faster than several."""
+
+
 class Opened:
     """An artifact's backend: ``graph`` is the file that it runs, or that its engine came from."""
 
@@ -93,7 +97,9 @@ def _open(
         return Opened(manifest, graph, backend, f"{choice}, as asked for")
     if device != "auto":
         graph = _graph(root, manifest, precision, device)
-        backend_, title = _onnxruntime(root, graph, device, threads, instances, options.gpu, tuned)
+        backend_, title = _onnxruntime(
+            root, manifest, graph, device, threads, instances, options.gpu, tuned
+        )
         return Opened(manifest, graph, backend_, f"{title}, as asked for")
     graph = _graph(root, manifest, precision, "cpu")
     got = engines.attempt(root, manifest, precision, options)
@@ -106,20 +112,23 @@ def _open(
         graph_ = _graph(root, manifest, precision, "cuda")
         try:
             on_cuda, title = _onnxruntime(
-                root, graph_, "cuda", threads, instances, options.gpu, tuned
+                root, manifest, graph_, "cuda", threads, instances, options.gpu, tuned
             )
         except DeviceUnavailableError as error:
             reason = str(error)
         else:
             choice = f"{title}, the fastest that works here; {no_engine}"
             return Opened(manifest, graph_, on_cuda, choice)
-    on_cpu, title = _onnxruntime(root, graph, "cpu", threads, instances, options.gpu, tuned)
+    on_cpu, title = _onnxruntime(
+        root, manifest, graph, "cpu", threads, instances, options.gpu, tuned
+    )
     choice = f"{title}; not on cuda: {reason}; {no_engine}"
     return Opened(manifest, graph, on_cpu, choice)
 
 
 def _onnxruntime(
     root: Path,
+    manifest: Manifest,
     graph: FileEntry,
     device: str,
     threads: int | None,
@@ -146,12 +155,15 @@ def _onnxruntime(
         else:
             threads, instances = setting.threads, setting.instances
     count, cores = instances or 1, usable_cores()
+    alone = 0
+    if device == "cpu" and threads is None and setting is None and count == 1 and cores > 1:
+        alone = _little(manifest)
     if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
         threads = max(1, cores // count)
 
     def one() -> ort.OnnxRuntimeBackend:
-        return ort.OnnxRuntimeBackend(content, device, threads, gpu, setting)
+        return ort.OnnxRuntimeBackend(content, device, threads, gpu, setting, alone)
 
     words = f", {words}" if words else ""
     if count == 1:
@@ -169,6 +181,13 @@ def _onnxruntime(
         title += f", {count} instances of {'1 thread' if threads == 1 else f'{threads} threads'}"
     backends = opened if len(opened) == count else opened * count
     return Instances(backends), f"{title}{words}"
+
+
+def _little(manifest: Manifest) -> int:
+    """The largest batch that is little work; 0 where even one sample is more, or none can tell."""
+    work = manifest.network.multiply_adds
+    batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
+    return _LITTLE // work if work and batched else 0
 
 
 def usable_cores() -> int:

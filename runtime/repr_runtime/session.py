@@ -79,7 +79,8 @@ def load(
     why), ``"tensorrt"`` (the artifact's engines), ``"cuda"``, ``"onnxruntime-tensorrt"`` or
     ``"cpu"`` (its graphs, through ONNX Runtime): a device asked for by name and not there is
     an error. ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
-    of an instance (None: one a core, shared out to the instances), and ``instances`` how many
+    of an instance (None: one a core, shared out to the instances; a batch of so little work
+    that one alone is faster runs on the calling thread), and ``instances`` how many
     runs go on side by side, further ones wait (None: one, which all callers share; an engine's
     are ``options.contexts``). A run is never cut over instances. ``nonfinite`` is ``"error"``
     (NaN or infinity in an input or output raises; arrays on a GPU are not looked at) or
@@ -218,7 +219,7 @@ class Session:
             for values in outputs:
                 if not all_finite(values):
                     raise self._nonfinite(outputs)
-        return dict(zip(self._output_names, outputs, strict=True))
+        return dict(zip(self._output_names, outputs))  # noqa: B905  checked by __init__
 
     def _run_on_device(
         self, backend: Backend, arrays: tuple[Any, ...], named: Mapping[str, Any]

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from repr_runtime import TensorRTOptions, load
+from repr_runtime.artifact import read_manifest
 from repr_runtime.backends.instances import Instances
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.choice import usable_cores
 from repr_runtime.errors import SessionClosedError
+from repr_runtime.tuning import Setting
 
 
 class FakeBackend:
@@ -208,3 +210,47 @@ def test_closing_while_others_run(artifact: Path, tiny: Any) -> None:
         time.sleep(0.01)
         session.close()
         assert [type(end.result(10)) for end in ends] == [SessionClosedError] * 4
+
+
+def test_little_work_runs_on_the_calling_thread(
+    artifact: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repr_runtime.choice.usable_cores", lambda: 2)
+    work = read_manifest(artifact).network.multiply_adds
+    assert work
+    monkeypatch.setattr("repr_runtime.choice._LITTLE", 2 * work)
+    with load(artifact, device="cpu") as session:
+        backend = session.backend
+        assert isinstance(backend, OnnxRuntimeBackend)
+        ran: list[str] = []
+        for name in ("_run", "_run_alone"):
+            run = getattr(backend, name)
+            monkeypatch.setattr(
+                backend, name, lambda *args, run=run, name=name: ran.append(name) or run(*args)
+            )
+        for count in (1, 2, 3):
+            x = tiny.inputs(count)
+            got = session.run(x)["logits"]
+            np.testing.assert_allclose(got, tiny.logits(x), rtol=1e-4, atol=1e-5)
+    assert ran == ["_run_alone", "_run_alone", "_run"]
+    with pytest.raises(SessionClosedError):
+        backend.run({"input": tiny.inputs(1)})
+
+
+@pytest.mark.parametrize("asked", [{"threads": 2}, {"tuned": Setting()}, {"instances": 2}])
+def test_threads_that_were_asked_for_run_little_work_too(
+    artifact: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repr_runtime.choice.usable_cores", lambda: 4)
+    made: list[int] = []
+    init = OnnxRuntimeBackend.__init__
+
+    def noted(self: Any, *args: Any) -> None:
+        made.append(args[5])
+        init(self, *args)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "__init__", noted)
+    load(artifact, device="cpu", **asked).close()
+    assert set(made) == {0}
+    load(artifact, device="cpu").close()
+    assert made[-1] > 0

@@ -88,11 +88,13 @@ class OnnxRuntimeBackend:
         threads: int | None,
         gpu: int = 0,
         setting: Setting | None = None,
+        alone: int = 0,
     ) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
 
         ``gpu`` is the index of the GPU, where the device is one. Of ``setting`` all is used but
-        its threads and instances.
+        its threads and instances. Batches of up to ``alone`` samples run on the thread that
+        calls, in a second session: for little work, waking others costs more than it brings.
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
         fell back to another, and :class:`ModelLoadError` if it refuses the graph.
@@ -109,8 +111,12 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if setting is not None:
             _apply(setting, options, ort)
+        providers = _providers(device, gpu)
         try:
-            self.session = ort.InferenceSession(graph, options, providers=_providers(device, gpu))
+            self.session = ort.InferenceSession(graph, options, providers=providers)
+            if alone:
+                options.intra_op_num_threads = 1
+                self._small = ort.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # its exceptions share no base but this
             way_out = "update it, or export again with a lower --opset"
             if "NOT_IMPLEMENTED" in str(error):  # of bf16, say, on a CPU
@@ -129,13 +135,14 @@ class OnnxRuntimeBackend:
         self.inputs = tuple(map(_spec, self.session.get_inputs()))
         self.outputs = tuple(map(_spec, self.session.get_outputs()))
         self._names = [spec.name for spec in self.outputs]
-        # The binding below the library's wrapper, which would check the names again and, after a
-        # failure, try other providers on its own.
-        binding = getattr(self.session, "_sess", self.session)
-        self._run: Callable[..., list[NDArray[Any]]] = binding.run
+        self._run = _binding(self.session)
+        self._alone, self._first = alone, self.inputs[0].name if self.inputs else ""
+        self._run_alone = _binding(self._small) if alone else self._run
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
+            if self._alone and len(feed[self._first]) <= self._alone:
+                return self._run_alone(self._names, feed, None)
             return self._run(self._names, feed, None)
         except SessionClosedError:
             raise
@@ -191,8 +198,10 @@ class OnnxRuntimeBackend:
         return None
 
     def close(self) -> None:
-        self._run = _closed
+        self._run = self._run_alone = _closed
         del self.session
+        if self._alone:
+            del self._small
 
 
 def _apply(setting: Setting, options: Any, ort: Any) -> None:
@@ -202,6 +211,15 @@ def _apply(setting: Setting, options: Any, ort: Any) -> None:
     options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{setting.optimization.upper()}")
     if not setting.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+
+def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
+    """``run`` below the library's wrapper.
+
+    That would check the names again and, after a failure, try other providers on its own.
+    """
+    run: Callable[..., list[NDArray[Any]]] = getattr(session, "_sess", session).run
+    return run
 
 
 def _closed(*_: Any) -> Any:
