@@ -145,9 +145,15 @@ def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio
     return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 
 
-def throughput_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
-    """Ours against ``peer``, each at the best of its batch sizes, a ratio for each graph."""
-    return _paired(best_throughputs(rows), peer)
+def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
+    """Ours against ``peer`` at that batch size, a ratio for each graph.
+
+    None: each at the best of its batch sizes.
+    """
+    if batch is None:
+        return _paired(best_throughputs(rows), peer)
+    chosen = [row for row in rows if row.measure == "throughput" and row.batch == batch]
+    return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 
 
 def best_throughputs(rows: Sequence[PeerRow]) -> dict[tuple[tuple[str, str], str], PeerRow]:

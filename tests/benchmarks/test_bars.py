@@ -9,7 +9,9 @@ import pytest
 
 from repr_bench import bars
 from repr_bench.peer_rows import OURS, Measure, PeerRow
-from repr_bench.results import Graph, Results, Row, write_results
+from repr_bench.profile_layers import Layer, Profile
+from repr_bench.results import Accuracy, Graph, Results, Row, write_results
+from repr_bench.roofline import Peak, Roofline, Work
 
 NETWORKS = ("small", "large")
 
@@ -53,9 +55,10 @@ def held(results: Results, graph: Graph, row: Row) -> Results:
 
 def test_all_are_held(held: Results) -> None:
     found = bars.verdicts(held)
-    assert [verdict.held for verdict in found] == [True] * 5
+    assert [verdict.held for verdict in found] == [True] * 8
     means = [verdict.found.mean.value for verdict in found if verdict.found]
-    expected = [(0.98 * 1.05) ** 0.5, (1.10 * 1.14) ** 0.5, 2.0**0.5, 1.31, 2.0]
+    twice = [mean for mean in ((1.10 * 1.14) ** 0.5, 2.0**0.5, 1.31) for _ in range(2)]
+    expected = [(0.98 * 1.05) ** 0.5, *twice, 2.0]
     assert means == pytest.approx(expected, rel=1e-4)
     assert str(found[0]).startswith("held")
     assert "1.01 × (1.01–1.01) over 2 networks; least 0.98 ×" in str(found[0])
@@ -75,8 +78,45 @@ def test_each_can_fail(
     held: Results, key: tuple[Measure, str], of: dict[str, float], which: int
 ) -> None:
     found = bars.verdicts(replace(held, peers=peers({**ALL_HELD, key: of})))
-    assert [index for index, verdict in enumerate(found) if not verdict.held] == [which]
-    assert str(found[which]).startswith("NOT HELD")
+    failed = [verdict for verdict in found if not verdict.held]
+    assert {verdict.bar for verdict in failed} == {bars.BARS[which]}
+    assert all(str(verdict).startswith("NOT HELD") for verdict in failed)
+
+
+def test_throughput_is_judged_at_each_batch_size_and_at_the_best(held: Results) -> None:
+    at_8 = peers({**ALL_HELD, ("throughput", "onnxruntime"): {"small": 1.0, "large": 1.0}})
+    # Twice as fast as at batch 1, so that these are the best.
+    more = [replace(row, batch=8, images=2) for row in at_8 if row.measure == "throughput"]
+    rows = [*held.peers, *more]
+    of_ort = [v for v in bars.verdicts(replace(held, peers=tuple(rows))) if v.bar == bars.BARS[1]]
+    assert [(v.case, v.held) for v in of_ort] == [
+        ("at batch 1", True),
+        ("at batch 8", False),
+        ("with each at its best batch", False),
+    ]
+    assert "plain ONNX Runtime at batch 8: at least 1.10 ×; 1.00 ×" in str(of_ort[1])
+
+
+def test_it_says_what_a_bar_that_is_not_held_would_take(held: Results) -> None:
+    peak = Peak("float32", "a product", 8, 4_000, (10,))  # 400 GFLOP/s
+    memory = Peak("memory", "a copy", 8, 10, (1,))
+    # 0.1 G operations in 1 ms are 100 GFLOP/s.
+    works = tuple(Work(name, "fp32", 8, 1, 400_000_000, 1, 1) for name in NETWORKS)
+    layer = Layer("conv", "Conv", ("conv",), 1, (900,))
+    others = Layer("add", "Add", ("add",), 0, (100,))
+    profile = Profile("small", "fp32", 1, 1, (layer, others), (1000,), (1,), (1,))
+    slow = peers({**ALL_HELD, ("throughput", "onnxruntime"): {"small": 0.5, "large": 2.0}})
+    results = replace(
+        held, peers=slow, roofline=Roofline(2, (peak, memory), works), profiles=(profile,)
+    )
+    by_case = {(v.bar.what, v.case): bars.reasons(results, v) for v in bars.verdicts(results)}
+    assert by_case.pop((bars.BARS[1].what, "at batch 1")) == [
+        "small: ours 100 GFLOP/s (25 %), onnxruntime 200 GFLOP/s (50 %), the bar asks for "
+        "220 GFLOP/s (55 %) of a peak of 400; 90 % of ours is in Conv"
+    ]
+    assert by_case.pop((bars.BARS[1].what, "with each at its best batch"))
+    assert not any(by_case.values())
+    assert not any(bars.reasons(held, verdict) for verdict in bars.verdicts(held))
 
 
 def test_int8_is_judged_at_the_largest_batch(held: Results) -> None:
@@ -89,15 +129,32 @@ def test_int8_is_judged_at_the_largest_batch(held: Results) -> None:
     assert not verdict.held
 
 
+def test_int8_must_keep_its_accuracy(held: Results) -> None:
+    def with_top1(top1: int | None) -> bars.Verdict:
+        rows = []
+        for row in held.rows:
+            assert row.graph is not None
+            found = top1 if row.precision == "int8" else 900
+            accuracy = None if found is None else Accuracy(found, None, 1000, "images", "0")
+            rows.append(replace(row, graph=replace(row.graph, accuracy=accuracy)))
+        return bars.verdicts(replace(held, rows=tuple(rows)))[-1]
+
+    assert with_top1(895).held
+    assert not with_top1(894).held
+    assert str(with_top1(894)).endswith("large loses 0.60 points of top-1")
+    assert not with_top1(None).held
+    assert str(with_top1(None)).endswith("the top-1 of large was not measured")
+
+
 def test_what_was_not_measured_is_not_held(held: Results) -> None:
     found = bars.verdicts(replace(held, peers=(), rows=()))
-    assert [verdict.held for verdict in found] == [False] * 5
+    assert [verdict.held for verdict in found] == [False] * len(bars.BARS)
     assert {str(verdict).split("  ")[0] for verdict in found} == {"NOT MEASURED"}
 
 
 def test_a_network_that_a_peer_lacks_is_named(held: Results) -> None:
     some = {**ALL_HELD, ("throughput", "torch.compile"): {"small": 2.0}}
-    verdict = bars.verdicts(replace(held, peers=peers(some)))[2]
+    verdict = bars.verdicts(replace(held, peers=peers(some)))[3]
     assert verdict.held
     assert "over 1 network; " in str(verdict)
     assert str(verdict).endswith("; without large")
@@ -110,8 +167,8 @@ def test_the_command_prints_them_all_and_its_status_says_it(
     write_results(held, path)
     assert bars.main([str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert "int8 against fp32" in lines[4]
+    assert len(lines) == 8
+    assert "int8 against fp32" in lines[7]
     write_results(replace(held, peers=()), path)
     assert bars.main([str(path)]) == 1
     assert bars.main([str(tmp_path / "none.json")]) == 1
