@@ -203,3 +203,10 @@ def test_a_page_finds_each_interval_and_draws_each_plot_once(
     assert [asked for asked, times in found.items() if times > 1] == []
     assert len(drawn) > 20
     assert len({*map(id, drawn)}) == len(drawn)
+
+
+def test_a_heading_does_not_repeat_the_sections(results: Results) -> None:
+    text = render_page(everything(results))
+    headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", text)
+    assert headings.count("Scenarios") == 1
+    assert len(headings) == len(set(headings))
