@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -101,7 +101,7 @@ class Ratio:
     @cached_property
     def figure(self) -> Figure:
         """The geometric mean over the rounds."""
-        return _figure(self.logs, _drawn_means([self.logs])[0] if len(self.logs) > 1 else None)
+        return _figure(self.logs, _drawn_means((self.logs,))[0] if len(self.logs) > 1 else None)
 
 
 def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
@@ -125,7 +125,7 @@ class Overall:
         means = [sum(found.logs) / len(found.logs) for found in self.ratios]
         drawn = None
         if all(len(found.logs) > 1 for found in self.ratios):
-            drawn = np.mean(_drawn_means([found.logs for found in self.ratios]), axis=0)
+            drawn = np.mean(_drawn_means(tuple(found.logs for found in self.ratios)), axis=0)
         return _figure(means, drawn)
 
     @cached_property
@@ -177,7 +177,8 @@ def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> l
     return found
 
 
-def _drawn_means(logs: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+@lru_cache(maxsize=256)  # the same ratio stands in the plot, the table and the sentences
+def _drawn_means(logs: tuple[tuple[float, ...], ...]) -> list[NDArray[np.float64]]:
     """For each network, the mean over its rounds in each resample."""
     generator = np.random.default_rng(0)
     means = []

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from repr_bench import statistics
 from repr_bench.statistics import Figure
 
@@ -47,15 +49,13 @@ def latency_ms(windows_ns: Windows, percent: int) -> Figure | None:
     of its interval, may be infinite.
     """
     windows = [
-        [math.inf if sample == UNANSWERED else sample / 1e6 for sample in window]
-        for window in windows_ns
-        if window
+        np.where(samples == UNANSWERED, math.inf, samples / 1e6)
+        for samples in (np.array(window, np.int64) for window in windows_ns if window)
     ]
     if not windows:
         return None
-    pooled = [sample for window in windows for sample in window]
     interval = statistics.percentile_interval(windows, percent)
-    return Figure(statistics.percentile(pooled, percent), interval)
+    return Figure(statistics.percentile(np.concatenate(windows), percent), interval)
 
 
 def _rate(counts: Sequence[int], seconds: Sequence[float]) -> Figure | None:
@@ -119,16 +119,23 @@ class RateTrial:
 
     def latency_ms(self, percent: int) -> Figure | None:
         """A percentile of the latency, from the scheduled arrival."""
-        return latency_ms(self.windows_ns, percent)
+        if percent not in self._latencies:
+            self._latencies[percent] = latency_ms(self.windows_ns, percent)
+        return self._latencies[percent]
 
-    @property
+    @cached_property
+    def _latencies(self) -> dict[int, Figure | None]:
+        """What was asked for before: table, plot and notes ask for the same, and intervals take time."""
+        return {}
+
+    @cached_property
     def goodput(self) -> Figure | None:
         """Queries a second that were answered within the bound."""
         bound = self.slo_ms * 1e6
         good = [sum(0 <= sample <= bound for sample in window) for window in self.windows_ns]
         return _rate(good, self.window_seconds)
 
-    @property
+    @cached_property
     def late_ms(self) -> float:
         """The 99th percentile of how late the generator sent queries, in ms."""
         return statistics.percentile(self.lateness_ns, 99) / 1e6 if self.lateness_ns else 0.0
@@ -256,8 +263,13 @@ class ScenarioRow:
     @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
         """p50, p90 and p99 of a query in ms; empty without samples."""
-        windows = self.confirmed.windows_ns if self.confirmed else self.windows_ns
-        found = {percent: latency_ms(windows, percent) for percent in (50, 90, 99)}
+        confirmed = self.confirmed
+        found = {
+            percent: confirmed.latency_ms(percent)
+            if confirmed
+            else latency_ms(self.windows_ns, percent)
+            for percent in (50, 90, 99)
+        }
         return {percent: figure for percent, figure in found.items() if figure is not None}
 
     @cached_property

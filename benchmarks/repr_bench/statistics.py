@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def percentile_interval(
         return None
     drawn = _draw(len(ordered), resamples, seed)
     ranks = -(-percent * (drawn @ np.array([samples.size for samples in ordered])) // 100)
-    return middle(_smallest_reaching(ordered, drawn, ranks))
+    return middle(_smallest_reaching(ordered, drawn, ranks, percent))
 
 
 def ratio_interval(
@@ -93,10 +94,13 @@ def ratio_interval(
     return middle((drawn @ above) / (drawn @ below))
 
 
+@lru_cache(maxsize=16)
 def _draw(rounds: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each round is drawn, a row for each resample."""
+    """How often each round is drawn, a row for each resample; the same array each time."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(rounds, [1 / rounds] * rounds, size=resamples)
+    drawn = generator.multinomial(rounds, [1 / rounds] * rounds, size=resamples)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def middle(found: NDArray[Any]) -> Interval:
@@ -109,20 +113,25 @@ def middle(found: NDArray[Any]) -> Interval:
 
 
 def _smallest_reaching(
-    ordered: list[NDArray[Any]], drawn: NDArray[np.int64], ranks: NDArray[np.int64]
+    ordered: list[NDArray[Any]], drawn: NDArray[np.int64], ranks: NDArray[np.int64], percent: int
 ) -> NDArray[Any]:
     """For each resample, the smallest value with at least ``rank`` drawn samples up to it.
 
     A bisection over the pooled values for all resamples at once: no resample is ever
-    laid out, which for 100,000 samples would cost seconds.
+    laid out, which for 100,000 samples would cost seconds. It starts from the least and the
+    largest of the rounds' own percentiles, since that of rounds put together is never outside.
     """
-    values = np.unique(np.concatenate(ordered))
+    own = [samples[-(-percent * samples.size // 100) - 1] for samples in ordered]
+    within = [s[(s >= min(own)) & (s <= max(own))] for s in ordered]
+    values = np.unique(np.concatenate(within))
     low = np.zeros(len(drawn), np.int64)
     high = np.full(len(drawn), len(values) - 1)
     while (low < high).any():
         middle = (low + high) // 2
-        up_to = np.stack([np.searchsorted(s, values[middle], side="right") for s in ordered], 1)
-        reached = (drawn * up_to).sum(1) >= ranks
+        # Most resamples ask for the same few values, and sorted ones are found faster.
+        asked, which = np.unique(middle, return_inverse=True)
+        up_to = np.stack([np.searchsorted(s, values[asked], side="right") for s in ordered], 1)
+        reached = np.einsum("ij,ij->i", drawn, up_to[which]) >= ranks
         high = np.where(reached, middle, high)
         low = np.where(reached, low, middle + 1)
     return values[low]

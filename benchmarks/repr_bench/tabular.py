@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from repr_bench.errors import UsageError
 if TYPE_CHECKING:
     from repr_bench.report.sort import AnyRow, Order
     from repr_bench.results import Results
+    from repr_bench.roofline import Roofline
     from repr_bench.statistics import Figure
+    from repr_bench.verdicts import Comparison
 
 STANDARD_OUTPUT = Path("-")
 _FIGURES = (
@@ -27,6 +29,7 @@ CSV_COLUMNS = (
     *(name + end for name in _FIGURES for end in ("", "_low", "_high")),
     *("flips_lost", "flips_gained", "flips_p_value", "samples", "emulated", "below_bar"),
     *("graph_bytes", "parameters", "multiply_adds", "device", "weights", "artifact"),
+    *("slo_ms", "held_rate"),
 )
 """``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
 
@@ -34,8 +37,13 @@ CSV_COLUMNS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     for option, what in (
-        ("--csv", "write every row with all figures, in full precision, both ends of intervals"),
-        ("--markdown", "write the tables and notes as Markdown"),
+        (
+            "--csv",
+            "write one table of all rows, which column kind tells apart (graph, scenario, "
+            "end-to-end, peer, other), with all figures in full precision and both ends of "
+            "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json",
+        ),
+        ("--markdown", "write all tables and notes as Markdown"),
     ):
         parser.add_argument(
             option,
@@ -87,7 +95,9 @@ def to_csv(results: Results) -> str:
     """All rows as CSV, ``CSV_COLUMNS`` at the head.
 
     ``kind`` is ``graph`` for the rows of the main table, ``scenario``, ``end-to-end`` (p50 is from
-    JPEG to label), ``peer``, or ``other`` for another tool's run.
+    JPEG to label), ``peer``, or ``other`` for another tool's run. Of a server ``held_rate`` is
+    the highest confirmed rate, in queries/s, whose p99 was within ``slo_ms``, and all other
+    figures are those at that rate.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -112,6 +122,7 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
     for scenario in results.scenarios:
         found = {**_common("scenario", scenario), "run_by": scenario.source}
         found |= {"measure": scenario.scenario, "samples": scenario.queries}
+        found |= {"slo_ms": _text(scenario.slo_ms), "held_rate": _text(scenario.rate)}
         yield found | {"status": scenario.status, "reason": scenario.reason}
     for stages in results.end_to_end:
         found = {**_common("end-to-end", stages), "run_by": "repr-bench", "samples": stages.calls}
@@ -174,6 +185,11 @@ def _markdown(results: Results) -> Iterator[str]:
         yield from _notes(problems(results), cautions(results), meanings(results))
     else:
         yield from _notes([other.meaning for other in results.others])
+    if results.comparison:
+        yield from _comparison(results.comparison)
+    if results.roofline:
+        yield from _roofline(results, results.roofline)
+    yield from _profiles(results)
     if scenarios:
         for table in scenario_table.scenario_tables(results):
             yield f"### {_cell(table.heading)}\n"
@@ -185,13 +201,59 @@ def _markdown(results: Results) -> Iterator[str]:
         )
     if results.peers:
         yield "### Peers\n"
-        cells = list(peer_table.peer_cells(results.peers))
-        yield from _table(peer_table.TITLES, cells, (3, 5, 6, 7))
+        titles = peer_table.TITLES
+        numeric = _numeric(titles, peer_table.WORDS)
+        yield from _table(titles, peer_table.peer_cells(results.peers), numeric)
         yield from _notes(
             peer_table.summaries(results.peers),
             (),
             [*peer_table.peer_problems(results.peers), *peer_table.meanings(results.peers)],
         )
+
+
+def _comparison(comparison: Comparison) -> Iterator[str]:
+    from repr_bench.report.compare_table import columns, explanations, headline, warnings
+
+    shown = columns(comparison)
+    lines = [[text(row) for _, _, text in shown] for row in comparison.rows]
+    numeric = [index for index, column in enumerate(shown) if column[1]]
+    yield f"### {_cell(headline(comparison))}\n"
+    yield from _table([title for title, _, _ in shown], lines, numeric)
+    yield from _notes([*warnings(comparison), *explanations(comparison)])
+
+
+def _roofline(results: Results, roofline: Roofline) -> Iterator[str]:
+    from repr_bench.report.roofline_table import TITLES, WORDS, cells, machine, places
+    from repr_bench.roofline import FORMULA
+
+    found = places(results, roofline)
+    yield "### Roofline\n"
+    if found.reached:
+        yield from _table(TITLES, map(cells, found.reached), _numeric(TITLES, WORDS))
+    yield from _notes([*machine(roofline), *found.without, FORMULA])
+
+
+def _profiles(results: Results) -> Iterator[str]:
+    from repr_bench.report import profile_table
+    from repr_bench.report.profile_table import LAYERS, OPERATORS, WORDS
+
+    for profile in results.profiles:
+        name = _cell(profile_table.title(profile))
+        yield f"### Profile of {name}\n"
+        yield f"{_cell(profile_table.summary(profile))}\n"
+        if not profile.reason:
+            lines = [cells for _, cells in profile_table.operator_cells(profile)]
+            yield f"#### Operators of {name}\n"
+            yield from _table(OPERATORS, lines, _numeric(OPERATORS, WORDS))
+            peak = profile_table.peak_of(results, profile)
+            lines = [cells for _, cells in profile_table.layer_cells(profile, peak)]
+            yield f"#### Slowest layers of {name}\n"
+            yield from _table(LAYERS, lines, _numeric(LAYERS, WORDS))
+    yield from _notes(profile_table.notes(results))
+
+
+def _numeric(titles: Sequence[str], words: Collection[str]) -> list[int]:
+    return [index for index, title in enumerate(titles) if title not in words]
 
 
 def _table(

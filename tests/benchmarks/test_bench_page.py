@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from page_results import everything
 
+from repr_bench import statistics
 from repr_bench.report.html import render_page
 from repr_bench.report.plots import pareto_front
 from repr_bench.results import Graph, Results, Row
@@ -175,3 +180,33 @@ def test_all_palettes_have_the_contrast_that_wcag_asks_for(results: Results) -> 
         }.items():
             lighter, darker = sorted((luminance(palette[name]), paper), reverse=True)
             assert (lighter + 0.05) / (darker + 0.05) >= least, (name, palette)
+
+
+def test_a_page_finds_each_interval_and_draws_each_plot_once(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: Counter[str] = Counter()
+    percentile_interval = statistics.percentile_interval
+
+    def counted(rounds: Any, percent: int) -> Any:
+        found[f"{percent} of {rounds!r}"] += 1
+        return percentile_interval(rounds, percent)
+
+    monkeypatch.setattr(statistics, "percentile_interval", counted)
+    drawn: list[Figure] = []
+    draw = Figure.draw
+    monkeypatch.setattr(
+        Figure, "draw", lambda figure, renderer: (drawn.append(figure), draw(figure, renderer))
+    )
+    render_page(everything(results))
+    assert len(found) > 100
+    assert [asked for asked, times in found.items() if times > 1] == []
+    assert len(drawn) > 20
+    assert len({*map(id, drawn)}) == len(drawn)
+
+
+def test_a_heading_does_not_repeat_the_sections(results: Results) -> None:
+    text = render_page(everything(results))
+    headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", text)
+    assert headings.count("Scenarios") == 1
+    assert len(headings) == len(set(headings))

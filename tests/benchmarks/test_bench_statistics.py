@@ -65,15 +65,23 @@ def test_percentile_refuses_no_samples() -> None:
         percentile([], 50)
 
 
-def test_percentile_interval_is_that_of_laid_out_resamples() -> None:
+@pytest.mark.parametrize("percent", [1, 50, 90, 99, 100])
+@pytest.mark.parametrize("kind", ["drifting", "unanswered", "equal"])
+def test_percentile_interval_is_that_of_laid_out_resamples(kind: str, percent: int) -> None:
     rng = np.random.default_rng(3)
-    rounds = [np.round(rng.lognormal(k / 10, 0.2, 5 + k), 2) for k in range(9)]
+    rounds = [np.round(rng.lognormal(k / 10, 0.2, 5 + 3 * k), 2) for k in range(9)]
+    if kind == "unanswered":
+        rounds = [np.where(rng.random(r.size) < 0.2, math.inf, r) for r in rounds]
+    if kind == "equal":
+        rounds = [np.ones(r.size) for r in rounds]
     drawn = np.random.default_rng(0).multinomial(9, [1 / 9] * 9, size=500)
     by_hand = sorted(
-        percentile(np.concatenate([np.tile(r, n) for r, n in zip(rounds, counts, strict=True)]), 90)
+        percentile(
+            np.concatenate([np.tile(r, n) for r, n in zip(rounds, counts, strict=True)]), percent
+        )
         for counts in drawn
     )
-    interval = percentile_interval(rounds, 90, resamples=500)
+    interval = percentile_interval(rounds, percent, resamples=500)
     assert interval == (by_hand[math.floor(0.025 * 499)], by_hand[math.ceil(0.975 * 499)])
 
 

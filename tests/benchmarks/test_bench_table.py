@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from repr_bench.agreement import Agreement, Band, Flips
+from repr_bench.report.agreement_notes import agreement_table
 from repr_bench.report.columns import COLUMNS, shown_columns
 from repr_bench.report.html import render_page
 from repr_bench.report.table import print_report
@@ -121,8 +122,9 @@ def test_cautions(results: Results) -> None:
     assert "Careful" not in plain(
         replace(results, rows=(replace(results.rows[0], rounds_ns=calm),))
     )
-    assert "lenet5 fp32 batch 1 is too noisy to tell a change of 5 %: its rounds spread" in plain(
-        results
+    assert (
+        "too noisy to tell a change of 5 %, with the spread of the rounds: lenet5 fp32 batch 1 ("
+        in plain(results)
     )
     busy = replace(results.environment, load_before=(2.0, 0.0, 0.0))
     assert "load 2" in plain(replace(results, environment=busy))
@@ -227,8 +229,42 @@ def test_skipped_images_are_said(results: Results, graph: Graph) -> None:
 def test_the_page_tells_of_agreement(results: Results, graph: Graph) -> None:
     page = render_page(with_graph(results, graph, agreement=AGREEMENT, flips=Flips(9, 12)))
     assert "−9 +12 <small>(p 0.66)</small>" in page
-    assert "answers as its fp32 graph on 1,990 of 2,000 images" in page
+    assert (
+        '<th scope="row">lenet5 fp32</th>'
+        '\n<td class="number">1,990 of 2,000</td>\n<td class="number">99.50 (99.1–99.7)</td>'
+        '\n<td class="number">1,798 of 1,800</td>\n<td class="number">1,499 of 1,500</td>'
+        '\n<td class="number">99.900</td>\n<td class="number">0.0012</td>'
+        '\n<td class="number">0.4</td>\n<td class="number">0.62</td>'
+    ) in page
+    assert page.index("1,990 of 2,000") < page.index("same class: the largest is that of its fp32")
+    assert "compared with" not in page
     assert "No graph was compared" in render_page(results)
+
+
+def test_agreement_names_the_reference_in_each_line_where_there_are_several(
+    results: Results, graph: Graph
+) -> None:
+    whole = with_graph(results, graph, agreement=AGREEMENT)
+    (first,) = whole.rows
+    torch = replace(AGREEMENT, reference="the torch network", same=2000, bands=())
+    second = replace(first, label="b", graph=replace(graph, agreement=torch))
+    found = agreement_table(replace(whole, rows=(first, replace(first, batch=8), second)))
+    assert found is not None
+    assert found.titles[-1] == "compared with"
+    assert [line[0] for line in found.lines] == ["lenet5 fp32", "b fp32"]
+    assert [line[-1] for line in found.lines] == ["its fp32 graph", "the torch network"]
+    assert found.lines[1][3:5] == ("-", "-")
+    assert found.lines[1][-2] == "-"
+    assert "of its fp32 graph or the torch network;" in found.method
+    assert {len(line) for line in found.lines} == {len(found.titles)}
+
+
+def test_the_page_says_once_how_graphs_without_labels_agree(results: Results, graph: Graph) -> None:
+    whole = with_graph(results, graph, accuracy=None, agreement=AGREEMENT)
+    assert "answers as its fp32 graph" in plain(whole)
+    page = render_page(whole)
+    assert "answers as its fp32 graph" not in page
+    assert page.count("1,990 of 2,000") == 1
 
 
 def test_answers_are_in_the_json(results: Results, graph: Graph) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import page_results
 import pytest
 
 from repr_bench import cli
 from repr_bench.agreement import Flips
 from repr_bench.others import OtherRow
 from repr_bench.peer_rows import PeerRow
+from repr_bench.report import compare_table, peer_table, profile_table, roofline_table
 from repr_bench.report.columns import COLUMNS, shown_columns
 from repr_bench.results import Results, Row, write_results
 from repr_bench.scenario_results import ScenarioRow, StageRow
@@ -124,6 +127,75 @@ def test_markdown_has_every_kind_of_table(everything: Results) -> None:
     assert "### Peers" in text
     assert "| torch | 7" in text
     assert "- mine fp32: model.onnx was altered" in text
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """The table below each heading: its cells, the titles first; what is not whole is an error."""
+    found: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            found.setdefault(heading, []).append(cells)
+    for titles, rule, *rows in found.values():
+        assert set(rule) <= {"---", "---:"}
+        assert {len(cells) for cells in (rule, *rows)} == {len(titles)}
+    return {name: [titles, *rows] for name, (titles, _, *rows) in found.items()}
+
+
+def test_markdown_has_the_tables_of_every_section(results: Results) -> None:
+    whole = page_results.everything(results)
+    text = to_markdown(whole)
+    found = tables(text)
+    comparison, roofline = whole.comparison, whole.roofline
+    assert comparison is not None
+    assert roofline is not None
+    compared = found["Compared with old.json, measured 2026-01-01T03:04:05+00:00"]
+    assert compared[0] == [title for title, *_ in compare_table.columns(comparison)]
+    assert compared[1][:4] == ["lenet5", "fp32", "1", "slower"]
+    assert len(compared) == 1 + len(comparison.rows)
+    assert "- lenet5 fp32 batch 8: cannot tell: the machine itself was 9 % slower" in text
+    placed = roofline_table.places(whole, roofline).reached
+    assert placed
+    assert found["Roofline"] == [
+        [*roofline_table.TITLES],
+        *([*roofline_table.cells(row)] for row in placed),
+    ]
+    operators = found["Operators of resnet20 fp32 batch 1"]
+    assert operators[0] == [*profile_table.OPERATORS]
+    assert operators[1][:2] == ["Conv", "12"]
+    layers = found["Slowest layers of resnet20 fp32 batch 1"]
+    assert layers[0] == [*profile_table.LAYERS]
+    assert len(layers) == 1 + 10
+    assert "### Profile of vgg16 int8 batch 1\n\nno trace\n" in text
+    assert len(found["Scenarios"]) == 1 + 2
+    rates = found["lenet5 fp32 server: rates in the order they were tried"]
+    assert len(rates) == 1 + len(whole.scenarios[0].trials)
+    assert found["resnet50-imagenet fp32 batch 1 from JPEG to label"][1][0] == "decode"
+    assert found["Peers"][0] == [*peer_table.TITLES]
+    assert len(found) == 10
+
+
+def test_words_are_to_the_left_and_figures_to_the_right(results: Results) -> None:
+    text = to_markdown(page_results.everything(results))
+    _, _, after = text.partition("### Roofline\n\n")
+    assert after.splitlines()[1] == "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |"
+    _, _, after = text.partition("### Peers\n\n")
+    assert after.splitlines()[1] == "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |"
+
+
+def test_csv_of_a_server_has_the_rate_that_held_and_its_bound(results: Results) -> None:
+    held, missed = page_results.everything(results).scenarios
+    missed = replace(missed, trials=missed.trials[:-1])
+    found = [
+        record
+        for record in records(replace(results, scenarios=(held, missed, STREAM)))
+        if record["kind"] == "scenario"
+    ]
+    assert [record["held_rate"] for record in found] == ["500.0", "", ""]
+    assert [record["slo_ms"] for record in found] == ["15.0", "15.0", ""]
 
 
 def test_files_are_written_from_a_file_of_results(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from repr_bench.agreement import MARGINS, Agreement
-from repr_bench.report.columns import probability
+from repr_bench.report.columns import NOTHING, probability, with_wilson
 from repr_bench.results import Graph, Results
 
 SIGNIFICANT = 0.05
@@ -34,7 +35,7 @@ def agreement_cautions(results: Results) -> list[str]:
 
 
 def agreement_meanings(results: Results) -> list[str]:
-    """What the columns of agreement and flips say; without labels, each graph's figures too."""
+    """What the columns of agreement and flips say."""
     graphs = list(_graphs(results))
     compared = [(graph.agreement, graph.accuracy) for _, graph in graphs if graph.agreement]
     found = []
@@ -50,15 +51,66 @@ def agreement_meanings(results: Results) -> list[str]:
             "flips: right in fp32 and wrong here (−), and the other way (+); p is how likely chance "
             "alone makes them so unequal (McNemar's exact test, two-sided)."
         )
-    for name, graph in graphs:
-        if graph.agreement and graph.accuracy is None:
-            found.append(_details(name, graph.agreement))
     return found
 
 
-def agreement_details(results: Results) -> list[str]:
-    """A sentence for each graph that was compared."""
-    return [_details(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
+def unlabelled_details(results: Results) -> list[str]:
+    """Each graph's agreement in a sentence, of those without labels, which show nothing else."""
+    return [
+        _details(name, graph.agreement)
+        for name, graph in _graphs(results)
+        if graph.agreement and graph.accuracy is None
+    ]
+
+
+class AgreementTable(NamedTuple):
+    """A line for each graph that was compared, its name first, and what the titles mean."""
+
+    titles: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    method: str
+
+
+def agreement_table(results: Results) -> AgreementTable | None:
+    """Whose answers are those of its reference, and how far; None where nothing was compared."""
+    compared = [(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
+    if not compared:
+        return None
+    references = dict.fromkeys(agreement.reference for _, agreement in compared)
+    titles = (
+        *("graph", "same class", "% (95 %)", *(f"margin ≥ {margin:g}" for margin in MARGINS)),
+        *("weighed %", "divergence", "largest shift", "surest change"),
+    )
+    lines = [(name, *_cells(agreement)) for name, agreement in compared]
+    if len(references) > 1:  # else the sentence says it
+        titles = (*titles, "compared with")
+        lines = [
+            (*line, agreement.reference)
+            for line, (_, agreement) in zip(lines, compared, strict=True)
+        ]
+    method = (
+        f"same class: the largest is that of {' or '.join(references)}; margin: how far its largest "
+        f"probability leads; weighed: each image by its margin; divergence: the images' mean, in "
+        f"nats; shift: of any probability; surest change: the largest margin of an answer that changed."
+    )
+    return AgreementTable(titles, lines, method)
+
+
+def _cells(agreement: Agreement) -> tuple[str, ...]:
+    bands = {band.margin: band for band in agreement.bands}
+    changed = agreement.same < agreement.images
+    return (
+        f"{agreement.same:,} of {agreement.images:,}",
+        with_wilson(agreement.percent, agreement.interval),
+        *(
+            f"{bands[margin].same:,} of {bands[margin].images:,}" if margin in bands else NOTHING
+            for margin in MARGINS
+        ),
+        f"{agreement.weighted_percent:.3f}",
+        f"{agreement.mean_kl:.2g}",
+        f"{agreement.largest_shift:.2g}",
+        f"{agreement.largest_flipped_margin:.2g}" if changed else NOTHING,
+    )
 
 
 def _details(name: str, agreement: Agreement) -> str:

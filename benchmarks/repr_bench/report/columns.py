@@ -8,6 +8,7 @@ from functools import partial
 
 from repr_bench.others import OtherRow
 from repr_bench.results import Row
+from repr_bench.statistics import Interval
 
 NOTHING = "-"
 
@@ -51,21 +52,20 @@ def _top1(row: Row) -> str:
         return "random weights" if row.graph.weights == "random" else NOTHING
     value, interval = row.graph.accuracy.top1_percent
     assert interval is not None, "Wilson's interval is always known"
-    return f"{value:.2f} ({interval.low:.1f}–{interval.high:.1f})"
+    return with_wilson(value, interval)
 
 
 def _top5(row: Row) -> str:
     found = row.graph.accuracy.top5_percent if row.graph and row.graph.accuracy else None
     if found is None or found.interval is None:
         return NOTHING
-    return f"{found.value:.2f} ({found.interval.low:.1f}–{found.interval.high:.1f})"
+    return with_wilson(found.value, found.interval)
 
 
 def _agreement(row: Row) -> str:
     if row.graph is None or row.graph.agreement is None:
         return NOTHING
-    agreement = row.graph.agreement
-    return f"{agreement.percent:.2f} ({agreement.interval.low:.1f}–{agreement.interval.high:.1f})"
+    return with_wilson(row.graph.agreement.percent, row.graph.agreement.interval)
 
 
 def _flips(row: Row) -> str:
@@ -73,6 +73,11 @@ def _flips(row: Row) -> str:
         return NOTHING
     flips = row.graph.flips
     return f"−{flips.lost:,} +{flips.gained:,} (p {probability(flips.p_value)})"
+
+
+def with_wilson(percent: float, interval: Interval) -> str:
+    """``75.00 (73.1–76.8)``: a share in percent, with the interval that counts alone give."""
+    return f"{percent:.2f} ({interval.low:.1f}–{interval.high:.1f})"
 
 
 def probability(value: float) -> str:

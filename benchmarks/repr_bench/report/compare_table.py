@@ -22,15 +22,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print a line for each row, then why nothing can be told of some, and what else differs."""
     plain = not console.is_terminal
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for title, numeric, _ in _columns(comparison):
+    for title, numeric, _ in columns(comparison):
         table.add_column(
             Text(title), justify="right" if numeric else "left", no_wrap=plain, overflow="fold"
         )
     for row in comparison.rows:
-        cells = (Text(text(row)) for _, _, text in _columns(comparison))
+        cells = (Text(text(row)) for _, _, text in columns(comparison))
         table.add_row(*cells, style=_STYLES.get(row.verdict, ""))
     console.print()
-    _line(console, _headline(comparison), "bold")
+    _line(console, headline(comparison), "bold")
     console.print(table)
     for text in warnings(comparison):
         _line(console, text, "yellow")
@@ -40,19 +40,19 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def comparison_section(comparison: Comparison) -> Iterator[str]:
     """The body of the page's section, as HTML."""
-    yield f"<p>{escape(_headline(comparison))}.</p>"
+    yield f"<p>{escape(headline(comparison))}.</p>"
     if found := warnings(comparison):
         yield '<ul class="warning">'
         yield from (f"<li>{escape(text)}</li>" for text in found)
         yield "</ul>"
     yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of verdicts">'
     yield "<table><thead><tr>"
-    for title, numeric, _ in _columns(comparison):
+    for title, numeric, _ in columns(comparison):
         yield f'<th scope="col"{_class(numeric)}>{escape(title)}</th>'
     yield "</tr></thead><tbody>"
     for row in comparison.rows:
         yield '<tr class="warning">' if row.verdict in ("slower", "cannot tell") else "<tr>"
-        for index, (_, numeric, text) in enumerate(_columns(comparison)):
+        for index, (_, numeric, text) in enumerate(columns(comparison)):
             tag, closing = ('th scope="row"', "th") if index == 0 else ("td", "td")
             yield f"<{tag}{_class(numeric)}>{escape(text(row))}</{closing}>"
         yield "</tr>"
@@ -98,11 +98,13 @@ def _between(interval: Interval | None) -> str:
     return f" ({'–'.join(ratio_text(end, interval) for end in interval)})"
 
 
-def _headline(comparison: Comparison) -> str:
+def headline(comparison: Comparison) -> str:
+    """What the run is compared with."""
     return f"Compared with {comparison.old}, measured {comparison.started}"
 
 
-def _columns(comparison: Comparison) -> tuple[tuple[str, bool, Callable[[RowVerdict], str]], ...]:
+def columns(comparison: Comparison) -> tuple[tuple[str, bool, Callable[[RowVerdict], str]], ...]:
+    """The table's columns: title, whether of numbers, and a row's text in it."""
     return (
         ("network", False, lambda row: row.label),
         ("precision", False, lambda row: row.precision or NOTHING),

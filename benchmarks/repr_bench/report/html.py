@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 
 from repr_bench import statistics
 from repr_bench.environment import Environment
-from repr_bench.report.agreement_notes import agreement_details
+from repr_bench.report.agreement_notes import agreement_table
 from repr_bench.report.columns import other_text, shown_columns, title_of
 from repr_bench.report.compare_table import comparison_section
 from repr_bench.report.machine_notes import machine_facts
@@ -164,11 +164,13 @@ def _pareto(rows: list[Row]) -> Iterator[str]:
 
 
 def _agreement(results: Results) -> Iterator[str]:
-    sentences = agreement_details(results)
-    if sentences:
-        yield from _list(sentences)
-    else:
+    found = agreement_table(results)
+    if found is None:
         yield "<p>No graph was compared with another network's answers.</p>"
+        return
+    numeric = range(1, 9)
+    yield from _text_table("Table of agreement", found.titles, found.lines, numeric)
+    yield f"<p>{escape(found.method)}</p>"
 
 
 def _distributions(rows: list[Row]) -> Iterator[str]:
@@ -195,29 +197,35 @@ def _scenario_tables(results: Results) -> Iterator[str]:
     yield from _list(scenario_problems(results), "warning")
     yield from _list((f"Careful: {text}" for text in scenario_cautions(results)), "warning")
     for number, table in enumerate(scenario_tables(results)):
-        yield f"<h3>{escape(table.heading)}</h3>"
+        if table.heading != "Scenarios":  # that one the section has
+            yield f"<h3>{escape(table.heading)}</h3>"
         if table.server is not None:
             yield f'<figure class="wide">{server_plot(table.server, f"server{number}")}'
             yield f"<figcaption>{escape(SERVER_CAPTION)}</figcaption></figure>"
-        label = escape(table.heading, quote=True)
-        yield f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        yield "<table><thead><tr>"
-        for index, title in enumerate(table.titles):
-            yield f'<th scope="col"{_class(index in table.numeric)}>{escape(title)}</th>'
-        yield "</tr></thead><tbody>"
-        for line in table.lines:
-            cells = (
-                f"<td{_class(index in table.numeric)}>{escape(text)}</td>"
-                for index, text in enumerate(line)
-            )
-            yield f"<tr>{''.join(cells)}</tr>"
-        yield "</tbody></table></div>"
+        yield from _text_table(table.heading, table.titles, table.lines, table.numeric)
     yield from _list(scenario_meanings(results))
+
+
+def _text_table(
+    label: str, titles: Sequence[str], lines: Iterable[Sequence[str]], numeric: Collection[int]
+) -> Iterator[str]:
+    """A table of texts that scrolls; ``numeric`` columns are set to the right."""
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+    yield "<table><thead><tr>"
+    for index, title in enumerate(titles):
+        yield f'<th scope="col"{_class(index in numeric)}>{escape(title)}</th>'
+    yield "</tr></thead><tbody>"
+    for first, *others in lines:
+        yield f'<tr><th scope="row"{_class(0 in numeric)}>{escape(first)}</th>'
+        for index, text in enumerate(others, 1):
+            yield f"<td{_class(index in numeric)}>{escape(text)}</td>"
+        yield "</tr>"
+    yield "</tbody></table></div>"
 
 
 def _formulae(results: Results) -> list[str]:
     return [
-        *meanings(results),
+        *meanings(results, details=False),
         statistics.LATENCY_INTERVAL_FORMULA,
         statistics.ACCURACY_INTERVAL_FORMULA,
         "Figures are shown with the digits that their interval supports, four at most.",

@@ -36,12 +36,14 @@ def machine_cautions(results: Results) -> Iterator[str]:
         yield f"the fastest CPU's clock went between {min(clocks):,.0f} and {max(clocks):,.0f} MHz"
     yield from _of_gpus(rounds)
     timed = [row for row in results.rows if row.samples]
-    for row in timed:
-        if row.noisy:
-            yield (
-                f"{title_of(row)} is too noisy to tell a change of {NOISY_PERCENT:g} %: its rounds "
-                f"spread over {spread_percent(row.rounds_ns):.2g} %"
-            )
+    noisy = [
+        f"{title_of(row)} ({spread_percent(row.rounds_ns):.2g} %)" for row in timed if row.noisy
+    ]
+    if noisy:
+        yield (
+            f"too noisy to tell a change of {NOISY_PERCENT:g} %, with the spread of the rounds: "
+            f"{', '.join(noisy)}"
+        )
     if falling := [title_of(row) for row in timed if still_warming(row)]:
         yield f"still warming up in the first round, which was the slowest: {', '.join(falling)}"
 

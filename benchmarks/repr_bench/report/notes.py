@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from repr_bench import statistics
-from repr_bench.report.agreement_notes import agreement_cautions, agreement_meanings
+from repr_bench.report.agreement_notes import (
+    agreement_cautions,
+    agreement_meanings,
+    unlabelled_details,
+)
 from repr_bench.report.columns import BELOW_BAR, title_of
 from repr_bench.report.machine_notes import NOISE_RULE, machine_cautions, warm_up
 from repr_bench.results import Results
@@ -56,8 +60,11 @@ def cautions(results: Results) -> list[str]:
     return found
 
 
-def meanings(results: Results) -> list[str]:
-    """What the columns say, and on which images."""
+def meanings(results: Results, *, details: bool = True) -> list[str]:
+    """What the columns say, and on which images.
+
+    With ``details``, what there is to say of graphs without accuracy, where no table says it.
+    """
     settings, rows = results.settings, [row for row in results.rows if row.graph]
     found = [
         f"Latency of one call of Session.run, arrays in and arrays out; at least "
@@ -75,6 +82,8 @@ def meanings(results: Results) -> list[str]:
     if data:
         found.append(f"top-1 on {'; '.join(data)}; Wilson's 95 % interval in brackets.")
     found += agreement_meanings(results)
+    if details:
+        found += unlabelled_details(results)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.graph and row.graph.accuracy is None:

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repr_bench.report.columns import title_of
@@ -81,7 +83,7 @@ def pareto_plot(rows: Sequence[Row], prefix: str) -> str:
 
 def distribution_plot(row: Row, prefix: str) -> str:
     """All samples of one row as a histogram, its percentiles marked, and each round's median."""
-    figure = Figure(figsize=(6.4, 1.5), dpi=_SVG_DPI, layout="constrained")
+    figure = _figure(6.4, 1.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     rounds = [np.array(samples) / UNIT_NS for samples in row.rounds_ns]
     pooled = np.concatenate(rounds)
@@ -124,8 +126,24 @@ def distribution_plot(row: Row, prefix: str) -> str:
     return _svg(figure, prefix, f"{title_of(row)}: {row.samples:,} samples, {summary}")
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, on which text is measured as the SVG backend will set it."""
+    figure = Figure(figsize=(width, height), dpi=_SVG_DPI)
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _lay_out(figure: Figure) -> None:
+    """Make room for what stands outside the axes.
+
+    Done here once: a figure that has a layout is drawn twice by matplotlib, the first time for
+    nothing but its layout.
+    """
+    ConstrainedLayoutEngine().execute(figure)
+
+
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=_SVG_DPI, layout="constrained")
+    figure = _figure(width, height)
     axes = figure.subplots()
     _dress(axes)
     return figure, axes
@@ -150,7 +168,7 @@ def _name_points(
     figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]
 ) -> None:
     """Write each name near its point: the nearest place where it covers no point and no name."""
-    figure.draw_without_rendering()  # the layout must stand before places are compared
+    _lay_out(figure)  # it must stand before places are compared
     at = axes.transData.transform(points)
     height = 1.3 * _LABEL_POINTS
     taken = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at]
@@ -226,6 +244,7 @@ def _svg(figure: Figure, prefix: str, summary: str, description: str = "") -> st
     stream = io.StringIO()
     style = {"svg.fonttype": "none", "font.family": ["sans-serif"], "svg.hashsalt": prefix}
     with mpl.rc_context(style):  # type: ignore[arg-type]
+        _lay_out(figure)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

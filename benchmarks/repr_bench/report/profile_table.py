@@ -16,7 +16,8 @@ from repr_bench.results import Results
 
 OPERATORS = ("operator", "nodes", "ms", "%")
 LAYERS = ("layer", "operator", "ms", "%", "mult-adds M", "GFLOP/s", "% of peak", "does the work of")
-_WORDS = ("operator", "layer", "does the work of")
+WORDS = ("operator", "layer", "does the work of")
+"""Titles of columns that hold text."""
 _OWN = "added by ONNX Runtime"
 _BAR, _BAR_HEIGHT = 160, 10
 """Pixels of a bar of 100 %, and how high it is."""
@@ -124,7 +125,7 @@ def _ms(microseconds: float) -> str:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in titles:
-        justify = "left" if name in _WORDS else "right"
+        justify = "left" if name in WORDS else "right"
         table.add_column(Text(name), justify=justify, no_wrap=name != "does the work of")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*map(Text, row))
@@ -152,7 +153,7 @@ def _bars(
 
 
 def _class(title: str) -> str:
-    return "" if title in (*_WORDS, "share") else ' class="number"'
+    return "" if title in (*WORDS, "share") else ' class="number"'
 
 
 def _bar(percent: float) -> str:

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repr_bench.report.plots import ACCENT, FAINT, INK, SECOND, _axes, _name_points, _svg
-from repr_bench.report.roofline_table import TITLES, cells, machine, places
+from repr_bench.report.roofline_table import TITLES, WORDS, cells, machine, places
 from repr_bench.results import Results
 from repr_bench.roofline import FORMULA, Reached, Roofline
 
-_WORDS = ("network", "precision", "bound by")
 _WIDTH, _HEIGHT = 9.0, 5.6
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
@@ -38,7 +37,7 @@ def roofline_body(results: Results, roofline: Roofline) -> Iterator[str]:
         yield "</div>"
         yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of the roofline">'
         yield "<table><thead><tr>"
-        kinds = ["" if title in _WORDS else ' class="number"' for title in TITLES]
+        kinds = ["" if title in WORDS else ' class="number"' for title in TITLES]
         yield from (
             f'<th scope="col"{kind}>{escape(title)}</th>'
             for title, kind in zip(TITLES, kinds, strict=True)

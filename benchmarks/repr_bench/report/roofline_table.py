@@ -15,6 +15,8 @@ from repr_bench.results import Results
 from repr_bench.roofline import FORMULA, Kind, Reached, Roofline, reached_by
 
 TITLES = ("network", "precision", "batch", "ops/byte", "GFLOP/s", "ceiling", "bound by", "share %")
+WORDS = ("network", "precision", "bound by")
+"""Titles of columns that hold text."""
 _NAMES: dict[Kind, tuple[str, str]] = {
     "float32": ("float32 products", "GFLOP/s"),
     "int8": ("int8 products", "GOP/s"),
@@ -97,8 +99,7 @@ def print_roofline(results: Results, console: Console) -> None:
 def _table(rows: Sequence[Reached]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in TITLES:
-        words = title in ("network", "precision", "bound by")
-        table.add_column(Text(title), justify="left" if words else "right", no_wrap=True)
+        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(text or NOTHING) for text in cells(row)))
     return table
