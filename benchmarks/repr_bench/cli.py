@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="repr-bench",
         description="Latency and accuracy of exported networks, side by side. "
-        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 3 if --compare found a row "
-        "slower, 130 when interrupted.",
+        "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate), 2 for a "
+        "wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
     )
     p.add_argument(
         "targets",

@@ -136,7 +136,20 @@ class RateTrial:
     @property
     def trusted(self) -> bool:
         """Whether the generator kept its own schedule well enough."""
-        return self.late_ms <= TRUSTED_LATENESS * self.slo_ms
+        return self.late_ms <= self.allowed_late_ms
+
+    @property
+    def allowed_late_ms(self) -> float:
+        """How late the generator may be, at its 99th percentile."""
+        return TRUSTED_LATENESS * self.slo_ms
+
+    @property
+    def generator_limited(self) -> bool:
+        """Whether the bound was missed, and the generator was late, so that it says nothing of the service.
+
+        A bound that holds in spite of it does: the generator's lateness is in the latencies.
+        """
+        return self.verdict == "missed" and not self.trusted
 
     @property
     def mean_batch(self) -> float | None:
@@ -155,6 +168,7 @@ class RateTrial:
             "refused_share": self.refused_share,
             "late_p99_ms": self.late_ms,
             "trusted": self.trusted,
+            "generator_limited": self.generator_limited,
         }
 
 
@@ -233,13 +247,24 @@ class ScenarioRow:
         """The highest offered rate that held the bound, in queries/s, confirmed."""
         return self.confirmed.offered if self.confirmed else None
 
+    @cached_property
+    def _next(self) -> RateTrial | None:
+        """The lowest rate above the confirmed one that did not hold; of its runs, one on time."""
+        missed = [t for t in self.trials if t.verdict == "missed" and t.offered > (self.rate or 0)]
+        return min(missed, key=lambda t: (t.offered, not t.trusted), default=None)
+
     @property
     def next_rate(self) -> float | None:
-        """The lowest offered rate above it that did not."""
-        if self.rate is None:
-            return None
-        missed = [trial.offered for trial in self.trials if trial.verdict == "missed"]
-        return min((offered for offered in missed if offered > self.rate), default=None)
+        """The lowest offered rate above it that did not hold, by the service's own fault."""
+        found = self.rate and self._next
+        return found.offered if found and not found.generator_limited else None
+
+    @property
+    def generator_limit(self) -> str:
+        """The sentence that the generator, not the service, bounds the rate; empty if not so."""
+        if self.rate is None or self._next is None or not self._next.generator_limited:
+            return ""
+        return f"at least {self.rate:,.4g} queries/s: the load generator, not the network, is the limit"
 
     @property
     def queries(self) -> int:
@@ -279,6 +304,7 @@ class ScenarioRow:
         found["images_per_second"] = _plain(self.images_per_second)
         if self.scenario == "server" and self.source == "repr-bench":
             found |= {"rate": self.rate, "next_rate": self.next_rate}
+            found["generator_limit"] = self.generator_limit or None
         return found
 
 

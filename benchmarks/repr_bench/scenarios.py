@@ -34,7 +34,7 @@ from repr_bench.scenario_results import (
     StageRow,
     Status,
 )
-from repr_bench.server_search import SearchPlan, search, try_rate
+from repr_bench.server_search import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
 from repr_runtime.choice import usable_cores
 from repr_runtime.errors import PrecisionNotFoundError
@@ -264,7 +264,9 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
 
         def attempt(rate: float, confirm: bool) -> RateTrial:
             trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
-            name = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            name: str = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            if trial.generator_limited:
+                name = f"missed, generator {trial.late_ms:.2g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
             run.progress.tell(
                 f"  {rate:,.4g} queries/s {name}" + (f", p99 {p99.value:.3g} ms" if p99 else "")
@@ -277,11 +279,10 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
         except KeyboardInterrupt:
             interrupted = True
         row = replace(_done(row, interrupted), trials=tuple(trials))
-        if trials and trials[-1].verdict == "failed":
-            return replace(row, status="failed", reason=trials[-1].reason)
-        if row.rate is None and not interrupted:
-            return replace(row, reason=f"no rate held {options.slo_ms:g} ms and was confirmed")
-        return row
+        if interrupted:
+            return row
+        status, reason = outcome(trials, plan)
+        return replace(row, status=status, reason=reason)
 
     row = replace(_row(run, target, session, "server"), batch=options.max_batch)
     row = _add(run, row, work)

@@ -17,7 +17,7 @@ from repr_bench import cli, feeds, scenario_options, scenarios
 from repr_bench.report.html import render_page
 from repr_bench.report.scenario_table import print_scenarios, with_interval
 from repr_bench.results import Results, read_results
-from repr_bench.scenario_results import SCENARIOS, UNANSWERED, RateTrial
+from repr_bench.scenario_results import SCENARIOS, UNANSWERED, RateTrial, Verdict
 from repr_bench.statistics import Figure, Interval
 from repr_models.data import ImageSet
 
@@ -83,18 +83,18 @@ def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
     assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
 
 
+def _limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+    """Of a service that holds 1000 queries/s."""
+    verdict: Verdict = "held" if rate <= 1000 else "missed"
+    return replace(made.HELD, offered=rate, confirms=confirm, verdict=verdict)
+
+
 def test_the_rate_that_holds_is_the_rows(
     make_artifact: ArtifactMaker,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
-        held = rate <= 1000
-        return replace(
-            made.HELD, offered=rate, confirms=confirm, verdict="held" if held else "missed"
-        )
-
-    monkeypatch.setattr(scenarios, "try_rate", limited)
+    monkeypatch.setattr(scenarios, "try_rate", _limited)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
     assert cli.main([*command, "--json", "r.json"]) == 0
     row = read_results(Path("r.json")).scenarios[0]
@@ -114,6 +114,33 @@ def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(
     row = read_results(Path("r.json")).scenarios[0]
     assert (row.status, row.trials, row.rate) == ("measured", (), None)
     assert "no rate can hold 1e-06 ms: one sample alone takes" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("late_ns", "status", "code"), [(0, "measured", 0), (9_000_000, "failed", 1)]
+)
+def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
+    late_ns: int,
+    status: str,
+    code: int,
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def missed(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+        late = (late_ns,) * 6
+        trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
+        return replace(trial, verdict="missed")
+
+    monkeypatch.setattr(scenarios, "try_rate", missed)
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
+    assert cli.main(command) == code
+    row = read_results(Path("r.json")).scenarios[0]
+    assert (row.status, row.rate) == (status, None)
+    assert row.trials[-1].offered * 15e-3 <= 0.1
+    out, err = capsys.readouterr()
+    assert f"linear fp32 server: {row.reason}" in out
+    assert ("generator 9 ms late" in err) is bool(late_ns)
 
 
 def test_what_fails_is_a_row_for_each_scenario(
@@ -152,7 +179,7 @@ def test_ctrl_c_keeps_what_was_measured(
     monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
     command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
     if moment == "offline":  # the server is not what is looked at
-        monkeypatch.setattr(scenarios, "search", lambda *_arguments: None)
+        monkeypatch.setattr(scenarios, "try_rate", _limited)
     assert cli.main(command) == 130
     found = read_results(Path("r.json"))
     assert found.interrupted
@@ -222,23 +249,36 @@ def test_the_table_by_hand(results: Results) -> None:
     assert "confirmed" in out
     assert "its interval reaches beyond" in out
     assert "lenet5 fp32 single-stream (LoadGen): Early stopping not satisfied" in out
-    assert "not to be trusted" not in out
+    assert "load generator" not in out
     assert "decode" in out
     assert "network alone" in out
 
 
 def test_a_generator_that_was_late_is_said(results: Results) -> None:
+    def printed(*trials: RateTrial) -> str:
+        return _printed(replace(results, scenarios=(replace(made.SERVER, trials=trials),)))
+
     late = replace(made.HELD, lateness_ns=(9_000_000,) * 6)
-    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(late,)),)))
-    assert "lenet5 fp32 server is not to be trusted" in out
+    out = printed(late)
+    assert "lenet5 fp32 server may hold more" in out
     assert "9 ms late at p99" in out
-    # also where nothing held: the rates may have been missed for that alone
-    lost = replace(late, verdict="missed", confirms=False)
-    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(lost,)),)))
-    assert "lenet5 fp32 server is not to be trusted" in out
-    # not for a rate far beyond, if the confirmed one is sound
-    out = _printed(replace(results, scenarios=(replace(made.SERVER, trials=(lost, made.HELD)),)))
-    assert "not to be trusted" not in out
+    # where it kept higher rates from being tried, the figure is a lower bound
+    lost = replace(late, verdict="missed", confirms=False, offered=200.0)
+    for confirmed in (late, made.HELD):
+        out = printed(lost, confirmed)
+        assert "at least 100 queries/s hold p99 ≤ 15 ms" in out
+        assert "do not" not in out
+        assert (
+            "lenet5 fp32 server: at least 100 queries/s: the load generator, not the network, is "
+            "the limit"
+        ) in out
+        assert "missed, generator late" in out
+        assert "may hold more" not in out
+    # not for a rate far beyond, if the service itself missed a lower one
+    missed = replace(made.HELD, verdict="missed", confirms=False, offered=150.0)
+    out = printed(lost, missed, made.HELD)
+    assert "  100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
+    assert "is the limit" not in out
 
 
 def test_infinite_ends_are_shown() -> None:
