@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from repr_bench import statistics
+from repr_bench.graphs import Graph
 from repr_bench.statistics import Figure
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
@@ -215,6 +216,7 @@ class ScenarioRow:
     ``window_seconds`` is how long each window was. ``batch`` is how many samples a query has;
     in the server scenario, how many are run together at most. ``trials`` are the rates that
     the server scenario tried, in turn, ``batches`` the batch sizes that the offline one tried.
+    ``graph`` is the one that ran, with what it gets right.
     """
 
     label: str
@@ -235,6 +237,7 @@ class ScenarioRow:
     trials: tuple[RateTrial, ...] = ()
     batches: tuple[BatchTrial, ...] = ()
     loadgen: LoadGenSummary | None = None
+    graph: Graph | None = None
 
     @property
     def confirmed(self) -> RateTrial | None:
@@ -302,6 +305,7 @@ class ScenarioRow:
             f"p{percent}_ms": _plain(figure) for percent, figure in self.latency_ms.items()
         }
         found["images_per_second"] = _plain(self.images_per_second)
+        found |= _answers(self.graph)
         if self.scenario == "server" and self.source == "repr-bench":
             found |= {"rate": self.rate, "next_rate": self.next_rate}
             found["generator_limit"] = self.generator_limit or None
@@ -327,6 +331,7 @@ class StageRow:
     stages: tuple[str, ...] = ()
     stages_ns: tuple[Windows, ...] = ()
     bare_ns: Windows = ()
+    graph: Graph | None = None
 
     @cached_property
     def total_ns(self) -> Windows:
@@ -365,7 +370,8 @@ class StageRow:
     def derived(self) -> dict[str, Any]:
         """What a program may want without computing it."""
         found = {f"{name}_p50_ms": _plain(figure) for name, figure in self.medians_ms.items()}
-        return found | {f"{name}_share": _plain(figure) for name, figure in self.shares.items()}
+        found |= {f"{name}_share": _plain(figure) for name, figure in self.shares.items()}
+        return found | _answers(self.graph)
 
 
 class _Row(Protocol):
@@ -378,6 +384,10 @@ def with_derived(rows: Sequence[_Row], encoded: Sequence[dict[str, Any]]) -> Non
         body["derived"] = row.derived()
         if isinstance(row, ScenarioRow):
             with_derived(row.trials, body["trials"])
+
+
+def _answers(graph: Graph | None) -> dict[str, Any]:
+    return {name: _plain(figure) for name, figure in graph.answers().items()} if graph else {}
 
 
 def _plain(figure: Figure | None) -> dict[str, Any] | None:

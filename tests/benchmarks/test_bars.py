@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from repr_bench import bars
+from repr_bench.graphs import Graph
 from repr_bench.peer_rows import OURS, Measure, PeerRow
-from repr_bench.results import Graph, Results, Row, write_results
+from repr_bench.results import Results, Row, write_results
 
 NETWORKS = ("small", "large")
 

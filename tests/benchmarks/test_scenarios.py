@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,9 @@ import test_scenario_results as made
 from rich.console import Console
 
 from repr_bench import cli, feeds, scenario_options, scenarios
+from repr_bench.agreement import Agreement
+from repr_bench.graphs import Graph
+from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
 from repr_bench.report.scenario_table import print_scenarios, with_interval
 from repr_bench.results import Results, read_results
@@ -37,13 +43,16 @@ def test_all_scenarios_of_an_artifact(
 ) -> None:
     folder = str(make_artifact())
     command = [folder, *QUICK, "--scenario", "all", "--end-to-end"]
-    assert cli.main([*command, "--json", "r.json", "--html", "r.html"]) == 0
+    code = cli.main([*command, "--json", "r.json", "--html", "r.html", "--csv", "r.csv"])
     out, err = capsys.readouterr()
     found = read_results(Path("r.json"))
-    assert found.rows == ()
+    assert [(row.batch, row.status) for row in found.rows] == [(1, "measured"), (8, "measured")]
     assert [row.scenario for row in found.scenarios] == list(SCENARIOS)
-    assert {row.status for row in found.scenarios} == {"measured"}
     rows = {row.scenario: row for row in found.scenarios}
+    # whether this machine settles on a rate is its own affair
+    assert {row.status for row in found.scenarios if row.scenario != "server"} == {"measured"}
+    assert code == (rows["server"].status == "failed")
+    _accuracy_stands_beside_each_latency(found, out)
     assert (rows["single-stream"].batch, rows["multi-stream"].batch) == (1, 8)
     assert rows["single-stream"].queries >= 12
     assert rows["single-stream"].inputs == "evaluation images"
@@ -65,20 +74,38 @@ def test_all_scenarios_of_an_artifact(
     assert "Traceback" not in err
     page = Path("r.html").read_text("utf-8")
     assert "rates in the order they were tried" in page
-    assert 'href="#scenarios"' in page
-    assert 'id="figures"' not in page
+    assert page.index('id="figures"') < page.index('id="scenarios"') < page.index('id="formulae"')
+    assert out.index("graph MB") < out.index("driven by") < out.index("batch 8 from JPEG to label")
+    assert out.count("The p-th percentile of n samples") == 1
+
+
+def _accuracy_stands_beside_each_latency(found: Results, out: str) -> None:
+    """One of ten grey images is of the linear network's ninth class."""
+    graph = found.rows[0].graph
+    assert graph is not None
+    assert {row.graph for row in (*found.scenarios, *found.end_to_end)} == {graph}
+    for line in out.splitlines():
+        if re.match(r"linear +fp32 +\S+ +repr-bench", line):
+            assert "  10.00 (1.8–40.4)  " in line
+    assert "linear fp32 batch 8 from JPEG to label; top-1 %: 10.00 (1.8–40.4)" in out
+    body = json.loads(Path("r.json").read_text())
+    for row in (*body["scenarios"], *body["end_to_end"]):
+        assert row["derived"]["top1_percent"]["value"] == 10.0
+        assert row["derived"]["top1_percent"]["interval"] == pytest.approx([1.79, 40.42], abs=0.01)
+    lines = list(csv.DictReader(io.StringIO(Path("r.csv").read_text())))
+    assert [line["top1_percent"] for line in lines if line["kind"] != "graph"] == ["10.0"] * 6
 
 
 def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
     folder = str(make_artifact(batch=4))
     command = [folder, *QUICK, "--scenario", "single-stream,offline,server"]
-    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    code = cli.main([*command, "--json", "r.json", "--quiet"])
     rows = {row.scenario: row for row in read_results(Path("r.json")).scenarios}
     assert rows["single-stream"].status == "absent"
     assert "fixed at 4" in rows["single-stream"].reason
     assert rows["offline"].batch == 4
     assert len(rows["offline"].batches) == 1
-    assert rows["server"].status == "measured"
+    assert code == (rows["server"].status == "failed")
     assert rows["server"].trials
     assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
 
@@ -189,6 +216,63 @@ def test_ctrl_c_keeps_what_was_measured(
         assert len(last.trials) == 1
     before = SCENARIOS[: SCENARIOS.index(moment)]  # type: ignore[arg-type]
     assert [row.status for row in found.scenarios] == [*["measured"] * len(before), "interrupted"]
+
+
+def test_ctrl_c_in_the_table_ends_the_run_before_the_scenarios(
+    make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(_self: object, what: str, done: float, total: float) -> None:
+        if what == "measuring" and done > total / 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunProgress, "advance", advance)
+    command = [str(make_artifact()), *QUICK, "--scenario", "offline", "--json", "r.json", "--quiet"]
+    assert cli.main(command) == 130
+    found = read_results(Path("r.json"))
+    assert found.interrupted
+    assert found.rows[0].samples > 0
+    assert found.scenarios == ()
+
+
+def test_peers_are_compared_beside_scenarios(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(make_artifact()), *QUICK, "--batch", "1", "--scenario", "single-stream"]
+    assert cli.main([*command, "--peers", "onnxruntime", "--json", "r.json", "--quiet"]) == 0
+    found = read_results(Path("r.json"))
+    assert {row.peer for row in found.peers} == {"ours", "onnxruntime"}
+    out = capsys.readouterr().out
+    assert out.index("graph MB") < out.index("driven by") < out.index("ours is")
+
+
+def test_without_labels_agreement_stands_beside_the_latency(results: Results, graph: Graph) -> None:
+    agreement = Agreement(
+        "fp32", 2000, 1990, (), *(900.0, 1.0, 0.2, 0.0, 0.1), "photographs", "ab" * 32
+    )
+    answers = replace(graph, accuracy=None, accuracy_note="no labels", agreement=agreement)
+    row = replace(made.STREAM, graph=answers)
+    out = _printed(replace(results, scenarios=(row,), end_to_end=(made.STAGES,)))
+    assert "agree % (95 %)" in out
+    assert "top-1 % (95 %)" not in out
+    assert "99.50 (" in out
+
+
+def test_an_artifact_that_changes_during_the_run_is_said(
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_artifact()
+    real = scenarios._run_graph
+
+    def altered(*arguments: Any) -> None:
+        make_artifact(classes=11)
+        real(*arguments)
+
+    monkeypatch.setattr(scenarios, "_run_graph", altered)
+    assert cli.main([str(folder), *QUICK, "--scenario", "single-stream", "--quiet"]) == 1
+    assert "linear fp32 single-stream: " in (out := capsys.readouterr().out)
+    assert "was written anew while it was measured" in out
 
 
 @pytest.mark.parametrize(

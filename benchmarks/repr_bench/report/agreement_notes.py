@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from repr_bench.agreement import MARGINS, Agreement
+from repr_bench.graphs import Graph
 from repr_bench.report.columns import probability
-from repr_bench.results import Graph, Results
+from repr_bench.results import Results
 
 SIGNIFICANT = 0.05
 
