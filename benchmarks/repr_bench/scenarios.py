@@ -265,7 +265,7 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
             trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
             name: str = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
             if trial.generator_limited:
-                name = f"missed, generator {trial.late_ms:.2g} ms late"
+                name = f"missed, generator {trial.late_ms:.3g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
             run.progress.tell(
                 f"  {rate:,.4g} queries/s {name}" + (f", p99 {p99.value:.3g} ms" if p99 else "")

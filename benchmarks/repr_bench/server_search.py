@@ -18,7 +18,7 @@ Attempt = Callable[[float, bool], RateTrial]
 STEP = 2.0
 """From one rate to the next, while no rate is known that holds, or none that does not."""
 
-MOST_TRIALS = 24
+MOST_RATES = 24
 APART = 0.1
 """Queries in a bound's time, from which on a still lower rate cannot help any more."""
 
@@ -65,16 +65,23 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
     """Bracket the highest rate that holds, from ``first`` on, bisect, and confirm it.
 
     Each trial is appended to ``trials`` as it ends. A rate that the generator could not send on
-    time bounds the bracket as a missed one does: higher ones cannot be tried here. Nothing is
-    confirmed if no rate holds, down to those whose queries hardly ever meet; :func:`outcome`
+    time, twice, bounds the bracket as a missed one does: higher ones cannot be tried here.
+    Nothing is confirmed if no rate holds, down to those whose queries hardly ever meet; :func:`outcome`
     says what that means. A trial that failed ends the search.
     """
+
+    def verdict(rate: float, confirm: bool) -> Verdict:
+        trials.append(attempt(rate, confirm))
+        if trials[-1].generator_limited:  # which tells nothing, and a stall passes
+            trials.append(attempt(rate, confirm))
+        return trials[-1].verdict
+
     held, above, rate = 0.0, math.inf, first
-    for _ in range(MOST_TRIALS):
-        trials.append(attempt(rate, False))
-        if trials[-1].verdict == "failed":
+    for _ in range(MOST_RATES):
+        found = verdict(rate, False)
+        if found == "failed":
             return
-        if trials[-1].verdict == "held":
+        if found == "held":
             held = rate
         else:
             above = rate
@@ -90,10 +97,9 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
             return
     rate, step = held, 1 + plan.within
     while held:
-        trials.append(attempt(rate, True))
-        if trials[-1].verdict in ("held", "failed") or not plan.queries_meet(rate):
+        if verdict(rate, True) in ("held", "failed") or not plan.queries_meet(rate):
             return
-        rate, step = rate / step, step**2
+        rate, step = rate / step, min(step**2, STEP)
 
 
 def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]:

@@ -10,7 +10,7 @@ import pytest
 from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
 
 from repr_bench.scenario_results import RateTrial, ScenarioRow, Verdict
-from repr_bench.server_search import MOST_TRIALS, SearchPlan, outcome, search, try_rate
+from repr_bench.server_search import MOST_RATES, SearchPlan, outcome, search, try_rate
 
 MS = 1_000_000
 
@@ -42,7 +42,7 @@ def test_search_brackets_and_bisects_to_within_5_percent(limit: float, first: fl
     assert row.next_rate is not None
     assert row.rate <= limit < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
     assert sum(trial.confirms for trial in row.trials) == 1
-    assert len(row.trials) <= MOST_TRIALS + 1
+    assert len(row.trials) <= MOST_RATES + 1
 
 
 def test_what_is_not_confirmed_gives_way_to_lower_rates() -> None:
@@ -87,7 +87,24 @@ def test_a_search_is_confirmed_however_far_down() -> None:
     search(attempt, 500.0, SearchPlan(15.0), trials)
     assert outcome(trials, SearchPlan(15.0)) == ("measured", "")
     assert trials[-1].confirms
-    assert 0.2 < trials[-1].offered <= 10.0
+    assert 5.0 < trials[-1].offered <= 10.0
+
+
+def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> None:
+    trials: list[RateTrial] = []
+
+    def attempt(rate: float, confirm: bool) -> RateTrial:
+        again = bool(trials) and trials[-1].offered == rate and trials[-1].generator_limited
+        verdict: Verdict = "held" if rate <= 1000 else "missed"
+        return _trial(rate, verdict, confirm) if again else _late(rate, "missed", confirm)
+
+    search(attempt, 4000.0, SearchPlan(15.0), trials)
+    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert row.rate <= 1000 < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
+    assert row.generator_limit == ""
+    assert [trial.generator_limited for trial in trials] == [True, False] * (len(trials) // 2)
 
 
 def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
