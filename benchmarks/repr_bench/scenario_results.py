@@ -59,6 +59,11 @@ def latency_ms(windows_ns: Windows, percent: int) -> Figure | None:
     return Figure(statistics.percentile(pooled, percent), interval)
 
 
+def per_second(rate: float) -> str:
+    """``rate`` in a sentence or a table: four digits, and all of those before the point."""
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+
+
 def _rate(counts: Sequence[int], seconds: Sequence[float]) -> Figure | None:
     """Things a second, with the interval over windows; None without time."""
     if not seconds or sum(seconds) <= 0:
@@ -267,7 +272,7 @@ class ScenarioRow:
         """The sentence that the generator, not the service, bounds the rate; empty if not so."""
         if self.rate is None or self._next is None or not self._next.generator_limited:
             return ""
-        return f"at least {self.rate:,.4g} queries/s: the load generator, not the network, is the limit"
+        return f"at least {per_second(self.rate)} queries/s: the load generator, not the network, is the limit"
 
     @property
     def queries(self) -> int:

@@ -31,6 +31,7 @@ from repr_bench.scenario_results import (
     ScenarioRow,
     StageRow,
     Status,
+    per_second,
 )
 from repr_bench.server_search import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
@@ -87,6 +88,9 @@ def with_scenarios(
         for row in _graphs(results):
             if row.precision is None or row.graph is None:
                 _fail(run, row.label, row.precision, row.status, row.reason)
+            elif row.emulated:
+                why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
+                _fail(run, row.label, row.precision, "absent", why)
             else:
                 _run_graph(run, row.label, row.precision, row.graph)
     except KeyboardInterrupt:
@@ -268,7 +272,8 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
                 name = f"missed, generator {trial.late_ms:.3g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
             run.progress.tell(
-                f"  {rate:,.4g} queries/s {name}" + (f", p99 {p99.value:.3g} ms" if p99 else "")
+                f"  {per_second(rate)} queries/s {name}"
+                + (f", p99 {p99.value:.3g} ms" if p99 else "")
             )
             return trial
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repr_bench.arrivals import Sample, Service, Sleep, drive, poisson_schedule
 from repr_bench.measure import Clock
-from repr_bench.scenario_results import PERCENT, RateTrial, Status, Verdict
+from repr_bench.scenario_results import PERCENT, RateTrial, Status, Verdict, per_second
 from repr_bench.windows import by_time
 
 Attempt = Callable[[float, bool], RateTrial]
@@ -116,15 +116,15 @@ def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]
     if last.generator_limited:
         return "failed", (
             f"no rate was confirmed: the load generator was itself {last.late_ms:.3g} ms late at "
-            f"p99, still at {last.offered:,.4g} queries/s, and {last.allowed_late_ms:.3g} ms is "
+            f"p99, still at {per_second(last.offered)} queries/s, and {last.allowed_late_ms:.3g} ms is "
             f"allowed; run it on a machine with an idle core"
         )
     if any(trial.verdict == "held" for trial in trials):
         return "failed", (
             f"no rate was confirmed: some held {slo} in a short run, and none in a longer one, down "
-            f"to {last.offered:,.4g} queries/s; run it on an idle machine, or for longer (--seconds)"
+            f"to {per_second(last.offered)} queries/s; run it on an idle machine, or for longer (--seconds)"
         )
-    return "measured", f"no rate holds {slo}: not even {last.offered:,.4g} queries/s do"
+    return "measured", f"no rate holds {slo}: not even {per_second(last.offered)} queries/s do"
 
 
 def try_rate(

@@ -234,6 +234,20 @@ def test_ctrl_c_in_the_table_ends_the_run_before_the_scenarios(
     assert found.scenarios == ()
 
 
+def test_what_a_cpu_emulates_is_not_driven(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact(more_precisions=("fp16",)))
+    command = [folder, *QUICK, "--device", "cpu", "--fp16", "--scenario", "single-stream"]
+    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    found = read_results(Path("r.json")).scenarios
+    assert [(row.precision, row.status) for row in found] == [
+        *(("fp32", "measured"), ("fp16", "absent")),
+    ]
+    out = capsys.readouterr().out
+    assert "linear fp16 single-stream: fp16 on a CPU is emulation: its latency would say" in out
+
+
 def test_peers_are_compared_beside_scenarios(
     make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from repr_bench.scenario_results import (
     RateTrial,
     ScenarioRow,
     StageRow,
+    per_second,
 )
 from repr_bench.statistics import Figure
 
@@ -101,8 +102,8 @@ def result_text(row: ScenarioRow) -> str:
         if row.rate is None:
             return NOTHING
         least = "at least " if row.generator_limit else ""
-        beyond = f", {row.next_rate:,.4g} do not" if row.next_rate else ""
-        return f"{least}{row.rate:,.4g} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
+        beyond = f", {per_second(row.next_rate)} do not" if row.next_rate else ""
+        return f"{least}{per_second(row.rate)} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
     if row.scenario == "offline":
         figure = row.images_per_second
         if figure is None:
@@ -252,7 +253,7 @@ def _trial_line(trial: RateTrial) -> tuple[str, ...]:
         verdict += ", generator late"
     mean = trial.mean_batch
     return (
-        *(f"{trial.offered:,.4g}", verdict, f"{trial.achieved:,.4g}", _text(trial.goodput)),
+        *(per_second(trial.offered), verdict, per_second(trial.achieved), _text(trial.goodput)),
         *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",
