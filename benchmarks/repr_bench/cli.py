@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
             dest="lower",
             action="append_const",
             const=name,
-            help=f"{name} beside fp32; may stand with the others of its kind",
+            help=f"measure {name} too, beside fp32; these options add up",
         )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")

@@ -19,7 +19,8 @@ _ROOM = 1.6
 """Above and below the latencies, as a factor."""
 SERVER_CAPTION = (
     "Full marks held the bound, hollow ones did not; arrows at the edge are percentiles that no "
-    "answer bounds. Bars are 95 % intervals. The table has the same figures."
+    "answer bounds. Bars are 95 % intervals. The table has the same figures, and says where the load "
+    "generator was late: there nobody knows what the network does."
 )
 _CURVES = ((50, ACCENT, "s"), (99, SECOND, "o"))
 """Percentile, colour and mark: a mark of its own, for readers who see no difference in colour."""
