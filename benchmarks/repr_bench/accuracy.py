@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.agreement import Agreement, AgreementCount, Flips
+from repr_bench.graphs import Accuracy
 from repr_bench.reference import Network, torch_network
-from repr_bench.results import Accuracy
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from repr_runtime.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from repr_models.registry import NetworkSpec
+
+
+LOWER = ("fp16", "bf16", "int8")
+"""What an export adds to fp32 where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,16 @@ def short_name(spec: NetworkSpec) -> str:
     return spec.architecture if resolve(spec.architecture) is spec else spec.name
 
 
-def find_artifact(target: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
+def find_artifact(
+    target: str, artifacts: Path, tell: Callable[[str], None], precisions: Sequence[str] = ()
+) -> Path:
     """The artifact folder that ``target``, a folder or a network's name, stands for.
 
     A named network's artifact is looked for in ``artifacts`` and exported there if it is
     missing, damaged, or made of other bundled weights than those of this version, or for
-    another bar. One that the user made with weights of their own is taken as it is.
-    ``tell`` hears what was done.
+    another bar. What is exported gets graphs of ``precisions`` too, as far as they keep the
+    accuracy. One that is there and whole is taken as it is, also with weights of the user's
+    own: :func:`how_to_add` tells them what it lacks. ``tell`` hears what was done.
     Raises :class:`UsageError`, or what loading or exporting raises.
     """
     path = Path(target)
@@ -88,10 +96,36 @@ def find_artifact(target: str, artifacts: Path, tell: Callable[[str], None]) -> 
     if path.is_dir() or len(path.parts) > 1 or path.is_absolute():
         read_manifest(path)  # raises the error that says what is missing
         return path
-    return _named(target, artifacts, tell)
+    return _named(target, artifacts, tell, precisions)
 
 
-def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
+def how_to_add(manifest: Manifest, folder: Path, precision: str) -> str:
+    """The words that say how the artifact in ``folder`` gets a graph of ``precision``; or empty."""
+    if precision not in LOWER or precision in manifest.precisions:
+        return ""
+    # An artifact is exported as a whole, so that what it has must be asked for again.
+    lower = [name for name in (*manifest.precisions, precision) if name in LOWER]
+    options = " ".join(f"--{name}" for name in lower)
+    ours = manifest.weights.kind == "bundled" and not manifest.engines
+    if ours and _is_of(folder.name, manifest.network.name):
+        return f"add it: repr-export {folder.name} {options} -o {shlex.quote(str(folder.parent))}"
+    return f"export it again with {options}"
+
+
+def _is_of(name: str, network: str) -> bool:
+    """Whether ``name`` stands for that registered network."""
+    from repr_models.errors import ModelsError
+    from repr_models.registry import resolve
+
+    try:
+        return resolve(name).name == network
+    except ModelsError:
+        return False
+
+
+def _named(
+    name: str, artifacts: Path, tell: Callable[[str], None], precisions: Sequence[str]
+) -> Path:
     from repr_models.registry import resolve
     from repr_models.weights import is_bundled
 
@@ -105,12 +139,29 @@ def _named(name: str, artifacts: Path, tell: Callable[[str], None]) -> Path:
             f"no trained weights of {spec.name} ship with the package, and {folder} holds no "
             f"artifact; make one first: repr-export {name} --weights FILE (or random) -o {artifacts}"
         )
-    tell(f"exporting {spec.name} to {folder}")
+    lower = tuple(dict.fromkeys(p for p in (*_had(folder), *precisions) if p in LOWER))
+    tell(f"exporting {spec.name} to {folder}" + (f", in {', '.join(lower)} too" if lower else ""))
     try:
+        from repr_export.errors import CalibrationError, PrecisionError
+        from repr_export.options import ExportOptions
         from repr_export.pipeline import export
+        from repr_export.precision_options import PrecisionOptions
     except ModuleNotFoundError as error:
         raise MissingExtraError("exporting a network", "bench", error.name) from error
+    options = ExportOptions(precision=PrecisionOptions(names=lower))
+    try:
+        return export(name, artifacts, options).path
+    except (PrecisionError, CalibrationError) as error:  # fp32 can be measured nevertheless
+        tell(f"{error}; exporting {spec.name} in fp32 alone")
     return export(name, artifacts).path
+
+
+def _had(folder: Path) -> tuple[str, ...]:
+    """The precisions of what is there, and is exported again, as far as it says."""
+    try:
+        return read_manifest(folder).precisions
+    except ReproError:
+        return ()
 
 
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:

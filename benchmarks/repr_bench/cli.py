@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench import analysis, compare_cli, others, quick, scenario_options, tabular
-from repr_bench.artifacts import default_selection
+from repr_bench.artifacts import LOWER, default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
 from repr_bench.feeds import add_arguments as add_image_arguments
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'repr-deploy[bench]'"
 STANDARD_OUTPUT = Path("-")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", *LOWER)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="repr-bench",
         description="Latency and accuracy of exported networks, side by side. "
-        "Exit status 0, 1 if a row failed, 2 for a wrong command line, 3 if --compare found a row "
-        "slower, 130 when interrupted.",
+        "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate), 2 for a "
+        "wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
     )
     p.add_argument(
         "targets",
@@ -55,21 +55,20 @@ def parser() -> argparse.ArgumentParser:
         help="without names: those below their bar too, which the table marks",
     )
     p.add_argument("--batch", type=_counts, metavar="N,…", help="batch sizes (default: 1,8)")
-    precision = p.add_mutually_exclusive_group()
-    precision.add_argument(
+    p.add_argument(
         "--precision",
         type=_precisions,
-        default=("fp32",),
         metavar="P,…",
-        help=f"of {', '.join(PRECISIONS)} (default: fp32)",
+        help=f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them",
     )
-    precision.add_argument(
-        "--fp16",
-        dest="precision",
-        action="store_const",
-        const=("fp32", "fp16"),
-        help="the same as --precision fp32,fp16",
-    )
+    for name in LOWER:
+        p.add_argument(
+            f"--{name}",
+            dest="lower",
+            action="append_const",
+            const=name,
+            help=f"measure {name} too, beside fp32; these options add up",
+        )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")
     p.add_argument("--seconds", type=_seconds, help="timed for each row at least (default: 3)")
@@ -106,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.targets and args.all_bundled:
         parser().error("--all-bundled goes without names; leave out one of the two")
+    if args.precision and args.lower:
+        parser().error(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
     more = bool(args.csv or args.markdown or args.sort or args.others)
     if args.tune and (args.json or args.html or args.peers is not None or more):
         parser().error(
@@ -173,11 +174,13 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             write_text(args.html, render_page(results))
             progress.tell(f"page: {args.html}")
     if not tabular.print_instead(results, args):
-        if results.scenarios or results.end_to_end:
-            print_scenarios(results, _output())
-            print_others(results, _output())
-        else:
+        scenarios = bool(results.scenarios or results.end_to_end)
+        if results.rows or not scenarios:
             print_report(results, _output())
+        if scenarios:
+            print_scenarios(results, _output())
+        if scenarios and not results.rows:
+            print_others(results, _output())
         if results.peers:
             print_peers(results, _output())
     if results.left_out and not args.take_from:
@@ -189,12 +192,16 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunP
     from repr_bench.peer_run import with_peers
     from repr_bench.peers import select
     from repr_bench.run import run
-    from repr_bench.scenarios import run_scenarios
+    from repr_bench.scenarios import with_scenarios
 
     request, left_out = _requested(args, arguments)
     selected = None if args.peers is None else select(peer_names(args.peers))
     options = scenario_options.chosen(args)
-    found = run_scenarios(request, options, progress) if options else run(request, progress)
+    if options:
+        scenario_options.check(options)
+    found = run(request, progress)
+    if options:
+        found = with_scenarios(found, request, options, progress)
     if selected is not None:
         found = with_peers(found, request, selected, progress)
     settings = replace(found.settings, quick=args.quick)
@@ -221,7 +228,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         targets=targets,
         artifacts=args.artifacts,
         batches=args.batch,
-        precisions=args.precision,
+        precisions=args.precision or ("fp32", *dict.fromkeys(args.lower or ())),
         device=args.device,
         threads=args.threads,
         plan=plan,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from repr_bench import profile_layers, roofline, statistics, verdicts
-from repr_bench.agreement import Agreement, Flips
 from repr_bench.environment import Environment
 from repr_bench.errors import ResultsError
+from repr_bench.graphs import Graph
 from repr_bench.machine_state import RoundState
 from repr_bench.others import OtherRow
 from repr_bench.peer_rows import RATIO_FORMULA, PeerRow
@@ -37,69 +37,6 @@ UNIT_NS = 1e6
 
 Status = Literal["measured", "interrupted", "absent", "failed"]
 """``absent``: the artifact has no such graph. ``interrupted``: fewer samples than asked for."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How many of ``images`` a graph got right; ``top5`` is None for ten classes or fewer."""
-
-    top1: int
-    top5: int | None
-    images: int
-    description: str
-    sha256: str
-
-    @property
-    def top1_percent(self) -> Figure:
-        """Top-1 in percent, with Wilson's interval."""
-        low, high = statistics.wilson_interval(self.top1, self.images)
-        return Figure(100 * self.top1 / self.images, Interval(100 * low, 100 * high))
-
-    @property
-    def top5_percent(self) -> Figure | None:
-        """Likewise of top-5, where there is one."""
-        if self.top5 is None:
-            return None
-        low, high = statistics.wilson_interval(self.top5, self.images)
-        return Figure(100 * self.top5 / self.images, Interval(100 * low, 100 * high))
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The graph that was timed, and what it got right; ``accuracy_note`` says why not known.
-
-    ``trained_top1`` (0 to 1) is what training recorded of bundled weights on all test images,
-    ``bar`` what they should reach; None where there is none. ``flips`` are those from the
-    artifact's fp32 graph, None for itself. Of the images, ``skipped`` could not be used, the
-    first for ``skip_reason``.
-    """
-
-    artifact: str
-    network: str
-    dataset: str | None
-    weights: str
-    weights_sha256: str | None
-    parameters: int
-    multiply_adds: int | None
-    bytes: int
-    sha256: str
-    device: str
-    choice: str
-    accuracy: Accuracy | None
-    accuracy_note: str
-    trained_top1: float | None = None
-    bar: float | None = None
-    agreement: Agreement | None = None
-    flips: Flips | None = None
-    skipped: int = 0
-    skip_reason: str = ""
-
-    @property
-    def below_bar(self) -> bool:
-        """Whether its weights miss their bar."""
-        if self.trained_top1 is None or self.bar is None:
-            return False
-        return self.trained_top1 < self.bar
 
 
 @dataclass(frozen=True)
@@ -223,7 +160,7 @@ def to_json(results: Results) -> str:
         if row.images_per_second:
             derived["images_per_second"] = row.images_per_second
         if row.graph:
-            derived |= _derived_of_answers(row.graph)
+            derived |= row.graph.answers()
         encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
         encoded["derived"]["resolution_percent"] = row.resolution_percent
     if results.roofline:
@@ -242,20 +179,6 @@ def to_json(results: Results) -> str:
     text = json.dumps(body, indent=1, allow_nan=False)
     # A round's samples on one line; a raw line break never stands inside a JSON string.
     return re.sub(r"\[\n[\d,\s]+\]", lambda m: re.sub(r"\s+", "", m[0]), text) + "\n"
-
-
-def _derived_of_answers(graph: Graph) -> dict[str, Figure]:
-    found = {}
-    if graph.accuracy:
-        found["top1_percent"] = graph.accuracy.top1_percent
-        if graph.accuracy.top5_percent:
-            found["top5_percent"] = graph.accuracy.top5_percent
-    if agreement := graph.agreement:
-        found["agreement_percent"] = Figure(agreement.percent, agreement.interval)
-        found["margin_weighted_agreement_percent"] = Figure(agreement.weighted_percent, None)
-    if graph.flips:
-        found["flips_p_value"] = Figure(graph.flips.p_value, None)
-    return found
 
 
 def from_json(text: str, place: str = "results") -> Results:

@@ -13,15 +13,16 @@ from typing import Protocol
 
 from repr_bench.accuracy import Judgement, judge_artifact
 from repr_bench.analysis import Analysis, Subject, Wanted
-from repr_bench.artifacts import find_artifact
+from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError, sentence
 from repr_bench.feeds import EvaluationImages, make_feed
+from repr_bench.graphs import Graph
 from repr_bench.machine_state import MachineWatch
 from repr_bench.measure import Plan, Timing, measure
-from repr_bench.results import Graph, Results, Row, Settings, Status
+from repr_bench.results import Results, Row, Settings, Status
 from repr_bench.yardstick import Yardstick
-from repr_runtime import Session, load
+from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
 DEFAULT_BATCHES = (1, 8)
@@ -134,7 +135,7 @@ def _prepare(
     seen: dict[str, Path] = {}
     for target in request.targets:
         try:
-            folder = find_artifact(target, request.artifacts, progress.tell)
+            folder = find_artifact(target, request.artifacts, progress.tell, request.precisions)
         except Exception as error:  # whatever goes wrong with it is its row
             pending.append(_Pending(_row(target, None, None, "failed", sentence(error))))
             continue
@@ -164,7 +165,8 @@ def _rows_of_artifact(
         try:
             sessions[precision] = stack.enter_context(open_graph(precision=precision))
         except PrecisionNotFoundError:
-            reason = f"no {precision} graph in this artifact"
+            how = how_to_add(read_manifest(folder), folder, precision)
+            reason = f"no {precision} graph in this artifact" + (f"; {how}" if how else "")
             missing[precision] = _Pending(_row(label, precision, None, "absent", reason))
         except Exception as error:  # whatever goes wrong with it is its row
             missing[precision] = _Pending(_row(label, precision, None, "failed", sentence(error)))

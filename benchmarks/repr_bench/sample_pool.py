@@ -31,10 +31,15 @@ class SamplePool:
         self._session = session
         self._arrays = [array[np.arange(POOL) % size] for array in arrays]
         names = [spec.name for spec in session.inputs]
-        self.samples: Sequence[Sample] = [
-            {name: array[index] for name, array in zip(names, self._arrays, strict=True)}
-            for index in range(POOL)
-        ]
+        # A network of one input takes a bare array too, which costs a generator of arrivals less.
+        self.samples: Sequence[Sample] = (
+            list(self._arrays[0])
+            if len(names) == 1
+            else [
+                {name: array[index] for name, array in zip(names, self._arrays, strict=True)}
+                for index in range(POOL)
+            ]
+        )
         self._batches: dict[tuple[int, ...], list[NDArray[Any]]] = {}
 
     def run(self, indices: Sequence[int]) -> object:

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, in a group of their own."""
     group = parser.add_argument_group(
         "scenarios",
-        "measured in place of the table of batch sizes, if any of the first three is given",
+        "measured after the table of batch sizes, of the same graphs, if any of the first three "
+        "is given",
     )
     group.add_argument(
         "--scenario",
@@ -88,6 +89,19 @@ def chosen(args: argparse.Namespace) -> ScenarioOptions | None:
         max_batch=args.max_batch,
         seed=args.seed,
     )
+
+
+def check(options: ScenarioOptions) -> None:
+    """Say now, not after all else was measured, which package is missing.
+
+    Raises :class:`MissingExtraError` or ``ModuleNotFoundError``.
+    """
+    if options.loadgen:
+        from repr_bench.loadgen import library
+
+        library()
+    if options.end_to_end:
+        import PIL.Image  # noqa: F401
 
 
 def _scenarios(text: str) -> tuple[Scenario, ...]:

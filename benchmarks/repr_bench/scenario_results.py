@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from repr_bench import statistics
+from repr_bench.graphs import Graph
 from repr_bench.statistics import Figure
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
@@ -56,6 +57,11 @@ def latency_ms(windows_ns: Windows, percent: int) -> Figure | None:
         return None
     interval = statistics.percentile_interval(windows, percent)
     return Figure(statistics.percentile(np.concatenate(windows), percent), interval)
+
+
+def per_second(rate: float) -> str:
+    """``rate`` in a sentence or a table: four digits, and all of those before the point."""
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
 
 
 def _rate(counts: Sequence[int], seconds: Sequence[float]) -> Figure | None:
@@ -143,7 +149,20 @@ class RateTrial:
     @property
     def trusted(self) -> bool:
         """Whether the generator kept its own schedule well enough."""
-        return self.late_ms <= TRUSTED_LATENESS * self.slo_ms
+        return self.late_ms <= self.allowed_late_ms
+
+    @property
+    def allowed_late_ms(self) -> float:
+        """How late the generator may be, at its 99th percentile."""
+        return TRUSTED_LATENESS * self.slo_ms
+
+    @property
+    def generator_limited(self) -> bool:
+        """Whether the bound was missed, and the generator was late, so that it says nothing of the service.
+
+        A bound that holds in spite of it does: the generator's lateness is in the latencies.
+        """
+        return self.verdict == "missed" and not self.trusted
 
     @property
     def mean_batch(self) -> float | None:
@@ -162,6 +181,7 @@ class RateTrial:
             "refused_share": self.refused_share,
             "late_p99_ms": self.late_ms,
             "trusted": self.trusted,
+            "generator_limited": self.generator_limited,
         }
 
 
@@ -208,6 +228,7 @@ class ScenarioRow:
     ``window_seconds`` is how long each window was. ``batch`` is how many samples a query has;
     in the server scenario, how many are run together at most. ``trials`` are the rates that
     the server scenario tried, in turn, ``batches`` the batch sizes that the offline one tried.
+    ``graph`` is the one that ran, with what it gets right.
     """
 
     label: str
@@ -228,6 +249,7 @@ class ScenarioRow:
     trials: tuple[RateTrial, ...] = ()
     batches: tuple[BatchTrial, ...] = ()
     loadgen: LoadGenSummary | None = None
+    graph: Graph | None = None
 
     @property
     def confirmed(self) -> RateTrial | None:
@@ -240,13 +262,24 @@ class ScenarioRow:
         """The highest offered rate that held the bound, in queries/s, confirmed."""
         return self.confirmed.offered if self.confirmed else None
 
+    @cached_property
+    def _next(self) -> RateTrial | None:
+        """The lowest rate above the confirmed one that did not hold; of its runs, one on time."""
+        missed = [t for t in self.trials if t.verdict == "missed" and t.offered > (self.rate or 0)]
+        return min(missed, key=lambda t: (t.offered, not t.trusted), default=None)
+
     @property
     def next_rate(self) -> float | None:
-        """The lowest offered rate above it that did not."""
-        if self.rate is None:
-            return None
-        missed = [trial.offered for trial in self.trials if trial.verdict == "missed"]
-        return min((offered for offered in missed if offered > self.rate), default=None)
+        """The lowest offered rate above it that did not hold, by the service's own fault."""
+        found = self.rate and self._next
+        return found.offered if found and not found.generator_limited else None
+
+    @property
+    def generator_limit(self) -> str:
+        """The sentence that the generator, not the service, bounds the rate; empty if not so."""
+        if self.rate is None or self._next is None or not self._next.generator_limited:
+            return ""
+        return f"at least {per_second(self.rate)} queries/s: the load generator, not the network, is the limit"
 
     @property
     def queries(self) -> int:
@@ -289,8 +322,10 @@ class ScenarioRow:
             f"p{percent}_ms": _plain(figure) for percent, figure in self.latency_ms.items()
         }
         found["images_per_second"] = _plain(self.images_per_second)
+        found |= _answers(self.graph)
         if self.scenario == "server" and self.source == "repr-bench":
             found |= {"rate": self.rate, "next_rate": self.next_rate}
+            found["generator_limit"] = self.generator_limit or None
         return found
 
 
@@ -313,6 +348,7 @@ class StageRow:
     stages: tuple[str, ...] = ()
     stages_ns: tuple[Windows, ...] = ()
     bare_ns: Windows = ()
+    graph: Graph | None = None
 
     @cached_property
     def total_ns(self) -> Windows:
@@ -351,7 +387,8 @@ class StageRow:
     def derived(self) -> dict[str, Any]:
         """What a program may want without computing it."""
         found = {f"{name}_p50_ms": _plain(figure) for name, figure in self.medians_ms.items()}
-        return found | {f"{name}_share": _plain(figure) for name, figure in self.shares.items()}
+        found |= {f"{name}_share": _plain(figure) for name, figure in self.shares.items()}
+        return found | _answers(self.graph)
 
 
 class _Row(Protocol):
@@ -364,6 +401,10 @@ def with_derived(rows: Sequence[_Row], encoded: Sequence[dict[str, Any]]) -> Non
         body["derived"] = row.derived()
         if isinstance(row, ScenarioRow):
             with_derived(row.trials, body["trials"])
+
+
+def _answers(graph: Graph | None) -> dict[str, Any]:
+    return {name: _plain(figure) for name, figure in graph.answers().items()} if graph else {}
 
 
 def _plain(figure: Figure | None) -> dict[str, Any] | None:

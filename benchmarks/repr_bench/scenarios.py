@@ -1,27 +1,25 @@
-"""One run of scenarios: targets to artifacts, sessions, queries, rows."""
+"""The scenarios of one run: the graphs that were measured to sessions, queries, rows."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_bench import loadgen
 from repr_bench.arrivals import Service
-from repr_bench.artifacts import find_artifact
 from repr_bench.end_to_end import run_stages
-from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError, sentence
 from repr_bench.feeds import make_feed
+from repr_bench.graphs import Graph
 from repr_bench.measure import measure
 from repr_bench.offline import measure_offline
-from repr_bench.results import Results, Settings
-from repr_bench.run import Progress, Request, _label, _now
+from repr_bench.results import Results, Row
+from repr_bench.run import Progress, Request, _now
 from repr_bench.sample_pool import POOL, SamplePool, timed
 from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenario_results import (
@@ -33,11 +31,11 @@ from repr_bench.scenario_results import (
     ScenarioRow,
     StageRow,
     Status,
+    per_second,
 )
-from repr_bench.server_search import SearchPlan, search, try_rate
+from repr_bench.server_search import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
 from repr_runtime.choice import usable_cores
-from repr_runtime.errors import PrecisionNotFoundError
 
 if TYPE_CHECKING:
     from repr_models.data import Images
@@ -67,68 +65,58 @@ class _Target:
 
     label: str
     precision: str
-    folder: Path
+    graph: Graph
     images: Images | None
 
 
-def run_scenarios(request: Request, options: ScenarioOptions, progress: Progress) -> Results:
-    """Put every graph asked for through every scenario asked for. What fails is a row.
+def with_scenarios(
+    results: Results, request: Request, options: ScenarioOptions, progress: Progress
+) -> Results:
+    """``results`` of ``request``, and each of its graphs put through every scenario asked for.
 
-    Ctrl-C ends the run and keeps what was measured. Raises :class:`MissingExtraError` if
-    LoadGen is asked for and not installed.
+    What fails is a row. Ctrl-C ends the run and keeps what was measured; a run that was
+    interrupted is left as it is. What is not installed is
+    said by :func:`repr_bench.scenario_options.check`, before anything is measured.
     """
-    if options.end_to_end:
-        import PIL.Image  # noqa: F401  that it is missing is said now, not halfway
+    if results.interrupted:
+        return results
     run = _Run(request, options, progress, loadgen.library() if options.loadgen else None)
-    started, environment = _now(), capture_environment()
     interrupted = False
     gc.collect()
     gc.freeze()  # collecting what was imported is not part of a network's latency
     try:
-        for label, folder in _artifacts(run):
-            for precision in request.precisions:
-                _run_graph(run, label, precision, folder)
+        for row in _graphs(results):
+            if row.precision is None or row.graph is None:
+                _fail(run, row.label, row.precision, row.status, row.reason)
+            elif row.emulated:
+                why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
+                _fail(run, row.label, row.precision, "absent", why)
+            else:
+                _run_graph(run, row.label, row.precision, row.graph)
     except KeyboardInterrupt:
         interrupted = True
     finally:
         gc.unfreeze()
-    plan = request.plan
-    return Results(
-        started=started,
+    return replace(
+        results,
         finished=_now(),
         interrupted=interrupted,
-        command=request.command,
-        settings=Settings(
-            *(plan.seconds, plan.samples, plan.rounds, plan.warmup_seconds),
-            device=request.device,
-            threads=request.threads,
-        ),
-        environment=environment.after(),
-        rows=(),
+        environment=results.environment.after(),
         scenarios=tuple(run.rows),
         end_to_end=tuple(run.stages),
     )
 
 
-def _artifacts(run: _Run) -> Iterator[tuple[str, Path]]:
-    seen: dict[str, Path] = {}
-    for target in run.request.targets:
-        try:
-            folder = find_artifact(target, run.request.artifacts, run.progress.tell)
-        except Exception as error:  # whatever goes wrong with it is its rows
-            _fail(run, target, None, sentence(error))
-            continue
-        if folder.resolve() not in (path.resolve() for path in seen.values()):
-            label = _label(folder, seen)
-            seen[label] = folder
-            yield label, folder
+def _graphs(results: Results) -> list[Row]:
+    """A row of each graph, or of what there is none of."""
+    found: dict[tuple[str, str | None], Row] = {}
+    for row in results.rows:
+        found.setdefault((row.label, row.precision), row)
+    return list(found.values())
 
 
-def _fail(
-    run: _Run, label: str, precision: str | None, reason: str, *, absent: bool = False
-) -> None:
+def _fail(run: _Run, label: str, precision: str | None, status: Status, reason: str) -> None:
     """Say ``reason`` in each row that there is not yet."""
-    status: Status = "absent" if absent else "failed"
     there = {row.scenario for row in run.rows if (row.label, row.precision) == (label, precision)}
     for scenario in run.options.scenarios:
         if scenario not in there:
@@ -138,15 +126,20 @@ def _fail(
         run.stages.append(StageRow(label, precision, None, status, reason))
 
 
-def _run_graph(run: _Run, label: str, precision: str, folder: Path) -> None:
+def _run_graph(run: _Run, label: str, precision: str, graph: Graph) -> None:
     request, options = run.request, run.options
     opened = partial(
-        load, folder, device=request.device, precision=precision, threads=request.threads
+        load,
+        graph.artifact,
+        device=request.device,
+        precision=precision,
+        threads=request.threads,
     )
     try:
         with opened() as session:
+            _require_same(session, graph)
             images, _ = request.images.for_artifact(session.manifest)
-            target = _Target(label, precision, folder, images)
+            target = _Target(label, precision, graph, images)
             instances = _instances(session, request, options)
             if "single-stream" in options.scenarios:
                 _streams(run, target, session, "single-stream", 1)
@@ -156,14 +149,23 @@ def _run_graph(run: _Run, label: str, precision: str, folder: Path) -> None:
                 _end_to_end(run, target, session)
         if {"server", "offline"} & set(options.scenarios):
             with opened(instances=instances) as session:
+                _require_same(session, graph)
                 if "server" in options.scenarios:
                     _server(run, target, session)
                 if "offline" in options.scenarios:
                     _offline(run, target, session)
-    except PrecisionNotFoundError:
-        _fail(run, label, precision, f"no {precision} graph in this artifact", absent=True)
     except Exception as error:  # whatever goes wrong with loading it is its rows
-        _fail(run, label, precision, sentence(error))
+        _fail(run, label, precision, "failed", sentence(error))
+
+
+def _require_same(session: Session, graph: Graph) -> None:
+    """The accuracy beside a row is that of the very graph that runs."""
+    entry = session.manifest.file(session.graph)
+    if entry is None or entry.sha256 != graph.sha256:
+        raise UsageError(
+            f"{graph.artifact} was written anew while it was measured; leave it alone and run "
+            f"repr-bench again"
+        )
 
 
 def _instances(session: Session, request: Request, options: ScenarioOptions) -> int | None:
@@ -198,6 +200,7 @@ def _row(run: _Run, target: _Target, session: Session, scenario: Scenario) -> Sc
         instances=session.instances,
         seconds=run.request.plan.seconds,
         slo_ms=run.options.slo_ms if scenario == "server" else None,
+        graph=target.graph,
     )
 
 
@@ -264,10 +267,13 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
 
         def attempt(rate: float, confirm: bool) -> RateTrial:
             trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
-            name = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            name: str = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            if trial.generator_limited:
+                name = f"missed, generator {trial.late_ms:.3g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
             run.progress.tell(
-                f"  {rate:,.4g} queries/s {name}" + (f", p99 {p99.value:.3g} ms" if p99 else "")
+                f"  {per_second(rate)} queries/s {name}"
+                + (f", p99 {p99.value:.3g} ms" if p99 else "")
             )
             return trial
 
@@ -277,11 +283,10 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
         except KeyboardInterrupt:
             interrupted = True
         row = replace(_done(row, interrupted), trials=tuple(trials))
-        if trials and trials[-1].verdict == "failed":
-            return replace(row, status="failed", reason=trials[-1].reason)
-        if row.rate is None and not interrupted:
-            return replace(row, reason=f"no rate held {options.slo_ms:g} ms and was confirmed")
-        return row
+        if interrupted:
+            return row
+        status, reason = outcome(trials, plan)
+        return replace(row, status=status, reason=reason)
 
     row = replace(_row(run, target, session, "server"), batch=options.max_batch)
     row = _add(run, row, work)
@@ -373,6 +378,7 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
         row = StageRow(
             *(target.label, target.precision, batch, "interrupted", "interrupted"),
             choice=session.choice,
+            graph=target.graph,
         )
         run.progress.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repr_bench.arrivals import Sample, Service, Sleep, drive, poisson_schedule
 from repr_bench.measure import Clock
-from repr_bench.scenario_results import PERCENT, RateTrial, Verdict
+from repr_bench.scenario_results import PERCENT, RateTrial, Status, Verdict, per_second
 from repr_bench.windows import by_time
 
 Attempt = Callable[[float, bool], RateTrial]
@@ -18,7 +18,7 @@ Attempt = Callable[[float, bool], RateTrial]
 STEP = 2.0
 """From one rate to the next, while no rate is known that holds, or none that does not."""
 
-MOST_TRIALS = 24
+MOST_RATES = 24
 APART = 0.1
 """Queries in a bound's time, from which on a still lower rate cannot help any more."""
 
@@ -35,7 +35,7 @@ class SearchPlan:
 
     The search ends when the highest rate that holds and the lowest that does not are
     ``within`` of each other. A rate is confirmed by a run of ``confirm_seconds`` on another
-    schedule; if it misses there, a lower one is, by steps that double, ``confirmations`` times.
+    schedule; if it does not hold there, a lower one is tried, by steps that double.
     """
 
     slo_ms: float
@@ -44,7 +44,6 @@ class SearchPlan:
     confirm_seconds: float = 6.0
     confirm_queries: int = 1000
     within: float = 0.05
-    confirmations: int = 5
     seed: int = 0
 
     def lasting(self, rate: float, *, confirm: bool) -> tuple[float, int]:
@@ -57,38 +56,75 @@ class SearchPlan:
         seconds = max(seconds, LONG_ENOUGH * self.slo_ms / 1e3)
         return seconds, min(queries, math.ceil(rate * seconds * LONGEST))
 
+    def queries_meet(self, rate: float) -> bool:
+        """Whether queries at ``rate`` come so close together that a lower rate may help."""
+        return rate * self.slo_ms / 1e3 > APART
+
 
 def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTrial]) -> None:
     """Bracket the highest rate that holds, from ``first`` on, bisect, and confirm it.
 
-    Each trial is appended to ``trials`` as it ends. Nothing is confirmed if no rate holds. A
-    trial that failed ends the search.
+    Each trial is appended to ``trials`` as it ends. A rate that the generator could not send on
+    time, twice, bounds the bracket as a missed one does: higher ones cannot be tried here.
+    Nothing is confirmed if no rate holds, down to those whose queries hardly ever meet; :func:`outcome`
+    says what that means. A trial that failed ends the search.
     """
-    held, missed, rate = 0.0, math.inf, first
-    for _ in range(MOST_TRIALS):
-        trials.append(attempt(rate, False))
-        if trials[-1].verdict == "failed":
+
+    def verdict(rate: float, confirm: bool) -> Verdict:
+        trials.append(attempt(rate, confirm))
+        if trials[-1].generator_limited:  # which tells nothing, and a stall passes
+            trials.append(attempt(rate, confirm))
+        return trials[-1].verdict
+
+    held, above, rate = 0.0, math.inf, first
+    for _ in range(MOST_RATES):
+        found = verdict(rate, False)
+        if found == "failed":
             return
-        if trials[-1].verdict == "held":
+        if found == "held":
             held = rate
         else:
-            missed = rate
-        if held and missed <= held * (1 + plan.within):
+            above = rate
+        if held and above <= held * (1 + plan.within):
             break
-        if missed == math.inf:
+        if above == math.inf:
             rate = held * STEP
         elif held:
-            rate = math.sqrt(held * missed)
-        elif missed * plan.slo_ms / 1e3 > APART:
-            rate = missed / STEP
+            rate = math.sqrt(held * above)
+        elif plan.queries_meet(above):
+            rate = above / STEP
         else:
             return
-    rate = held
-    for number in range(plan.confirmations if held else 0):
-        trials.append(attempt(rate, True))
-        if trials[-1].verdict in ("held", "failed"):
+    rate, step = held, 1 + plan.within
+    while held:
+        if verdict(rate, True) in ("held", "failed") or not plan.queries_meet(rate):
             return
-        rate /= (1 + plan.within) ** 2**number
+        rate, step = rate / step, min(step**2, STEP)
+
+
+def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]:
+    """What a search that ran to its end comes to, and the reason if no rate is confirmed.
+
+    That even queries which hardly ever meet miss the bound is a finding, of a generator that
+    was on time; any other search without a confirmed rate has failed.
+    """
+    last, slo = trials[-1], f"{plan.slo_ms:g} ms"
+    if last.verdict == "failed":
+        return "failed", last.reason
+    if last.verdict == "held" and last.confirms:
+        return "measured", ""
+    if last.generator_limited:
+        return "failed", (
+            f"no rate was confirmed: the load generator was itself {last.late_ms:.3g} ms late at "
+            f"p99, still at {per_second(last.offered)} queries/s, and {last.allowed_late_ms:.3g} ms is "
+            f"allowed; run it on a machine with an idle core"
+        )
+    if any(trial.verdict == "held" for trial in trials):
+        return "failed", (
+            f"no rate was confirmed: some held {slo} in a short run, and none in a longer one, down "
+            f"to {per_second(last.offered)} queries/s; run it on an idle machine, or for longer (--seconds)"
+        )
+    return "measured", f"no rate holds {slo}: not even {per_second(last.offered)} queries/s do"
 
 
 def try_rate(

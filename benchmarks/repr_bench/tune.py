@@ -87,7 +87,7 @@ def tune(request: Request, goal: str, progress: Progress, console: Console) -> i
     for target in request.targets:
         for precision in request.precisions:
             try:
-                folder = find_artifact(target, request.artifacts, progress.tell)
+                folder = find_artifact(target, request.artifacts, progress.tell, request.precisions)
                 found, path = tune_artifact(request, folder, precision, goal, progress)
             except Exception as error:  # whatever goes wrong with one, the others go on
                 console.print(Text(f"{target} {precision}: {sentence(error)}"), soft_wrap=True)

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_bench import feeds
 from repr_bench.environment import Environment
-from repr_bench.results import Accuracy, Graph, Results, Row, Settings
+from repr_bench.graphs import Accuracy, Graph
+from repr_bench.results import Results, Row, Settings
 from repr_models.data import ImageSet
 from repr_runtime.artifact import describe_file, write_artifact
 from repr_runtime.manifest import (

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from repr_bench.accuracy import FP32_GRAPH, TORCH, Judgement, judge
-from repr_bench.results import Accuracy
+from repr_bench.graphs import Accuracy
 from repr_models.data import Batch, ImageSet
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError

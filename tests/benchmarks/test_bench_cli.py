@@ -80,6 +80,11 @@ def test_fp16_where_there_is_none_is_no_failure(
     folder = str(make_artifact())
     assert cli.main([folder, *QUICK, "--batch", "1", "--fp16"]) == 0
     assert "linear fp16: no fp16 graph in this artifact" in capsys.readouterr().out
+    assert cli.main([folder, *QUICK, "--batch", "1", "--fp16", "--int8", "--json", "r.json"]) == 0
+    rows = read_results(Path("r.json")).rows
+    assert [(row.precision, row.status) for row in rows] == [
+        *(("fp32", "measured"), ("fp16", "absent"), ("int8", "absent")),
+    ]
     # ... but a run that measured nothing has failed
     assert cli.main([folder, *QUICK, "--precision", "fp16"]) == 1
 
@@ -111,6 +116,7 @@ def test_ctrl_c_reports_and_exits_130(
         ["--batch", ""],
         ["--precision", "fp8"],
         ["--fp16", "--precision", "fp32"],
+        ["--int8", "--precision", "fp32"],
         ["--seconds", "0"],
         ["--seconds", "nan"],
         ["--seconds", "inf"],

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from page_results import everything
 
 from repr_bench import statistics
+from repr_bench.graphs import Graph
 from repr_bench.report.html import render_page
 from repr_bench.report.plots import pareto_front
-from repr_bench.results import Graph, Results, Row
+from repr_bench.results import Results, Row
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 

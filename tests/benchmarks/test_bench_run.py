@@ -18,6 +18,8 @@ from repr_bench.feeds import EvaluationImages
 from repr_bench.measure import Plan
 from repr_bench.results import from_json, to_json
 from repr_bench.run import Request, run
+from repr_export.errors import PrecisionError
+from repr_export.options import ExportOptions
 from repr_models.data import ImageSet
 from repr_models.errors import DataError
 from repr_runtime import read_manifest
@@ -90,7 +92,7 @@ def test_a_missing_precision_is_a_row(make_artifact: ArtifactMaker, no_progress:
         ("fp32", 1, "measured"),
         ("fp16", None, "absent"),
     ]
-    assert found.rows[1].reason == "no fp16 graph in this artifact"
+    assert found.rows[1].reason == ("no fp16 graph in this artifact; export it again with --fp16")
 
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(
@@ -237,26 +239,36 @@ class TestNames:
         from repr_models import weights
 
         self.exported: list[str] = []
+        self.precisions: list[tuple[str, ...]] = []
+        self.fails = False
         from repr_models.registry import resolve
 
         record = {"weights_sha256": "ab" * 32}
         monkeypatch.setattr(weights, "is_bundled", lambda spec: spec.name == "lenet5.cifar10")
         monkeypatch.setattr(weights, "bundled_record", lambda _spec: record)
 
-        def export(name: str, out: Path) -> Any:
+        def export(name: str, out: Path, options: ExportOptions | None = None) -> Any:
             from types import SimpleNamespace
 
+            lower = options.precision.names if options else ()
+            if self.fails and lower:
+                raise PrecisionError("int8 loses 3 points of top-1, 0.5 may be lost")
             self.exported.append(name)
+            self.precisions.append(lower)
             path = make_artifact(
-                name, parent=out, network="lenet5.cifar10", record={"bar": resolve(name).bar}
+                *(name,),
+                parent=out,
+                network="lenet5.cifar10",
+                record={"bar": resolve(name).bar},
+                more_precisions=lower,
             )
             return SimpleNamespace(path=path)
 
         monkeypatch.setattr(repr_export.pipeline, "export", export)
 
-    def find(self, name: str, folder: Path) -> tuple[Path, list[str]]:
+    def find(self, name: str, folder: Path, *precisions: str) -> tuple[Path, list[str]]:
         told: list[str] = []
-        return artifacts_module.find_artifact(name, folder, told.append), told
+        return artifacts_module.find_artifact(name, folder, told.append, precisions), told
 
     def test_is_exported_when_missing_and_reused_after(self, tmp_path: Path) -> None:
         path, told = self.find("lenet5", tmp_path)
@@ -265,6 +277,37 @@ class TestNames:
         again, told = self.find("lenet5", tmp_path)
         assert (again, told) == (path, [])
         assert self.exported == ["lenet5"]
+
+    def test_is_exported_with_the_precisions_that_are_measured(self, tmp_path: Path) -> None:
+        path, told = self.find("lenet5", tmp_path, "fp32", "fp16", "int8")
+        assert told == [f"exporting lenet5.cifar10 to {path}, in fp16, int8 too"]
+        assert self.precisions == [("fp16", "int8")]
+        # what is there is not altered: the way to add to it is said
+        before = (path / "manifest.json").read_bytes()
+        assert self.find("lenet5", tmp_path, "bf16") == (path, [])
+        assert (path / "manifest.json").read_bytes() == before
+        manifest = read_manifest(path)
+        how = artifacts_module.how_to_add(manifest, path, "bf16")
+        assert how == f"add it: repr-export lenet5 --fp16 --int8 --bf16 -o {tmp_path}"
+        assert artifacts_module.how_to_add(manifest, path, "int8") == ""
+
+    def test_is_exported_in_fp32_where_a_lower_precision_costs_too_much(
+        self, tmp_path: Path
+    ) -> None:
+        self.fails = True
+        path, told = self.find("lenet5", tmp_path, "fp32", "int8")
+        assert "int8 loses 3 points" in told[-1]
+        assert told[-1].endswith("exporting lenet5.cifar10 in fp32 alone")
+        assert read_manifest(path).precisions == ("fp32",)
+
+    def test_what_is_exported_again_keeps_its_precisions(
+        self, tmp_path: Path, make_artifact: ArtifactMaker
+    ) -> None:
+        make_artifact(
+            "lenet5", network="lenet5.cifar10", sha256="00" * 32, more_precisions=("fp16",)
+        )
+        self.find("lenet5", tmp_path, "fp32", "int8")
+        assert self.precisions == [("fp16", "int8")]
 
     def test_is_exported_again_for_other_bundled_weights(
         self, tmp_path: Path, make_artifact: ArtifactMaker

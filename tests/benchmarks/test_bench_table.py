@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from repr_bench.agreement import Agreement, Band, Flips
+from repr_bench.graphs import Accuracy, Graph
 from repr_bench.report.agreement_notes import agreement_table
 from repr_bench.report.columns import COLUMNS, shown_columns
 from repr_bench.report.html import render_page
 from repr_bench.report.table import print_report
-from repr_bench.results import Accuracy, Graph, Results, Row, from_json, to_json
+from repr_bench.results import Results, Row, from_json, to_json
 
 
 def printed(results: Results, width: int, *, terminal: bool = True) -> str:

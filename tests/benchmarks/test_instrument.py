@@ -18,8 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from repr_bench.compare import compare
+from repr_bench.graphs import Graph
 from repr_bench.machine_state import RoundState, turn_seconds, waited_share
-from repr_bench.results import Graph, Results, Row
+from repr_bench.results import Results, Row
 from repr_bench.statistics import shift
 from repr_bench.verdicts import Judged, judge, log_medians, waiting_excess
 from repr_bench.yardstick import YardstickTimes

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
 
 from repr_bench.scenario_results import RateTrial, ScenarioRow, Verdict
-from repr_bench.server_search import MOST_TRIALS, SearchPlan, search, try_rate
+from repr_bench.server_search import MOST_RATES, SearchPlan, outcome, search, try_rate
 
 MS = 1_000_000
 
@@ -38,7 +42,7 @@ def test_search_brackets_and_bisects_to_within_5_percent(limit: float, first: fl
     assert row.next_rate is not None
     assert row.rate <= limit < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
     assert sum(trial.confirms for trial in row.trials) == 1
-    assert len(row.trials) <= MOST_TRIALS + 1
+    assert len(row.trials) <= MOST_RATES + 1
 
 
 def test_what_is_not_confirmed_gives_way_to_lower_rates() -> None:
@@ -62,8 +66,110 @@ def test_where_no_rate_holds_nothing_is_confirmed() -> None:
 
 def test_a_failure_ends_the_search() -> None:
     trials: list[RateTrial] = []
-    search(lambda rate, _confirm: _trial(rate, "failed"), 10.0, SearchPlan(15.0), trials)
+    search(
+        lambda rate, _confirm: replace(_trial(rate, "failed"), reason="ValueError: no"),
+        *(10.0, SearchPlan(15.0), trials),
+    )
     assert len(trials) == 1
+    assert outcome(trials, SearchPlan(15.0)) == ("failed", "ValueError: no")
+
+
+def _late(rate: float, verdict: Verdict, confirms: bool = False) -> RateTrial:
+    return replace(_trial(rate, verdict, confirms), lateness_ns=(17 * MS,))
+
+
+def test_a_search_is_confirmed_however_far_down() -> None:
+    trials: list[RateTrial] = []
+
+    def attempt(rate: float, confirm: bool) -> RateTrial:
+        return _trial(rate, "held" if rate <= (10.0 if confirm else 1000.0) else "missed", confirm)
+
+    search(attempt, 500.0, SearchPlan(15.0), trials)
+    assert outcome(trials, SearchPlan(15.0)) == ("measured", "")
+    assert trials[-1].confirms
+    assert 5.0 < trials[-1].offered <= 10.0
+
+
+def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> None:
+    trials: list[RateTrial] = []
+
+    def attempt(rate: float, confirm: bool) -> RateTrial:
+        again = bool(trials) and trials[-1].offered == rate and trials[-1].generator_limited
+        verdict: Verdict = "held" if rate <= 1000 else "missed"
+        return _trial(rate, verdict, confirm) if again else _late(rate, "missed", confirm)
+
+    search(attempt, 4000.0, SearchPlan(15.0), trials)
+    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert row.rate <= 1000 < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
+    assert row.generator_limit == ""
+    assert [trial.generator_limited for trial in trials] == [True, False] * (len(trials) // 2)
+
+
+def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
+    plan = SearchPlan(15.0)
+
+    def found(attempt: Any) -> tuple[str, str]:
+        trials: list[RateTrial] = []
+        search(attempt, 36_590.0, plan, trials)
+        assert trials[-1].offered * 15e-3 <= 0.1  # it went all the way down
+        return outcome(trials, plan)
+
+    # a generator on time, and the service misses however little it has to do: that is a finding
+    status, reason = found(lambda rate, confirm: _trial(rate, "missed", confirm))
+    assert status == "measured"
+    assert reason.startswith("no rate holds 15 ms: not even ")
+    # a late generator tells nothing
+    status, reason = found(lambda rate, confirm: _late(rate, "missed", confirm))
+    assert status == "failed"
+    assert "the load generator was itself 17 ms late at p99" in reason
+    assert "1.5 ms is allowed" in reason
+    # what holds for a moment, and never for longer, is not settled
+    status, reason = found(lambda rate, c: _trial(rate, "missed" if c else "held", c))
+    assert status == "failed"
+    assert "held 15 ms in a short run, and none in a longer one" in reason
+
+
+def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> None:
+    plan = SearchPlan(15.0, seconds=0.5, confirm_seconds=2)
+    trials: list[RateTrial] = []
+
+    class SlowToTake(QueueService):
+        """Each query costs the one who sends it 0.2 ms, and the service next to nothing."""
+
+        def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
+            self.time.sleep(2e-4)
+            return super().submit(sample, deadline=deadline)
+
+    def attempt(rate: float, confirm: bool) -> RateTrial:
+        time = VirtualTime()
+        return try_rate(
+            *(rate, lambda: SlowToTake(time, 1000), ["x"], plan),
+            confirm=confirm,
+            clock=time.clock,
+            sleep=time.sleep,
+        )
+
+    search(attempt, 36_590.0, plan, trials)
+    assert outcome(trials, plan) == ("measured", "")
+    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    assert trials[0].generator_limited
+    assert not trials[0].derived()["trusted"]
+    assert row.rate is not None
+    assert 3000 < row.rate < 5000  # what can be sent
+    assert row.next_rate is None  # of the service no limit was seen
+    assert row.generator_limit == (
+        f"at least {row.rate:,.4g} queries/s: the load generator, not the network, is the limit"
+    )
+    assert row.derived()["generator_limit"] == row.generator_limit
+    # the same rates missed by the service, with a generator on time
+    mine = [replace(trial, lateness_ns=(0,)) for trial in trials]
+    row = replace(row, trials=tuple(mine))
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert row.rate < row.next_rate < 1.06 * row.rate
+    assert (row.generator_limit, row.derived()["generator_limit"]) == ("", None)
 
 
 def test_the_formula_of_the_queue_against_one_known_by_hand() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from repr_bench import cli
 from repr_bench.errors import UsageError
+from repr_bench.graphs import Accuracy
 from repr_bench.others import OtherRow
 from repr_bench.report.columns import COLUMNS
 from repr_bench.report.sort import VALUES, Order, in_order, parse_order
-from repr_bench.results import Accuracy, Results, Row, read_results, write_results
+from repr_bench.results import Results, Row, read_results, write_results
 
 MS = 1_000_000
 

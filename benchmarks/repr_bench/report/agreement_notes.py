@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from repr_bench.agreement import MARGINS, Agreement
+from repr_bench.graphs import Graph
 from repr_bench.report.columns import NOTHING, probability, with_wilson
-from repr_bench.results import Graph, Results
+from repr_bench.results import Results
 
 SIGNIFICANT = 0.05
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
+from repr_bench.graphs import Graph
 from repr_bench.others import OtherRow
 from repr_bench.results import Row
 from repr_bench.statistics import Interval
 
 NOTHING = "-"
+TOP1, AGREE = "top-1 % (95 %)", "agree % (95 %)"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,14 @@ BELOW_BAR = "*"
 """Stands behind the name of a network whose weights miss their bar."""
 
 
-def marked(text: str, row: Row) -> str:
+class HasGraph(Protocol):
+    """A row of a graph, of which it may be known what it gets right."""
+
+    @property
+    def graph(self) -> Graph | None: ...
+
+
+def marked(text: str, row: HasGraph) -> str:
     """``text``, which names the row's network, with the mark if the row has it."""
     return f"{text} {BELOW_BAR}" if row.graph and row.graph.below_bar else text
 
@@ -45,7 +55,8 @@ def _images_per_second(row: Row) -> str:
     return NOTHING if row.images_per_second is None else str(row.images_per_second)
 
 
-def _top1(row: Row) -> str:
+def top1_text(row: HasGraph) -> str:
+    """Top-1 in percent with its interval, where it is known."""
     if row.graph is None:
         return NOTHING
     if row.graph.accuracy is None:
@@ -62,7 +73,8 @@ def _top5(row: Row) -> str:
     return with_wilson(found.value, found.interval)
 
 
-def _agreement(row: Row) -> str:
+def agreement_text(row: HasGraph) -> str:
+    """Agreement in percent with its interval, where it is known."""
     if row.graph is None or row.graph.agreement is None:
         return NOTHING
     return with_wilson(row.graph.agreement.percent, row.graph.agreement.interval)
@@ -101,9 +113,9 @@ COLUMNS = (
     Column("p90 ms", partial(_latency, 90), spare=2),
     Column("p99 ms", partial(_latency, 99), spare=1),
     Column("images/s", _images_per_second),
-    Column("top-1 % (95 %)", _top1),
+    Column(TOP1, top1_text),
     Column("top-5 % (95 %)", _top5, spare=5, optional=True),
-    Column("agree % (95 %)", _agreement, spare=3, optional=True),
+    Column(AGREE, agreement_text, spare=3, optional=True),
     Column("flips (McNemar)", _flips, spare=4, optional=True),
     Column("graph MB", _megabytes, spare=6),
     Column("params M", lambda r: _millions(r.graph.parameters) if r.graph else NOTHING, spare=7),

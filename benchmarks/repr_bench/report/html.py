@@ -62,19 +62,21 @@ def _when(results: Results) -> str:
 
 def _main(results: Results, timed: list[Row]) -> Iterator[str]:
     scenarios = bool(results.scenarios or results.end_to_end)
-    if results.rows or results.others or not scenarios:
+    table = bool(results.rows or results.others or not scenarios)
+    if table:
         yield from _section("figures", "Figures", _figures(results))
         if results.comparison:
             yield from _section("comparison", "Comparison", comparison_section(results.comparison))
         yield from _section("pareto", "Latency and accuracy", _pareto(timed))
         yield from _section("agreement", "Agreement", _agreement(results))
         yield from _analyses(results)
+    if scenarios:
+        yield from _section("scenarios", "Scenarios", _scenario_tables(results))
+    if table:
         if results.peers:
             yield from _section("peers", "Peers", peer_body(results.peers))
         yield from _section("distributions", "Samples", _distributions(timed))
         yield from _section("formulae", "Formulae", _list(_formulae(results)))
-    if scenarios:
-        yield from _section("scenarios", "Scenarios", _scenario_tables(results))
 
 
 def _section(name: str, title: str, body: Iterable[str]) -> Iterator[str]:

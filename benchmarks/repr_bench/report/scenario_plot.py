@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repr_bench.report.plots import ACCENT, FAINT, INK, SECOND, _axes, _svg
 from repr_bench.report.scenario_table import title_of
-from repr_bench.scenario_results import ScenarioRow
+from repr_bench.scenario_results import ScenarioRow, per_second
 from repr_bench.statistics import Figure
 
 _WIDTH, _HEIGHT = 9.0, 3.6
@@ -19,7 +19,8 @@ _ROOM = 1.6
 """Above and below the latencies, as a factor."""
 SERVER_CAPTION = (
     "Full marks held the bound, hollow ones did not; arrows at the edge are percentiles that no "
-    "answer bounds. Bars are 95 % intervals. The table has the same figures."
+    "answer bounds. Bars are 95 % intervals. The table has the same figures, and says where the load "
+    "generator was late: there nobody knows what the network does."
 )
 _CURVES = ((50, ACCENT, "s"), (99, SECOND, "o"))
 """Percentile, colour and mark: a mark of its own, for readers who see no difference in colour."""
@@ -47,7 +48,7 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     if row.rate is not None:
         axes.axvline(row.rate, color=INK, linewidth=1, linestyle=":", zorder=1)
         # below the curves, on the side where there is more room
-        text, at = f"{row.rate:,.4g}/s confirmed", (row.rate, low)
+        text, at = f"{per_second(row.rate)}/s confirmed", (row.rate, low)
         if row.rate**2 > first * last:
             _write(axes, text, at, (-4, 4), "right")
         else:
@@ -88,9 +89,9 @@ def _describe(row: ScenarioRow, points: Sequence[_Point]) -> str:
     """The curve in words: each rate with its percentiles, and what was confirmed."""
     found = "no rate was confirmed"
     if row.rate is not None:
-        found = f"{row.rate:,.4g} queries/s confirmed within {row.trials[0].slo_ms:g} ms"
+        found = f"{per_second(row.rate)} queries/s confirmed within {row.trials[0].slo_ms:g} ms"
     rates = (
-        f"{point.offered:,.4g}/s: {_words(point, 50)}, {_words(point, 99)}, {point.verdict}"
+        f"{per_second(point.offered)}/s: {_words(point, 50)}, {_words(point, 99)}, {point.verdict}"
         for point in points
     )
     return f"{found}; {'; '.join(rates)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repr_bench import statistics
-from repr_bench.report.columns import NOTHING
+from repr_bench.report.columns import AGREE, NOTHING, TOP1, agreement_text, marked, top1_text
 from repr_bench.report.notes import cautions
 from repr_bench.results import Results
 from repr_bench.scenario_results import (
@@ -22,11 +22,13 @@ from repr_bench.scenario_results import (
     RateTrial,
     ScenarioRow,
     StageRow,
+    per_second,
 )
 from repr_bench.statistics import Figure
 
 _NAMES = ("network", "precision", "scenario", "driven by")
-_TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms", "result (95 %)")
+_TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms")
+_RESULT = "result (95 %)"
 _TRIAL_TITLES = (
     *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
     *("refused %", "mean batch", "late p99 ms"),
@@ -61,8 +63,10 @@ class ScenarioTable:
 def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
     """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
     if results.scenarios:
-        lines = tuple(map(_scenario_line, results.scenarios))
-        yield ScenarioTable("Scenarios", _TITLES, lines, (*range(4, len(_TITLES) - 1),))
+        answers = _answers(results.scenarios)
+        lines = tuple(_scenario_line(row, answers) for row in results.scenarios)
+        titles = (*_TITLES, *answers, _RESULT)
+        yield ScenarioTable("Scenarios", titles, lines, (*range(4, len(titles) - 1),))
     for row in results.scenarios:
         if row.trials:
             heading = f"{title_of(row)}: rates in the order they were tried"
@@ -71,14 +75,14 @@ def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
             yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric, row)
     for stages in results.end_to_end:
         if stages.calls:
-            heading = f"{title_of(stages)} to label"
+            heading = f"{title_of(stages)} to label{_accuracy(stages)}"
             yield ScenarioTable(heading, _STAGE_TITLES, tuple(_stage_lines(stages)), (1, 2))
 
 
 def print_scenarios(results: Results, console: Console) -> None:
     """Print the tables, and the sentences below them."""
     for number, table in enumerate(scenario_tables(results)):
-        if number:
+        if number or results.rows:
             _line(console, f"\n{table.heading}", "bold")
         console.print(_table(table, plain=not console.is_terminal))
     for text in scenario_problems(results):
@@ -97,8 +101,9 @@ def result_text(row: ScenarioRow) -> str:
     if row.scenario == "server":
         if row.rate is None:
             return NOTHING
-        beyond = f", {row.next_rate:,.4g} do not" if row.next_rate else ""
-        return f"{row.rate:,.4g} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
+        least = "at least " if row.generator_limit else ""
+        beyond = f", {per_second(row.next_rate)} do not" if row.next_rate else ""
+        return f"{least}{per_second(row.rate)} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
     if row.scenario == "offline":
         figure = row.images_per_second
         if figure is None:
@@ -141,23 +146,26 @@ def scenario_problems(results: Results) -> list[str]:
     """Why a row has no figures, a sentence each."""
     rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
     found = [f"{title_of(row)}: {row.reason}" for row in rows if row.reason]
-    if results.interrupted:
+    if results.interrupted and not results.rows:  # else it stands below their table
         found.insert(0, "interrupted: what was measured until then is shown")
     return found
 
 
 def scenario_cautions(results: Results) -> list[str]:
     """What a reader must know before trusting these figures."""
-    found = cautions(results)
+    found = [] if results.rows else cautions(results)  # else they stand below their table
     for row in results.scenarios:
-        late = [trial for trial in row.trials if not trial.trusted]
         confirmed = row.confirmed
-        if late and (confirmed is None or not confirmed.trusted):
-            worst = max(trial.late_ms for trial in late)
+        if row.generator_limit:
             found.append(
-                f"{title_of(row)} is not to be trusted: the generator of arrivals was itself up to "
-                f"{worst:.3g} ms late at p99, and {100 * TRUSTED_LATENESS:g} % of the bound is "
-                f"allowed; run it on a machine with an idle core"
+                f"{title_of(row)}: {row.generator_limit}; at higher rates it was late by more than "
+                f"{100 * TRUSTED_LATENESS:g} % of the bound at p99, and a machine with more idle "
+                f"cores lets it try them"
+            )
+        elif confirmed is not None and not confirmed.trusted:
+            found.append(
+                f"{title_of(row)} may hold more: the load generator was itself {confirmed.late_ms:.3g} ms "
+                f"late at p99, which is in the latencies; run it on a machine with an idle core"
             )
         p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
         if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
@@ -196,14 +204,33 @@ def scenario_meanings(results: Results) -> list[str]:
             f"From JPEG to label: {'; '.join(texts)}. infer is Session.run within that chain, network "
             f"alone the same call on ready inputs, alternating with it; shares are of time in all."
         )
-    found += [statistics.PERCENTILE_FORMULA, statistics.LATENCY_INTERVAL_FORMULA]
+    if not results.rows:  # else it stands below their table
+        found.append(statistics.PERCENTILE_FORMULA)
+    found.append(statistics.LATENCY_INTERVAL_FORMULA)
     rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
-    if choices := dict.fromkeys(row.choice for row in rows if row.choice):
+    said = {row.graph.choice for row in results.rows if row.graph}
+    if choices := dict.fromkeys(r.choice for r in rows if r.choice and r.choice not in said):
         found.append(f"Run by {'; '.join(choices)}.")
     return found
 
 
-def _scenario_line(row: ScenarioRow) -> tuple[str, ...]:
+def _answers(rows: Sequence[ScenarioRow]) -> tuple[str, ...]:
+    """The columns on what the graphs get right: agreement, where there is no top-1 of some."""
+    top1 = any(top1_text(row) != NOTHING for row in rows)
+    others = [row for row in rows if row.graph is None or row.graph.accuracy is None]
+    agree = any(agreement_text(row) != NOTHING for row in others)
+    return (*((TOP1,) if top1 else ()), *((AGREE,) if agree else ()))
+
+
+def _accuracy(row: StageRow) -> str:
+    """The same for a heading."""
+    top1, agree = top1_text(row), agreement_text(row)
+    if row.graph and row.graph.accuracy:
+        return f"; top-1 %: {top1}"
+    return f"; {top1}" if top1 != NOTHING else f"; agree %: {agree}" if agree != NOTHING else ""
+
+
+def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
     offline = row.scenario == "offline"
     latencies = (
         NOTHING if offline or percent not in row.latency_ms else _text(row.latency_ms[percent])
@@ -211,8 +238,10 @@ def _scenario_line(row: ScenarioRow) -> tuple[str, ...]:
     )
     batch = NOTHING if row.batch is None else str(row.batch)
     return (
-        *(row.label, row.precision or NOTHING, row.scenario, row.source),
-        *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies, result_text(row)),
+        *(marked(row.label, row), row.precision or NOTHING, row.scenario, row.source),
+        *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies),
+        *(top1_text(row) if title == TOP1 else agreement_text(row) for title in answers),
+        result_text(row),
     )
 
 
@@ -220,9 +249,11 @@ def _trial_line(trial: RateTrial) -> tuple[str, ...]:
     verdict: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
     if trial.stopped and trial.verdict == "missed":
         verdict = f"missed after {trial.seconds:.2g} s"
+    if trial.generator_limited:
+        verdict += ", generator late"
     mean = trial.mean_batch
     return (
-        *(f"{trial.offered:,.4g}", verdict, f"{trial.achieved:,.4g}", _text(trial.goodput)),
+        *(per_second(trial.offered), verdict, per_second(trial.achieved), _text(trial.goodput)),
         *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from repr_bench.errors import UsageError
+from repr_bench.graphs import Graph
 from repr_bench.others import OtherRow
 from repr_bench.peer_rows import PeerRow
 from repr_bench.results import Results, Row
@@ -33,21 +34,27 @@ def rate_of(row: AnyRow) -> Figure | None:
     return None if isinstance(row, StageRow) else row.images_per_second
 
 
+def _graph(row: AnyRow) -> Graph | None:
+    """The graph that ran, of the kinds of rows that say so."""
+    return None if isinstance(row, OtherRow | PeerRow) else row.graph
+
+
 def top1_of(row: AnyRow) -> Figure | None:
     """Top-1 in percent, where it was measured."""
-    graph = row.graph if isinstance(row, Row) else None
+    graph = _graph(row)
     return graph.accuracy.top1_percent if graph and graph.accuracy else None
 
 
 def top5_of(row: AnyRow) -> Figure | None:
     """Top-5 in percent, likewise."""
-    graph = row.graph if isinstance(row, Row) else None
+    graph = _graph(row)
     return graph.accuracy.top5_percent if graph and graph.accuracy else None
 
 
 def agreement_of(row: AnyRow) -> Figure | None:
     """Agreement in percent, likewise."""
-    agreement = row.graph.agreement if isinstance(row, Row) and row.graph else None
+    graph = _graph(row)
+    agreement = graph.agreement if graph else None
     return Figure(agreement.percent, agreement.interval) if agreement else None
 
 
@@ -56,12 +63,13 @@ def _latency(percent: int, row: AnyRow) -> Value:
 
 
 def _flips(row: AnyRow) -> Value:
-    flips = row.graph.flips if isinstance(row, Row) and row.graph else None
+    graph = _graph(row)
+    flips = graph.flips if graph else None
     return flips.lost + flips.gained if flips else None
 
 
 def _of_graph(name: str, row: AnyRow) -> Value:
-    graph = row.graph if isinstance(row, Row) else None
+    graph = _graph(row)
     found: int | None = getattr(graph, name, None)
     return found
 
