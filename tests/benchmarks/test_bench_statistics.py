@@ -213,7 +213,7 @@ def test_shift_by_hand() -> None:
 
 def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> None:
     rng = np.random.default_rng(0)
-    old, new = (alternating(rng.normal(size=n)) for n in (12, 15))
+    old, new = (alternating(rng.uniform(size=n)) for n in (12, 15))
     found = statistics.shift(old, new)
     means, errors, freedoms = [], [], []
     for series, kept in ((old, 8), (new, 10)):
