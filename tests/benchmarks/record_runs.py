@@ -78,7 +78,7 @@ def _positive(text: str) -> int:
 
 
 def record(args: argparse.Namespace) -> list[Results]:
-    """One run after the other. Ctrl-C ends it, and the runs that were whole are kept."""
+    """One run after the other. Ctrl-C ends it; whole runs are kept where no file would be lost."""
     found: list[Results] = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -89,6 +89,8 @@ def record(args: argparse.Namespace) -> list[Results]:
                 spent = time.monotonic() - began
                 _tell(found[-1], len(found), _left(args, len(found), spent))
         except KeyboardInterrupt:
+            if args.out.exists():
+                raise RecordingError(f"interrupted; {args.out} is left as it was") from None
             print(f"interrupted: {len(found)} whole runs are kept", file=sys.stderr)
     if not found:
         raise RecordingError("no run was whole, so nothing was written")
@@ -114,7 +116,10 @@ def _one_run(args: argparse.Namespace, place: Path) -> Results:
     command += ["--seconds", str(args.seconds), "--limit", "1", "--json", str(place), "--quiet"]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise RecordingError(f"repr-bench failed: {done.stderr.strip() or done.returncode}")
+        told = done.stderr.strip()
+        if not told and place.exists():
+            told = "; ".join(row.reason for row in read_results(place).rows if row.reason)
+        raise RecordingError(f"repr-bench failed: {told or f'exit status {done.returncode}'}")
     return read_results(place)
 
 

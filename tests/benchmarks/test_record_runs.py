@@ -66,13 +66,38 @@ def test_a_failure_leaves_the_old_file_whole(
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_ctrl_c_keeps_whole_runs_and_never_replaces_a_file(
+    run: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    out = tmp_path / "some.npz"
+    if there:
+        out.write_bytes(b"old")
+    coming = [run, run]
+
+    def one_run(*_: object) -> Results:
+        if not coming:
+            raise KeyboardInterrupt
+        return coming.pop()
+
+    monkeypatch.setattr(record_runs, "_one_run", one_run)
+    status = record_runs.main(["any", "--runs", "9", "--out", str(out)])
+    if there:
+        assert (status, out.read_bytes()) == (1, b"old")
+    else:
+        assert status == 0
+        with np.load(out) as held:
+            assert len(held["own"]) == 2
+
+
 def test_an_artifact_that_is_not_there_is_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(tmp_path / "none"), "--runs", "1", "--out", str(tmp_path / "some.npz")]
     assert record_runs.main(arguments) == 1
     err = capsys.readouterr().err
-    assert err.startswith("record_runs: ")
+    assert err.startswith("record_runs: repr-bench failed: ")
+    assert str(tmp_path / "none") in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
