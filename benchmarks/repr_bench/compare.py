@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from repr_bench.machine_state import stolen_share, turn_seconds, waited_share
 from repr_bench.results import Results, Row
@@ -20,6 +21,7 @@ from repr_bench.verdicts import (
     Verdict,
     judge,
     log_medians,
+    steadied,
     waiting_excess,
 )
 
@@ -36,7 +38,7 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
     ``least_percent`` is the smallest difference that counts.
     """
     readings = _readings(old, new)
-    machine = [_described(what, reading) for what, reading in readings.items()]
+    machine = [_described(what, reading.shift) for what, reading in readings.items()]
     for what, ratio in (
         ("waiting for a CPU, long calls", _waited_ratio(old, new)),
         (_CLOCK, math.exp(_clock_change(old, new))),
@@ -62,12 +64,19 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
     )
 
 
+class _Reading(NamedTuple):
+    """One part of the yardstick: its log timings in the old run and in the new one, compared."""
+
+    series: tuple[NDArray[np.float64], NDArray[np.float64]]
+    shift: Shift
+
+
 class _Runs(NamedTuple):
     """Two runs and what is common to the verdicts on all their rows."""
 
     old: Results
     new: Results
-    readings: dict[str, Shift]
+    readings: dict[str, _Reading]
     least: float
 
     def verdict(self, before: Row, after: Row) -> RowVerdict:
@@ -77,13 +86,19 @@ class _Runs(NamedTuple):
             reason = f"{rounds} rounds, and {FEWEST_ROUNDS} are needed"
             missing = next((r.reason for r in (after, before) if not r.samples and r.reason), "")
             return _verdict(after, "cannot tell", missing or reason, warnings)
-        first, second = log_medians(before.rounds_ns), log_medians(after.rounds_ns)
         waited = [_waited(self.old, before), _waited(self.new, after)]
-        machine = {
-            what: float(reading.value)
+        readings = {
+            what: reading
             for what, reading in self.readings.items()
             if what == _PRODUCT or _moves_memory(before) or _moves_memory(after)
         }
+        first, second = (
+            steadied(
+                log_medians(row.rounds_ns), [reading.series[k] for reading in readings.values()]
+            )
+            for k, row in enumerate((before, after))
+        )
+        machine = {what: float(reading.shift.value) for what, reading in readings.items()}
         machine["waiting"] = waited[1] - waited[0] if max(waited) < math.inf else math.inf
         if _on_gpu(before) or _on_gpu(after):
             machine[_CLOCK] = _clock_change(self.old, self.new)
@@ -144,18 +159,20 @@ def _key(row: Row) -> tuple[str, str | None, int | None]:
     return row.label, row.precision, row.batch
 
 
-def _readings(old: Results, new: Results) -> dict[str, Shift]:
-    """The yardstick's shifts; the fastest of its timings each time, for others only add to it."""
-    found: dict[str, Shift] = {}
+def _readings(old: Results, new: Results) -> dict[str, _Reading]:
+    """The yardstick's; the fastest of its timings each time, for others only add to it."""
+    found: dict[str, _Reading] = {}
     if old.yardstick is None or new.yardstick is None:
         return found
-    for what, before, after in (
+    for what, *parts in (
         (_PRODUCT, old.yardstick.product_ns, new.yardstick.product_ns),
         (_COPY, old.yardstick.copy_ns, new.yardstick.copy_ns),
     ):
-        if min(len(before), len(after)) >= FEWEST_ROUNDS:
-            fastest = ([max(1, min(times)) for times in series] for series in (before, after))
-            found[what] = shift(*map(np.log, fastest))
+        if min(map(len, parts)) >= FEWEST_ROUNDS:
+            before, after = (np.log([max(1, min(times)) for times in part]) for part in parts)
+            found[what] = _Reading(
+                (before, after), shift(steadied(before, [before]), steadied(after, [after]))
+            )
     return found
 
 

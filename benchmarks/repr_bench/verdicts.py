@@ -2,7 +2,9 @@
 
 Samples of one round resemble each other and the machine drifts, so a round is one observation:
 the logarithm of its median. Two runs are compared by :func:`repr_bench.statistics.shift`, a
-trimmed mean's t interval that allows for autocorrelation, at ``CONFIDENCE``.
+trimmed mean's t interval that allows for autocorrelation, at ``CONFIDENCE``; the slowest third of
+the rounds is left out. Before that :func:`steadied` takes out a drift within the run, as far as
+the yardstick drifted too: it is no noise, and would hide a change many times smaller.
 
 Between two runs the machine may have changed, which nothing inside a run can show. So each run
 carries readings of the machine itself: the yardstick's two parts, and how long the process had to
@@ -39,21 +41,32 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repr_bench.statistics import FEWEST_ROUNDS, Interval, percentile, shift
+from repr_bench.statistics import (
+    FEWEST_ROUNDS,
+    Interval,
+    percentile,
+    shift,
+    trend,
+    without_trend,
+)
 
 CONFIDENCE = 0.99
 NOISY_PERCENT = 5.0
 """A row is noisy where a change of so much would not show nearly always."""
 MOST_WAITING = 0.1
+MOST_OF_TREND = 1.5
+"""A network may feel a change of the machine more than the yardstick does, whose own trend is
+known no better than its timings spread."""
 COPIES_FROM_BYTES = 2 * 2**20
 """The copy counts for larger graphs: smaller ones stay in a core's own cache."""
 
 Verdict = Literal["faster", "slower", "same", "cannot tell", "only old", "only new"]
 
 FORMULA = (
-    f"Verdict: log medians of rounds, trimmed means by Yuen and Welch's t with an allowance for "
-    f"autocorrelation, {CONFIDENCE:.0%} interval; widened by what the machine itself did between "
-    f"the runs (yardstick, waiting for a CPU)."
+    f"Verdict: log medians of rounds, less a drift that the yardstick shows too; means without the "
+    f"slowest third by Yuen and Welch's t with an allowance for autocorrelation, {CONFIDENCE:.0%} "
+    f"interval; widened by what the machine itself did between the runs (yardstick, waiting for a "
+    f"CPU)."
 )
 
 
@@ -149,6 +162,20 @@ def judge(
     verdict[(high < 0) & (farthest <= -margin)] = -1
     verdict[np.broadcast_to(hopeless, verdict.shape)] = np.nan
     return Judged(verdict, found.value, low, high, np.broadcast_to(half, low.shape))
+
+
+def steadied(medians: ArrayLike, yardstick: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Log medians of rounds ``(..., n)`` less their trend, as far as the yardstick has it too.
+
+    Each of ``yardstick`` is one part's log timings ``(..., m)`` in the same run. Of the row's
+    own trend (see :func:`repr_bench.statistics.trend`) no more is taken out than
+    ``MOST_OF_TREND`` times the yardstick's, and nothing where that went the other way. The
+    middle of the run stays where it is, so what the machine did *between* runs is not touched.
+    """
+    own = trend(medians)
+    bounds = [np.zeros(own.shape), *(MOST_OF_TREND * trend(series) for series in yardstick)]
+    low, high = np.minimum.reduce(bounds), np.maximum.reduce(bounds)
+    return without_trend(medians, np.clip(own, low, high))
 
 
 def waiting_excess(

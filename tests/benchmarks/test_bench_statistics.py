@@ -209,24 +209,53 @@ def test_student_quantiles_of_the_printed_tables() -> None:
 
 
 def test_shift_by_hand() -> None:
-    # sorted 1..6, one cut at each end: mean 3.5; winsorised 2 2 3 4 5 5, squares 9.5, of h = 4;
-    # in this order neighbours' products are negative, and one standard error above is below 0
+    # of 1..6 the two largest are left out: mean 2.5; winsorised 1 4 2 4 3 4, squares 8, of h = 4;
+    # in this order neighbours' products are negative, and what is added stays below 0
     old = [1, 6, 2, 5, 3, 4]
     found = statistics.shift(old, np.array(old) + 10)
     assert float(found.value) == 10
     assert float(found.autocorrelation) == 0
-    assert float(found.variance) == pytest.approx(2 * 9.5 / (4 * 3))
+    assert float(found.variance) == pytest.approx(2 * 8 / (4 * 3))
     assert float(found.freedom) == pytest.approx(6)
 
 
-def test_shift_is_scipys_trimmed_t_test_where_rounds_alternate() -> None:
+def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> None:
     rng = np.random.default_rng(0)
-    old, new = (alternating(rng.normal(size=n)) for n in (12, 15))
+    old, new = (alternating(rng.uniform(size=n)) for n in (12, 15))
     found = statistics.shift(old, new)
-    theirs = scipy.stats.ttest_ind(old, new, equal_var=False, trim=0.2)
+    means, errors, freedoms = [], [], []
+    for series, kept in ((old, 8), (new, 10)):
+        limits = (0, 1 / 3)
+        means.append(float(scipy.stats.mstats.trimmed_mean(series, limits)))
+        winsorised = np.asarray(scipy.stats.mstats.winsorize(series, limits))
+        errors.append(winsorised.var() * len(series) / (kept * (kept - 1)))
+        freedoms.append(kept - 1)
     assert float(found.autocorrelation) == 0
-    assert float(-found.value / np.sqrt(found.variance)) == pytest.approx(theirs.statistic)
-    assert float(found.freedom) == pytest.approx(theirs.df)
+    assert float(found.value) == pytest.approx(means[1] - means[0])
+    assert float(found.variance) == pytest.approx(sum(errors))
+    welch = sum(errors) ** 2 / sum(e**2 / f for e, f in zip(errors, freedoms, strict=True))
+    assert float(found.freedom) == pytest.approx(welch)
+
+
+def test_spikes_in_a_third_of_the_rounds_move_nothing() -> None:
+    calm = alternating(np.arange(12.0))
+    spiked = np.where(calm >= 8, 1000 * calm, calm)
+    found, without = statistics.shift(calm, spiked), statistics.shift(calm, calm)
+    assert float(found.value) == 0
+    assert found.half_width(0.99) == pytest.approx(without.half_width(0.99))
+
+
+def test_trend_is_the_median_of_all_slopes() -> None:
+    # slopes of 0 1 5: 1, 4 and 5/2
+    assert float(statistics.trend([0.0, 1.0, 5.0])) == 2.5
+    spiked = 3.0 * np.arange(12)
+    spiked[[2, 7]] += 100
+    assert float(statistics.trend(spiked)) == 3
+    assert statistics.trend(np.zeros((4, 12))).shape == (4,)
+
+
+def test_a_trend_is_taken_out_about_the_middle() -> None:
+    assert statistics.without_trend([1.0, 2.0, 6.0], 2.0).tolist() == [3.0, 2.0, 4.0]
 
 
 def alternating(values: np.ndarray) -> np.ndarray:
@@ -241,12 +270,13 @@ def test_rounds_that_resemble_their_neighbours_say_less() -> None:
     rising = np.arange(12.0)
     scattered = alternating(rising)
     calm, drifting = (statistics.shift(s, s) for s in (scattered, rising))
-    # winsorised 2 2 2 3 … 9 9 9 about 5.5: neighbours' products 75.25, squares 91 a series
-    found = (75.25 / 91 + 1 / 12) / (1 - 4 / 12) + 24**-0.5
-    assert found > 0.9
+    # winsorised 0 1 2 … 7 7 7 7 7, products and squares about its mean 4.75
+    winsorised = np.minimum(rising, 7) - 4.75
+    r = (winsorised[1:] * winsorised[:-1]).sum() / (winsorised**2).sum()
+    assert (r + 2 / 12) / (1 - 4 / 12) + 1.5 * 24**-0.5 > 0.9
     assert float(drifting.autocorrelation) == 0.9
     assert float(drifting.variance) == pytest.approx(19 * float(calm.variance))
-    assert float(drifting.freedom) == pytest.approx(4)  # two for each: the fewest
+    assert float(drifting.freedom) == pytest.approx(7)  # three and a half for each: the fewest
     assert drifting.half_width(0.99) > 4 * calm.half_width(0.99)
 
 

@@ -14,7 +14,7 @@ from repr_bench.compare import compare
 from repr_bench.machine_state import GpuState, RoundState
 from repr_bench.report.html import render_page
 from repr_bench.results import Results, Row, from_json, to_json, write_results
-from repr_bench.verdicts import resolution_percent, spread_percent, waiting_excess
+from repr_bench.verdicts import resolution_percent, spread_percent, steadied, waiting_excess
 from repr_bench.yardstick import YardstickTimes
 
 STATE = RoundState(1.0, 0.9, 10, 0.0, 0.1, 0.0, (), None, 0.1)
@@ -61,7 +61,7 @@ def test_a_machine_that_got_slower_is_blamed(run: Results) -> None:
     later = replace(with_row(run, rounds_ns=rounds(1.05)), yardstick=slow)
     comparison = compare(run, later, "", 2.0)
     assert comparison.rows[0].verdict == "cannot tell"
-    assert comparison.rows[0].reason == "the machine itself was 7.9% slower (matrix product)"
+    assert comparison.rows[0].reason == "the machine itself was 7.8% slower (matrix product)"
     assert comparison.machine[0].ratio == pytest.approx(1.08, rel=0.005)
 
 
@@ -190,3 +190,35 @@ def test_command_compares_two_files(
     assert "measures nothing" in capsys.readouterr().err
     assert cli.main(["--from", "new.json", "--compare", "missing.json"]) == 1
     assert "missing.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_drift_is_taken_out_as_far_as_the_yardstick_drifted_too() -> None:
+    moments = np.arange(12.0)
+    row, middle = 5 + 0.02 * moments, 5 + 0.02 * 5.5
+
+    def left(*yardstick: float) -> np.ndarray:
+        return np.asarray(steadied(row, [slope * np.arange(13.0) for slope in yardstick]))
+
+    assert left(0.02) == pytest.approx(np.full(12, middle))
+    assert left(0.01) == pytest.approx(middle + 0.005 * (moments - 5.5))  # half as much again
+    for nothing in ((), (0.0,), (-0.02,)):
+        assert left(*nothing) == pytest.approx(row)
+    assert left(-0.02, 0.02) == pytest.approx(np.full(12, middle))  # one part's is enough
+
+
+def test_a_slow_down_shows_on_a_machine_that_drifts(run: Results) -> None:
+    """Rounds 10 % faster at the beginning than at the end, and the yardstick with them."""
+
+    def drifting(ms: float, count: int) -> tuple[tuple[int, ...], ...]:
+        steps = np.linspace(0.95, 1.05, count)
+        return tuple(rounds(ms * step)[k] for k, step in zip(range(count), steps, strict=True))
+
+    old = with_row(run, rounds_ns=drifting(1.0, 12))
+    new = with_row(run, rounds_ns=drifting(1.05, 12))
+    assert compare(old, new, "", 2.0).rows[0].verdict == "cannot tell"
+    both = YardstickTimes(
+        tuple((round(130_000 * step),) for step in np.linspace(0.95, 1.05, 13)),
+        run.yardstick.copy_ns if run.yardstick else (),
+    )
+    old, new = (replace(r, yardstick=both) for r in (old, new))
+    assert compare(old, new, "", 2.0).rows[0].verdict == "slower"
