@@ -17,6 +17,7 @@ from repr_bench.artifacts import LOWER, default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.feeds import EvaluationImages
 from repr_bench.feeds import add_arguments as add_image_arguments
+from repr_bench.measure import Plan
 from repr_bench.peer_options import add_arguments as add_peer_arguments
 from repr_bench.peer_options import peer_names
 from repr_models.errors import ModelsError
@@ -71,8 +72,12 @@ def parser() -> argparse.ArgumentParser:
         )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--threads", type=_count, metavar="N", help="CPU threads (default: one a core)")
-    p.add_argument("--seconds", type=_seconds, help="timed for each row at least (default: 3)")
-    p.add_argument("--samples", type=_count, help="timed for each row at least (default: 30)")
+    p.add_argument(
+        "--seconds", type=_seconds, help=f"timed for each row at least (default: {Plan.seconds:g})"
+    )
+    p.add_argument(
+        "--samples", type=_count, help=f"timed for each row at least (default: {Plan.samples})"
+    )
     add_image_arguments(p)
     p.add_argument(
         "--artifacts",

@@ -30,9 +30,9 @@ class Plan:
     first two windows, which are always run.
     """
 
-    seconds: float = 3.0
-    samples: int = 30
-    rounds: int = 12
+    seconds: float = 4.0
+    samples: int = 32
+    rounds: int = 16
     warmup_seconds: float = 2.0
 
     @property

@@ -6,7 +6,7 @@ import argparse
 
 from repr_bench.measure import Plan
 
-QUICK = Plan(seconds=0.5, samples=12, warmup_seconds=0.5)
+QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
 QUICK_IMAGES = 200
 
 
@@ -26,6 +26,7 @@ def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
     plan = Plan(
         seconds=base.seconds if args.seconds is None else args.seconds,
         samples=args.samples or base.samples,
+        rounds=base.rounds,
         warmup_seconds=base.warmup_seconds,
     )
     return plan, args.limit or (QUICK_IMAGES if args.quick else None)

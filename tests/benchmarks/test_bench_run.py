@@ -26,7 +26,7 @@ from repr_runtime import read_manifest
 
 ArtifactMaker = Callable[..., Path]
 WAY_OUT = "give some with --data DIR, or --label-free DIR"
-QUICK = Plan(seconds=0.012, samples=12, warmup_seconds=0.01)
+QUICK = Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)

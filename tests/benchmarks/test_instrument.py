@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from repr_bench.compare import compare
 from repr_bench.graphs import Graph
 from repr_bench.machine_state import RoundState, turn_seconds, waited_share
+from repr_bench.measure import Plan
 from repr_bench.results import Results, Row
 from repr_bench.statistics import shift
 from repr_bench.verdicts import Judged, judge, log_medians, steadied, waiting_excess
@@ -179,7 +180,7 @@ class Machine(NamedTuple):
         )
 
 
-MANY, ROUNDS = 4000, 12
+MANY, ROUNDS = 4000, Plan().rounds
 ROW_NOISE, YARDSTICK_NOISE = 0.007, 0.009
 """Spreads of rounds that the recorded runs have where they are not noisy."""
 

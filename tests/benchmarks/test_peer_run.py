@@ -22,7 +22,7 @@ from repr_bench.run import Request, run
 from repr_runtime.tuning import Setting
 
 MS = 1_000_000
-PLAN = Plan(seconds=0.12, samples=12, warmup_seconds=0.01)
+PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def request(folder: Path, **changes: Any) -> Request:
 
 
 def measured(asked: Request, progress: Any) -> Any:
-    quick = Plan(seconds=0.001, samples=12, warmup_seconds=0.001)
+    quick = Plan(seconds=0.001, samples=12, rounds=12, warmup_seconds=0.001)
     return run(replace(asked, plan=quick), progress)
 
 
@@ -256,7 +256,7 @@ def test_the_rows_stand_in_the_results_and_are_read_back(
 ) -> None:
     asked = request(make_artifact())
     results = measured(asked, no_progress)
-    tiny = replace(asked, plan=Plan(seconds=0.012, samples=12, warmup_seconds=0.001))
+    tiny = replace(asked, plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.001))
     selected = [(world.peer("p", 1), None)]
     found = with_peers(results, tiny, selected, no_progress)
     assert {row.peer for row in found.peers} == {OURS, "p"}

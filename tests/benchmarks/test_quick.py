@@ -16,10 +16,11 @@ def chosen(*arguments: str) -> tuple[Plan, int | None]:
 
 
 def test_without_it_the_defaults_are_those_of_the_help() -> None:
-    assert chosen() == (Plan(seconds=3.0, samples=30), None)
+    assert chosen() == (Plan(), None)
+    assert (Plan().seconds, Plan().samples) == (4.0, 32)
     assert chosen("--seconds", "7", "--limit", "9") == (Plan(seconds=7.0), 9)
-    assert "(default: 3)" in cli.parser().format_help()
-    assert "(default: 30)" in cli.parser().format_help()
+    assert "(default: 4)" in cli.parser().format_help()
+    assert "(default: 32)" in cli.parser().format_help()
 
 
 def test_what_is_given_counts_more() -> None:
