@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for half_graphs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -161,3 +165,11 @@ def captured(name: str, size: int | None) -> ir.Model:
 def graphs() -> type[Graphs]:
     """The helpers of :class:`Graphs`."""
     return Graphs
+
+
+@pytest.fixture
+def halve(graphs: type[Graphs]) -> Callable[..., Any]:
+    """:func:`half_graphs.halved` of these graphs."""
+    from half_graphs import halved
+
+    return functools.partial(halved, graphs)
