@@ -44,28 +44,35 @@ ROWS = (
 )
 
 
-def test_each_row_has_its_figure_and_ratio_and_throughputs_are_the_best_batch() -> None:
+def test_each_row_has_its_figure_and_its_ratio_at_the_same_batch() -> None:
     cells = list(peer_cells(ROWS))
     assert [(c[0], c[2], c[3], c[4]) for c in cells] == [
         ("a", "latency", "1", OURS),
         ("a", "latency", "1", "p"),
         ("b", "latency", "1", OURS),
         ("b", "latency", "1", "p"),
+        ("a", "throughput", "1", OURS),
         ("a", "throughput", "8", OURS),
         ("a", "throughput", "1", "p"),
+        ("a", "throughput", "8", "p"),
     ]
-    assert [c[7].split(" ×")[0] for c in cells] == ["-", "2.00", "-", "0.50", "-", "4.00"]
+    ratios = [c[7].split(" ×")[0] for c in cells]
+    assert ratios == ["-", "2.00", "-", "0.50", "-", "-", "1.00", "5.00"]
     assert cells[0][5].startswith("1.00")
-    assert cells[4][5] == "-"
-    assert cells[4][6].startswith(("4,000", "3,999"))
+    assert cells[5][5] == "-"
+    assert cells[5][6].startswith(("4,000", "3,999"))
 
 
 def test_the_means_over_networks_name_the_least() -> None:
     assert summaries(ROWS) == [
         "p, fp32 latency at batch 1: ours is 1.00 × (1.00–1.00) as fast over 2 networks; "
         "least 0.50 × (0.50–0.50), b",
-        "p, fp32 throughput: ours is 4.00 × (4.00–4.00) as fast over 1 network; "
-        "least 4.00 × (4.00–4.00), a",
+        "p, fp32 throughput at batch 1: ours is 1.00 × (1.00–1.00) as fast over 1 network; "
+        "least 1.00 × (1.00–1.00), a",
+        "p, fp32 throughput at batch 8: ours is 5.00 × (5.00–5.00) as fast over 1 network; "
+        "least 5.00 × (5.00–5.00), a",
+        "p, fp32 throughput with each at its best batch: ours is 4.00 × (4.00–4.00) as fast over 1 "
+        "network; least 4.00 × (4.00–4.00), a",
     ]
 
 
@@ -111,4 +118,4 @@ def test_a_pipe_gets_one_line_a_row(results: Results) -> None:
     lines = out.getvalue().splitlines()
     header = next(line for line in lines if line.startswith("network"))
     assert header.split()[-2:] == ["ours", "is"]
-    assert sum(line.startswith(("a ", "b ")) for line in lines) == 6
+    assert sum(line.startswith(("a ", "b ")) for line in lines) == 8

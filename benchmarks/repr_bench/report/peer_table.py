@@ -17,7 +17,6 @@ from repr_bench.peer_rows import (
     Overall,
     PeerRow,
     Ratio,
-    best_throughputs,
     latency_ratios,
     overall,
     throughput_ratios,
@@ -50,10 +49,9 @@ def print_peers(results: Results, console: Console) -> None:
 
 
 def peer_cells(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, ...]]:
-    """The table's rows: of throughputs, each peer's best batch alone."""
-    best = best_throughputs(rows).values()
+    """The table's rows, those with samples; ratios are at the same batch size."""
     for row in rows:
-        if not row.rounds_ns or (row.measure == "throughput" and row not in best):
+        if not row.rounds_ns:
             continue
         latency = row.latency_ms if row.measure == "latency" else None
         rate = row.images_per_second
@@ -72,7 +70,7 @@ def ratio_of(rows: tuple[PeerRow, ...], row: PeerRow) -> Ratio | None:
     if row.measure == "latency":
         found = latency_ratios(rows, row.peer, row.batch)
     else:
-        found = throughput_ratios(rows, row.peer)
+        found = throughput_ratios(rows, row.peer, row.batch)
     return next((one for one in found if one.peer is row), None)
 
 
@@ -84,11 +82,20 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
     keys = dict.fromkeys((row.precision, row.peer) for row in rows if row.peer != OURS)
     for precision, peer in keys:
         of = tuple(row for row in rows if row.precision == precision)
-        for batch in sorted({row.batch for row in of if row.measure == MEASURES[0] and row.batch}):
-            if (found := overall(latency_ratios(of, peer, batch))) is not None:
-                yield f"{peer}, {precision} latency at batch {batch}", found
-        if (found := overall(throughput_ratios(of, peer))) is not None:
-            yield f"{peer}, {precision} throughput", found
+        batches = {m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in MEASURES}
+        cases = [
+            *((f"latency at batch {n}", latency_ratios(of, peer, n)) for n in batches["latency"]),
+            *(
+                (f"throughput at batch {n}", throughput_ratios(of, peer, n))
+                for n in batches["throughput"]
+            ),
+        ]
+        if len(batches["throughput"]) > 1:
+            best = throughput_ratios(of, peer)
+            cases.append(("throughput with each at its best batch", best))
+        for what, ratios in cases:
+            if (found := overall(ratios)) is not None:
+                yield f"{peer}, {precision} {what}", found
 
 
 def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
@@ -118,7 +125,7 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
     """What the figures say, and how each peer ran."""
     found = [
         "Same graph or weights, inputs, threads and batch; all of a network timed in the same "
-        "rounds. Throughput: the best of the batch sizes, as many batches at once as each takes.",
+        "rounds. Throughput: as many batches at once as each takes.",
         f"{RATIO_FORMULA[0].upper()}{RATIO_FORMULA[1:]}",
     ]
     settings: dict[str, dict[str, None]] = {}
