@@ -29,6 +29,9 @@ Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
 SPIN_NS = 200_000
 """A sleep ends up to about this late; so long before a query is due, the clock is watched."""
 
+URGENT_SPIN_NS = 20_000
+"""Likewise of a thread with real-time priority, whose watching would keep others from a CPU."""
+
 LEAD_NS = 1_000_000
 """Between the start and the first moment that may be due."""
 
@@ -96,6 +99,7 @@ def drive(
     *,
     bound_ns: float = math.inf,
     allowed: int | None = None,
+    spin_ns: int = SPIN_NS,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
 ) -> Driven:
@@ -103,7 +107,8 @@ def drive(
 
     No more are sent as soon as more than ``allowed`` of them (None: any number) have missed
     ``bound_ns``, refused ones among them: then the bound is lost, whatever comes. It ends when
-    all that were sent are answered, or no answer came for long.
+    all that were sent are answered, or no answer came for long. For ``spin_ns`` before a query is
+    due the clock is watched.
     """
     start = clock() + LEAD_NS
     due = [start + int(offset) for offset in schedule]
@@ -135,7 +140,7 @@ def drive(
 
     hopeless = False
     for index, moment in enumerate(due):
-        _wait_until(moment, clock, sleep)
+        _wait_until(moment, spin_ns, clock, sleep)
         now = clock()
         hopeless = judge(now)
         if hopeless or errors:
@@ -175,7 +180,7 @@ def drive(
     )
 
 
-def _wait_until(moment: int, clock: Clock, sleep: Sleep) -> None:
+def _wait_until(moment: int, spin_ns: int, clock: Clock, sleep: Sleep) -> None:
     """Sleep until shortly before; then yield to other threads until the moment has come."""
     while (left := moment - clock()) > 0:
-        sleep((left - SPIN_NS) / 1e9 if left > SPIN_NS else 0.0)
+        sleep((left - spin_ns) / 1e9 if left > spin_ns else 0.0)

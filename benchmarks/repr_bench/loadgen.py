@@ -24,6 +24,7 @@ from repr_bench.scenario_results import (
     Scenario,
     Windows,
 )
+from repr_bench.urgent import urgent
 from repr_runtime.errors import MissingExtraError
 
 _NAMES = {
@@ -107,7 +108,8 @@ def run_loadgen(
             qsl = lg.ConstructQSL(pool, pool, _nothing_with, _nothing_with)
             try:
                 logs = _log_settings(lg, folder)
-                lg.StartTestWithLogSettings(sut, qsl, _settings(lg, plan), logs)
+                with urgent() if plan.scenario == "server" else contextlib.nullcontext():
+                    lg.StartTestWithLogSettings(sut, qsl, _settings(lg, plan), logs)
             finally:
                 lg.DestroyQSL(qsl)
                 lg.DestroySUT(sut)

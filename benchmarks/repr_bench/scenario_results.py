@@ -81,7 +81,8 @@ class RateTrial:
     ``window_seconds`` is the time that each window stands for. ``lateness_ns`` is how late each was sent.
     ``seconds`` passed until the last answer. ``batches`` are pairs: samples run together, and
     how often. A trial is stopped as soon as so many queries have missed the bound that the
-    percentile cannot hold any more, whatever came.
+    percentile cannot hold any more, whatever came. ``urgent`` says whether the generator had
+    real-time priority.
     """
 
     offered: float
@@ -97,6 +98,7 @@ class RateTrial:
     window_seconds: tuple[float, ...]
     lateness_ns: tuple[int, ...]
     batches: tuple[tuple[int, int], ...]
+    urgent: bool = False
 
     @property
     def queries(self) -> int:

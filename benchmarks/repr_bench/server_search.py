@@ -7,9 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from repr_bench.arrivals import Sample, Service, Sleep, drive, poisson_schedule
+from repr_bench.arrivals import (
+    SPIN_NS,
+    URGENT_SPIN_NS,
+    Sample,
+    Service,
+    Sleep,
+    drive,
+    poisson_schedule,
+)
 from repr_bench.measure import Clock
 from repr_bench.scenario_results import PERCENT, RateTrial, Status, Verdict, per_second
+from repr_bench.urgent import urgent
 from repr_bench.windows import by_time
 
 Attempt = Callable[[float, bool], RateTrial]
@@ -145,13 +154,15 @@ def try_rate(
     allowed = count - -(-PERCENT["server"] * count // 100)
     service = open_service()
     try:
-        driven = drive(
-            *(schedule, samples, service),
-            bound_ns=bound_ns,
-            allowed=allowed,
-            clock=clock,
-            sleep=sleep,
-        )
+        with urgent() as on_time:
+            driven = drive(
+                *(schedule, samples, service),
+                bound_ns=bound_ns,
+                allowed=allowed,
+                spin_ns=URGENT_SPIN_NS if on_time else SPIN_NS,
+                clock=clock,
+                sleep=sleep,
+            )
     finally:
         service.close(drain=False)
     missed = sum(not 0 <= latency <= bound_ns for latency in driven.latency_ns)
@@ -178,4 +189,5 @@ def try_rate(
         window_seconds=lengths,
         lateness_ns=driven.lateness_ns,
         batches=tuple(sorted(service.stats().batches.items())),
+        urgent=on_time,
     )

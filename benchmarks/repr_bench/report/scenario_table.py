@@ -194,6 +194,11 @@ def scenario_meanings(results: Results) -> list[str]:
             SCENARIO_FORMULA,
             ARRIVAL_FORMULA,
         ]
+    if any(trial.urgent for row in results.scenarios for trial in row.trials):
+        found.append(
+            "The load generator had real-time priority on the CPUs that it shares with the service: "
+            "clients have machines of their own."
+        )
     if any(row.loadgen for row in results.scenarios):
         found.append(
             "LoadGen's percentile is the sorted[int(n·p)] of its own log; the interval is a "
