@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import math
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a character that it lacks becomes "?"
             stream.reconfigure(errors="replace")
     try:
-        return _list(args) if args.list else _bench(args, arguments)
+        with _terminated_as_interrupted():
+            return _list(args) if args.list else _bench(args, arguments)
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
     except (BenchError, ModelsError, ReproError) as error:
@@ -135,6 +139,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("repr-bench: interrupted", file=sys.stderr)
         return 130
     return 1
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, which `timeout` and schedulers send, is as Ctrl-C: what was measured is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there may it be caught
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,7 +90,9 @@ def test_fp16_where_there_is_none_is_no_failure(
     assert cli.main([folder, *QUICK, "--precision", "fp16"]) == 1
 
 
-def test_ctrl_c_reports_and_exits_130(
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_termination_report_and_exit_130(
+    sent: signal.Signals,
     make_artifact: ArtifactMaker,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -99,10 +102,12 @@ def test_ctrl_c_reports_and_exits_130(
 
     def advance(_self: object, what: str, done: float, total: float) -> None:
         if what == "measuring" and done > total / 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(sent)
 
     monkeypatch.setattr(RunProgress, "advance", advance)
+    before = signal.getsignal(signal.SIGTERM)
     assert cli.main([str(make_artifact()), *QUICK, "--batch", "1", "--json", "r.json"]) == 130
+    assert signal.getsignal(signal.SIGTERM) == before
     assert "interrupted" in capsys.readouterr().out
     assert read_results(tmp_path / "r.json").interrupted
     assert read_results(tmp_path / "r.json").rows[0].samples > 0
