@@ -154,6 +154,7 @@ def scenario_problems(results: Results) -> list[str]:
 def scenario_cautions(results: Results) -> list[str]:
     """What a reader must know before trusting these figures."""
     found = [] if results.rows else cautions(results)  # else they stand below their table
+    unsure: list[str] = []
     for row in results.scenarios:
         confirmed = row.confirmed
         if row.generator_limit:
@@ -169,15 +170,19 @@ def scenario_cautions(results: Results) -> list[str]:
             )
         p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
         if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
-            found.append(
-                f"{title_of(row)}: p99 held its bound, but its interval reaches beyond; a longer run "
-                f"(--seconds) would tell"
-            )
+            unsure.append(title_of(row))
+    if unsure:
+        found.append(
+            f"p99 held its bound, but its interval reaches beyond, and a longer run (--seconds) would "
+            f"tell: {', '.join(unsure)}"
+        )
     if unsteady := [title_of(row) for row in results.scenarios if not row.steady]:
         found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
+    reasons: dict[str, list[str]] = {}
     for row in results.scenarios:
         if row.loadgen is not None and row.loadgen.reasons:
-            found.append(f"{title_of(row)}: {'; '.join(row.loadgen.reasons)}")
+            reasons.setdefault("; ".join(row.loadgen.reasons), []).append(title_of(row))
+    found += [f"{reason}: {', '.join(titles)}" for reason, titles in reasons.items()]
     return found
 
 
