@@ -19,8 +19,8 @@ from repr_bench.verdicts import Comparison, MachineShift, RowVerdict
 MS = 1_000_000
 NETWORKS = ("lenet5", "resnet20", "resnet50", "resnet50-imagenet", "mobilenet-v2", "vgg16")
 SECTIONS = (
-    *("figures", "comparison", "pareto", "agreement", "roofline", "profiles", "peers"),
-    *("distributions", "formulae", "scenarios", "environment"),
+    *("figures", "comparison", "pareto", "agreement", "roofline", "profiles", "scenarios"),
+    *("peers", "distributions", "formulae", "environment"),
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from repr_bench import bars, cli
+from repr_bench.measure import Plan
 from repr_bench.peer_rows import OURS, latency_ratios, throughput_ratios
 from repr_bench.results import read_results
 
@@ -30,7 +31,7 @@ def test_torch_and_onnx_runtime_on_lenet5(
         assert (row.status, row.reason) == ("measured", "")
         assert row.agreement is not None
         assert (row.agreement.same, row.agreement.images) == (200, 200)
-        assert len(row.rounds_ns) == 12
+        assert len(row.rounds_ns) == Plan().rounds
     for peer in ("torch", "onnxruntime"):
         assert len(latency_ratios(rows, peer, 1)) == len(throughput_ratios(rows, peer)) == 1
     out = capsys.readouterr().out
@@ -38,4 +39,4 @@ def test_torch_and_onnx_runtime_on_lenet5(
     bars.main(["r.json"])
     shown = capsys.readouterr().out.splitlines()
     assert "over 1 network; least" in shown[0]
-    assert shown[2].startswith("NOT MEASURED")
+    assert any(line.startswith("NOT MEASURED  throughput against torch.compile") for line in shown)

@@ -22,7 +22,7 @@ from repr_runtime import load, read_manifest
 from repr_runtime.tuning import Setting
 
 MS = 1_000_000
-PLAN = Plan(seconds=0.12, samples=12, warmup_seconds=0.01)
+PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_a_real_graph_is_tuned_kept_and_loaded(
     few = [Setting(batch=1), Setting(threads=1, instances=2, batch=4)]
     monkeypatch.setattr(module, "candidates", lambda *_: few if goal == "throughput" else few[:1])
     monkeypatch.setattr(module, "choose", lambda alive: alive[-1])
-    plan = Plan(seconds=0.012, samples=12, warmup_seconds=0.01)
+    plan = Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
     batches = (1, 4) if goal == "throughput" else None
     asked = Request((str(folder),), plan=plan, threads=2, batches=batches)
     out = io.StringIO()
@@ -200,7 +200,9 @@ def test_a_setting_that_changes_answers_is_not_tried(
         return session
 
     monkeypatch.setattr(module, "load", other)
-    asked = Request((str(folder),), plan=Plan(seconds=0.012, samples=12, warmup_seconds=0.01))
+    asked = Request(
+        (str(folder),), plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
+    )
     found, _ = module.tune_artifact(asked, folder, "fp32", "latency", no_progress)
     assert [each.outcome for each in found] == ["chosen", "failed"]
     assert "top-1 is another on 20 of 20" in found[1].row.reason
