@@ -58,9 +58,9 @@ def recording(every_run: Recording) -> Recording:
 def odd_processes(runs: Recording) -> set[int]:
     """Runs of an idle machine with a row that was steady to the last, and yet of another speed.
 
-    Idle: others used less than 2 % of a CPU. Steady: rounds spread by less than 1 %. Another: by 2 %, which a comparison calls a change,
-    from the middle of all runs. It is one, of that process: where memory came to lie, say. That
-    another process would not have it, no single run can know.
+    Idle: others used less than 2 % of a CPU. Steady: rounds spread by less than 1 %. Another: by
+    2 %, which a comparison calls a change, from the middle of all runs. It is one, of that process:
+    where memory came to lie, say. That another process would not have it, no single run can know.
     """
     medians = np.array([[log_medians(row.rounds_ns) for row in run.rows] for run in runs])
     middles, spreads = np.median(medians, axis=-1), medians.std(axis=-1)
