@@ -346,7 +346,7 @@ def test_the_table_by_hand(results: Results) -> None:
     assert "missed after 0.1 s" in out
     assert "confirmed" in out
     assert "its interval reaches beyond" in out
-    assert "lenet5 fp32 single-stream (LoadGen): Early stopping not satisfied" in out
+    assert "Early stopping not satisfied: lenet5 fp32 single-stream (LoadGen)" in out
     assert "load generator" not in out
     assert "decode" in out
     assert "network alone" in out
