@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repr_bench.errors import BenchError
-from repr_bench.peer_rows import (
+from repr_bench.report.sections.peers import times
+from repr_bench.results.peers import (
     Overall,
     PeerRow,
     Ratio,
@@ -25,8 +26,7 @@ from repr_bench.peer_rows import (
     ratio,
     throughput_ratios,
 )
-from repr_bench.report.peer_table import times
-from repr_bench.results import Results, Row, read_results
+from repr_bench.results.results import Results, Row, read_results
 
 LEAST = 0.97
 LARGE = 100_000_000

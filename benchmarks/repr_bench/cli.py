@@ -15,23 +15,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench import analysis, compare_cli, others, quick, scenario_options, tabular
+from repr_bench import compare_cli, quick, scenario_options
+from repr_bench import other_tools as others
+from repr_bench.analysis import run as analysis
 from repr_bench.artifacts import LOWER, default_selection
 from repr_bench.errors import BenchError, UsageError
-from repr_bench.feeds import EvaluationImages
-from repr_bench.feeds import add_arguments as add_image_arguments
-from repr_bench.measure import Plan
+from repr_bench.inputs import EvaluationImages
+from repr_bench.inputs import add_arguments as add_image_arguments
+from repr_bench.measuring.measure import Plan
 from repr_bench.peer_options import add_arguments as add_peer_arguments
 from repr_bench.peer_options import peer_names
+from repr_bench.report import markdown as tabular
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
-from repr_runtime.choice import DEVICES
+from repr_runtime.loading import DEVICES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from repr_bench.progress import RunProgress
-    from repr_bench.results import Results
+    from repr_bench.results.results import Results
     from repr_bench.run import Request
 
 INSTALL = "pip install 'repr-deploy[bench]'"
@@ -157,11 +160,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.compare import compare
     from repr_bench.progress import RunProgress
-    from repr_bench.report.peer_table import print_peers
-    from repr_bench.report.scenario_table import print_scenarios
+    from repr_bench.report.sections.peers import print_peers
+    from repr_bench.report.sections.scenarios import print_scenarios
     from repr_bench.report.sort import in_order
-    from repr_bench.report.table import print_others, print_report
-    from repr_bench.results import read_results, write_results, write_text
+    from repr_bench.report.terminal import print_others, print_report
+    from repr_bench.results.results import read_results, write_results, write_text
 
     if args.html:
         from repr_bench.report.html import render_page
@@ -211,10 +214,10 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
-    from repr_bench.peer_run import with_peers
     from repr_bench.peers import select
+    from repr_bench.peers.run import with_peers
     from repr_bench.run import run
-    from repr_bench.scenarios import with_scenarios
+    from repr_bench.scenarios.run import with_scenarios
 
     request, left_out = _requested(args, arguments)
     selected = None if args.peers is None else select(peer_names(args.peers))
@@ -279,7 +282,7 @@ def exit_status(results: Results) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from repr_bench.listing import entries, print_list, to_json
-    from repr_bench.results import write_text
+    from repr_bench.results.results import write_text
 
     listed = entries(args.artifacts)
     if args.json is None:

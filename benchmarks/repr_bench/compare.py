@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.machine_state import stolen_share, turn_seconds, waited_share
-from repr_bench.results import Results, Row
-from repr_bench.statistics import FEWEST_ROUNDS, Interval, Shift, shift
-from repr_bench.verdicts import (
+from repr_bench.measuring.machine_watch import stolen_share, turn_seconds, waited_share
+from repr_bench.results.results import Results, Row
+from repr_bench.statistics.intervals import FEWEST_ROUNDS, Interval, Shift, shift
+from repr_bench.statistics.verdict import (
     CONFIDENCE,
     COPIES_FROM_BYTES,
     Comparison,

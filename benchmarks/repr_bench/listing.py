@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repr_bench.artifacts import reason_to_leave_out, short_name
-from repr_runtime.manifest import MANIFEST_NAME
+from repr_runtime.artifact.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from repr_models.registry import NetworkSpec
@@ -97,7 +97,7 @@ def _entry(spec: NetworkSpec, artifacts: Path) -> Entry:
 
 
 def _weights(spec: NetworkSpec) -> Weights:
-    from repr_models.weights import bundled_path, bundled_record, is_bundled
+    from repr_models.weights.loading import bundled_path, bundled_record, is_bundled
 
     if is_bundled(spec):
         record = bundled_record(spec)

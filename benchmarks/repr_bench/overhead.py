@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from repr_bench import statistics
 from repr_bench.errors import BenchError, UsageError
-from repr_bench.feeds import make_feed
-from repr_bench.measure import Call, Clock
-from repr_bench.statistics import Interval
+from repr_bench.inputs import make_feed
+from repr_bench.measuring.measure import Call, Clock
+from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics.intervals import Interval
 from repr_runtime import ReproError, Session, load
-from repr_runtime.choice import DEVICES
+from repr_runtime.loading import DEVICES
 
 ROUNDS = 20
 """Parts of the measurement that the bootstrap draws, so that drift counts as spread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from repr_runtime.tuning import GOALS
+from repr_runtime.backends.tuning import GOALS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

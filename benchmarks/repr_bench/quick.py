@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from repr_bench.measure import Plan
+from repr_bench.measuring.measure import Plan
 
 QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
 QUICK_IMAGES = 200

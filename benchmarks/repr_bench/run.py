@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from repr_bench.accuracy import Judgement, judge_artifact
-from repr_bench.analysis import Analysis, Subject, Wanted
+from repr_bench.accuracy.accuracy import Judgement, judge_artifact
+from repr_bench.analysis.run import Analysis, Subject, Wanted
 from repr_bench.artifacts import find_artifact, how_to_add
-from repr_bench.environment import capture_environment
 from repr_bench.errors import UsageError, sentence
-from repr_bench.feeds import EvaluationImages, make_feed
-from repr_bench.graphs import Graph
-from repr_bench.machine_state import MachineWatch
-from repr_bench.measure import Plan, Timing, measure
-from repr_bench.results import Results, Row, Settings, Status
-from repr_bench.yardstick import Yardstick
+from repr_bench.inputs import EvaluationImages, make_feed
+from repr_bench.measuring.environment import capture_environment
+from repr_bench.measuring.machine_watch import MachineWatch
+from repr_bench.measuring.measure import Plan, Timing, measure
+from repr_bench.measuring.reference_load import Yardstick
+from repr_bench.results.graph import Graph
+from repr_bench.results.results import Results, Row, Settings, Status
 from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 

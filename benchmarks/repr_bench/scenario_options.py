@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from repr_bench.scenario_results import SCENARIOS, Scenario
+from repr_bench.results.scenarios import SCENARIOS, Scenario
 
 DEFAULT_SLO_MS = 15.0
 """MLPerf's bound for ResNet-50 in the server scenario (inference rules, "server")."""
@@ -97,7 +97,7 @@ def check(options: ScenarioOptions) -> None:
     Raises :class:`MissingExtraError` or ``ModuleNotFoundError``.
     """
     if options.loadgen:
-        from repr_bench.loadgen import library
+        from repr_bench.scenarios.loadgen import library
 
         library()
     if options.end_to_end:

@@ -24,17 +24,17 @@ from rich.text import Text
 
 from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
-from repr_bench.feeds import make_feed
-from repr_bench.measure import Call, Clock, Plan, measure
-from repr_bench.peer_check import agreement, check_inputs, in_batches, why_not_same
-from repr_bench.peer_rows import Measure, PeerRow, ratio
-from repr_bench.peer_run import BURST_SECONDS, CHUNK, OursRunner, burst_length
-from repr_bench.report.peer_table import times
+from repr_bench.inputs import make_feed
+from repr_bench.measuring.measure import Call, Clock, Plan, measure
+from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.run import BURST_SECONDS, CHUNK, OursRunner, burst_length
+from repr_bench.report.sections.peers import times
+from repr_bench.results.peers import Measure, PeerRow, ratio
 from repr_bench.run import Progress, Request
 from repr_runtime import load
 from repr_runtime.backends.onnxruntime import version
-from repr_runtime.choice import usable_cores
-from repr_runtime.tuning import Setting, store, this_machine
+from repr_runtime.backends.tuning import Setting, store, this_machine
+from repr_runtime.loading import usable_cores
 
 KEPT = 3
 """As many are timed to the end."""

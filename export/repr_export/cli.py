@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from repr_runtime.errors import MissingExtraError, ReproError
 
 if TYPE_CHECKING:
-    from repr_export.engine_options import EngineOptions
     from repr_export.pipeline import Exported
-    from repr_runtime.manifest import Manifest
+    from repr_export.tensorrt.options import EngineOptions
+    from repr_runtime.artifact.manifest import Manifest
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -188,8 +188,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
-    from repr_export.engine_options import EngineOptions, parse_profile
     from repr_export.errors import OptionError
+    from repr_export.tensorrt.options import EngineOptions, parse_profile
 
     if args.engine is None:
         given = {

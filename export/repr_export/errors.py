@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from repr_runtime.errors import ReproError
 
 if TYPE_CHECKING:
-    from repr_export.parser_errors import ParserIssue
+    from repr_export.tensorrt.diagnostics import ParserIssue
 
 
 class ExportError(ReproError):

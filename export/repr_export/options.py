@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repr_export.engine_options import EngineOptions
 from repr_export.errors import OptionError
 from repr_export.precision_options import PrecisionOptions
+from repr_export.tensorrt.options import EngineOptions
 
 DEFAULT_OPSET = 20
 Triple = tuple[float, float, float]

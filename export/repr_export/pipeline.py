@@ -13,16 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.engines import build_engines
 from repr_export.errors import FoldContractError, GraphError, OptionError
-from repr_export.evaluation import make_evaluation
-from repr_export.graph_file import serialize, version_of
-from repr_export.multiply_adds import UncountableError, count_multiply_adds, count_parameters
+from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, count_parameters
+from repr_export.graph.serialize import serialize, version_of
 from repr_export.options import ExportOptions
-from repr_export.passes import FoldReport, PassError, run_pipeline
-from repr_export.sources import Source, open_source
-from repr_export.variants import make_variants
-from repr_export.verify import (
+from repr_export.parity import (
     GOLDEN_SAMPLES,
     PARITY_BOUND,
     Arrays,
@@ -37,10 +32,15 @@ from repr_export.verify import (
     sample_sets,
     summarize,
 )
-from repr_models.download import Progress
+from repr_export.passes import FoldReport, PassError, run_pipeline
+from repr_export.precision.evaluation import make_evaluation
+from repr_export.precision.variants import make_variants
+from repr_export.sources.source import Source, open_source
+from repr_export.tensorrt.engines import build_engines
 from repr_models.registry import FoldContract
-from repr_runtime.artifact import check_free, describe_file, write_artifact
-from repr_runtime.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
+from repr_models.weights.download import Progress
+from repr_runtime.artifact.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
+from repr_runtime.artifact.reading import check_free, describe_file, write_artifact
 
 DEFAULT_OUT = Path("artifacts")
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"

@@ -3,7 +3,7 @@
 Importing this package imports no torch: the look-up of a name and the loading of weights do.
 """
 
-from repr_models.data import ImageSet, bundled_subset, load_cifar10
+from repr_models.data.cifar10 import ImageSet, bundled_subset, load_cifar10
 from repr_models.errors import (
     DataError,
     DuplicateNetworkError,
@@ -24,7 +24,7 @@ from repr_models.registry import (
     register,
     resolve,
 )
-from repr_models.weights import (
+from repr_models.weights.loading import (
     WeightsSource,
     bundled_record,
     is_bundled,

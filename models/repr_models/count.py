@@ -52,7 +52,7 @@ def count_multiply_adds(spec: NetworkSpec, side: int | None = None) -> int:
 
     ``side`` is the image's height and width, by default those of the network's input. One
     multiply-add is one product added to a sum, in convolutions and matrix products alone, as
-    ``repr_export.multiply_adds`` counts them in the exported graph. Nothing is computed: the
+    ``repr_export.graph.multiply_adds`` counts them in the exported graph. Nothing is computed: the
     network is made of shapes without values, so that even the largest takes seconds.
     """
     counter = _Counter()  # type: ignore[no-untyped-call]

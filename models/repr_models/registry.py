@@ -12,8 +12,11 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+# Imported before anything else can import one of its modules: the package's public function
+# ``networks`` has the name of this folder, and the first import of the folder would replace it.
+from repr_models import networks as families
 from repr_models.errors import DuplicateNetworkError, UnknownNetworkError
-from repr_models.weights import is_bundled
+from repr_models.weights.loading import is_bundled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -269,7 +272,7 @@ def stored_multiply_adds() -> Mapping[str, int]:
 @cache
 def _load_families() -> None:
     for module in FAMILY_MODULES:
-        importlib.import_module(f"repr_models.{module}")
+        importlib.import_module(f"{families.__name__}.{module}")
 
 
 def networks() -> Iterator[NetworkSpec]:

@@ -6,11 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from repr_runtime.artifact import check_size, read_file, read_manifest
-from repr_runtime.engine_checks import Check, Subject, check_engine
-from repr_runtime.engines import engines_of
+from repr_runtime.artifact.manifest import Manifest
+from repr_runtime.artifact.reading import check_size, read_file, read_manifest
+from repr_runtime.backends.tensorrt.checks import Check, Subject, check_engine
+from repr_runtime.backends.tensorrt.engines import engines_of
 from repr_runtime.errors import ReproError
-from repr_runtime.manifest import Manifest
 from repr_runtime.session import Session, load
 
 

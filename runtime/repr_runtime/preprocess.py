@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError
-from repr_runtime.manifest import PreprocessingInfo
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 

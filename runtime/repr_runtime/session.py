@@ -14,12 +14,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact import read_file
+from repr_runtime.artifact.manifest import Manifest, TensorSpec
+from repr_runtime.artifact.reading import read_file
 from repr_runtime.backends import Backend, Timings
-from repr_runtime.backends.tensorrt import TensorRTOptions
-from repr_runtime.checks import InputChecker, all_finite, nonfinite_error
-from repr_runtime.choice import DEVICES, open_backend
-from repr_runtime.device_arrays import DeviceArray, is_device_array, stand_in
+from repr_runtime.backends.tensorrt.backend import TensorRTOptions
+from repr_runtime.backends.tuning import GOALS, Setting
+from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.errors import (
     ArtifactError,
     DeviceUnavailableError,
@@ -31,9 +31,9 @@ from repr_runtime.errors import (
     SelfTestError,
     SessionClosedError,
 )
-from repr_runtime.manifest import Manifest, TensorSpec
+from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
+from repr_runtime.loading import DEVICES, open_backend
 from repr_runtime.preprocess import Images, preprocess
-from repr_runtime.tuning import GOALS, Setting
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def load(
     ``tuned`` is ``"latency"`` or ``"throughput"``: the settings that ``repr-bench --tune`` found
     for this graph on this CPU, with as many instances as it found. Where there are none, or they
     are another machine's, ``Session.choice`` says so, and the usual ones are used. A
-    :class:`~repr_runtime.tuning.Setting` of one's own will do, too.
+    :class:`~repr_runtime.backends.tuning.Setting` of one's own will do, too.
 
     An artifact that is replaced by a new export meanwhile is read again, so that it is one of
     the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
@@ -203,7 +203,7 @@ class Session:
 
         Returns a new array for each output, by name. On a GPU, CUDA arrays (torch, CuPy, all
         with DLPack or ``__cuda_array_interface__``) are taken as well, and then the outputs are
-        :class:`~repr_runtime.device_arrays.DeviceArray`, complete and the caller's own; nothing
+        :class:`~repr_runtime.cuda.arrays.DeviceArray`, complete and the caller's own; nothing
         goes through the host. Raises the subclass of :class:`InputError` that says what is
         wrong with an input, or :class:`NonFiniteOutputError`.
         """

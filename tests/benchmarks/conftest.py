@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from repr_bench import feeds
-from repr_bench.environment import Environment
-from repr_bench.graphs import Accuracy, Graph
-from repr_bench.results import Results, Row, Settings
-from repr_models.data import ImageSet
-from repr_runtime.artifact import describe_file, write_artifact
-from repr_runtime.manifest import (
+from repr_bench import inputs as feeds
+from repr_bench.measuring.environment import Environment
+from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.results import Results, Row, Settings
+from repr_models.data.cifar10 import ImageSet
+from repr_runtime.artifact.manifest import (
     Manifest,
     NetworkInfo,
     PreprocessingInfo,
     TensorSpec,
     WeightsInfo,
 )
-
-sys.path.append(str(Path(__file__).parent))  # for fake_queue
+from repr_runtime.artifact.reading import describe_file, write_artifact
 
 MILLISECOND = 1_000_000
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from repr_bench import cli, overhead
-from repr_bench.results import read_results
-from repr_models.data import bundled_subset
+from repr_bench.results.results import read_results
+from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import resolve
-from repr_models.weights import load_weights
+from repr_models.weights.loading import load_weights
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_top1_in_the_table_is_torchs(
 ) -> None:
     import torch
 
-    from repr_runtime.manifest import PreprocessingInfo
+    from repr_runtime.artifact.manifest import PreprocessingInfo
     from repr_runtime.preprocess import preprocess
 
     monkeypatch.chdir(tmp_path)

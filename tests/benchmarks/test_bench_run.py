@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from repr_bench import artifacts as artifacts_module
-from repr_bench import feeds
+from repr_bench import inputs as feeds
 from repr_bench import run as run_module
-from repr_bench.agreement import Flips
-from repr_bench.feeds import EvaluationImages
-from repr_bench.measure import Plan
-from repr_bench.results import from_json, to_json
+from repr_bench.inputs import EvaluationImages
+from repr_bench.measuring.measure import Plan
+from repr_bench.results.agreement import Flips
+from repr_bench.results.results import from_json, to_json
 from repr_bench.run import Request, run
 from repr_export.errors import PrecisionError
 from repr_export.options import ExportOptions
-from repr_models.data import ImageSet
+from repr_models.data.cifar10 import ImageSet
 from repr_models.errors import DataError
 from repr_runtime import read_manifest
 
@@ -236,7 +236,7 @@ class TestNames:
     @pytest.fixture(autouse=True)
     def exporter(self, monkeypatch: pytest.MonkeyPatch, make_artifact: ArtifactMaker) -> None:
         import repr_export.pipeline
-        from repr_models import weights
+        from repr_models.weights import loading as weights
 
         self.exported: list[str] = []
         self.precisions: list[tuple[str, ...]] = []
@@ -373,7 +373,8 @@ class TestSelection:
     """The accuracy of bundled weights, and the bar."""
 
     def select(self, monkeypatch: pytest.MonkeyPatch, *taken: str, **how: bool) -> Any:
-        from repr_models import registry, weights
+        from repr_models import registry
+        from repr_models.weights import loading as weights
 
         bundled = {name: self.BUNDLED[name] for name in taken or self.BUNDLED}
         known = [

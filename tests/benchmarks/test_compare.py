@@ -11,11 +11,16 @@ import pytest
 
 from repr_bench import cli
 from repr_bench.compare import compare
-from repr_bench.machine_state import GpuState, RoundState
+from repr_bench.measuring.machine_watch import GpuState, RoundState
+from repr_bench.measuring.reference_load import YardstickTimes
 from repr_bench.report.html import render_page
-from repr_bench.results import Results, Row, from_json, to_json, write_results
-from repr_bench.verdicts import resolution_percent, spread_percent, steadied, waiting_excess
-from repr_bench.yardstick import YardstickTimes
+from repr_bench.results.results import Results, Row, from_json, to_json, write_results
+from repr_bench.statistics.verdict import (
+    resolution_percent,
+    spread_percent,
+    steadied,
+    waiting_excess,
+)
 
 STATE = RoundState(1.0, 0.9, 10, 0.0, 0.1, 0.0, (), None, 0.1)
 

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from repr_bench import listing
 from repr_bench.listing import Entry, Weights, entries, print_list, to_json
-from repr_models import registry, weights
+from repr_models import registry
 from repr_models.registry import FoldContract, NetworkSpec, Published
+from repr_models.weights import loading as weights
 
 BEHIND = "behind an addition, whose other reader needs the sum"
 LENET = Entry(

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from repr_bench import cli
 from repr_bench import tune as module
-from repr_bench.measure import Plan
-from repr_bench.peer_rows import PeerRow
+from repr_bench.measuring.measure import Plan
+from repr_bench.results.peers import PeerRow
 from repr_bench.run import Request
 from repr_bench.tune import Candidate, candidates, choose, print_search, search, tune
 from repr_runtime import load, read_manifest
-from repr_runtime.tuning import Setting
+from repr_runtime.backends.tuning import Setting
 
 MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)

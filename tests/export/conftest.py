@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-
-sys.path.append(str(Path(__file__).parent))  # for half_graphs
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -129,7 +125,7 @@ def captured(name: str, size: int | None) -> ir.Model:
     import torch
 
     from repr_models.registry import resolve
-    from repr_models.weights import randomize
+    from repr_models.weights.loading import randomize
 
     spec = resolve(name)
     channels, height, width = spec.input_shape

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from repr_export import cli, sources
+from repr_export import cli
+from repr_export.sources import source as sources
 from repr_models.registry import resolve
-from repr_runtime import inspect_cli, load, read_manifest
+from repr_runtime import cli as inspect_cli
+from repr_runtime import load, read_manifest
 
 
 def test_export_then_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

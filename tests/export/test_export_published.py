@@ -14,9 +14,9 @@ import torch
 
 from repr_export import cli
 from repr_export.options import ExportOptions
-from repr_export.sources import open_source
+from repr_export.sources.source import open_source
 from repr_models import Published, registry, resolve
-from repr_models.weights import randomize
+from repr_models.weights.loading import randomize
 from repr_runtime import load
 
 NAME = "lenet5.cifar10"
@@ -53,7 +53,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
         0.7613,
     )
     monkeypatch.setitem(registry._networks, NAME, replace(spec, published=found))
-    monkeypatch.setattr("repr_models.weights.is_bundled", lambda _: False)
+    monkeypatch.setattr("repr_models.weights.loading.is_bundled", lambda _: False)
     try:
         yield found
     finally:

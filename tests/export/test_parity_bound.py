@@ -9,8 +9,7 @@ import pytest
 
 from repr_export.errors import ParityError
 from repr_export.options import ExportOptions
-from repr_export.pipeline import export
-from repr_export.verify import (
+from repr_export.parity import (
     PARITY_BOUND,
     ROUNDING_FACTOR,
     Difference,
@@ -20,6 +19,7 @@ from repr_export.verify import (
     require_parity,
     summarize,
 )
+from repr_export.pipeline import export
 from repr_runtime import load
 
 EXACT = np.array([[0.0, 1.0], [2.0, 10.0]])

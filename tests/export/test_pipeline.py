@@ -15,9 +15,9 @@ import repr_export.pipeline as pipeline
 from repr_export.errors import FoldContractError, OptionError, ParityError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
-from repr_models.data import bundled_subset
+from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import FoldContract, resolve
-from repr_models.weights import load_weights
+from repr_models.weights.loading import load_weights
 from repr_runtime import load, preflight, read_manifest
 
 RANDOM = ExportOptions(weights="random")
@@ -127,7 +127,7 @@ def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_broken_contract_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import repr_export.sources as sources
+    import repr_export.sources.source as sources
 
     wrong = replace(resolve("lenet5"), fold=FoldContract(batchnorms=2))
     monkeypatch.setattr(sources, "resolve", lambda _: wrong)
@@ -198,7 +198,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 from repr_export import cli, pipeline
 from repr_export.options import ExportOptions
-from repr_runtime.artifact import read_file, read_manifest
+from repr_runtime.artifact.reading import read_file, read_manifest
 from repr_runtime.errors import ArtifactNotFoundError
 
 out, rng = Path(sys.argv[1]), random.Random(0)

@@ -15,21 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repr_export.capture import INPUT_NAME, OUTPUT_NAME, capture
-from repr_export.engine import BuiltEngine, build_engine
-from repr_export.engine_options import EngineOptions
-from repr_export.multiply_adds import MultiplyAdds, count_multiply_adds
+from repr_export.graph.multiply_adds import MultiplyAdds, count_multiply_adds
 from repr_export.options import DEFAULT_OPSET
+from repr_export.parity import PARITY_BOUND, output_range
 from repr_export.passes import run_pipeline
-from repr_export.precision.half import to_half
-from repr_export.precision.quantize import quantize
-from repr_export.precision.ranges import Range, Ranges
-from repr_export.verify import PARITY_BOUND, output_range
+from repr_export.precision.half.convert import to_half
+from repr_export.precision.int8.quantize import quantize
+from repr_export.precision.int8.ranges import Range, Ranges
+from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
+from repr_export.tensorrt.build import BuiltEngine, build_engine
+from repr_export.tensorrt.options import EngineOptions
 from repr_models import count
-from repr_models.data import bundled_subset
+from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import NetworkSpec, networks
-from repr_models.weights import randomize
-from repr_runtime.manifest import PreprocessingInfo
+from repr_models.weights.loading import randomize
+from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.preprocess import preprocess
 
 pytest.importorskip("tensorrt_rtx")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from repr_models import ImageSet, data
+from repr_models import ImageSet
+from repr_models.data import cifar10 as data
 
 SIZES = {"train": 160, "test": 40}
 

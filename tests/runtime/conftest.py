@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from repr_runtime.artifact import describe_file, write_artifact
-from repr_runtime.manifest import (
+from repr_runtime.artifact.manifest import (
     Manifest,
     NetworkInfo,
     PreprocessingInfo,
     TensorSpec,
     WeightsInfo,
 )
-
-# The fakes beside this file, which the tests of one another's folder could not import by name.
-sys.path.append(str(Path(__file__).parent))
+from repr_runtime.artifact.reading import describe_file, write_artifact
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

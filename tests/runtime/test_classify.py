@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from repr_models.data import bundled_subset
+from repr_models.data.cifar10 import bundled_subset
 from repr_runtime import Prediction, load
 from repr_runtime.errors import ArtifactError, ImageError, PreprocessingMissingError
 

@@ -19,15 +19,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repr_runtime import Session, TensorRTOptions, load, preflight
-from repr_runtime.artifact import describe_file, write_artifact
+from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
+from repr_runtime.artifact.reading import describe_file, write_artifact
 from repr_runtime.backends import onnxruntime as ort
-from repr_runtime.backends.tensorrt import TensorRTBackend
-from repr_runtime.backends.tensorrt_library import FLAVOURS
-from repr_runtime.cuda import cuda_status, open_cuda
-from repr_runtime.device_arrays import DeviceArray
-from repr_runtime.engines import ForeignEngineWarning
+from repr_runtime.backends.tensorrt.backend import TensorRTBackend
+from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
+from repr_runtime.backends.tensorrt.library import FLAVOURS
+from repr_runtime.cuda.arrays import DeviceArray
+from repr_runtime.cuda.opening import cuda_status, open_cuda
 from repr_runtime.errors import BatchSizeError, EngineLoadError
-from repr_runtime.manifest import ProfileInfo, TensorSpec
 
 pytestmark = pytest.mark.gpu
 SHAPE = (3, 32, 32)
@@ -93,8 +93,8 @@ def engine_artifact(
     pytest.importorskip(flavour.module)
     if importlib.util.find_spec("cuda.bindings") is None:
         pytest.skip("cuda.bindings is not installed")
-    from repr_export.engine import build_engine
-    from repr_export.engine_options import EngineOptions
+    from repr_export.tensorrt.build import build_engine
+    from repr_export.tensorrt.options import EngineOptions
 
     graph = convolutions()
     options = EngineOptions(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from repr_runtime import inspect_cli
-from repr_runtime.inspect_cli import main
-from repr_runtime.manifest import WeightsInfo
+from repr_runtime import cli as inspect_cli
+from repr_runtime.artifact.manifest import WeightsInfo
+from repr_runtime.cli import main
 
-COMMAND = [sys.executable, "-W", "error", "-m", "repr_runtime.inspect_cli"]
+COMMAND = [sys.executable, "-W", "error", "-m", "repr_runtime.cli"]
 
 
 def test_a_good_artifact(lenet5: Path, capsys: pytest.CaptureFixture[str]) -> None:

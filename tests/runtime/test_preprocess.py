@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError
-from repr_runtime.manifest import PreprocessingInfo
 from repr_runtime.preprocess import preprocess, resize_bilinear
 
 NEUTRAL = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -50,7 +50,7 @@ def test_loading_and_running_pulls_in_nothing_but_onnx_runtime(artifact: Path) -
         "    session.run(np.zeros((1, 3, 4, 4), np.float32))\n"
         "    session.classify(np.zeros((9, 7, 3), np.uint8)); session.self_test()\n"
         "assert 'onnxruntime' in sys.modules\n"
-        "import repr_runtime.inspect_cli"
+        "import repr_runtime.cli"
     )
     assert foreign_modules(code, str(artifact)) == set()
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from repr_bench.errors import UsageError
-from repr_bench.peer_rows import MEASURES, Measure
-from repr_runtime.manifest import FileEntry, Manifest
+from repr_bench.results.peers import MEASURES, Measure
+from repr_runtime.artifact.manifest import FileEntry, Manifest
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -108,7 +108,10 @@ def repeated(call: Callable[[], object]) -> Callable[[int], None]:
 
 def known_peers() -> tuple[Peer, ...]:
     """Every peer, in the order of the report."""
-    from repr_bench.peers import onnxruntime_peer, openvino_peer, torch_peer, trtexec_peer
+    from repr_bench.peers import onnxruntime as onnxruntime_peer
+    from repr_bench.peers import openvino as openvino_peer
+    from repr_bench.peers import torch as torch_peer
+    from repr_bench.peers import trtexec as trtexec_peer
 
     return (
         *torch_peer.PEERS,

@@ -6,25 +6,25 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 
-from repr_bench import statistics
-from repr_bench.environment import Environment
-from repr_bench.report.agreement_notes import agreement_table
-from repr_bench.report.columns import other_text, shown_columns, title_of
-from repr_bench.report.compare_table import comparison_section
-from repr_bench.report.machine_notes import machine_facts
-from repr_bench.report.notes import cautions, meanings, problems
-from repr_bench.report.peer_section import peer_body
-from repr_bench.report.plots import distribution_plot, pareto_plot
-from repr_bench.report.profile_table import profile_body
-from repr_bench.report.roofline_plot import roofline_body
-from repr_bench.report.scenario_plot import SERVER_CAPTION, server_plot
-from repr_bench.report.scenario_table import (
+from repr_bench.measuring.environment import Environment
+from repr_bench.report.plots.figures import distribution_plot, pareto_plot
+from repr_bench.report.plots.peers import peer_body
+from repr_bench.report.plots.roofline import roofline_body
+from repr_bench.report.plots.scenarios import SERVER_CAPTION, server_plot
+from repr_bench.report.sections.agreement import agreement_table
+from repr_bench.report.sections.columns import other_text, shown_columns, title_of
+from repr_bench.report.sections.comparison import comparison_section
+from repr_bench.report.sections.figures import cautions, meanings, problems
+from repr_bench.report.sections.machine import machine_facts
+from repr_bench.report.sections.profiles import profile_body
+from repr_bench.report.sections.scenarios import (
     scenario_cautions,
     scenario_meanings,
     scenario_problems,
     scenario_tables,
 )
-from repr_bench.results import Results, Row
+from repr_bench.results.results import Results, Row
+from repr_bench.statistics import intervals as statistics
 
 
 def render_page(results: Results) -> str:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from repr_bench.errors import UsageError
-from repr_bench.graphs import Graph
-from repr_bench.others import OtherRow
-from repr_bench.peer_rows import PeerRow
-from repr_bench.results import Results, Row
-from repr_bench.scenario_results import ScenarioRow, StageRow
-from repr_bench.statistics import Figure
+from repr_bench.other_tools import OtherRow
+from repr_bench.results.graph import Graph
+from repr_bench.results.peers import PeerRow
+from repr_bench.results.results import Results, Row
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.statistics.intervals import Figure
 
 AnyRow = Row | OtherRow | ScenarioRow | StageRow | PeerRow
 Value = float | str | None

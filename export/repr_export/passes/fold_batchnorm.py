@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from repr_export.passes._values import (
+from repr_export.graph.values import (
     Names,
     constant_of,
     discard_if_unused,

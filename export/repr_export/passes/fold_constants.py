@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants_ir
 
-from repr_export.passes._values import graph_nodes, is_op
+from repr_export.graph.values import graph_nodes, is_op
 
 _MAX_ROUNDS = 8
 """Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""

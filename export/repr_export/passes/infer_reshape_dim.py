@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from repr_export.passes._values import (
+from repr_export.graph.values import (
     Names,
     constant_of,
     graph_nodes,

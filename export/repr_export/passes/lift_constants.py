@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from repr_export.passes._values import graph_nodes
+from repr_export.graph.values import graph_nodes
 
 
 def lift_constants(model: ir.Model) -> int:

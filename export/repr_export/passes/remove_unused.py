@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from repr_export.passes._values import discard_if_unused
+from repr_export.graph.values import discard_if_unused
 
 
 def remove_unused(model: ir.Model) -> int:

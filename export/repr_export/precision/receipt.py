@@ -12,8 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from repr_export.errors import PrecisionError
-from repr_export.multiply_adds import NodeMultiplyAdds, count_multiply_adds
-from repr_export.passes._values import is_op, node_name
+from repr_export.graph.multiply_adds import NodeMultiplyAdds, count_multiply_adds
+from repr_export.graph.values import is_op, node_name
 
 MINIMUM_SHARE = 0.9
 """The share of multiply-adds that must be in the precision asked for."""
@@ -80,7 +80,7 @@ def read_precision(model: ir.Model) -> PrecisionReceipt:
     That is the type of its operands; where both come from DequantizeLinear, the type which
     they were quantized to (``int8`` for int8 and uint8), since that is what a backend makes one
     integer kernel of. A weight alone that is quantized saves memory, not multiply-adds.
-    Raises :class:`repr_export.multiply_adds.UncountableError` for a graph with free dimensions
+    Raises :class:`repr_export.graph.multiply_adds.UncountableError` for a graph with free dimensions
     behind the batch.
     """
     shares = count_multiply_adds(model).nodes

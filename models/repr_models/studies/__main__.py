@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_models.data import load_cifar10
+from repr_models.data.cifar10 import load_cifar10
 from repr_models.errors import ModelsError
 from repr_models.studies import table
 from repr_models.studies.catalogue import PROG, STUDIES, Run, find_runs

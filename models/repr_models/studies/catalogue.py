@@ -24,7 +24,7 @@ class Run:
 
     ``depth`` counts weighted layers (even). ``norm_batch`` is how many images BatchNorm normalises
     together, all of the batch by default. ``recipe`` is what is done otherwise than by default in
-    :class:`repr_models.train.Recipe`.
+    :class:`repr_models.training.recipe.Recipe`.
     """
 
     name: str

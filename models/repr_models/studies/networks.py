@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repr_models.init import init_xavier
+from repr_models.networks.initialisation import init_xavier
+from repr_models.networks.resnet import ResNet
+from repr_models.networks.resnet_blocks import BasicBlock, BlockOptions
 from repr_models.registry import CIFAR10, FoldContract, NetworkSpec
-from repr_models.resnet import ResNet
-from repr_models.resnet_blocks import BasicBlock, BlockOptions
 from repr_models.studies.catalogue import GROUPS, Run
 
 

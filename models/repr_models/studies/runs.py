@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repr_models.data import ImageSet
+from repr_models.data.cifar10 import ImageSet
 from repr_models.errors import TrainingError
 from repr_models.registry import NetworkSpec
 from repr_models.studies.catalogue import GROUPS, REDUCTION, Run
 from repr_models.studies.networks import network_spec
-from repr_models.train import Recipe, ResidentImages, evaluate, make_record, start, train_epoch
+from repr_models.training.recipe import (
+    Recipe,
+    ResidentImages,
+    evaluate,
+    make_record,
+    start,
+    train_epoch,
+)
 
 CPU = torch.device("cpu")
 _SIGNAL_IMAGES = 256

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from repr_runtime.device_arrays import DeviceArray
-from repr_runtime.manifest import TensorSpec
+from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.cuda.arrays import DeviceArray
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from repr_runtime.backends import Timings
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from repr_runtime.device_arrays import DeviceArray
+from repr_runtime.cuda.arrays import DeviceArray
 
 
 class Instances:

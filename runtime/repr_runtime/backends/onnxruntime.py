@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends import Timings
-from repr_runtime.cuda import cuda_status, wait_for_device
-from repr_runtime.device_arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.backends.tuning import Setting
+from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.cuda.opening import cuda_status, wait_for_device
 from repr_runtime.errors import (
     BackendError,
     DeviceUnavailableError,
@@ -19,8 +21,6 @@ from repr_runtime.errors import (
     ModelLoadError,
     SessionClosedError,
 )
-from repr_runtime.manifest import TensorSpec
-from repr_runtime.tuning import Setting
 
 _DTYPES = {
     "tensor(float16)": "float16",

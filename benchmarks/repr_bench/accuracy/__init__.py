@@ -1,0 +1,1 @@
+"""What the sessions that are timed get right."""

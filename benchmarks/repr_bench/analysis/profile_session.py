@@ -1,0 +1,189 @@
+"""Profiles one row: a session of its own with ONNX Runtime's profiler on, in turn with the plain one."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_bench.analysis.trace import Layer, Profile, Trace, read_trace
+from repr_bench.errors import BenchError
+from repr_bench.measuring.measure import Call, Clock
+
+if TYPE_CHECKING:
+    from repr_runtime import Session
+
+WARMUP_CALLS = 5
+ROUNDS = 3
+LEAST_CALLS, MOST_CALLS = 5, 20
+"""Counted calls of each session in a round."""
+ROUND_SECONDS = 0.25
+_NO_TRACE = (
+    "no profile of {choice}: layers are read from ONNX Runtime's profiler on a CPU (on a GPU it "
+    "sees launches, not kernels); with --device cpu"
+)
+
+
+class Turns:
+    """Plain and profiled calls in turn, and which runs of the trace count.
+
+    Both are warmed up; in each round, the first call of either pays for the change and is not
+    counted.
+    """
+
+    def __init__(self, clock: Clock = time.perf_counter_ns) -> None:
+        self._clock = clock
+        self.plain_ns: list[int] = []
+        self.profiled_ns: list[int] = []
+        self.kept: list[int] = []
+        self._runs = 0
+
+    def take(self, plain: Call, profiled: Call) -> None:
+        """Make all calls."""
+        for _ in range(WARMUP_CALLS):
+            profiled()
+            took = self._timed(plain)
+        self._runs = WARMUP_CALLS
+        calls = int(np.clip(ROUND_SECONDS * 1e9 / max(took, 1), LEAST_CALLS, MOST_CALLS))
+        for _ in range(ROUNDS):
+            plain()
+            self.plain_ns += [self._timed(plain) for _ in range(calls)]
+            profiled()
+            self.profiled_ns += [self._timed(profiled) for _ in range(calls)]
+            self.kept += range(self._runs + 1, self._runs + 1 + calls)
+            self._runs += 1 + calls
+
+    def _timed(self, call: Call) -> int:
+        before = self._clock()
+        call()
+        return self._clock() - before
+
+
+def profile_session(
+    row: tuple[str, str, int],
+    session: Session,
+    arrays: Sequence[NDArray[Any]],
+    *,
+    threads: int | None,
+    graph: bytes,
+) -> Profile:
+    """The profile of ``row`` (label, precision, batch), which runs in ``session``.
+
+    ``graph`` is the ONNX model that it runs. Whatever goes wrong is the profile's reason.
+    """
+    plain: Any = getattr(session.backend, "session", None)
+    if session.backend.name != "onnxruntime" or plain is None or session.device != "cpu":
+        return Profile(*row, 0, (), (), (), (), _NO_TRACE.format(choice=session.choice))
+    feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
+    names = [spec.name for spec in session.outputs]
+    try:
+        with tempfile.TemporaryDirectory(prefix="repr-bench-") as folder:
+            turns = Turns()
+            trace, originals = _profiled(graph, threads, plain, names, feed, turns, Path(folder))
+        counts = _multiply_adds(graph, row[2])
+        return to_profile(row, trace, originals, counts, turns)
+    except Exception as error:  # the other rows still have their profiles
+        return Profile(*row, 0, (), (), (), (), " ".join(str(error).split()) or repr(error))
+
+
+def to_profile(
+    row: tuple[str, str, int],
+    trace: Trace,
+    originals: Mapping[str, tuple[str, ...]],
+    counts: Mapping[str, int],
+    turns: Turns,
+) -> Profile:
+    """A trace with what its nodes stand for; ``counts`` are multiply-adds by original node."""
+    layers = tuple(
+        Layer(
+            node.name,
+            node.op,
+            originals.get(node.name, ()),
+            sum(counts.get(name, 0) for name in originals.get(node.name, ())),
+            node.samples_us,
+        )
+        for node in trace.nodes
+    )
+    return Profile(
+        *row,
+        sum(counts.values()),
+        layers,
+        trace.runs_us,
+        tuple(turns.plain_ns),
+        tuple(turns.profiled_ns),
+    )
+
+
+def _multiply_adds(graph: bytes, batch: int) -> dict[str, int]:
+    """By node, for the whole batch; empty where they cannot be counted."""
+    from repr_bench.analysis.traffic import layer_traffic
+    from repr_export.graph.multiply_adds import UncountableError
+
+    try:
+        return {layer.node: layer.multiply_adds for layer in layer_traffic(graph, batch)}
+    except UncountableError:
+        return {}
+
+
+def _profiled(
+    graph: bytes,
+    threads: int | None,
+    plain: Any,
+    names: list[str],
+    feed: Mapping[str, NDArray[Any]],
+    turns: Turns,
+    folder: Path,
+) -> tuple[Trace, dict[str, tuple[str, ...]]]:
+    import onnx
+    import onnxruntime as ort
+
+    from repr_bench.analysis.fused_nodes import original_nodes
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "trace")
+    optimized = folder / "optimized.onnx"
+    options.optimized_model_filepath = str(optimized)
+    # The weights apart: only the nodes are read back.
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", "weights.bin"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
+    graph = _with_names(graph)
+    session = ort.InferenceSession(graph, options, providers=plain.get_providers())
+    try:
+        turns.take(lambda: plain.run(names, feed), lambda: session.run(names, feed))
+    finally:
+        path = Path(session.end_profiling())
+    try:
+        events = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"ONNX Runtime's trace cannot be read: {error}") from error
+    original = onnx.load_model_from_string(graph).graph
+    seen = onnx.load(optimized, load_external_data=False).graph
+    return read_trace(events, turns.kept), original_nodes(original, seen)
+
+
+def _with_names(graph: bytes) -> bytes:
+    """The same model, with every nameless node named after its first output.
+
+    ONNX Runtime's trace calls a nameless one by an index that nothing else knows.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    nameless = [node for node in model.graph.node if not node.name]
+    for node in nameless:
+        node.name = node.output[0]
+    return model.SerializeToString() if nameless else graph

@@ -1,0 +1,1 @@
+"""Timing rows in turn, and watching the machine meanwhile."""

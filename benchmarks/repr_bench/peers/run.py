@@ -1,0 +1,333 @@
+"""Peers in the same run: opened, checked for the same answers, timed in the same rounds as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_bench.errors import sentence
+from repr_bench.inputs import make_feed
+from repr_bench.measuring.measure import Clock, Plan, Timing, measure
+from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work
+from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
+from repr_bench.results.results import Results, Row
+from repr_bench.run import Progress, Request
+from repr_runtime import Session, load
+from repr_runtime.backends.onnxruntime import version
+from repr_runtime.backends.tuning import Setting, resolve
+from repr_runtime.loading import usable_cores
+
+BURST_SECONDS = 0.1
+LEAST_BATCHES = 4
+"""Batches of a burst for each lane, so that the last one running alone costs little."""
+
+CHUNK = 50
+"""Images at a time, where only answers are compared and the graph leaves the batch free."""
+
+Selected = Sequence[tuple[Peer, str | None]]
+
+
+class OursRunner:
+    """A session of this project's runtime; as many callers as it has instances."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lanes = getattr(session.backend, "instances", 1)
+        self._pool = ThreadPoolExecutor(self._lanes)
+
+    def prepare(self, arrays: Arrays) -> Prepared:
+        call = partial(self._session.run, *arrays)
+        return Prepared(self.logits, call, self._burst(call), self._session.choice, self._lanes)
+
+    def logits(self, arrays: Arrays) -> NDArray[Any]:
+        """The first output."""
+        found: NDArray[Any] = next(iter(self._session.run(*arrays).values()))
+        return found
+
+    def _burst(self, call: Callable[[], object]) -> Callable[[int], None]:
+        return partial(burst_of_callers, self._pool, self._lanes, call)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._session.close()
+
+
+def burst_of_callers(
+    pool: ThreadPoolExecutor, lanes: int, call: Callable[[], object], times: int
+) -> None:
+    """Call ``times`` times, from ``lanes`` threads that each take the next as they are done."""
+    tickets = itertools.count()
+
+    def lane() -> None:
+        while next(tickets) < times:
+            call()
+
+    for future in [pool.submit(lane) for _ in range(lanes)]:
+        future.result()
+
+
+def burst_length(prepared: Prepared, seconds: float, clock: Clock = time.perf_counter_ns) -> int:
+    """How many batches last about ``seconds``: whole turns of all lanes, and four turns at least."""
+    prepared.burst(prepared.lanes)  # the first one is slow
+    before = clock()
+    prepared.burst(prepared.lanes)
+    turn = max(1, clock() - before)
+    return prepared.lanes * max(LEAST_BATCHES, -(-round(seconds * 1e9) // turn))
+
+
+@dataclass
+class _Entry:
+    """A row in the making, and the call that is timed for it."""
+
+    row: PeerRow
+    call: Callable[[], object] | None = None
+    timing: Timing | None = None
+    plan: Plan = field(default_factory=Plan)
+
+    def finished(self) -> PeerRow:
+        timing, plan = self.timing, self.plan
+        if timing is None:
+            return self.row
+        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
+        if timing.error is not None:
+            return replace(row, status="failed", reason=sentence(timing.error))
+        if timing.is_whole(plan):
+            return replace(row, status="measured", reason="")
+        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
+        return replace(row, status="interrupted", reason=reason)
+
+
+def with_peers(
+    results: Results, request: Request, selected: Selected, progress: Progress
+) -> Results:
+    """``results`` of ``request`` with the rows of peers; an interrupted run is left as it is."""
+    if results.interrupted:
+        return results
+    peers, interrupted = run_peers(request, selected, results.rows, progress)
+    return replace(
+        results,
+        peers=peers,
+        interrupted=interrupted,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=results.environment.after(),
+    )
+
+
+def run_peers(
+    request: Request,
+    selected: Selected,
+    rows: Sequence[Row],
+    progress: Progress,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[tuple[PeerRow, ...], bool]:
+    """Compare every graph of ``rows`` with the peers, at the batch sizes that were measured.
+
+    One network after the other, so that only one is in memory. Returns the rows, ours among
+    them, and whether Ctrl-C ended it; what was measured until then is kept.
+    """
+    graphs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.status == "measured" and row.precision and not row.emulated:
+            graphs.setdefault((row.label, row.precision), []).append(row)
+    found: list[PeerRow] = []
+    for of_graph in graphs.values():
+        comparison = _Comparison(request, selected, of_graph, progress, clock)
+        try:
+            comparison.run()
+        except KeyboardInterrupt:
+            return (*found, *comparison.rows()), True
+        except Exception as error:  # of ours: then there is nothing to compare with
+            comparison.fail(error)
+        found += comparison.rows()
+    return tuple(found), False
+
+
+class _Comparison:
+    """One graph, run by all."""
+
+    def __init__(
+        self,
+        request: Request,
+        selected: Selected,
+        rows: Sequence[Row],
+        progress: Progress,
+        clock: Clock,
+    ) -> None:
+        graph = rows[0].graph
+        assert graph is not None, "it was measured"
+        assert rows[0].precision is not None, "it was measured"
+        self._request, self._progress, self._clock = request, progress, clock
+        self._label, self._precision = rows[0].label, rows[0].precision
+        self._folder, self._device = Path(graph.artifact), graph.device
+        self._graph_sha256 = graph.sha256
+        self._batches = [row.batch for row in rows if row.batch is not None]
+        self._selected = [(peer, self._unfit(peer) or reason) for peer, reason in selected]
+        self._entries: list[_Entry] = []
+
+    def rows(self) -> list[PeerRow]:
+        """By measure and batch, ours first."""
+        found = [entry.finished() for entry in self._entries]
+        return sorted(
+            found, key=lambda r: (MEASURES.index(r.measure), r.batch is None, r.batch or 0)
+        )
+
+    def fail(self, error: Exception) -> None:
+        """A row that says why nobody was compared."""
+        row = PeerRow(self._label, self._precision, "latency", None, OURS, "failed", "")
+        self._entries = [_Entry(_gone(row, error))]
+
+    def run(self) -> None:
+        """Prepare all, then time them, all latencies and then all throughputs."""
+        names = ", ".join(peer.name for peer, reason in self._selected if reason is None)
+        self._progress.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
+        with contextlib.ExitStack() as stack:
+            self._prepare(stack)
+            for measure_name in MEASURES:
+                self._measure(measure_name)
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        session = self._load("latency")
+        stack.callback(session.close)
+        images, _ = self._request.images.for_artifact(session.manifest)
+        feeds = {batch: make_feed(session, images, batch)[0] for batch in self._batches}
+        inputs = check_inputs(session, images)
+        ours = OursRunner(session)
+        reference = in_batches(ours.logits, inputs, session.batch_size or CHUNK)
+        entry = session.manifest.file(session.graph)
+        assert entry is not None, "the session was loaded from it"
+        work = Work(self._folder, session.manifest, entry, self._precision, self._request.threads)
+
+        def ours_for(which: Measure) -> Callable[[Work], Runner]:
+            return lambda _: ours if which == "latency" else OursRunner(self._load("throughput"))
+
+        every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
+        for peer, reason in [*every, *self._selected]:
+            self._prepare_peer(stack, peer, reason, work, feeds, inputs, reference)
+
+    def _prepare_peer(
+        self,
+        stack: contextlib.ExitStack,
+        peer: Peer,
+        reason: str | None,
+        work: Work,
+        feeds: dict[int, Any],
+        inputs: list[NDArray[Any]],
+        reference: NDArray[np.float64],
+    ) -> None:
+        """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
+        blank = PeerRow(self._label, self._precision, "latency", None, peer.name, "absent", "")
+        try:
+            if reason is not None:
+                raise PeerAbsentError(reason)
+            runner = peer.open(work)
+        except Exception as error:  # whatever a library raises is its rows
+            for each in peer.measures:
+                self._entries.append(_Entry(_gone(replace(blank, measure=each), error)))
+            return
+        stack.callback(runner.close)
+        for batch, feed in feeds.items():
+            row = replace(blank, batch=batch)
+            try:
+                prepared = runner.prepare(feed)
+                found = agreement(reference, in_batches(prepared.logits, inputs, batch))
+            except Exception as error:
+                for each in peer.measures:
+                    self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
+                continue
+            row = replace(row, settings=prepared.settings, agreement=found)
+            for each in peer.measures:
+                self._entries.append(self._entry(replace(row, measure=each), prepared))
+
+    def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
+        assert row.agreement is not None, "it was just checked"
+        assert row.batch is not None, "it was prepared for one"
+        if different := why_not_same(row.agreement, self._precision):
+            return _Entry(replace(row, status="failed", reason=different))
+        if prepared.samples_ns:
+            parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
+            rounds = tuple(tuple(map(int, part)) for part in parts if len(part))
+            return _Entry(
+                replace(row, status="measured", images=row.batch, steady=True, rounds_ns=rounds)
+            )
+        waiting = replace(
+            row, status="interrupted", reason="interrupted before it was measured", images=row.batch
+        )
+        if row.measure == "latency":
+            return _Entry(waiting, prepared.call)
+        seconds = min(BURST_SECONDS, self._request.plan.slice_ns / 2e9)
+        try:
+            times = burst_length(prepared, seconds, self._clock)
+        except Exception as error:
+            return _Entry(_gone(row, error))
+        return _Entry(replace(waiting, images=times * row.batch), partial(prepared.burst, times))
+
+    def _measure(self, which: Measure) -> None:
+        ready = [e for e in self._entries if e.call is not None and e.row.measure == which]
+        ready.sort(key=lambda entry: entry.row.batch or 0)
+        plan = self._request.plan
+        if which == "throughput":
+            plan = replace(plan, samples=plan.rounds)  # each sample is a burst of many batches
+        for entry in ready:
+            entry.plan = plan
+        gc.collect()
+        gc.freeze()
+        try:
+            measured = measure(
+                [entry.call for entry in ready if entry.call],
+                plan,
+                clock=self._clock,
+                report=partial(self._progress.advance, f"{which} of {self._label}"),
+            )
+        finally:
+            gc.unfreeze()
+        for entry, timing in zip(ready, measured.timings, strict=True):
+            entry.timing = timing
+        if measured.interrupted:
+            raise KeyboardInterrupt
+
+    def _load(self, which: Measure) -> Session:
+        """Ours: tuned for the measure, where it was tuned here; else as ``threads`` say.
+
+        For throughput, without a tuning: an instance of one thread for each.
+        """
+        request = self._request
+        tuned: Setting | None = None
+        threads = request.threads
+        if threads is None and self._device == "cpu":
+            tuned, _ = resolve(which, self._graph_sha256, version())
+        if tuned is None and which == "throughput" and self._device == "cpu":
+            tuned, threads = Setting(threads=1, instances=threads or usable_cores()), None
+        return load(
+            self._folder,
+            device=self._device if self._device == "cpu" else request.device,
+            precision=self._precision,
+            threads=threads,
+            tuned=tuned,
+        )
+
+    def _unfit(self, peer: Peer) -> str | None:
+        here = "cpu" if self._device == "cpu" else "gpu"
+        return (
+            None
+            if peer.device == here
+            else f"ours runs on {self._device}, and it on a {peer.device}"
+        )
+
+
+def _gone(row: PeerRow, error: Exception) -> PeerRow:
+    if isinstance(error, PeerAbsentError):
+        return replace(row, status="absent", reason=str(error))
+    return replace(row, status="failed", reason=sentence(error))

@@ -1,0 +1,124 @@
+"""The roofline on the page: a plot for each batch size, and the table of shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from repr_bench.report.plots.figures import ACCENT, FAINT, INK, SECOND, _axes, _name_points, _svg
+from repr_bench.report.sections.roofline import TITLES, WORDS, cells, machine, places
+from repr_bench.results.results import Results
+from repr_bench.results.roofline import FORMULA, Reached, Roofline
+
+_WIDTH, _HEIGHT = 9.0, 5.6
+_ROOM = 1.6
+"""Left and right of the points, and above the roof, as a factor."""
+
+
+def roofline_body(results: Results, roofline: Roofline) -> Iterator[str]:
+    """What stands in the page's section."""
+    found = places(results, roofline)
+    batches = sorted({row.work.batch for row in found.reached})
+    if batches:
+        yield (
+            "<p>To the right are networks that compute more with each byte; the line is what the "
+            "machine allows. The dashed line is what its second-level cache would.</p>"
+        )
+        yield '<div class="plots">'
+        for batch in batches:
+            rows = [row for row in found.reached if row.work.batch == batch]
+            plot = roofline_plot(roofline, rows, f"roofline{batch}")
+            yield f'<figure class="wide">{plot}<figcaption>Batch {batch}</figcaption></figure>'
+        yield "</div>"
+        yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of the roofline">'
+        yield "<table><thead><tr>"
+        kinds = ["" if title in WORDS else ' class="number"' for title in TITLES]
+        yield from (
+            f'<th scope="col"{kind}>{escape(title)}</th>'
+            for title, kind in zip(TITLES, kinds, strict=True)
+        )
+        yield "</tr></thead><tbody>"
+        for row in found.reached:
+            first, *others = map(escape, cells(row))
+            yield f'<tr><th scope="row">{first}</th>'
+            yield from (
+                f"<td{kind}>{text}</td>" for text, kind in zip(others, kinds[1:], strict=True)
+            )
+            yield "</tr>"
+        yield "</tbody></table></div>"
+    else:
+        yield "<p>No row has a share of a ceiling.</p>"
+    yield "<ul>"
+    for sentence in (*machine(roofline), *found.without, FORMULA):
+        yield f"<li>{escape(sentence)}</li>"
+    yield "</ul>"
+
+
+def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> str:
+    """Intensity against 10⁹ operations a second of ``rows``, below the roofs; both axes log."""
+    figure, axes = _axes(_WIDTH, _HEIGHT)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    points = [(row.work.intensity, row.gflops) for row in rows]
+    int8 = any(row.work.precision == "int8" for row in rows)
+    _draw_roofs(axes, roofline, points, int8=int8)
+    for row, point in zip(rows, points, strict=True):
+        colour = SECOND if row.work.precision == "int8" else ACCENT
+        axes.plot(*point, "o", color=colour, markersize=6, zorder=3)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("operations a byte (log scale)")
+    axes.set_ylabel("10⁹ operations a second (log scale)")
+    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
+    _name(figure, axes, rows, points)
+    summary = "; ".join(
+        f"{row.work.label} {row.work.precision}: {row.work.intensity:.4g} operations a byte, "
+        f"{row.gflops:.4g} GFLOP/s, {row.share_percent:.3g} % of {row.ceiling:.4g}"
+        for row in rows
+    )
+    return _svg(figure, prefix, f"Roofline. {summary}")
+
+
+def _draw_roofs(
+    axes: Axes, roofline: Roofline, points: Sequence[tuple[float, float]], *, int8: bool
+) -> None:
+    across, up = zip(*points, strict=True)
+    memory, cache = roofline.best("memory"), roofline.best("cache")
+    peaks = [p for p in (roofline.best("float32"), roofline.best("int8") if int8 else None) if p]
+    assert memory is not None, "rows without a roof are not drawn"
+    ridge = peaks[0].rate / memory.rate
+    left, right = min(*across, ridge) / _ROOM, max(*across, ridge) * _ROOM
+    x = np.geomspace(left, right, 200)
+    for peak, colour in zip(peaks, (INK, SECOND), strict=False):
+        axes.plot(x, np.minimum(peak.rate, x * memory.rate), color=colour, linewidth=1.2, zorder=1)
+        if cache is not None:
+            roof = np.minimum(peak.rate, x * cache.rate)
+            axes.plot(x, roof, "--", color=colour, linewidth=0.8, zorder=1)
+        axes.annotate(
+            f"{peak.kind} {peak.rate:,.0f}",
+            (right, peak.rate),
+            (0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=colour,
+        )
+    axes.set_xlim(left, right)
+    top = max(*up, *(peak.rate for peak in peaks)) * _ROOM
+    axes.set_ylim(min(*up, *(left * memory.rate for _ in peaks)) / _ROOM, top)
+
+
+def _name(
+    figure: Figure, axes: Axes, rows: Sequence[Reached], points: Sequence[tuple[float, float]]
+) -> None:
+    alone = {row.work.precision for row in rows} == {"fp32"}
+    names = [row.work.label if alone else f"{row.work.label} {row.work.precision}" for row in rows]
+    _name_points(figure, axes, points, names)

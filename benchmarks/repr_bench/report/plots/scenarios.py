@@ -1,0 +1,162 @@
+"""The curve of a server: latency against the offered rate, with the bound and the rate that held."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from repr_bench.report.plots.figures import ACCENT, FAINT, INK, SECOND, _axes, _svg
+from repr_bench.report.sections.scenarios import title_of
+from repr_bench.results.scenarios import ScenarioRow, per_second
+from repr_bench.statistics.intervals import Figure
+
+_WIDTH, _HEIGHT = 9.0, 3.6
+_ROOM = 1.6
+"""Above and below the latencies, as a factor."""
+SERVER_CAPTION = (
+    "Full marks held the bound, hollow ones did not; arrows at the edge are percentiles that no "
+    "answer bounds. Bars are 95 % intervals. The table has the same figures, and says where the load "
+    "generator was late: there nobody knows what the network does."
+)
+_CURVES = ((50, ACCENT, "s"), (99, SECOND, "o"))
+"""Percentile, colour and mark: a mark of its own, for readers who see no difference in colour."""
+
+
+def server_plot(row: ScenarioRow, prefix: str) -> str:
+    """p50 and p99 in ms of each rate that ``row`` tried; both axes logarithmic.
+
+    Full marks held the bound, hollow ones did not. A percentile that no answer bounds is drawn
+    as an arrow at the upper edge. Raises ``ValueError`` for a row without trials.
+    """
+    if not row.trials:
+        raise ValueError(f"{title_of(row)} tried no rates, there is nothing to draw")
+    figure, axes = _axes(_WIDTH, _HEIGHT)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    points, bound = _points(row), row.trials[0].slo_ms
+    low, high = _range(points, bound)
+    axes.set_ylim(low, high)
+    first, last = points[0].offered, points[-1].offered
+    room = max(last / first, 1.5) ** 0.06
+    axes.set_xlim(first / room, last * room**2)  # to the right the curves' names stand
+    axes.axhline(bound, color=INK, linewidth=1, linestyle="--", zorder=1)
+    _write(axes, f"bound {bound:g} ms", (axes.get_xlim()[0], bound), (4, 3), "left")
+    if row.rate is not None:
+        axes.axvline(row.rate, color=INK, linewidth=1, linestyle=":", zorder=1)
+        # below the curves, on the side where there is more room
+        text, at = f"{per_second(row.rate)}/s confirmed", (row.rate, low)
+        if row.rate**2 > first * last:
+            _write(axes, text, at, (-4, 4), "right")
+        else:
+            _write(axes, text, at, (4, 4), "left")
+    for percent, colour, mark in _CURVES:
+        _draw(axes, points, percent, colour, mark)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("offered queries/s (log scale)")
+    axes.set_ylabel("latency, ms (log scale)")
+    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
+    return _svg(
+        figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, points)
+    )
+
+
+class _Point(NamedTuple):
+    """A rate that was tried; ``figures`` by percentile, each found once: intervals take time."""
+
+    offered: float
+    verdict: str
+    figures: dict[int, Figure]
+
+
+def _points(row: ScenarioRow) -> list[_Point]:
+    """By rate, the confirming run of a rate last; without those that no query came in."""
+    found = []
+    for trial in sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms)):
+        figures = {percent: trial.latency_ms(percent) for percent, *_ in _CURVES}
+        known = {percent: figure for percent, figure in figures.items() if figure is not None}
+        found.append(_Point(trial.offered, trial.verdict, known))
+    return found
+
+
+def _describe(row: ScenarioRow, points: Sequence[_Point]) -> str:
+    """The curve in words: each rate with its percentiles, and what was confirmed."""
+    found = "no rate was confirmed"
+    if row.rate is not None:
+        found = f"{per_second(row.rate)} queries/s confirmed within {row.trials[0].slo_ms:g} ms"
+    rates = (
+        f"{per_second(point.offered)}/s: {_words(point, 50)}, {_words(point, 99)}, {point.verdict}"
+        for point in points
+    )
+    return f"{found}; {'; '.join(rates)}"
+
+
+def _words(point: _Point, percent: int) -> str:
+    figure = point.figures.get(percent)
+    if figure is None:
+        return f"p{percent} unknown"
+    if not math.isfinite(figure.value):
+        return f"p{percent} without bound"
+    return f"p{percent} {figure.value:.4g} ms"
+
+
+def _range(points: Sequence[_Point], bound: float) -> tuple[float, float]:
+    """The ends of the latency axis: all that is finite, and the bound."""
+    known = [figure.value for point in points for figure in point.figures.values()]
+    shown = [value for value in known if value > 0 and math.isfinite(value)] + [bound]
+    return min(shown) / _ROOM, max(shown) * _ROOM
+
+
+def _draw(axes: Axes, points: Sequence[_Point], percent: int, colour: str, mark: str) -> None:
+    """One percentile: a line through the last run at each rate, and a mark for every run."""
+    low, high = axes.get_ylim()
+    line: dict[float, float] = {}
+    for point in points:
+        figure = point.figures.get(percent)
+        if figure is None:
+            continue
+        endless = not math.isfinite(figure.value)
+        line[point.offered] = at = high if endless else figure.value
+        if figure.interval is not None and not endless:
+            ends = [min(max(end, low), high) for end in figure.interval]
+            axes.plot((point.offered,) * 2, ends, color=FAINT, linewidth=1.2, zorder=2)
+        axes.plot(
+            point.offered,
+            at,
+            marker="^" if endless else mark,
+            fillstyle="full" if point.verdict == "held" else "none",
+            color=colour,
+            markersize=6,
+            zorder=3,
+            clip_on=False,
+        )
+    if line:
+        axes.plot([*line], [*line.values()], color=colour, linewidth=1, zorder=2)
+        _write(axes, f"p{percent}", [*line.items()][-1], (8, 0), "left", colour)
+
+
+def _write(
+    axes: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    side: str,
+    colour: str = INK,
+) -> None:
+    axes.annotate(
+        text,
+        at,
+        offset,
+        textcoords="offset points",
+        ha=side,
+        va="bottom" if offset[1] else "center",
+        fontsize=8,
+        color=colour,
+        annotation_clip=False,
+    )

@@ -1,0 +1,144 @@
+"""The sentences on whose answers were compared with whose, and which changes to take seriously."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from repr_bench.report.sections.columns import NOTHING, probability, with_wilson
+from repr_bench.results.agreement import MARGINS, Agreement
+from repr_bench.results.graph import Graph
+from repr_bench.results.results import Results
+
+SIGNIFICANT = 0.05
+
+
+def agreement_cautions(results: Results) -> list[str]:
+    """What speaks against a graph's answers: skipped images, sure ones that changed, real loss."""
+    found = []
+    sure = MARGINS[-1]
+    for name, graph in _graphs(results):
+        if graph.skipped:
+            images = f"{graph.skipped:,} image{'s' if graph.skipped != 1 else ''}"
+            found.append(f"{name}: {images} left out; the first: {graph.skip_reason}")
+        if graph.agreement and (changed := _changed(graph.agreement)):
+            found.append(
+                f"{name} changes {changed:,} answer{'s' if changed != 1 else ''} of which "
+                f"{graph.agreement.reference} was sure (margin {sure:g} or more)"
+            )
+        flips = graph.flips
+        if flips and flips.lost > flips.gained and flips.p_value < SIGNIFICANT:
+            found.append(
+                f"{name} loses more of fp32's right answers than chance explains: {flips.lost:,} lost, "
+                f"{flips.gained:,} gained (p {probability(flips.p_value)})"
+            )
+    return found
+
+
+def agreement_meanings(results: Results) -> list[str]:
+    """What the columns of agreement and flips say."""
+    graphs = list(_graphs(results))
+    compared = [(graph.agreement, graph.accuracy) for _, graph in graphs if graph.agreement]
+    found = []
+    if compared:
+        references = dict.fromkeys(agreement.reference for agreement, _ in compared)
+        unlabelled = dict.fromkeys(
+            agreement.description for agreement, accuracy in compared if accuracy is None
+        )
+        on = f" on {'; '.join(unlabelled)}" if unlabelled else ""
+        found.append(f"agree: the same largest class as {' or '.join(references)}{on}.")
+    if any(graph.flips for _, graph in graphs):
+        found.append(
+            "flips: right in fp32 and wrong here (−), and the other way (+); p is how likely chance "
+            "alone makes them so unequal (McNemar's exact test, two-sided)."
+        )
+    return found
+
+
+def unlabelled_details(results: Results) -> list[str]:
+    """Each graph's agreement in a sentence, of those without labels, which show nothing else."""
+    return [
+        _details(name, graph.agreement)
+        for name, graph in _graphs(results)
+        if graph.agreement and graph.accuracy is None
+    ]
+
+
+class AgreementTable(NamedTuple):
+    """A line for each graph that was compared, its name first, and what the titles mean."""
+
+    titles: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    method: str
+
+
+def agreement_table(results: Results) -> AgreementTable | None:
+    """Whose answers are those of its reference, and how far; None where nothing was compared."""
+    compared = [(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
+    if not compared:
+        return None
+    references = dict.fromkeys(agreement.reference for _, agreement in compared)
+    titles = (
+        *("graph", "same class", "% (95 %)", *(f"margin ≥ {margin:g}" for margin in MARGINS)),
+        *("weighed %", "divergence", "largest shift", "surest change"),
+    )
+    lines = [(name, *_cells(agreement)) for name, agreement in compared]
+    if len(references) > 1:  # else the sentence says it
+        titles = (*titles, "compared with")
+        lines = [
+            (*line, agreement.reference)
+            for line, (_, agreement) in zip(lines, compared, strict=True)
+        ]
+    method = (
+        f"same class: the largest is that of {' or '.join(references)}; margin: how far its largest "
+        f"probability leads; weighed: each image by its margin; divergence: the images' mean, in "
+        f"nats; shift: of any probability; surest change: the largest margin of an answer that changed."
+    )
+    return AgreementTable(titles, lines, method)
+
+
+def _cells(agreement: Agreement) -> tuple[str, ...]:
+    bands = {band.margin: band for band in agreement.bands}
+    changed = agreement.same < agreement.images
+    return (
+        f"{agreement.same:,} of {agreement.images:,}",
+        with_wilson(agreement.percent, agreement.interval),
+        *(
+            f"{bands[margin].same:,} of {bands[margin].images:,}" if margin in bands else NOTHING
+            for margin in MARGINS
+        ),
+        f"{agreement.weighted_percent:.3f}",
+        f"{agreement.mean_kl:.2g}",
+        f"{agreement.largest_shift:.2g}",
+        f"{agreement.largest_flipped_margin:.2g}" if changed else NOTHING,
+    )
+
+
+def _details(name: str, agreement: Agreement) -> str:
+    bands = ", ".join(
+        f"{band.same:,} of {band.images:,} where its margin is {band.margin:g} or more"
+        for band in agreement.bands
+    )
+    text = (
+        f"{name} answers as {agreement.reference} on {agreement.same:,} of {agreement.images:,} "
+        f"images, {bands}; {agreement.weighted_percent:.3f} % weighed by margin; "
+        f"mean divergence {agreement.mean_kl:.2g} nats, largest shift of a probability "
+        f"{agreement.largest_shift:.2g}"
+    )
+    if agreement.same < agreement.images:
+        text += f"; the surest changed answer had margin {agreement.largest_flipped_margin:.2g}"
+    return text + "."
+
+
+def _changed(agreement: Agreement) -> int:
+    """How many answers changed of which the reference was sure."""
+    return agreement.bands[-1].images - agreement.bands[-1].same if agreement.bands else 0
+
+
+def _graphs(results: Results) -> Iterator[tuple[str, Graph]]:
+    """Each graph once, whatever its batches, with its name in a sentence."""
+    seen = set()
+    for row in results.rows:
+        if row.graph is not None and (row.label, row.precision) not in seen:
+            seen.add((row.label, row.precision))
+            yield f"{row.label} {row.precision}", row.graph

@@ -1,0 +1,154 @@
+"""The table of peers on a terminal: their figures beside ours, and how many times as fast ours is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from repr_bench.results.peers import (
+    MEASURES,
+    OURS,
+    RATIO_FORMULA,
+    Overall,
+    PeerRow,
+    Ratio,
+    latency_ratios,
+    overall,
+    throughput_ratios,
+)
+from repr_bench.results.results import Results
+from repr_bench.statistics.intervals import Figure
+
+NOTHING = "-"
+TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
+WORDS = ("network", "precision", "measure", "run by")
+"""Titles of columns that hold text."""
+
+
+def print_peers(results: Results, console: Console) -> None:
+    """Print what the peers took, the means over networks, and why some are missing."""
+    plain = not console.is_terminal
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    for title in TITLES:
+        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=plain)
+    for cells in peer_cells(results.peers):
+        table.add_row(*map(Text, cells))
+    console.print()
+    console.print(table)
+    for text in (
+        *summaries(results.peers),
+        *peer_problems(results.peers),
+        *meanings(results.peers),
+    ):
+        console.print(Text(text), soft_wrap=plain)
+
+
+def peer_cells(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, ...]]:
+    """The table's rows, those with samples; ratios are at the same batch size."""
+    for row in rows:
+        if not row.rounds_ns:
+            continue
+        latency = row.latency_ms if row.measure == "latency" else None
+        rate = row.images_per_second
+        yield (
+            *(row.label, row.precision, row.measure, str(row.batch or NOTHING), row.peer),
+            NOTHING if latency is None else str(latency),
+            NOTHING if rate is None else str(rate),
+            NOTHING if (found := ratio_of(rows, row)) is None else times(found.figure),
+        )
+
+
+def ratio_of(rows: tuple[PeerRow, ...], row: PeerRow) -> Ratio | None:
+    """Ours against that row; None for our own, and where one of both is missing."""
+    if row.peer == OURS or row.batch is None:
+        return None
+    if row.measure == "latency":
+        found = latency_ratios(rows, row.peer, row.batch)
+    else:
+        found = throughput_ratios(rows, row.peer, row.batch)
+    return next((one for one in found if one.peer is row), None)
+
+
+def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
+    """For each measure, batch and peer its name in words, and the ratios over all networks.
+
+    Each precision by itself: a mean over fp32 and int8 graphs means nothing.
+    """
+    keys = dict.fromkeys((row.precision, row.peer) for row in rows if row.peer != OURS)
+    for precision, peer in keys:
+        of = tuple(row for row in rows if row.precision == precision)
+        batches = {m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in MEASURES}
+        cases = [
+            *((f"latency at batch {n}", latency_ratios(of, peer, n)) for n in batches["latency"]),
+            *(
+                (f"throughput at batch {n}", throughput_ratios(of, peer, n))
+                for n in batches["throughput"]
+            ),
+        ]
+        if len(batches["throughput"]) > 1:
+            best = throughput_ratios(of, peer)
+            cases.append(("throughput with each at its best batch", best))
+        for what, ratios in cases:
+            if (found := overall(ratios)) is not None:
+                yield f"{peer}, {precision} {what}", found
+
+
+def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
+    """A sentence for each measure and peer: the mean over networks, and the least ratio."""
+    return [
+        f"{what}: ours is {times(found.mean)} as fast over {_networks(len(found.ratios))}; "
+        f"least {times(found.least.figure)}, {found.least.ours.label}"
+        for what, found in overalls(rows)
+    ]
+
+
+def peer_problems(rows: tuple[PeerRow, ...]) -> list[str]:
+    """Why peers have no figures: one sentence for each peer and reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row.status != "measured":
+            names = found.setdefault((row.peer, row.status, row.reason), [])
+            name = f"{row.label} {row.precision}" + (f" batch {row.batch}" if row.batch else "")
+            names += [name] if name not in names else []
+    return [
+        f"{peer} {status} for {', '.join(names)}: {reason}"
+        for (peer, status, reason), names in found.items()
+    ]
+
+
+def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
+    """What the figures say, and how each peer ran."""
+    found = [
+        "Same graph or weights, inputs, threads and batch; all of a network timed in the same "
+        "rounds. Throughput: as many batches at once as each takes.",
+        f"{RATIO_FORMULA[0].upper()}{RATIO_FORMULA[1:]}",
+    ]
+    settings: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.settings:
+            settings.setdefault(f"{row.peer} ({row.measure})", {})[row.settings] = None
+    found += [f"{peer}: {'; or '.join(which)}" for peer, which in settings.items()]
+    if checked := [row.agreement for row in rows if row.agreement and row.status == "measured"]:
+        found.append(
+            f"Each gives our top-1 on at least {min(a.same for a in checked)} of "
+            f"{min(a.images for a in checked)} images."
+        )
+    return found
+
+
+def times(figure: Figure) -> str:
+    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
+    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
+    if figure.interval is None:
+        return f"{figure.value:,.{places}f} ×"
+    low, high = figure.interval
+    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"
+
+
+def _networks(count: int) -> str:
+    return f"{count} network{'s' if count > 1 else ''}"

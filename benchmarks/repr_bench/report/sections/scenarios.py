@@ -1,0 +1,324 @@
+"""The tables of a run of scenarios: what each found, the rates a server held, where time goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from repr_bench.report.sections.columns import (
+    AGREE,
+    NOTHING,
+    TOP1,
+    agreement_text,
+    marked,
+    top1_text,
+)
+from repr_bench.report.sections.figures import cautions
+from repr_bench.results.results import Results
+from repr_bench.results.scenarios import (
+    MLPERF_SECONDS,
+    PERCENT,
+    TRUSTED_LATENESS,
+    RateTrial,
+    ScenarioRow,
+    StageRow,
+    per_second,
+)
+from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics.intervals import Figure
+
+_NAMES = ("network", "precision", "scenario", "driven by")
+_TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms")
+_RESULT = "result (95 %)"
+_TRIAL_TITLES = (
+    *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
+    *("refused %", "mean batch", "late p99 ms"),
+)
+_STAGE_TITLES = ("stage", "p50 ms (95 %)", "share % (95 %)")
+
+SCENARIO_FORMULA = (
+    "single-stream: one sample a query, each sent as the last is answered, p90. multi-stream: eight "
+    "samples a query, p99. server: Poisson arrivals of single samples into the runtime's batcher, the "
+    "highest rate whose p99 holds the bound. offline: all instances busy, images/s, the best batch size."
+)
+ARRIVAL_FORMULA = (
+    "Latency in the server scenario counts from the scheduled arrival; a query without an answer "
+    "counts as infinitely slow."
+)
+
+
+@dataclass(frozen=True)
+class ScenarioTable:
+    """A table as text: ``numeric`` are the columns that are set to the right.
+
+    ``server`` is the row whose rates it lists.
+    """
+
+    heading: str
+    titles: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...]
+    server: ScenarioRow | None = None
+
+
+def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
+    """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
+    if results.scenarios:
+        answers = _answers(results.scenarios)
+        lines = tuple(_scenario_line(row, answers) for row in results.scenarios)
+        titles = (*_TITLES, *answers, _RESULT)
+        yield ScenarioTable("Scenarios", titles, lines, (*range(4, len(titles) - 1),))
+    for row in results.scenarios:
+        if row.trials:
+            heading = f"{title_of(row)}: rates in the order they were tried"
+            lines = tuple(map(_trial_line, row.trials))
+            numeric = (0, *range(2, len(_TRIAL_TITLES)))
+            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric, row)
+    for stages in results.end_to_end:
+        if stages.calls:
+            heading = f"{title_of(stages)} to label{_accuracy(stages)}"
+            yield ScenarioTable(heading, _STAGE_TITLES, tuple(_stage_lines(stages)), (1, 2))
+
+
+def print_scenarios(results: Results, console: Console) -> None:
+    """Print the tables, and the sentences below them."""
+    for number, table in enumerate(scenario_tables(results)):
+        if number or results.rows:
+            _line(console, f"\n{table.heading}", "bold")
+        console.print(_table(table, plain=not console.is_terminal))
+    for text in scenario_problems(results):
+        _line(console, text, "yellow")
+    for text in scenario_cautions(results):
+        _line(console, f"Careful: {text}", "yellow")
+    for text in scenario_meanings(results):
+        _line(console, text, "dim")
+
+
+def result_text(row: ScenarioRow) -> str:
+    """What the scenario is about, in one figure and its interval."""
+    if row.loadgen is not None:
+        valid = "valid" if row.loadgen.valid else "invalid"
+        return f"{_loadgen_result(row)}; {valid} to LoadGen"
+    if row.scenario == "server":
+        if row.rate is None:
+            return NOTHING
+        least = "at least " if row.generator_limit else ""
+        beyond = f", {per_second(row.next_rate)} do not" if row.next_rate else ""
+        return f"{least}{per_second(row.rate)} queries/s hold p99 ≤ {row.slo_ms:g} ms{beyond}"
+    if row.scenario == "offline":
+        figure = row.images_per_second
+        if figure is None:
+            return NOTHING
+        many = f" × {row.instances} instances" if row.instances > 1 else ""
+        return f"{with_interval(figure)} images/s, batch {row.batch}{many}"
+    found = row.latency_ms.get(PERCENT[row.scenario])
+    return NOTHING if found is None else f"p{PERCENT[row.scenario]} {with_interval(found)} ms"
+
+
+def _loadgen_result(row: ScenarioRow) -> str:
+    assert row.loadgen is not None
+    if row.scenario in ("server", "offline"):
+        figure = row.images_per_second
+        assert figure is not None
+        unit = "queries/s answered" if row.scenario == "server" else "images/s"
+        return f"{with_interval(figure)} {unit}"
+    percent = PERCENT[row.scenario]
+    seen = row.latency_ms.get(percent)
+    figure = Figure(row.loadgen.result / 1e6, seen.interval if seen else None)
+    return f"p{percent} {with_interval(figure)} ms"
+
+
+def with_interval(figure: Figure, factor: float = 1.0) -> str:
+    """``0.515 (0.51–0.52)``, with the digits that the interval supports."""
+    value = figure.value * factor
+    if not math.isfinite(value):
+        return "∞"
+    if figure.interval is None:
+        return statistics.figure(value)
+    low, high = (end * factor for end in figure.interval)
+    if not math.isfinite(high):
+        return f"{statistics.figure(value)} ({statistics.figure(low)}–∞)"
+    interval = statistics.Interval(low, high)
+    places = statistics.decimals(value, interval)
+    return f"{value:,.{places}f} ({low:,.{places}f}–{high:,.{places}f})"
+
+
+def scenario_problems(results: Results) -> list[str]:
+    """Why a row has no figures, a sentence each."""
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    found = [f"{title_of(row)}: {row.reason}" for row in rows if row.reason]
+    if results.interrupted and not results.rows:  # else it stands below their table
+        found.insert(0, "interrupted: what was measured until then is shown")
+    return found
+
+
+def scenario_cautions(results: Results) -> list[str]:
+    """What a reader must know before trusting these figures."""
+    found = [] if results.rows else cautions(results)  # else they stand below their table
+    unsure: list[str] = []
+    for row in results.scenarios:
+        confirmed = row.confirmed
+        if row.generator_limit:
+            found.append(
+                f"{title_of(row)}: {row.generator_limit}; at higher rates it was late by more than "
+                f"{100 * TRUSTED_LATENESS:g} % of the bound at p99, and a machine with more idle "
+                f"cores lets it try them"
+            )
+        elif confirmed is not None and not confirmed.trusted:
+            found.append(
+                f"{title_of(row)} may hold more: the load generator was itself {confirmed.late_ms:.3g} ms "
+                f"late at p99, which is in the latencies; run it on a machine with an idle core"
+            )
+        p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
+        if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
+            unsure.append(title_of(row))
+    if unsure:
+        found.append(
+            f"p99 held its bound, but its interval reaches beyond, and a longer run (--seconds) would "
+            f"tell: {', '.join(unsure)}"
+        )
+    if unsteady := [title_of(row) for row in results.scenarios if not row.steady]:
+        found.append(f"not steady when the warm-up reached its limit: {', '.join(unsteady)}")
+    reasons: dict[str, list[str]] = {}
+    for row in results.scenarios:
+        if row.loadgen is not None and row.loadgen.reasons:
+            reasons.setdefault("; ".join(row.loadgen.reasons), []).append(title_of(row))
+    found += [f"{reason}: {', '.join(titles)}" for reason, titles in reasons.items()]
+    return found
+
+
+def scenario_meanings(results: Results) -> list[str]:
+    """What the figures mean, and what MLPerf itself asks for."""
+    found: list[str] = []
+    measured = [row for row in results.scenarios if row.queries]
+    if measured:
+        shortest = min(row.measured_seconds for row in measured)
+        found += [
+            f"MLPerf asks for {MLPERF_SECONDS} s or more of each scenario; the shortest here took "
+            f"{shortest:.3g} s, and the intervals say what that costs. No figure here is an MLPerf "
+            f"result.",
+            SCENARIO_FORMULA,
+            ARRIVAL_FORMULA,
+        ]
+    if any(trial.urgent for row in results.scenarios for trial in row.trials):
+        found.append(
+            "The load generator had real-time priority on the CPUs that it shares with the service: "
+            "clients have machines of their own."
+        )
+    if any(row.loadgen for row in results.scenarios):
+        found.append(
+            "LoadGen's percentile is the sorted[int(n·p)] of its own log; the interval is a "
+            "bootstrap over windows of its trace."
+        )
+    if texts := dict.fromkeys(row.images for row in results.end_to_end if row.images):
+        found.append(
+            f"From JPEG to label: {'; '.join(texts)}. infer is Session.run within that chain, network "
+            f"alone the same call on ready inputs, alternating with it; shares are of time in all."
+        )
+    if not results.rows:  # else it stands below their table
+        found.append(statistics.PERCENTILE_FORMULA)
+    found.append(statistics.LATENCY_INTERVAL_FORMULA)
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    said = {row.graph.choice for row in results.rows if row.graph}
+    if choices := dict.fromkeys(r.choice for r in rows if r.choice and r.choice not in said):
+        found.append(f"Run by {'; '.join(choices)}.")
+    return found
+
+
+def _answers(rows: Sequence[ScenarioRow]) -> tuple[str, ...]:
+    """The columns on what the graphs get right: agreement, where there is no top-1 of some."""
+    top1 = any(top1_text(row) != NOTHING for row in rows)
+    others = [row for row in rows if row.graph is None or row.graph.accuracy is None]
+    agree = any(agreement_text(row) != NOTHING for row in others)
+    return (*((TOP1,) if top1 else ()), *((AGREE,) if agree else ()))
+
+
+def _accuracy(row: StageRow) -> str:
+    """The same for a heading."""
+    top1, agree = top1_text(row), agreement_text(row)
+    if row.graph and row.graph.accuracy:
+        return f"; top-1 %: {top1}"
+    return f"; {top1}" if top1 != NOTHING else f"; agree %: {agree}" if agree != NOTHING else ""
+
+
+def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
+    offline = row.scenario == "offline"
+    latencies = (
+        NOTHING if offline or percent not in row.latency_ms else _text(row.latency_ms[percent])
+        for percent in (50, 90, 99)
+    )
+    batch = NOTHING if row.batch is None else str(row.batch)
+    return (
+        *(marked(row.label, row), row.precision or NOTHING, row.scenario, row.source),
+        *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies),
+        *(top1_text(row) if title == TOP1 else agreement_text(row) for title in answers),
+        result_text(row),
+    )
+
+
+def _trial_line(trial: RateTrial) -> tuple[str, ...]:
+    verdict: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
+    if trial.stopped and trial.verdict == "missed":
+        verdict = f"missed after {trial.seconds:.2g} s"
+    if trial.generator_limited:
+        verdict += ", generator late"
+    mean = trial.mean_batch
+    return (
+        *(per_second(trial.offered), verdict, per_second(trial.achieved), _text(trial.goodput)),
+        *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
+        f"{100 * trial.refused_share:.2g}",
+        NOTHING if mean is None else f"{mean:.3g}",
+        f"{trial.late_ms:.{1 if trial.late_ms < 10 else 0}f}",
+    )
+
+
+def _stage_lines(row: StageRow) -> Iterator[tuple[str, str, str]]:
+    for name in row.stages:
+        share = with_interval(row.shares[name], 100)
+        yield name, with_interval(row.medians_ms[name]), share
+    yield "end to end", with_interval(row.medians_ms["total"]), "100"
+    yield "network alone", with_interval(row.medians_ms["bare"]), ""
+
+
+def _text(figure: Figure | None) -> str:
+    if figure is None:
+        return NOTHING
+    if not math.isfinite(figure.value):
+        return "∞"
+    interval = figure.interval
+    if interval is not None and not math.isfinite(interval.high):
+        interval = None
+    return statistics.figure(figure.value, interval)
+
+
+def title_of(row: ScenarioRow | StageRow) -> str:
+    """A row's name in a sentence."""
+    if isinstance(row, StageRow):
+        batch = "" if row.batch is None else f"batch {row.batch}"
+        return _join(row.label, row.precision, batch, "from JPEG")
+    driven = "" if row.source == "repr-bench" else f"({row.source})"
+    return _join(row.label, row.precision, row.scenario, driven)
+
+
+def _join(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _table(given: ScenarioTable, *, plain: bool) -> Table:
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    for index, title in enumerate(given.titles):
+        table.add_column(Text(title), justify="right" if index in given.numeric else "left")
+    for line in given.lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def _line(console: Console, text: str, style: str) -> None:
+    # As Text, since names and paths are no markup; in a pipe a line stays one line.
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)

@@ -1,0 +1,1 @@
+"""What a run found: rows of all kinds, and their JSON file."""

@@ -1,0 +1,197 @@
+"""What others took for the same work in the same run, and how many times as fast ours is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics.intervals import Figure, Interval
+
+OURS = "ours"
+Measure = Literal["latency", "throughput"]
+MEASURES: tuple[Measure, ...] = ("latency", "throughput")
+PeerStatus = Literal["measured", "interrupted", "absent", "failed"]
+RESAMPLES = 2000
+
+RATIO_FORMULA = (
+    "times as fast: the peer's time for an image over ours, above 1 where ours is faster. In each "
+    "round the median of the peer's samples over the median of ours; of the rounds the geometric "
+    "mean, with a bootstrap interval over rounds, both drawn together (2,000 resamples). Over "
+    "networks the geometric mean, each network's rounds drawn on their own."
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """On how many of ``images`` a peer has our top-1 (ties that rounding decides count as same)."""
+
+    same: int
+    images: int
+
+
+@dataclass(frozen=True)
+class PeerRow:
+    """One peer (or ``ours``) on one graph at one batch size.
+
+    ``rounds_ns`` are raw samples, a tuple for each round; in each sample ``images`` went
+    through: the batch for a latency, a burst of batches, as many at once as the peer takes, for a
+    throughput. ``settings`` says how the peer runs. Peers of one (label, precision, measure)
+    were timed in the same rounds, ours among them.
+    """
+
+    label: str
+    precision: str
+    measure: Measure
+    batch: int | None
+    peer: str
+    status: PeerStatus
+    reason: str
+    settings: str = ""
+    agreement: Agreement | None = None
+    images: int = 0
+    steady: bool = False
+    rounds_ns: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def graph(self) -> tuple[str, str]:
+        """What it ran: label and precision."""
+        return self.label, self.precision
+
+    @cached_property
+    def log_ns(self) -> NDArray[np.float64]:
+        """The logarithm of the median time for an image, a value a round."""
+        medians = [statistics.percentile(samples, 50) for samples in self.rounds_ns]
+        return np.log(np.array(medians) / self.images)
+
+    @cached_property
+    def latency_ms(self) -> Figure | None:
+        """The median sample in ms; None without samples."""
+        if not self.rounds_ns:
+            return None
+        pooled = [sample for samples in self.rounds_ns for sample in samples]
+        found = statistics.percentile_interval(self.rounds_ns, 50)
+        interval = found and Interval(found.low / 1e6, found.high / 1e6)
+        return Figure(statistics.percentile(pooled, 50) / 1e6, interval)
+
+    @cached_property
+    def images_per_second(self) -> Figure | None:
+        """Images over the time they took; None without samples."""
+        if not self.rounds_ns:
+            return None
+        images = [self.images * len(samples) for samples in self.rounds_ns]
+        seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
+        return Figure(sum(images) / sum(seconds), statistics.ratio_interval(images, seconds))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast ours is, on one network; ``logs`` are the rounds' logarithms."""
+
+    ours: PeerRow
+    peer: PeerRow
+    logs: tuple[float, ...]
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The geometric mean over the rounds."""
+        return _figure(self.logs, _drawn_means((self.logs,))[0] if len(self.logs) > 1 else None)
+
+
+def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
+    """Of two rows that were measured in the same rounds; None if one of them was not."""
+    rounds = min(len(ours.rounds_ns), len(peer.rounds_ns))
+    if not rounds or {ours.status, peer.status} != {"measured"}:
+        return None
+    logs = peer.log_ns[:rounds] - ours.log_ns[:rounds]
+    return Ratio(ours, peer, tuple(map(float, logs)))
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A peer over all networks: the geometric mean, and the network with the least ratio."""
+
+    ratios: tuple[Ratio, ...]
+
+    @cached_property
+    def mean(self) -> Figure:
+        """The geometric mean of the networks' ratios."""
+        means = [sum(found.logs) / len(found.logs) for found in self.ratios]
+        drawn = None
+        if all(len(found.logs) > 1 for found in self.ratios):
+            drawn = np.mean(_drawn_means(tuple(found.logs for found in self.ratios)), axis=0)
+        return _figure(means, drawn)
+
+    @cached_property
+    def least(self) -> Ratio:
+        """Where ours does worst."""
+        return min(self.ratios, key=lambda found: found.figure.value)
+
+
+def overall(ratios: Sequence[Ratio]) -> Overall | None:
+    """Over ``ratios``, one a network; None where there are none."""
+    return Overall(tuple(ratios)) if ratios else None
+
+
+def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio]:
+    """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
+    chosen = [row for row in rows if row.measure == "latency" and row.batch == batch]
+    return _paired({(row.graph, row.peer): row for row in chosen}, peer)
+
+
+def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
+    """Ours against ``peer`` at that batch size, a ratio for each graph.
+
+    None: each at the best of its batch sizes.
+    """
+    if batch is None:
+        return _paired(best_throughputs(rows), peer)
+    chosen = [row for row in rows if row.measure == "throughput" and row.batch == batch]
+    return _paired({(row.graph, row.peer): row for row in chosen}, peer)
+
+
+def best_throughputs(rows: Sequence[PeerRow]) -> dict[tuple[tuple[str, str], str], PeerRow]:
+    """For each graph and peer the row with the most images a second."""
+    best: dict[tuple[tuple[str, str], str], PeerRow] = {}
+    for row in rows:
+        if row.measure != "throughput" or row.status != "measured":
+            continue
+        key = row.graph, row.peer
+        if key not in best or row.log_ns.mean() < best[key].log_ns.mean():
+            best[key] = row
+    return best
+
+
+def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> list[Ratio]:
+    found = []
+    for (graph, name), row in rows.items():
+        ours = rows.get((graph, OURS))
+        if name == peer and ours is not None and (one := ratio(ours, row)) is not None:
+            found.append(one)
+    return found
+
+
+@lru_cache(maxsize=256)  # the same ratio stands in the plot, the table and the sentences
+def _drawn_means(logs: tuple[tuple[float, ...], ...]) -> list[NDArray[np.float64]]:
+    """For each network, the mean over its rounds in each resample."""
+    generator = np.random.default_rng(0)
+    means = []
+    for values in logs:
+        rounds = len(values)
+        drawn = generator.multinomial(rounds, [1 / rounds] * rounds, size=RESAMPLES)
+        means.append(drawn @ np.array(values) / rounds)
+    return means
+
+
+def _figure(logs: Sequence[float], drawn: NDArray[np.float64] | None) -> Figure:
+    value = math.exp(sum(logs) / len(logs))
+    if drawn is None:
+        return Figure(value, None)
+    low, high = statistics.middle(drawn)
+    return Figure(value, Interval(math.exp(low), math.exp(high)))

@@ -1,0 +1,186 @@
+"""Poisson arrivals: the schedule by seed, and queries sent by it to a service, on time or said so.
+
+An open loop: a query comes when it is due, however many are still being answered, and its
+latency counts from when it was due. A closed loop, or a clock that starts when the query is
+sent, leaves out the waiting that a stall causes ("coordinated omission": G. Tene, "How NOT to
+Measure Latency", 2013).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_bench.measuring.measure import Clock
+from repr_bench.results.scenarios import UNANSWERED
+from repr_runtime.errors import QueueFullError
+
+Sleep = Callable[[float], None]
+Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
+
+SPIN_NS = 200_000
+"""A sleep ends up to about this late; so long before a query is due, the clock is watched."""
+
+URGENT_SPIN_NS = 20_000
+"""Likewise of a thread with real-time priority, whose watching would keep others from a CPU."""
+
+LEAD_NS = 1_000_000
+"""Between the start and the first moment that may be due."""
+
+GRACE_SECONDS = 2.0
+"""How long the next answer is waited for, once all queries are sent."""
+
+
+class Stats(Protocol):
+    """What a service tells of itself: of each batch size, how often so many ran together."""
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """Samples run together, and how often."""
+
+
+class Service(Protocol):
+    """What answers queries: a ``repr_runtime.Batcher``, or another of its kind."""
+
+    def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
+        """The future answer; raises :class:`QueueFullError` where it takes no more."""
+
+    def stats(self) -> Stats:
+        """What happened up to now."""
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more; ``drain`` says whether those that wait are still answered."""
+
+
+def poisson_schedule(
+    rate: float, seconds: float, seed: int, *, at_least: int = 1
+) -> NDArray[np.int64]:
+    """When each query is due, in ns from the start: exponential gaps of ``1 / rate`` s on average.
+
+    As many as ``rate`` brings in ``seconds``, and no fewer than ``at_least``. The same seed
+    gives the same pattern at every rate, stretched.
+    """
+    count = max(at_least, math.ceil(rate * seconds))
+    gaps = np.random.default_rng(seed).exponential(1.0, count)
+    return (np.cumsum(gaps) * (1e9 / rate)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What became of the queries that were sent, in the order of the schedule.
+
+    ``latency_ns`` counts from the scheduled arrival, ``UNANSWERED`` where no answer came;
+    ``lateness_ns`` is how late each was sent. ``refused`` were turned away. ``hopeless`` says
+    that more than the allowed number had missed the bound, and no further ones were sent.
+    ``error`` is what a query failed with, after which none was sent. ``seconds`` passed from
+    the start of the schedule to the last answer, or to the end.
+    """
+
+    latency_ns: tuple[int, ...]
+    lateness_ns: tuple[int, ...]
+    refused: int
+    hopeless: bool
+    error: BaseException | None
+    seconds: float
+
+
+def drive(
+    schedule: Sequence[int] | NDArray[np.int64],
+    samples: Sequence[Sample],
+    service: Service,
+    *,
+    bound_ns: float = math.inf,
+    allowed: int | None = None,
+    spin_ns: int = SPIN_NS,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Sleep = time.sleep,
+) -> Driven:
+    """Send a query to ``service`` at each moment of ``schedule``, with ``samples`` in turn.
+
+    No more are sent as soon as more than ``allowed`` of them (None: any number) have missed
+    ``bound_ns``, refused ones among them: then the bound is lost, whatever comes. It ends when
+    all that were sent are answered, or no answer came for long. For ``spin_ns`` before a query is
+    due the clock is watched.
+    """
+    start = clock() + LEAD_NS
+    due = [start + int(offset) for offset in schedule]
+    done = [UNANSWERED] * len(due)
+    errors: list[BaseException] = []
+    ended: list[int] = []  # appended to by the service's threads, which needs no lock
+
+    def note(index: int, future: Future[Any]) -> None:
+        moment = clock()
+        if future.cancelled():
+            pass
+        elif (error := future.exception()) is not None:
+            errors.append(error)
+        else:
+            done[index] = moment
+        ended.append(index)
+
+    lateness: list[int] = []
+    refused = missed = judged = 0
+    limit = math.inf if allowed is None else allowed
+
+    def judge(now: int) -> bool:
+        """Whether too many have missed the bound by ``now``; each query is looked at once."""
+        nonlocal judged, missed
+        while judged < len(lateness) and due[judged] + bound_ns < now:
+            missed += not 0 <= done[judged] <= due[judged] + bound_ns
+            judged += 1
+        return missed > limit
+
+    hopeless = False
+    for index, moment in enumerate(due):
+        _wait_until(moment, spin_ns, clock, sleep)
+        now = clock()
+        hopeless = judge(now)
+        if hopeless or errors:
+            break
+        lateness.append(now - moment)
+        try:
+            future = service.submit(samples[index % len(samples)])
+        except QueueFullError:
+            refused += 1
+        except Exception as error:  # a mistake in the sample, or a service that is gone
+            errors.append(error)
+            break
+        else:
+            future.add_done_callback(partial(note, index))
+    accepted = len(lateness) - refused
+    patience = GRACE_SECONDS * 1e9
+    until = clock() + patience
+    before = len(ended)
+    while len(ended) < accepted and not errors:
+        sleep(0.001)
+        if len(ended) > before:  # a slow service that answers is waited for
+            before, until = len(ended), clock() + patience
+        elif clock() > until:
+            break
+    sent = len(lateness)
+    last = max(max(done[:sent], default=start), due[sent - 1] if sent else start)
+    return Driven(
+        latency_ns=tuple(
+            UNANSWERED if when == UNANSWERED else when - moment
+            for when, moment in zip(done[:sent], due, strict=False)
+        ),
+        lateness_ns=tuple(lateness),
+        refused=refused,
+        hopeless=hopeless,
+        error=errors[0] if errors else None,
+        seconds=(last - start) / 1e9,
+    )
+
+
+def _wait_until(moment: int, spin_ns: int, clock: Clock, sleep: Sleep) -> None:
+    """Sleep until shortly before; then yield to other threads until the moment has come."""
+    while (left := moment - clock()) > 0:
+        sleep((left - spin_ns) / 1e9 if left > spin_ns else 0.0)

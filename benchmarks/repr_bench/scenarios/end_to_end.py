@@ -1,0 +1,226 @@
+"""From the bytes of a JPEG to a label, stage by stage, and the network alone beside it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_bench.errors import UsageError
+from repr_bench.measuring.measure import Call, Clock, Plan
+from repr_bench.results.scenarios import StageRow, Windows
+from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
+
+if TYPE_CHECKING:
+    from repr_models.data.cifar10 import Images
+    from repr_runtime import Session
+    from repr_runtime.artifact.manifest import PreprocessingInfo
+
+QUALITY = 95
+PHOTOGRAPH = (375, 500)
+"""Height and width of a common photograph in ImageNet's validation set."""
+
+SMALL_CROP = 64
+"""Networks with a crop up to this are fed images as they are, larger ones photographs."""
+
+PICTURES = 32
+WARMUP_CALLS = 3
+
+Stage = tuple[str, Callable[[Any], Any]]
+"""A name, and what makes the next stage's input of its own."""
+
+
+@dataclass
+class StageTiming:
+    """Samples in ns: for each stage, and for the network alone, a list for each round."""
+
+    stages_ns: list[list[list[int]]] = field(default_factory=list)
+    bare_ns: list[list[int]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def frozen(self) -> tuple[tuple[Windows, ...], Windows]:
+        """Both as tuples."""
+        stages = tuple(tuple(map(tuple, rounds)) for rounds in self.stages_ns)
+        return stages, tuple(map(tuple, self.bare_ns))
+
+
+def encode_jpegs(
+    images: Sequence[NDArray[np.uint8]],
+    info: PreprocessingInfo,
+    name: str = "evaluation images",
+) -> tuple[list[bytes], str]:
+    """``images``, each (H, W, 3), as JPEG files in memory, and the words that say what these are.
+
+    Upscaled to the size of a photograph where the network's crop asks for more pixels than the
+    images have, so that decoding and resizing cost what they do in a service.
+    """
+    from PIL import Image
+
+    sizes = {image.shape[:2] for image in images}
+    size = "{}×{}".format(*sizes.pop()) if len(sizes) == 1 else "of several sizes"
+    what = f"{name} as JPEG of quality {QUALITY}, {size}"
+    fewest = min(min(image.shape[:2]) for image in images)
+    large = max(info.crop) > SMALL_CROP and fewest < max(info.crop)
+    if large:
+        what += " upscaled to {}×{}".format(*PHOTOGRAPH)
+    found = []
+    for pixels in images:
+        image = Image.fromarray(pixels)
+        if large:
+            image = image.resize(PHOTOGRAPH[::-1], Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=QUALITY)
+        found.append(stream.getvalue())
+    kilobytes = round(np.mean([*map(len, found)]) / 1e3, 1)
+    return found, f"{what}, {kilobytes:g} kB on average"
+
+
+def stages_of(session: Session) -> tuple[Stage, ...]:
+    """The way from a list of JPEG files to a (label, probability) for each, as `classify` goes it.
+
+    decode (Pillow), resize (and the crop), normalise (uint8 to float32), copy (channels first,
+    in the type of the graph), infer (``Session.run``; on a GPU with both transfers), softmax
+    (and the label). Raises :class:`UsageError` if the network takes no images, or gives no
+    logits.
+    """
+    info = session.manifest.preprocessing
+    if info is None:
+        raise UsageError("the artifact does not say how images become inputs")
+    if len(session.inputs) != 1 or len(session.outputs[0].shape) != 2:
+        raise UsageError("the network does not take one image and give logits")
+    dtype = np.dtype(session.inputs[0].dtype)
+    output = session.outputs[0].name
+    labels = session.manifest.labels
+
+    def copy(images: NDArray[np.float32]) -> NDArray[Any]:
+        return channels_first(images).astype(dtype, copy=False)
+
+    def infer(batch: NDArray[Any]) -> NDArray[Any]:
+        logits: NDArray[Any] = session.run(batch)[output]
+        return logits
+
+    def soft_max(logits: NDArray[Any]) -> list[tuple[str, float]]:
+        scores = logits.astype(np.float64)
+        exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+        best = probabilities.argmax(axis=1)
+        return [
+            (labels[index] if labels else str(index), float(row[index]))
+            for row, index in zip(probabilities, best.tolist(), strict=True)
+        ]
+
+    return (
+        ("decode", lambda files: [*map(decode_jpeg, files)]),
+        ("resize", lambda images: np.stack([resize_and_crop(image, info) for image in images])),
+        ("normalise", lambda images: normalise(images, info)),
+        ("copy", copy),
+        ("infer", infer),
+        ("softmax", soft_max),
+    )
+
+
+def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 RGB of a JPEG file."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def measure_stages(
+    stages: Sequence[Stage],
+    feeds: Sequence[Any],
+    bare: Call,
+    plan: Plan,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    report: Callable[[float, float], None] = lambda _done, _total: None,
+) -> StageTiming:
+    """Time each stage on ``feeds`` in turn, alternating with ``bare``, in the plan's rounds.
+
+    Half of the plan's seconds go to each of the two at best. Ctrl-C keeps what was measured.
+    """
+    found = StageTiming([[] for _ in stages])
+    try:
+        for number in range(WARMUP_CALLS):
+            _through(stages, feeds[number % len(feeds)], clock)
+            bare()
+        call = 0
+        for number in range(plan.rounds):
+            calls: list[list[int]] = []
+            alone: list[int] = []
+            spent = 0
+            while spent < plan.slice_ns or len(alone) < plan.slice_calls:
+                moments = _through(stages, feeds[call % len(feeds)], clock)
+                bare()
+                after = clock()
+                calls.append([b - a for a, b in itertools.pairwise(moments)])
+                alone.append(after - moments[-1])
+                spent += after - moments[0]
+                call += 1
+            for rounds, samples in zip(found.stages_ns, zip(*calls, strict=True), strict=True):
+                rounds.append(list(samples))
+            found.bare_ns.append(alone)
+            report(number + 1, plan.rounds)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
+
+
+def _through(stages: Sequence[Stage], value: Any, clock: Clock) -> list[int]:
+    """Moments before the first stage, and after each."""
+    moments = [clock()]
+    for _, stage in stages:
+        value = stage(value)
+        moments.append(clock())
+    return moments
+
+
+def run_stages(
+    session: Session,
+    images: Images | None,
+    row: StageRow,
+    batch: int,
+    plan: Plan,
+    report: Callable[[float, float], None],
+) -> StageRow:
+    """``row`` with the way from JPEG to label measured. Raises what :func:`stages_of` raises."""
+    stages = stages_of(session)
+    info = session.manifest.preprocessing
+    assert info is not None, "or there were no stages"
+    files, what = encode_jpegs(*_pictures(images, info))
+    feeds = [
+        [files[(begin + index) % len(files)] for index in range(batch)]
+        for begin in range(0, len(files), batch)
+    ]
+    (_, decode), (_, resize), (_, normalise), (_, copy), (_, infer), _ = stages
+    ready = copy(normalise(resize(decode(feeds[0]))))
+    timing = measure_stages(stages, feeds, partial(infer, ready), plan, report=report)
+    stages_ns, bare_ns = timing.frozen()
+    return replace(
+        row,
+        status="interrupted" if timing.interrupted else "measured",
+        reason="interrupted" if timing.interrupted else "",
+        images=what,
+        stages=tuple(name for name, _ in stages),
+        stages_ns=stages_ns,
+        bare_ns=bare_ns,
+    )
+
+
+def _pictures(
+    images: Images | None, info: PreprocessingInfo
+) -> tuple[Sequence[NDArray[np.uint8]], PreprocessingInfo, str]:
+    """A few images to encode: bundled ones where there are none of the network's own data."""
+    if images is not None:
+        return [*next(iter(images.batches(PICTURES))).images], info, "evaluation images"
+    from repr_models.data.cifar10 import bundled_subset
+
+    return [*bundled_subset().images[:PICTURES]], info, "bundled CIFAR-10 images"

@@ -1,0 +1,231 @@
+"""MLPerf's LoadGen drives our sessions: what it asks is run, what it says is read back.
+
+LoadGen calls into Python from C++, where an exception would end the process: whatever is raised
+is kept, its samples count as done, and it is raised again when LoadGen has come to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from repr_bench.results.scenarios import (
+    MULTI_STREAM_SAMPLES,
+    PERCENT,
+    LoadGenSummary,
+    Scenario,
+    Windows,
+)
+from repr_bench.scenarios.arrivals import Sample, Service
+from repr_bench.scenarios.loadgen_log import DETAIL, TRACE, read_loadgen_summary, read_trace
+from repr_bench.scenarios.realtime import urgent
+from repr_runtime.errors import MissingExtraError
+
+_NAMES = {
+    "single-stream": "SingleStream",
+    "multi-stream": "MultiStream",
+    "server": "Server",
+    "offline": "Offline",
+}
+_SPARE = 1.2
+"""Queries are generated beforehand, for this many times the expected speed."""
+
+
+@dataclass(frozen=True)
+class LoadGenPlan:
+    """One run of LoadGen: ``expected`` queries a second, and those offered if a server."""
+
+    scenario: Scenario
+    seconds: float
+    expected: float
+    slo_ms: float
+    seed: int = 0
+
+
+class Query(NamedTuple):
+    """One sample that LoadGen asks for: its name for the answer, and which of ours it is."""
+
+    id: int
+    sample: int
+
+
+RunIndices = Callable[[Sequence[int]], object]
+"""Run the samples of these indices as one batch."""
+
+Issue = Callable[["Answers", Sequence[Query]], None]
+"""Have the queries run, and hand in that they are done, then or later."""
+
+
+def library() -> Any:
+    """The module ``mlperf_loadgen``; raises :class:`MissingExtraError` if it is not installed."""
+    try:
+        import mlperf_loadgen
+    except ImportError as error:
+        raise MissingExtraError("--loadgen", "loadgen", "mlperf_loadgen") from error
+    return mlperf_loadgen
+
+
+@dataclass(frozen=True)
+class LoadGenRun:
+    """What LoadGen says, and the latencies in its trace, in ns, by windows."""
+
+    summary: LoadGenSummary
+    windows_ns: Windows
+    window_seconds: tuple[float, ...]
+
+
+def run_loadgen(
+    lg: Any,
+    plan: LoadGenPlan,
+    open_issuer: Callable[[], contextlib.AbstractContextManager[Issue]],
+    pool: int,
+) -> LoadGenRun:
+    """Let LoadGen run ``plan`` on samples 0 to ``pool - 1``, through the issuer that is opened.
+
+    Raises what an answer failed with, and :class:`ResultsError` if LoadGen's logs make no sense.
+    """
+    errors: list[BaseException] = []
+    with tempfile.TemporaryDirectory(prefix="repr-bench-loadgen-") as folder:
+        answers = Answers(lg, errors)
+        with open_issuer() as issue:
+
+            def guarded(samples: Sequence[Any]) -> None:
+                try:
+                    if not errors:
+                        issue(answers, [Query(s.id, s.index) for s in samples])
+                        return
+                except BaseException as error:  # see above; Ctrl-C too
+                    errors.append(error)
+                lg.QuerySamplesComplete([lg.QuerySampleResponse(s.id, 0, 0) for s in samples])
+
+            sut = lg.ConstructSUT(guarded, _nothing)
+            qsl = lg.ConstructQSL(pool, pool, _nothing_with, _nothing_with)
+            try:
+                logs = _log_settings(lg, folder)
+                with urgent() if plan.scenario == "server" else contextlib.nullcontext():
+                    lg.StartTestWithLogSettings(sut, qsl, _settings(lg, plan), logs)
+            finally:
+                lg.DestroyQSL(qsl)
+                lg.DestroySUT(sut)
+        if errors:
+            raise errors[0]
+        summary = read_loadgen_summary(Path(folder, DETAIL))
+        windows = read_trace(Path(folder, TRACE), by_sample=plan.scenario == "offline")
+    return LoadGenRun(summary, *windows)
+
+
+class Answers:
+    """Where issuers hand in that queries are done, from any thread."""
+
+    def __init__(self, lg: Any, errors: list[BaseException]) -> None:
+        self._lg, self._errors = lg, errors
+
+    def done(self, queries: Sequence[Query], error: BaseException | None = None) -> None:
+        """Tell LoadGen that these are done; ``error`` is what they failed with."""
+        if error is not None:
+            self._errors.append(error)
+        responses = [self._lg.QuerySampleResponse(query.id, 0, 0) for query in queries]
+        self._lg.QuerySamplesComplete(responses)
+
+
+@contextlib.contextmanager
+def stream(run: RunIndices) -> Iterator[Issue]:
+    """Each query is run as one batch, at once: single-stream and multi-stream."""
+
+    def issue(answers: Answers, queries: Sequence[Query]) -> None:
+        run([query.sample for query in queries])
+        answers.done(queries)
+
+    yield issue
+
+
+@contextlib.contextmanager
+def batches(run: RunIndices, batch: int, instances: int) -> Iterator[Issue]:
+    """All is run in batches of ``batch``, by as many threads as there are ``instances``: offline.
+
+    What fills up a last batch is its last sample, again.
+    """
+    with ThreadPoolExecutor(instances, "repr-bench-loadgen") as threads:
+
+        def work(answers: Answers, queries: Sequence[Query]) -> None:
+            indices = [query.sample for query in queries]
+            try:
+                run(indices + indices[-1:] * (batch - len(indices)))
+            except BaseException as error:
+                answers.done(queries, error)
+            else:
+                answers.done(queries)
+
+        def issue(answers: Answers, queries: Sequence[Query]) -> None:
+            for begin in range(0, len(queries), batch):
+                threads.submit(work, answers, queries[begin : begin + batch])
+
+        yield issue
+
+
+@contextlib.contextmanager
+def served(open_service: Callable[[], Service], samples: Sequence[Sample]) -> Iterator[Issue]:
+    """Each sample goes to a batcher: the server scenario."""
+    service = open_service()
+
+    def answered(answers: Answers, query: Query, future: Future[Any]) -> None:
+        answers.done([query], None if future.cancelled() else future.exception())
+
+    def issue(answers: Answers, queries: Sequence[Query]) -> None:
+        for query in queries:
+            future = service.submit(samples[query.sample])
+            future.add_done_callback(partial(answered, answers, query))
+
+    try:
+        yield issue
+    finally:
+        service.close()
+
+
+def _settings(lg: Any, plan: LoadGenPlan) -> Any:
+    found = lg.TestSettings()
+    found.scenario = getattr(lg.TestScenario, _NAMES[plan.scenario])
+    found.mode = lg.TestMode.PerformanceOnly
+    found.min_duration_ms = round(plan.seconds * 1e3)
+    found.min_query_count = 1
+    found.qsl_rng_seed = found.sample_index_rng_seed = found.schedule_rng_seed = plan.seed
+    percentile = PERCENT[plan.scenario] / 100
+    expected_ns = round(1e9 / (plan.expected * _SPARE))
+    if plan.scenario == "single-stream":
+        found.single_stream_expected_latency_ns = expected_ns
+        found.single_stream_target_latency_percentile = percentile
+    elif plan.scenario == "multi-stream":
+        found.multi_stream_expected_latency_ns = expected_ns
+        found.multi_stream_samples_per_query = MULTI_STREAM_SAMPLES
+        found.multi_stream_target_latency_percentile = percentile
+    elif plan.scenario == "server":
+        found.server_target_qps = plan.expected
+        found.server_target_latency_ns = round(plan.slo_ms * 1e6)
+        found.server_target_latency_percentile = percentile
+    else:
+        found.offline_expected_qps = plan.expected * _SPARE
+    return found
+
+
+def _log_settings(lg: Any, folder: str) -> Any:
+    output = lg.LogOutputSettings()
+    output.outdir = folder
+    output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
+    found = lg.LogSettings()
+    found.log_output = output
+    found.enable_trace = True
+    return found
+
+
+def _nothing() -> None:
+    """Queries are never held back, so that there is nothing to flush."""
+
+
+def _nothing_with(_indices: Sequence[int]) -> None:
+    """All samples are in memory all the time."""

@@ -1,0 +1,1 @@
+"""Intervals, shifts and verdicts: pure functions."""

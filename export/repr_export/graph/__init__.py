@@ -1,0 +1,1 @@
+"""What every pass and precision shares: values, multiply-adds, the file."""

@@ -1,0 +1,220 @@
+"""Counts the multiply-adds and parameters of an ONNX graph, from its shapes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from repr_export.graph.values import function_nodes, graph_nodes, is_op, label, node_name
+
+_Shape = tuple[int, ...]
+
+_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+_DATA_LIMIT = 1024
+"""Elements up to which an initializer's values go to shape inference: enough for any shape."""
+
+
+class UncountableError(ValueError):
+    """The graph does not say how many multiply-adds one sample takes."""
+
+
+@dataclass(frozen=True)
+class NodeMultiplyAdds:
+    """One node's share: its name and operator, the count, the type of its second operand."""
+
+    node: str
+    op: str
+    count: int
+    weight_dtype: str
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """The multiply-adds for one sample, node by node in the order of the graph."""
+
+    nodes: tuple[NodeMultiplyAdds, ...]
+
+    @property
+    def total(self) -> int:
+        """The sum over all nodes."""
+        return sum(node.count for node in self.nodes)
+
+
+def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
+    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul for one sample of ``model``.
+
+    One multiply-add is one product added to a sum; biases, BatchNorms and activations do not
+    count (the convention of He et al. 2016, table 1, who call them FLOPs). A Conv takes
+    outputs x C_in/groups x kernel of them, padding included; a ConvTranspose inputs x
+    C_out/groups x kernel; a matrix product outputs x inner dimension.
+
+    The batch is the first dimension of the first input. A dynamic batch is set to 1, a fixed
+    one is divided out. ``model`` is not changed.
+
+    Raises :class:`UncountableError` if another dimension of an input is dynamic, if shape
+    inference cannot find a shape, or if such a node stands in an If or Loop body or a function.
+    """
+    counted = []
+    for node in (*graph_nodes(model), *function_nodes(model)):
+        if any(is_op(node, op_type) for op_type in _COUNTED):
+            if node.graph is not model.graph:
+                raise UncountableError(
+                    f"{label(node)} stands in an If or Loop body or in a function, so that the "
+                    "graph alone does not say how often it runs; inline functions first"
+                )
+            counted.append(node)
+    batch, symbol = _batch(model)
+    types = _inferred(model, symbol)
+    shares = []
+    for node in counted:
+        shapes = [_shape_of(types, value, node) for value in (*node.inputs[:2], node.outputs[0])]
+        count = _count(node, *shapes)
+        if count % batch:
+            raise UncountableError(
+                f"{label(node)} takes {count} multiply-adds at the graph's batch of {batch}, "
+                "which is no whole number for one sample"
+            )
+        weight = node.inputs[1]
+        assert weight is not None  # it has a shape
+        dtype = ir.DataType(types[weight.name or ""].elem_type).numpy().name
+        shares.append(NodeMultiplyAdds(node_name(node), node.op_type, count // batch, dtype))
+    return MultiplyAdds(tuple(shares))
+
+
+def inferred_types(model: ir.Model, batch: int) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
+
+    A value whose shape inference cannot find is missing, or has no shape. ``model`` is not
+    changed. Raises :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
+    """
+    return _inferred(model, _batch(model)[1], batch)
+
+
+def count_parameters(model: ir.Model) -> int:
+    """How many numbers the graph's floating-point initializers hold, in bodies too.
+
+    In a graph with BatchNorm folded, that counts each convolution's bias and no BatchNorm.
+    """
+    return sum(
+        math.prod(value.const_value.shape.numpy())
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    )
+
+
+def _count(node: ir.Node, data: _Shape, weight: _Shape, output: _Shape) -> int:
+    match node.op_type:
+        case "Conv":
+            return math.prod(output) * math.prod(weight[1:])
+        case "ConvTranspose":
+            return math.prod(data) * math.prod(weight[1:])
+        case "Gemm":
+            return math.prod(output) * data[0 if node.attributes.get_int("transA", 0) else 1]
+        case _:
+            return math.prod(output) * data[-1]
+
+
+def _data_inputs(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _batch(model: ir.Model) -> tuple[int, str | None]:
+    """The fixed batch, or 1 and the name of the dynamic one (None if it has no name)."""
+    for value in _data_inputs(model):
+        if value.shape is not None and len(value.shape) > 0:
+            first = value.shape[0]
+            return (first, None) if isinstance(first, int) else (1, first.value)
+    return 1, None
+
+
+def _input_shape(value: ir.Value, symbol: str | None, batch: int) -> list[int]:
+    if value.shape is None:
+        raise UncountableError(f"the input '{value.name}' has no shape")
+    dims = []
+    for axis, dim in enumerate(value.shape):
+        if isinstance(dim, int):
+            dims.append(dim)
+        elif (dim.value is not None and dim.value == symbol) or (dim.value is None and axis == 0):
+            dims.append(batch)
+        else:
+            raise UncountableError(
+                f"dimension {axis} of the input '{value.name}' is dynamic"
+                f"{f' ({dim.value})' if dim.value else ''}; only the batch may be"
+            )
+    return dims
+
+
+def _inferred(
+    model: ir.Model, symbol: str | None, batch: int = 1
+) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of each value by name, from a copy of the graph without weights."""
+    inputs, initializers = [], []
+    for value in _data_inputs(model):
+        info = ir.serde.serialize_value(value)
+        del info.type.tensor_type.shape.dim[:]
+        for dim in _input_shape(value, symbol, batch):
+            info.type.tensor_type.shape.dim.add().dim_value = dim
+        inputs.append(info)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            raise UncountableError(f"the initializer '{value.name}' has no data")
+        if tensor.size <= _DATA_LIMIT:
+            initializers.append(ir.serde.serialize_tensor(tensor))
+            initializers[-1].name = value.name or ""
+        else:
+            inputs.append(
+                onnx.helper.make_tensor_value_info(
+                    value.name or "", tensor.dtype, tensor.shape.numpy()
+                )
+            )
+    skeleton = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [ir.serde.serialize_node(node) for node in model.graph],
+            "shapes",
+            inputs,
+            [onnx.ValueInfoProto(name=value.name) for value in model.graph.outputs],
+            initializers,
+        ),
+        ir_version=max(model.ir_version, 4),
+        opset_imports=[
+            onnx.helper.make_opsetid(domain, version)
+            for domain, version in model.graph.opset_imports.items()
+        ],
+        functions=[ir.serde.serialize_function(each) for each in model.functions.values()],
+    )
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise UncountableError(f"shape inference fails: {error}") from error
+    types = {
+        info.name: info.type.tensor_type
+        for info in (*graph.input, *graph.value_info, *graph.output)
+    }
+    for initializer in graph.initializer:
+        types[initializer.name] = onnx.helper.make_tensor_type_proto(
+            initializer.data_type, initializer.dims
+        ).tensor_type
+    return types
+
+
+def _shape_of(
+    types: Mapping[str, onnx.TypeProto.Tensor], value: ir.Value | None, node: ir.Node
+) -> _Shape:
+    inferred = types.get(value.name or "") if value is not None else None
+    if (
+        inferred is None
+        or not inferred.HasField("shape")
+        or not all(dim.HasField("dim_value") for dim in inferred.shape.dim)
+    ):
+        raise UncountableError(
+            f"shape inference cannot tell the shape of '{value.name if value else ''}' at "
+            f"{label(node)}; run the graph passes first, or export with fixed sizes"
+        )
+    return tuple(dim.dim_value for dim in inferred.shape.dim)

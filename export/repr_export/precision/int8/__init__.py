@@ -1,0 +1,1 @@
+"""int8: ranges from calibration images, and Q/DQ pairs."""

@@ -1,0 +1,287 @@
+"""Makes an int8 graph of a folded fp32 one, from measured ranges: one for TensorRT, one for CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import platform
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from repr_export.errors import GraphError, OptionError, PrecisionError, first_line
+from repr_export.graph.values import constant_of, graph_nodes, is_op, node_name, opset_of
+from repr_export.passes.lift_constants import lift_constants
+from repr_export.passes.remove_unused import remove_unused
+from repr_export.precision.int8.qdq import insert_qdq
+from repr_export.precision.int8.quantizable import (
+    FLAVOURS,
+    Flavour,
+    Quantizable,
+    find_quantizable,
+    name_nodes,
+    residual_operand,
+)
+from repr_export.precision.int8.ranges import Ranges
+
+_OPSET = 13  # the first whose QuantizeLinear knows channels
+
+# The range of what is always 0, such as the weights of a dead channel. The quantizer's own choice
+# is a scale of 1, and with it biases rounded to multiples of the input's scale.
+_DEAD = 1e-6
+
+# What ONNX Runtime computes on bytes as well as on floats, behind a node that makes bytes.
+_FOLLOWERS = (
+    *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Pad", "Slice"),
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+)
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What became int8, what did not and why, and from which ranges.
+
+    ``reduce_range`` is whether weights have 7 bits (CPUs whose 8-bit products would overflow),
+    None for TensorRT.
+    """
+
+    flavour: Flavour
+    method: str
+    images: int
+    description: str
+    quantized: tuple[str, ...]
+    kept: dict[str, str]
+    reduce_range: bool | None
+
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        bits = ", weights of 7 bits: this CPU has no VNNI" if self.reduce_range else ""
+        kept = ", ".join(f"{name} ({reason})" for name, reason in self.kept.items())
+        return (
+            f"{len(self.quantized)} nodes in int8 for {self.flavour}, ranges by {self.method} on "
+            f"{self.images} images ({self.description}){bits}; kept: {kept or 'none'}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The int8 graph and how it was made."""
+
+    graph: bytes
+    report: QuantizationReport
+
+
+def quantizable(graph: bytes, flavour: Flavour) -> Quantizable:
+    """What of ``graph`` can be int8; raises as :func:`quantize` does."""
+    return _prepare(graph, flavour)[1]
+
+
+def quantize(
+    graph: bytes, ranges: Ranges, *, flavour: Flavour, exclude: Collection[str] = ()
+) -> Quantized:
+    """The folded fp32 ``graph`` with its layers in int8, as Q/DQ pairs.
+
+    ``ranges`` come from :func:`repr_export.precision.int8.ranges.measure_ranges` on the same graph.
+    The first and the last weighted layers and the nodes named in ``exclude`` stay fp32. Inputs,
+    outputs and a free batch stay as they are; the same arguments give the same bytes.
+
+    ``tensorrt``: see :mod:`repr_export.precision.int8.qdq`. ``cpu``: written by ONNX Runtime's own
+    quantizer for its own kernels: uint8 activations with a zero point, int8 weights per channel,
+    int32 biases; weights of 7 bits where the CPU has no VNNI, whose 8-bit products of pairs
+    overflow 16 bits.
+
+    Raises :class:`OptionError` for another flavour, :class:`PrecisionError` if ``exclude`` names
+    no such node or nothing is left to quantize, :class:`GraphError` for a graph that is not
+    fp32, already quantized, below opset 13, or not the one of ``ranges``.
+    """
+    model, found = _prepare(graph, flavour)
+    unknown = [name for name in exclude if name not in found.names]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], found.names, 3) or sorted(found.names)[:5]
+        raise PrecisionError(
+            f"there is no node '{unknown[0]}' to keep out of int8; near or known are "
+            f"{', '.join(near)}"
+        )
+    weighted = [name for name in found.weighted if name not in exclude]
+    if not weighted:
+        reasons = found.kept | dict.fromkeys(exclude, "excluded")
+        raise PrecisionError(
+            "nothing is left to quantize: "
+            + ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        )
+    chosen = set(weighted)
+    # An addition in int8 gains nothing where no layer next to it is.
+    for node in model.graph:
+        name = node_name(node)
+        if name in found.additions and name not in exclude:
+            chosen |= {name} if residual_operand(node, weighted) is not None else set()
+    kept = found.kept | dict.fromkeys(exclude, "excluded")
+    content, reduce_range = _write(model, chosen, ranges, flavour)
+    names = tuple(name for name in (*found.weighted, *found.additions) if name in chosen)
+    return Quantized(
+        content,
+        QuantizationReport(
+            flavour, ranges.method, ranges.images, ranges.description, names, kept, reduce_range
+        ),
+    )
+
+
+def quantize_nodes(
+    graph: bytes, ranges: Ranges, nodes: Collection[str], *, flavour: Flavour
+) -> bytes:
+    """``graph`` with exactly ``nodes``, of those that :func:`quantizable` names, in int8."""
+    model, found = _prepare(graph, flavour)
+    strangers = set(nodes) - {*found.weighted, *found.additions}
+    if strangers or not nodes:
+        raise PrecisionError(f"cannot make int8 of {sorted(strangers) or 'no nodes'}")
+    return _write(model, set(nodes), ranges, flavour)[0]
+
+
+def cpu_has_vnni() -> bool:
+    """Whether 8-bit products are summed in 32 bits: by VNNI or AMX on x86, always on ARM.
+
+    Where the system does not tell (x86 outside Linux) the answer is no: the graph is then right
+    on every CPU and loses one bit of its weights.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def _prepare(graph: bytes, flavour: Flavour) -> tuple[ir.Model, Quantizable]:
+    if flavour not in FLAVOURS:
+        raise OptionError(f"int8 graphs are made for {' and '.join(FLAVOURS)}, not for {flavour!r}")
+    try:
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)))
+    except Exception as error:  # protobuf's and onnx's share no base
+        raise GraphError(f"the graph cannot be read: {first_line(error)}") from error
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph_nodes(model)):
+        raise GraphError("the graph is quantized already; give the fp32 graph")
+    if opset_of(model) < _OPSET:
+        raise GraphError(
+            f"int8 weights per channel need opset {_OPSET} or later, the graph has "
+            f"{opset_of(model)}; export it with --opset {_OPSET} or more"
+        )
+    name_nodes(model)
+    lift_constants(model)
+    found = find_quantizable(model, flavour)
+    if not found.weighted:
+        layers = ", ".join(f"{name} ({reason})" for name, reason in found.kept.items())
+        raise PrecisionError(
+            f"the graph has no layer to quantize: {layers or 'no Conv, Gemm or MatMul in it'}; "
+            "int8 needs constant fp32 weights, and keeps the first and last layers"
+        )
+    return model, found
+
+
+def _write(
+    model: ir.Model, chosen: set[str], ranges: Ranges, flavour: Flavour
+) -> tuple[bytes, bool | None]:
+    """The graph with ``chosen`` in int8, and whether weights have 7 bits (None for TensorRT)."""
+    missing = {
+        value.name or "?"
+        for node in model.graph
+        if node_name(node) in chosen
+        for value in (*node.inputs, *node.outputs)
+        if value is not None and constant_of(value) is None and value.name not in ranges.tensors
+    }
+    if missing:
+        raise GraphError(
+            f"no range was measured for {', '.join(sorted(missing))}; measure the ranges on this "
+            "very graph"
+        )
+    reduce_range = None
+    if flavour == "tensorrt":
+        insert_qdq(model, chosen, ranges)
+        remove_unused(model)
+        proto = ir.to_proto(model)
+    else:
+        reduce_range = not cpu_has_vnni()
+        proto = _for_cpu(ir.to_proto(model), _with_followers(model, chosen), ranges, reduce_range)
+    proto.producer_name, proto.producer_version = "repr-deploy", ""
+    content: bytes = proto.SerializeToString(deterministic=True)
+    try:
+        onnx.checker.check_model(content, full_check=True)
+    except Exception as error:  # onnx's checker and shape inference share no base
+        raise GraphError(f"the int8 graph is not valid: {first_line(error)}") from error
+    return content, reduce_range
+
+
+def _with_followers(model: ir.Model, chosen: set[str]) -> list[str]:
+    """``chosen`` and, in the order of the graph, what can go on with the bytes they make."""
+    bytes_: set[ir.Value] = set()
+    names = []
+    for node in model.graph:
+        data = [value for value in node.inputs if value and constant_of(value) is None]
+        follows = any(is_op(node, op) for op in _FOLLOWERS) and bytes_.issuperset(data)
+        if node_name(node) in chosen or (data and follows):
+            names.append(node_name(node))
+            bytes_.update(node.outputs)
+    return names
+
+
+def _for_cpu(
+    proto: onnx.ModelProto, nodes: list[str], ranges: Ranges, reduce_range: bool
+) -> onnx.ModelProto:
+    from onnxruntime import quantization
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    # Says that shapes are inferred: the quantizer would write the model to a file to infer them.
+    add_infer_metadata(proto)
+    tensors = TensorsData(
+        quantization.CalibrationMethod.MinMax,
+        {
+            name: (np.array(each.low, np.float32), np.array(each.high, np.float32))
+            for name, each in ranges.tensors.items()
+        },
+    )
+    with _quiet():
+        quantizer = quantization.QDQQuantizer(
+            proto,
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_qType=quantization.QuantType.QInt8,
+            activation_qType=quantization.QuantType.QUInt8,
+            tensors_range=tensors,
+            nodes_to_quantize=nodes,
+            nodes_to_exclude=[],
+            op_types_to_quantize=sorted({node.op_type for node in proto.graph.node}),
+            extra_options={"MinimumRealRange": _DEAD},
+        )
+        result: ir.Model = ir.from_proto(quantizer.quantize_model())
+    result.metadata_props.pop("onnx.infer", None)
+    result.graph.sort()  # new nodes stand at its end
+    made: onnx.ModelProto = ir.to_proto(result)
+    return made
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantizer's remarks from the root logger, which it writes to and configures."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return "quantization" not in Path(record.pathname).parts
+
+    root.addFilter(foreign)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)
+        root.handlers[:] = handlers

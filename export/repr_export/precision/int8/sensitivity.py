@@ -1,0 +1,206 @@
+"""Finds which nodes int8 hurts: a scan that ranks them, and a search for the fewest to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from repr_export.errors import GraphError, PrecisionError, first_line
+from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
+from repr_export.precision.int8.calibration import CalibrationSet
+from repr_export.precision.int8.quantizable import Flavour, name_nodes
+from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
+from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
+
+_WORK = 100e9  # multiply-adds to spend on each node of a scan
+_FEWEST, _MOST = 16, 64
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class NodeSensitivity:
+    """How much one node in int8 changes the network's output.
+
+    ``sqnr_db`` is the signal-to-quantization-noise ratio of the output in decibel: the variance
+    of the fp32 output over the mean square of the change; the lower, the worse. ``multiply_adds``
+    is the node's for one sample, None if they cannot be counted.
+    """
+
+    node: str
+    sqnr_db: float
+    multiply_adds: int | None
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """The nodes to keep out of int8, the int8 graph without them, and what that costs.
+
+    ``accuracy`` and ``reference`` are the shares of images that the graph and the fp32 network
+    get right; ``evaluations`` how often an accuracy was measured; ``kept_share`` the share of the
+    network's multiply-adds in the nodes kept (the first and last layers, which always are, not
+    among them), None if they cannot be counted.
+    """
+
+    keep: tuple[str, ...]
+    quantized: Quantized
+    accuracy: float
+    reference: float
+    evaluations: int
+    kept_share: float | None
+
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        drop = f"{100 * (self.reference - self.accuracy):.2f} points below fp32"
+        if not self.keep:
+            return f"int8 is {drop} with every node quantized; none has to be kept"
+        share = "" if self.kept_share is None else f", {self.kept_share:.1%} of the multiply-adds"
+        return (
+            f"int8 is {drop} with {len(self.keep)} nodes kept{share}: {', '.join(self.keep)} "
+            f"({self.evaluations} evaluations)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "keep": list(self.keep),
+            "accuracy": self.accuracy,
+            "reference": self.reference,
+            "evaluations": self.evaluations,
+            "kept_share": self.kept_share,
+        }
+
+
+def scan(
+    graph: bytes,
+    ranges: Ranges,
+    calibration: CalibrationSet,
+    *,
+    flavour: Flavour,
+    progress: Progress = no_progress,
+) -> tuple[NodeSensitivity, ...]:
+    """Each node that can be int8, ranked by what it does to the output; the worst comes first.
+
+    Each is quantized alone, all others staying fp32. The errors of the nodes are small and
+    nearly independent, so that they add up in the output, and each one's share can be measured
+    by itself; quantizing all but one would measure a small difference of two large errors.
+    The first output counts, on 16 to 64 of the calibration images.
+    Raises as :func:`repr_export.precision.int8.quantize.quantize` does.
+    """
+    found = quantizable(graph, flavour)
+    costs = _multiply_adds(graph)
+    total = None if costs is None else max(sum(costs.values()), 1)
+    count = _MOST if total is None else int(np.clip(_WORK / total, _FEWEST, _MOST))
+    chosen = np.linspace(0, len(calibration) - 1, min(count, len(calibration))).round().astype(int)
+    images = CalibrationSet(calibration.inputs[chosen], calibration.description)
+    reference = _first_output(graph, images)
+    signal = float(reference.var())
+    rows = []
+    names = (*found.weighted, *found.additions)
+    for done, name in enumerate(names, 1):
+        alone = quantize_nodes(graph, ranges, (name,), flavour=flavour)
+        noise = float(np.square(_first_output(alone, images) - reference).mean())
+        sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+        rows.append(NodeSensitivity(name, sqnr, None if costs is None else costs.get(name, 0)))
+        progress("quantizing one node at a time", done, len(names))
+    return tuple(sorted(rows, key=lambda row: row.sqnr_db))  # stable: equals in graph order
+
+
+def bisect(
+    graph: bytes,
+    ranges: Ranges,
+    calibration: CalibrationSet,
+    evaluate: Callable[[bytes], float],
+    *,
+    flavour: Flavour,
+    reference: float,
+    max_drop: float,
+    progress: Progress = no_progress,
+) -> Bisection:
+    """A smallest set of nodes to keep out of int8 so that the accuracy stays within the bound.
+
+    ``evaluate`` gives a graph's accuracy as a share of images, ``reference`` is that of the fp32
+    network, ``max_drop`` the points (percent of images) that may be lost. The nodes are ranked
+    by :func:`scan`; a binary search finds how many of the worst have to be kept; then each of
+    those, the least harmful first, goes back to int8 if the bound holds without it. So no
+    member of the result can be left out, and its accuracy was measured, not inferred.
+
+    Raises :class:`PrecisionError` if the bound does not hold with one layer alone in int8, or if
+    ``evaluate`` gives something else than a share, and as :func:`scan` does.
+    """
+    seen: dict[frozenset[str], tuple[Quantized, float]] = {}
+
+    def measure(keep: frozenset[str]) -> bool:
+        if keep not in seen:
+            made = quantize(graph, ranges, flavour=flavour, exclude=sorted(keep))
+            accuracy = evaluate(made.graph)
+            if not 0 <= accuracy <= 1:
+                raise PrecisionError(f"an accuracy must lie in 0..1, got {accuracy}")
+            seen[keep] = made, accuracy
+            progress(f"accuracy with {len(keep)} nodes kept: {accuracy:.2%}", len(seen), 0)
+        # 1e-9: a drop of exactly the bound is within it, whatever the rounding.
+        return 100 * (reference - seen[keep][1]) <= max_drop + 1e-9
+
+    keep: frozenset[str] = frozenset()
+    if not measure(keep):
+        ranked = [
+            row.node for row in scan(graph, ranges, calibration, flavour=flavour, progress=progress)
+        ]
+        weighted = set(quantizable(graph, flavour).weighted)
+        most = max(n for n in range(len(ranked)) if weighted - set(ranked[:n]))
+        if not measure(frozenset(ranked[:most])):
+            drop = 100 * (reference - seen[frozenset(ranked[:most])][1])
+            raise PrecisionError(
+                f"with {ranked[most]} alone in int8 the accuracy is {drop:.2f} points below fp32, "
+                f"allowed are {max_drop:g}; use --fp16, or another --calibration-method"
+            )
+        low, high = 0, most  # low kept is too few, high is enough
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if measure(frozenset(ranked[:middle])) else (middle, high)
+        keep = frozenset(ranked[:high])
+        for name in reversed(ranked[:high]):
+            if measure(keep - {name}):
+                keep -= {name}
+        keep_in_order = tuple(name for name in ranked if name in keep)
+    else:
+        keep_in_order = ()
+    made, accuracy = seen[keep]
+    costs = _multiply_adds(graph)
+    share = (
+        None
+        if not costs
+        else sum(costs.get(name, 0) for name in keep) / max(sum(costs.values()), 1)
+    )
+    return Bisection(keep_in_order, made, accuracy, reference, len(seen), share)
+
+
+def _multiply_adds(graph: bytes) -> dict[str, int] | None:
+    model = ir.from_proto(onnx.load_model_from_string(graph))
+    name_nodes(model)
+    try:
+        return {row.node: row.count for row in count_multiply_adds(model).nodes}
+    except UncountableError:
+        return None
+
+
+def _first_output(graph: bytes, images: CalibrationSet) -> NDArray[np.float64]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        entry = session.get_inputs()[0]
+        fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None
+        parts = [
+            session.run([session.get_outputs()[0].name], {entry.name: batch})[0]
+            for batch in images.batches(fixed or _BATCH, whole=fixed is not None)
+        ]
+    except Exception as error:  # its exceptions share no base but this
+        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+    return np.concatenate(parts).astype(np.float64)

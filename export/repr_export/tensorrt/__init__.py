@@ -1,0 +1,1 @@
+"""Engines: built, checked, and their receipts."""

@@ -1,0 +1,315 @@
+"""ONNX bytes become a serialized engine, by TensorRT or by TensorRT-RTX."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repr_export.errors import EngineBuildError, OptionError, first_line
+from repr_export.tensorrt.builder_library import (
+    BuildMonitor,
+    Library,
+    Progress,
+    listen,
+    open_library,
+)
+from repr_export.tensorrt.diagnostics import build_failure, plain
+from repr_export.tensorrt.graph_checks import read_graph, require_accepted, require_types
+from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, shown
+from repr_export.tensorrt.receipt import EngineReceipt, network_receipt, shape_of
+from repr_runtime.artifact.manifest import EngineInfo, ProfileInfo
+from repr_runtime.cuda.opening import cuda_status
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """A serialized engine and where it comes from.
+
+    ``compute_capabilities`` are the GPUs it was built for; with the option
+    ``later_compute_capabilities`` it runs on later GPUs as well. ``graph_sha256`` is that of
+    the ONNX bytes, which hold the weights too. ``receipt`` says in which types it computes,
+    ``notes`` what a person should know, ``seconds`` how long building took.
+    """
+
+    content: bytes
+    flavour: str
+    version: str
+    platform: str
+    compute_capabilities: tuple[str, ...]
+    profiles: tuple[ProfileInfo, ...]
+    graph_sha256: str
+    options: Mapping[str, Any]
+    receipt: EngineReceipt
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_engine_info(self, path: str, precision: str) -> EngineInfo:
+        """The manifest's entry for this engine, kept at ``path`` within the artifact."""
+        return EngineInfo(
+            path=path,
+            precision=precision,
+            flavour=self.flavour,
+            version=self.version,
+            platform=self.platform,
+            compute_capabilities=self.compute_capabilities,
+            profiles=self.profiles,
+            graph_sha256=self.graph_sha256,
+            options=dict(self.options),
+        )
+
+
+def build_engine(
+    graph: bytes, options: EngineOptions | None = None, *, progress: Progress | None = None
+) -> BuiltEngine:
+    """Build an engine from the ONNX bytes ``graph``, weights inside, types as it has them.
+
+    ``progress`` gets a phase's name, its steps done and all its steps, from TensorRT's own
+    progress monitor. Ctrl-C, and whatever ``progress`` raises, ends the build and is raised
+    when the builder has stopped. Builds of one process run one after the other.
+
+    Raises :class:`ParserError` for a graph that TensorRT refuses, with each node and the way
+    out, :class:`GraphError` for bytes that are no ONNX graph of its own,
+    :class:`OptionError` for options that do not fit the graph or the library,
+    :class:`EngineBuildError` for a failed build, and ``repr_runtime.errors.MissingExtraError``
+    if the library is not installed.
+    """
+    options = options or EngineOptions()
+    model = read_graph(graph)
+    library = open_library(options.flavour)
+    notes = _first_notes(library, options)
+    cache = _usable_cache(library, options)
+    targets = _targets(library, options)
+    monitor = BuildMonitor(progress)
+    reporter = monitor.implement(library)  # must outlive the builder
+    started = time.perf_counter()
+    with listen(library) as (logger, messages), monitor.stopping():
+        try:
+            builder: trt.Builder = library.trt.Builder(logger)
+            network = builder.create_network(library.strongly_typed())
+            parser: trt.OnnxParser = library.trt.OnnxParser(network, logger)
+            accepted = parser.parse(graph)
+            require_accepted(library, accepted, parser, model, messages)
+            require_types(library, network, model)
+            config = builder.create_builder_config()
+            config.progress_monitor = reporter
+            profiles = _add_profiles(library, builder, config, network, options.profiles)
+            _set_options(library, config, options)
+            for index, target in enumerate(targets):
+                _set_target(config, target, index, len(targets))
+            if cache is not None:
+                _load_cache(config, cache, notes)
+            receipt = network_receipt(library, network)
+            serialized = builder.build_serialized_network(network, config)
+        except (RuntimeError, TypeError, MemoryError) as error:  # what the bindings raise
+            raise EngineBuildError(
+                f"{library.title} failed: {build_failure([*messages.errors, first_line(error)])}"
+            ) from error
+        if serialized is None:
+            raise EngineBuildError(
+                f"{library.title} could not build the engine: {build_failure(messages.errors)}"
+            )
+        content = bytes(serialized)
+        if cache is not None:
+            _write_cache(config, cache)
+    return BuiltEngine(
+        content=content,
+        flavour=library.flavour.name,
+        version=library.version,
+        platform=f"{sys.platform}-{platform.machine().lower()}",
+        compute_capabilities=_built_for(library, options),
+        profiles=profiles,
+        graph_sha256=hashlib.sha256(graph).hexdigest(),
+        options=_recorded(library, options),
+        receipt=receipt,
+        notes=(*notes, *(plain(text) for text in messages.warnings)),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _add_profiles(
+    library: Library,
+    builder: trt.Builder,
+    config: trt.IBuilderConfig,
+    network: trt.INetworkDefinition,
+    asked: tuple[ProfileInfo, ...],
+) -> tuple[ProfileInfo, ...]:
+    """Tell the builder the batch sizes; returns those that the engine will take."""
+    free: dict[str, tuple[int, ...]] = {}
+    batch = 1
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = shape_of(tensor)
+        for axis, size in enumerate(shape):
+            if size < 0 and axis > 0:
+                raise OptionError(
+                    f"dimension {axis} of the graph's input {tensor.name!r} is free, and an engine "
+                    f"is built for free batch sizes alone; export the graph with --input"
+                )
+        if shape and shape[0] < 0:
+            free[tensor.name] = shape[1:]
+        elif shape and index == 0:
+            batch = shape[0]
+    if not free:
+        only = ProfileInfo(batch, batch, batch)
+        if asked not in ((), (only,)):
+            raise OptionError(
+                f"--shapes {shown(*asked)} does not go with a graph whose batch size is fixed at "
+                f"{batch}; leave it out, or export the graph with a free batch size"
+            )
+        return (only,)
+    profiles = asked or (DEFAULT_PROFILE,)
+    for sizes in profiles:
+        profile: trt.IOptimizationProfile = builder.create_optimization_profile()
+        for name, rest in free.items():
+            shapes = [(size, *rest) for size in (sizes.min, sizes.opt, sizes.max)]
+            profile.set_shape(name, *map(library.trt.Dims, shapes))
+        if config.add_optimization_profile(profile) < 0:
+            raise OptionError(f"TensorRT refuses --shapes {shown(sizes)}; give smaller sizes")
+    return profiles
+
+
+def _set_options(library: Library, config: trt.IBuilderConfig, options: EngineOptions) -> None:
+    flag: Callable[[str, str], Any] = library.builder_flag
+    if options.tf32:
+        config.set_flag(flag("TF32", "--tf32"))
+    elif hasattr(library.trt.BuilderFlag, "TF32"):
+        config.clear_flag(library.trt.BuilderFlag.TF32)
+    if options.version_compatible:
+        config.set_flag(flag("VERSION_COMPATIBLE", "--version-compatible"))
+    if options.strip_weights:
+        config.set_flag(flag("STRIP_PLAN", "--strip-weights"))
+        # The weights that come back are the same: REFIT would plan for any, and may lose a bias.
+        config.set_flag(flag("REFIT_IDENTICAL", "--strip-weights"))
+    if options.opt_level is not None:
+        config.builder_optimization_level = options.opt_level
+    if hasattr(library.trt, "ProfilingVerbosity"):  # else no inspector could say the types
+        config.profiling_verbosity = library.trt.ProfilingVerbosity.DETAILED
+
+
+def _targets(library: Library, options: EngineOptions) -> tuple[Any, ...]:
+    """The library's own values for the compute capabilities asked for."""
+    asked = options.compute_capabilities
+    if not asked:
+        return ()
+    known = library.targets
+    if not known:
+        raise OptionError(
+            f"{library.title} builds for the GPU of this machine alone; leave out "
+            f"--compute-capability, or use --engine tensorrt-rtx"
+        )
+    if asked == ("current",):
+        if not cuda_status().devices:
+            raise OptionError(
+                f"--compute-capability current needs a GPU: {cuda_status().reason}; name the "
+                f"values, such as 8.6,8.9, or leave it out"
+            )
+        return (library.trt.ComputeCapability.CURRENT,)
+    if unknown := [target for target in asked if target not in known]:
+        raise OptionError(
+            f"{library.title} does not build for compute capability {', '.join(unknown)}, but for "
+            f"{', '.join(known)}"
+        )
+    return tuple(known[target] for target in asked)
+
+
+def _set_target(config: Any, target: Any, index: int, count: int) -> None:
+    if index == 0:
+        config.num_compute_capabilities = count
+    if not config.set_compute_capability(target, index):
+        raise OptionError(f"TensorRT refuses --compute-capability {target.name} here; leave it out")
+
+
+def _built_for(library: Library, options: EngineOptions) -> tuple[str, ...]:
+    asked = options.compute_capabilities
+    if asked and asked != ("current",):
+        return asked
+    if library.flavour.default_targets and not asked:
+        return library.flavour.default_targets
+    return (cuda_status().gpus[0].compute_capability,)
+
+
+def _recorded(library: Library, options: EngineOptions) -> dict[str, Any]:
+    """What of the options shapes the engine, for the manifest."""
+    return {
+        "opt_level": options.opt_level if library.flavour.honours_opt_level else None,
+        "tf32": options.tf32,
+        "version_compatible": options.version_compatible,
+        "strip_weights": options.strip_weights,
+        "refit_before_use": options.strip_weights,
+        "later_compute_capabilities": bool(library.flavour.default_targets)
+        and not options.compute_capabilities,
+    }
+
+
+def _first_notes(library: Library, options: EngineOptions) -> list[str]:
+    """Which library it is if ``auto`` chose, and which options it takes for nothing."""
+    title = library.flavour.title
+    notes = [library.choice] if library.choice else []
+    if options.opt_level is not None and not library.flavour.honours_opt_level:
+        notes.append(f"{title} takes --opt-level and builds the same at each")
+    if options.timing_cache is not None and not library.flavour.keeps_timing_cache:
+        notes.append(
+            f"{title} times nothing while building: {options.timing_cache} was neither read nor "
+            f"written"
+        )
+    return notes
+
+
+def _usable_cache(library: Library, options: EngineOptions) -> Path | None:
+    """The timing cache's file, if this library keeps one and it can be written."""
+    path = options.timing_cache
+    if path is None or not library.flavour.keeps_timing_cache:
+        return None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OptionError(
+            f"--timing-cache {path} cannot be written; name a file in a folder of yours"
+        )
+    return path
+
+
+def _load_cache(config: trt.IBuilderConfig, path: Path, notes: list[str]) -> None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise OptionError(
+            f"--timing-cache {path} cannot be read ({error}); name another"
+        ) from error
+    cache = None
+    with contextlib.suppress(RuntimeError, TypeError):  # some versions raise, some return None
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+    notes.append(
+        f"the timing cache {path} is damaged, or of another GPU or version; it was begun anew"
+    )
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_cache(config: trt.IBuilderConfig, path: Path) -> None:
+    """Replace the file by the cache as it is now, whole or not at all."""
+    content = bytes(config.get_timing_cache().serialize())
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,1 @@
+"""Images: CIFAR-10, image folders, and the bundled subsets; no torch."""

@@ -1,0 +1,1 @@
+"""The networks: one file a family, with its blocks, its network and its table of variants."""

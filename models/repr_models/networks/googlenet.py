@@ -1,0 +1,226 @@
+"""GoogLeNet (Inception v1), for ImageNet and for CIFAR-10.
+
+Source
+------
+Szegedy et al., "Going Deeper with Convolutions", CVPR 2015 (arXiv:1409.4842): Fig. 2(b) the
+Inception module, Table 1 its widths, §5 the auxiliary classifiers, which serve training alone.
+
+``googlenet.imagenet`` is torchvision's, modules and parameters named as there, so that its
+published checkpoint loads with ``strict=True``. It differs from the paper as follows.
+A BatchNorm stands behind each convolution (Ioffe, Szegedy, arXiv:1502.03167) and there is no
+local response normalisation. The branch of 5x5 convolutions has 3x3 ones, a known mistake
+(pytorch/vision issue 906) that the checkpoint was trained with. The fourth pooling is 2x2. The
+auxiliary classifiers average to 4x4 whatever the size of the map. Dropout is 0.2, not 0.4.
+
+``googlenet.cifar10`` is Table 1 with half of each width, BatchNorm, and true 5x5 convolutions.
+As the images are 32x32 and not 224x224, the first convolution is 3x3 of stride 1 without pooling
+behind it, so the modules see 16x16, 8x8 and 4x4 pixels in place of 28x28, 14x14 and 7x7.
+The configuration is ours.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repr_models.networks.initialisation import init_msra
+from repr_models.registry import (
+    CIFAR10,
+    IMAGENET,
+    FoldContract,
+    Preprocessing,
+    Published,
+    register,
+)
+
+
+class Widths(NamedTuple):
+    """One row of Table 1: the outputs of a module's six convolutions."""
+
+    one: int
+    three_reduce: int
+    three: int
+    five_reduce: int
+    five: int
+    pool: int
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the four branches together."""
+        return self.one + self.three + self.five + self.pool
+
+
+# Table 1, a row for each module
+MODULES = {
+    "3a": Widths(64, 96, 128, 16, 32, 32),
+    "3b": Widths(128, 128, 192, 32, 96, 64),
+    "4a": Widths(192, 96, 208, 16, 48, 64),
+    "4b": Widths(160, 112, 224, 24, 64, 64),
+    "4c": Widths(128, 128, 256, 24, 64, 64),
+    "4d": Widths(112, 144, 288, 32, 64, 64),
+    "4e": Widths(256, 160, 320, 32, 128, 128),
+    "5a": Widths(256, 160, 320, 32, 128, 128),
+    "5b": Widths(384, 192, 384, 48, 128, 128),
+}
+
+
+class BasicConv2d(nn.Module):
+    """Convolution that keeps the size at stride 1, BatchNorm, rectifier."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Inception(nn.Module):
+    """Fig. 2(b): 1x1, 3x3, ``large`` x ``large`` and pooling side by side.
+
+    Input (N, inputs, H, W), output (N, widths.outputs, H, W): the branches in this order.
+    """
+
+    def __init__(self, inputs: int, widths: Widths, large: int) -> None:
+        super().__init__()
+        self.branch1 = BasicConv2d(inputs, widths.one, 1)
+        self.branch2 = nn.Sequential(
+            BasicConv2d(inputs, widths.three_reduce, 1),
+            BasicConv2d(widths.three_reduce, widths.three, 3),
+        )
+        self.branch3 = nn.Sequential(
+            BasicConv2d(inputs, widths.five_reduce, 1),
+            BasicConv2d(widths.five_reduce, widths.five, large),
+        )
+        self.branch4 = nn.Sequential(
+            nn.MaxPool2d(kernel_size=3, stride=1, padding=1),
+            BasicConv2d(inputs, widths.pool, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+
+
+class InceptionAux(nn.Module):
+    """An auxiliary classifier (§5): averages over a 4x4 grid, a 1x1 convolution, two linear layers.
+
+    Input (N, inputs, H, W), output logits (N, classes). ``width`` maps and ``hidden`` units.
+    """
+
+    def __init__(self, inputs: int, width: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.conv = BasicConv2d(inputs, width, 1)
+        self.fc1 = nn.Linear(width * 4 * 4, hidden)
+        self.fc2 = nn.Linear(hidden, classes)
+        self.dropout = nn.Dropout(0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(self.conv(F.adaptive_avg_pool2d(x, (4, 4))), 1)
+        result: Tensor = self.fc2(self.dropout(F.relu(self.fc1(x), inplace=True)))
+        return result
+
+
+class GoogLeNet(nn.Module):
+    """Three convolutions, nine Inception modules, global average pooling and one linear layer.
+
+    Input (N, 3, H, W) float32. In eval mode the output is the logits (N, classes) float32, in
+    training mode a tuple: the logits, those of ``aux2`` (behind module 4d) and those of
+    ``aux1`` (behind 4a).
+
+    Widths are those of the paper divided by ``divisor``. ``stem`` is ``"imagenet"`` (7x7
+    stride 2, pooling) or ``"cifar"`` (3x3 stride 1). ``large`` is the kernel of the modules'
+    third branch. MSRA initialisation.
+    """
+
+    def __init__(self, classes: int, *, stem: str, divisor: int, large: int) -> None:
+        super().__init__()
+        first, third = 64 // divisor, 192 // divisor
+        self.maxpool1: nn.Module
+        if stem == "imagenet":
+            self.conv1 = BasicConv2d(3, first, 7, stride=2)
+            self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        else:
+            self.conv1 = BasicConv2d(3, first, 3)
+            self.maxpool1 = nn.Identity()
+        self.conv2 = BasicConv2d(first, first, 1)
+        self.conv3 = BasicConv2d(first, third, 3)
+        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+
+        channels = third
+        inputs = {}
+        for name, row in MODULES.items():
+            widths = Widths(*(width // divisor for width in row))
+            inputs[name] = channels
+            self.add_module(f"inception{name}", Inception(channels, widths, large))
+            channels = widths.outputs
+            if name == "3b":
+                self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+            elif name == "4e":
+                self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        width, hidden = 128 // divisor, 1024 // divisor
+        self.aux1 = InceptionAux(inputs["4b"], width, hidden, classes)
+        self.aux2 = InceptionAux(inputs["4e"], width, hidden, classes)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.2)
+        self.fc = nn.Linear(channels, classes)
+        init_msra(self)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        x = self.maxpool1(self.conv1(x))
+        x = self.maxpool2(self.conv3(self.conv2(x)))
+        at = {}
+        for name in MODULES:
+            x = self.get_submodule(f"inception{name}")(x)
+            at[name] = x
+            if name == "3b":
+                x = self.maxpool3(x)
+            elif name == "4e":
+                x = self.maxpool4(x)
+        logits: Tensor = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
+        if self.training:
+            return logits, self.aux2(at["4d"]), self.aux1(at["4a"])
+        return logits
+
+
+# torchvision normalises with ImageNet's mean m and deviation s, and then, inside its network
+# (transform_input=True), computes x * (s / 0.5) + (m - 0.5) / 0.5 of each channel. Of a pixel
+# v in 0..1 that makes
+#     (v - m) / s * (s / 0.5) + (m - 0.5) / 0.5 = (v - m + m - 0.5) / 0.5 = (v - 0.5) / 0.5,
+# which is normalisation with mean 0.5 and deviation 0.5: no part of the graph.
+TRANSFORMED = Preprocessing(resize=256, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@register(
+    "googlenet.cifar10",
+    family="googlenet",
+    dataset=CIFAR10,
+    parameters=1_502_490,
+    fold=FoldContract(batchnorms=57),
+    bar=0.935,
+    training_only=("aux1", "aux2"),
+)
+def googlenet_cifar10() -> nn.Module:
+    return GoogLeNet(CIFAR10.class_count, stem="cifar", divisor=2, large=5)
+
+
+@register(
+    "googlenet.imagenet",
+    family="googlenet",
+    dataset=IMAGENET,
+    parameters=6_624_904,
+    fold=FoldContract(batchnorms=57),
+    published=Published(
+        source="torchvision GoogLeNet_Weights.IMAGENET1K_V1",
+        url="https://download.pytorch.org/models/googlenet-1378be20.pth",
+        sha256="1378be20a8e875cf1568b8a71654e704449655e34711a959a38b04fb34905cef",
+        top1=0.69778,
+    ),
+    own_preprocessing=TRANSFORMED,
+    training_only=("aux1", "aux2"),
+)
+def googlenet_imagenet() -> nn.Module:
+    return GoogLeNet(IMAGENET.class_count, stem="imagenet", divisor=1, large=3)

@@ -1,0 +1,204 @@
+"""Xception, for ImageNet and for CIFAR-10.
+
+Source
+------
+Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017
+(arXiv:1610.02357): §3 and Fig. 5. A separable convolution is a 3x3 convolution of each
+channel alone and a 1x1 convolution across them, with nothing between (§4.7). BatchNorm
+stands behind the 1x1 convolution, into which it folds; the rectifier stands before the
+3x3 one, except in the first block of the entry flow, whose input is rectified already, and
+in the last two separable convolutions, which have it behind their BatchNorm.
+
+Modules and parameters are named as timm names those of ``legacy_xception`` (the network of
+the paper), so that its published checkpoint loads with ``strict=True``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from repr_models.networks.inception import inception_preprocessing
+from repr_models.networks.initialisation import init_msra
+from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+
+
+class SeparableConv2d(nn.Module):
+    """3x3 on each channel alone, then 1x1 across: (N, inputs, H, W) to (N, outputs, H, W)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.pointwise(self.conv1(x))
+        return result
+
+
+class Block(nn.Module):
+    """Separable convolutions of the given ``widths`` and a shortcut around them.
+
+    Input (N, inputs, H, W), output (N, widths[-1], ceil(H / stride), ceil(W / stride)).
+    Stride 2 is 3x3 max pooling at the branch's end and a strided 1x1 convolution on the
+    shortcut; where the shape stays, the shortcut is the (unrectified) input itself.
+    ``rectified``: the input has passed a rectifier, the first one is left out.
+    """
+
+    def __init__(
+        self, inputs: int, widths: tuple[int, ...], stride: int, rectified: bool = False
+    ) -> None:
+        super().__init__()
+        outputs = widths[-1]
+        self.skip: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Conv2d(inputs, outputs, kernel_size=1, stride=stride, bias=False)
+            self.skipbn = nn.BatchNorm2d(outputs)
+        branch: list[nn.Module] = []
+        for width in widths:
+            # Not in place: the first one's input is the shortcut's as well.
+            branch += [nn.ReLU(), SeparableConv2d(inputs, width), nn.BatchNorm2d(width)]
+            inputs = width
+        if rectified:
+            del branch[0]
+        if stride != 1:
+            branch.append(nn.MaxPool2d(3, stride=stride, padding=1))
+        self.rep = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.skip is None else self.skipbn(self.skip(x))
+        result: Tensor = self.rep(x) + shortcut
+        return result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Widths and depths of the three flows.
+
+    ``stem`` are the outputs of the two full convolutions and ``stem_stride`` the stride of
+    the first, which with ``stem_padded`` keep the images' borders. ``entry`` are the widths
+    of the entry flow's blocks, each of stride 2; ``middle`` is how many blocks of three
+    separable convolutions follow. ``exit`` is the width of the last block, ``tail`` those of
+    the two separable convolutions behind it. ``dropout`` is the rate before the linear layer.
+    """
+
+    stem: tuple[int, int]
+    stem_stride: int
+    stem_padded: bool
+    entry: tuple[int, ...]
+    middle: int
+    exit: int
+    tail: tuple[int, int]
+    dropout: float
+
+
+class Xception(nn.Module):
+    """Entry, middle and exit flow, global average pooling and one linear layer.
+
+    Input (N, 3, H, W) float32, output logits (N, classes) float32. MSRA initialisation, in
+    which the 3x3 half of a separable convolution counts as linear.
+    """
+
+    def __init__(self, plan: Plan, classes: int) -> None:
+        super().__init__()
+        first, second = plan.stem
+        padding = 1 if plan.stem_padded else 0
+        self.conv1 = nn.Conv2d(3, first, 3, plan.stem_stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.conv2 = nn.Conv2d(first, second, 3, 1, padding, bias=False)
+        self.bn2 = nn.BatchNorm2d(second)
+        self.relu = nn.ReLU()
+        width = second
+        blocks: list[Block] = []
+        for outputs in plan.entry:
+            blocks.append(Block(width, (outputs, outputs), stride=2, rectified=not blocks))
+            width = outputs
+        blocks += [Block(width, (width,) * 3, stride=1) for _ in range(plan.middle)]
+        blocks.append(Block(width, (width, plan.exit), stride=2))
+        self.blocks = len(blocks)
+        for index, block in enumerate(blocks, start=1):
+            self.add_module(f"block{index}", block)
+        self.conv3 = SeparableConv2d(plan.exit, plan.tail[0])
+        self.bn3 = nn.BatchNorm2d(plan.tail[0])
+        self.conv4 = SeparableConv2d(*plan.tail)
+        self.bn4 = nn.BatchNorm2d(plan.tail[1])
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(plan.dropout)
+        self.fc = nn.Linear(plan.tail[1], classes)
+        init_msra(self)
+        for module in self.modules():
+            if isinstance(module, SeparableConv2d):
+                # A channel's 9 inputs, and no rectifier behind: the variance is 1 / 9.
+                nn.init.normal_(module.conv1.weight, std=1 / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        for index in range(1, self.blocks + 1):
+            x = self.get_submodule(f"block{index}")(x)
+        x = self.relu(self.bn3(self.conv3(x)))
+        x = self.relu(self.bn4(self.conv4(x)))
+        result: Tensor = self.fc(self.dropout(torch.flatten(self.global_pool(x), 1)))
+        return result
+
+
+IMAGENET_PLAN = Plan(
+    stem=(32, 64),
+    stem_stride=2,
+    stem_padded=False,
+    entry=(128, 256, 728),
+    middle=8,
+    exit=1024,
+    tail=(1536, 2048),
+    dropout=0.5,
+)
+
+CIFAR_PLAN = Plan(
+    stem=(32, 64),
+    stem_stride=1,
+    stem_padded=True,
+    entry=(96, 192),
+    middle=6,
+    exit=384,
+    tail=(512, 768),
+    dropout=0.0,
+)
+
+
+@register(
+    "xception.imagenet",
+    family="xception",
+    dataset=IMAGENET,
+    parameters=22_855_952,
+    fold=FoldContract(batchnorms=40),
+    published=Published(
+        source="timm legacy_xception.tf_in1k",
+        url="https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-cadene/xception-43020ad28.pth",
+        sha256="43020ad28",
+        top1=0.79040,
+    ),
+    own_preprocessing=inception_preprocessing(resize=333),
+)
+def xception_imagenet() -> nn.Module:
+    return Xception(IMAGENET_PLAN, IMAGENET.class_count)
+
+
+@register(
+    "xception.cifar10",
+    family="xception",
+    dataset=CIFAR10,
+    parameters=1_619_882,
+    fold=FoldContract(batchnorms=31),
+    bar=0.935,
+)
+def xception_cifar10() -> nn.Module:
+    """Xception cut down to 32x32 images; the configuration is this package's own.
+
+    The paper's shape with a stem that neither strides nor crops, two blocks in the entry
+    flow for three, six in the middle flow for eight, and about a quarter of the widths. So
+    the middle flow works at 8x8 and the last separable convolutions at 4x4, where the paper
+    has 19x19 and 10x10.
+    """
+    return Xception(CIFAR_PLAN, CIFAR10.class_count)

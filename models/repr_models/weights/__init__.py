@@ -1,0 +1,1 @@
+"""Trained weights: bundled, downloaded, from a file, or drawn at random."""

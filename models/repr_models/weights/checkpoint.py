@@ -1,0 +1,180 @@
+"""Checkpoint files of every format, read without running code, and fitted to a network."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_models.errors import WeightsError
+from repr_models.weights.codec import decode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from repr_models.registry import NetworkSpec
+
+Renames = Sequence[tuple[str, str]]
+_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+_LISTED = 8
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a checkpoint; raises :class:`WeightsError`."""
+    if not path.is_file():
+        raise WeightsError(f"there is no checkpoint {path}; give the path of a file, or 'random'")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def load_content(
+    network: nn.Module,
+    content: bytes,
+    path: Path,
+    spec: NetworkSpec | None = None,
+    renames: Renames = (),
+) -> None:
+    """Load the checkpoint ``content`` into ``network``, in place.
+
+    ``path`` says by its suffix what it is a file of, and messages name it. Keys are renamed by
+    the regular expressions ``renames``, in order. All parameters and buffers must be there and
+    fit, except that those which serve training alone, by ``spec``, may be missing together:
+    they keep their values then. Raises :class:`WeightsError`, and leaves ``network`` as it was.
+    """
+    if path.suffix.lower() == ".safetensors":
+        loaded = _parse_safetensors(content, path)
+    else:
+        loaded = _parse_pickle(content, path)
+    state = _renamed(_state_dict(loaded, path), renames, path)
+    _check_fit(network, state, path, spec)
+    network.load_state_dict(state, strict=True)
+
+
+def _parse_safetensors(content: bytes, path: Path) -> object:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}); fetch or save it again"
+        ) from error
+    try:
+        return decode(tensors, _metadata(content))
+    except WeightsError as error:
+        raise WeightsError(f"{path} cannot be decoded: {error}") from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The free text of a whole safetensors file, whose header is JSON behind its length."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
+
+
+def _parse_pickle(content: bytes, path: Path) -> object:
+    import torch
+
+    way_out = "save the tensors alone, with torch.save(network.state_dict(), FILE)"
+    try:
+        with warnings.catch_warnings():
+            # About pickle protocols; what matters is said by the error that follows.
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"asks for {asked[1]}, which is code and was not run"
+            if asked
+            else "holds a pickle of something else than tensors"
+        )
+        raise WeightsError(f"{path} {reason}; {way_out}") from error
+    except Exception as error:  # torch raises many kinds here, all of them about this file
+        raise WeightsError(f"{path} is damaged or is not a torch.save file; {way_out}") from error
+
+
+def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    state = loaded
+    for _ in range(3):  # a state dict may lie one or two dicts deep
+        if not isinstance(state, Mapping):
+            break
+        nested = next((k for k in _NESTED_KEYS if isinstance(state.get(k), Mapping)), None)
+        if nested is None:
+            break
+        state = state[nested]
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
+    strange = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise WeightsError(
+            f"{path} holds values that are not tensors ({_listed(strange)}); a state dict is "
+            f"looked for at the top and under {', '.join(_NESTED_KEYS)}"
+        )
+    tensors = {str(key): value for key, value in state.items()}
+    while prefix := next((p for p in _PREFIXES if _all_start_with(tensors, p)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _all_start_with(keys: Mapping[str, object], prefix: str) -> bool:
+    return bool(keys) and all(key.startswith(prefix) for key in keys)
+
+
+def _renamed(state: dict[str, Tensor], renames: Renames, path: Path) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        new = key
+        for pattern, replacement in renames:
+            new = re.sub(pattern, replacement, new)
+        if new in renamed:
+            raise WeightsError(f"{path} has two tensors for {new}: {key} is its old name")
+        renamed[new] = value
+    return renamed
+
+
+def _check_fit(
+    network: nn.Module, state: dict[str, Tensor], path: Path, spec: NetworkSpec | None
+) -> None:
+    """Raise unless ``state`` fits; what it may lack is added to it from ``network``."""
+    own = network.state_dict()
+    heads = [key for key in own if spec is not None and spec.is_training_only(key)]
+    if not any(key in state for key in heads):
+        state.update({key: own[key] for key in heads})
+    # Old checkpoints lack this counter, which evaluation does not read.
+    for key in own:
+        if key.endswith("num_batches_tracked") and key not in state:
+            state[key] = own[key]
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} is {tuple(state[key].shape)}, the network's is {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ],
+        "of another type": [
+            f"{key} is {state[key].dtype}, the network's is {own[key].dtype}"
+            for key in own
+            if key in state and own[key].is_floating_point() > state[key].is_floating_point()
+        ],
+    }
+    found = [f"{what}: {_listed(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise WeightsError(f"{path} does not fit the network; {'; '.join(found)}")
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return f"{', '.join(keys[:_LISTED])}{more}"

@@ -1,0 +1,1 @@
+"""The folder that carries a network: its manifest, reading it, writing it."""

@@ -1,0 +1,166 @@
+"""From an artifact to a running TensorRT engine: which one, may it be trusted, does it load."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+from repr_runtime.artifact.manifest import EngineInfo, Manifest
+from repr_runtime.artifact.reading import read_file
+from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
+from repr_runtime.backends.tensorrt.checks import (
+    Subject,
+    rebuild_command,
+    require_fresh,
+    require_runnable,
+)
+from repr_runtime.backends.tensorrt.library import FLAVOURS, flavour_of, open_library
+from repr_runtime.cuda.opening import open_cuda
+from repr_runtime.errors import (
+    EngineNotFoundError,
+    ForeignEngineError,
+    MissingFileError,
+    ReproError,
+)
+
+
+class ForeignEngineWarning(UserWarning):
+    """An engine runs of which nothing says who made it."""
+
+
+def engines_of(manifest: Manifest, precision: str) -> list[EngineInfo]:
+    """The artifact's engines of that precision, in the order in which they are tried."""
+    order = [*FLAVOURS]
+    found = [info for info in manifest.engines if info.precision == precision]
+    return sorted(
+        found, key=lambda info: order.index(info.flavour) if info.flavour in order else len(order)
+    )
+
+
+def open_engine(
+    root: Path, manifest: Manifest, precision: str, options: TensorRTOptions
+) -> tuple[TensorRTBackend, str]:
+    """The first engine of that precision that passes every check, and a sentence about it.
+
+    Raises :class:`EngineNotFoundError` if there is none, and else what speaks against the
+    last one: :class:`ArtifactError`, :class:`BackendError` or :class:`MissingExtraError`.
+    """
+    found = engines_of(manifest, precision)
+    if not found:
+        others = ", ".join(dict.fromkeys(info.precision for info in manifest.engines))
+        has = f"its engines are {others}" if others else "it has none"
+        raise EngineNotFoundError(
+            f"{root} has no {precision} engine ({has}); build one: "
+            f"{rebuild_command(manifest, precision, 'auto')}"
+        )
+    failures: list[str] = []
+    for info in found:
+        try:
+            backend = _open(Subject(root, manifest, info, options.gpu), options)
+        except ReproError as error:
+            if info is found[-1]:
+                if failures:
+                    error.add_note(f"and before that, {'; '.join(failures)}")
+                raise
+            failures.append(f"{info.path}: {error}")
+            continue
+        before = f"; not {'; not '.join(failures)}" if failures else ""
+        return backend, f"{_title(backend)}, engine {info.path}{before}"
+    raise AssertionError("the last engine returns or raises")
+
+
+def _open(subject: Subject, options: TensorRTOptions) -> TensorRTBackend:
+    require_runnable(subject)
+    content = read_file(subject.root, subject.file)  # the bytes that run are those hashed
+    file = _listed(subject, content, subject.root / subject.info.path)
+    return TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
+
+
+def _listed(subject: Subject, content: bytes, path: Path) -> EngineFile:
+    """An engine whose content the manifest vouches for."""
+    return EngineFile(
+        *(content, path, subject.file.sha256, subject.rebuild, _weights(subject)),
+        host_code=bool(subject.info.options.get("version_compatible")),
+    )
+
+
+def _weights(subject: Subject) -> bytes | None:
+    """The graph with the weights that the engine lacks; None if it has them."""
+    if not subject.info.options.get("refit_before_use"):
+        return None
+    graph = subject.manifest.graph(subject.info.precision, "tensorrt")
+    assert graph is not None, "a fresh engine has its graph"
+    return read_file(subject.root, graph)
+
+
+def open_engine_file(
+    root: Path,
+    manifest: Manifest,
+    precision: str,
+    engine: str | os.PathLike[str],
+    trust: bool,
+    options: TensorRTOptions,
+) -> tuple[TensorRTBackend, str]:
+    """The engine in a file of the user's choice.
+
+    One that the manifest lists, wherever it lies now, is as good as the artifact's own. Any
+    other is refused with :class:`ForeignEngineError`, or with ``trust`` run after a warning.
+    """
+    path = Path(engine)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MissingFileError(
+            f"the engine {path} cannot be read ({error.strerror or error}); give its path"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    for info in manifest.engines:
+        entry = manifest.file(info.path)
+        if entry is not None and entry.sha256 == digest:
+            if info.precision != precision:
+                raise EngineNotFoundError(
+                    f"{path} is the artifact's {info.precision} engine, asked for was {precision}; "
+                    f"load with precision={info.precision!r}"
+                )
+            subject = Subject(root, manifest, info, options.gpu)
+            require_fresh(subject)
+            return _open_content(_listed(subject, content, path), options, "")
+    flavour = flavour_of(content)
+    rebuild = rebuild_command(manifest, precision, flavour.name)
+    danger = (
+        f"{path} is not listed in the manifest of {root}: an engine is executable code, and nothing "
+        f"says who made this one, or that it computes this network"
+    )
+    if not trust:
+        raise ForeignEngineError(
+            f"{danger}; build one: {rebuild}, or load with trust=True if you made it yourself"
+        )
+    warnings.warn(f"{danger}; it runs because of trust=True", ForeignEngineWarning, stacklevel=3)
+    file = EngineFile(content, path, digest, rebuild, host_code=True)
+    return _open_content(file, options, ", a foreign engine")
+
+
+def _open_content(
+    file: EngineFile, options: TensorRTOptions, remark: str
+) -> tuple[TensorRTBackend, str]:
+    library = open_library(flavour_of(file.content))
+    backend = TensorRTBackend(file, library, open_cuda(options.gpu), options)
+    return backend, f"{_title(backend)}, engine {file.path}{remark}, as asked for"
+
+
+def _title(backend: TensorRTBackend) -> str:
+    return f"{backend.library.title} on {backend.device}"
+
+
+def attempt(
+    root: Path, manifest: Manifest, precision: str, options: TensorRTOptions
+) -> tuple[TensorRTBackend, str] | str:
+    """``open_engine``, or where it raises, the reason as a sentence, for ``device="auto"``."""
+    if not engines_of(manifest, precision):
+        return f"the artifact has no {precision} engine"
+    try:
+        return open_engine(root, manifest, precision, options)
+    except ReproError as error:
+        return str(error)

@@ -1,0 +1,77 @@
+"""The kernels that TensorRT-RTX compiled for this GPU, kept beside the engine between runs.
+
+They are code that the library will run, and no manifest covers them. So a cache is read
+only if this user wrote it for this very engine: the file opens with a keyed hash (HMAC) of
+the engine's SHA-256 and the content, under a key that stays in the user's own folder. A
+cache that came with an artifact from elsewhere is as good as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from repr_runtime.artifact.reading import CACHE_SUFFIX
+
+_SIZE = hashlib.sha256().digest_size
+
+
+def read_cache(engine: Path, engine_sha256: str) -> bytes | None:
+    """The cache of the engine file, or None: absent, damaged, another engine's or another user's."""
+    try:
+        content = _path(engine).read_bytes()
+        key = _key_path().read_bytes()
+    except OSError:
+        return None
+    mark, kernels = content[:_SIZE], content[_SIZE:]
+    return kernels if hmac.compare_digest(mark, _mark(key, engine_sha256, kernels)) else None
+
+
+def write_cache(engine: Path, engine_sha256: str, kernels: bytes) -> bool:
+    """Keep ``kernels`` for the engine, in one step; False where nothing can be written."""
+    path = _path(engine)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        mark = _mark(_key(), engine_sha256, kernels)
+        try:
+            partial.write_bytes(mark + kernels)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError:  # a read-only artifact runs as well, its kernels are compiled each time
+        return False
+    return True
+
+
+def _path(engine: Path) -> Path:
+    return engine.with_name(engine.name + CACHE_SUFFIX)
+
+
+def _mark(key: bytes, engine_sha256: str, kernels: bytes) -> bytes:
+    return hmac.new(key, engine_sha256.encode() + kernels, hashlib.sha256).digest()
+
+
+def _key_path() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "repr-deploy" / "runtime-cache.key"
+
+
+def _key() -> bytes:
+    path = _key_path()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Only the first of several processes may make the key; it is whole once it has its name.
+    if not path.exists():
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(_SIZE))
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.link(partial, path)
+        finally:
+            partial.unlink()
+    return path.read_bytes()

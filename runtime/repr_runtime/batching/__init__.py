@@ -1,0 +1,1 @@
+"""Many callers, few runs."""

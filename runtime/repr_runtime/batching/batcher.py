@@ -1,0 +1,419 @@
+"""A dynamic batcher for services: samples in from many threads, run together, answered alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+from repr_runtime.batching.arrays import Joiner, Sample
+from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
+from repr_runtime.batching.stats import COUNTED, NOTHING, BatcherStats
+from repr_runtime.errors import (
+    BatcherClosedError,
+    BatchSizeError,
+    CudaError,
+    DeadlineExceededError,
+    DeviceMemoryError,
+    QueueFullError,
+    SessionClosedError,
+)
+from repr_runtime.session import Session
+
+Given = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What is asked: an array where the network has one input, else arrays by input name."""
+
+
+class Batcher:
+    """Answers requests from any number of threads and event loops, through one session.
+
+    Requests that arrive close together are run as one batch, and each gets its own rows of the
+    outputs, in memory of its own. A batch is started as soon as an instance of the session is
+    free (as many are in flight as it has ``instances``) and there are ``max_batch`` samples, or
+    the oldest request has waited ``max_delay`` seconds, or half of the time to its deadline.
+    Requests are run in the order in which they came, those of unlike shapes apart.
+
+    A request is one sample, without the batch dimension, or with it several samples, which stay
+    together. Inputs are checked when they are given, so that a mistake is its maker's alone;
+    the arrays must not be changed until there is an answer. The network must treat the samples
+    of a batch apart from one another, as networks do.
+
+    If a batch fails, its requests are run again one by one, so that one of them does not spoil
+    the others; not if the session was closed or the GPU is lost. Each gets an error of its own.
+
+    Graphs of a fixed batch size are run at that size, and engines at one they were built for:
+    batches are filled up with copies of a sample (``stats().padding``), and ``max_batch`` is
+    lowered to the largest there is. ``close`` it, or use it as a context manager; the session
+    stays open, and must until then.
+    """
+
+    def __init__(
+        self, session: Session, *, max_batch: int, max_delay: float, queue_limit: int
+    ) -> None:
+        """``queue_limit`` is how many samples may wait, beside those that are run.
+
+        Raises :class:`NotBatchableError` for a network with an input or output that has not a
+        row for each sample.
+        """
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        if not 0 <= max_delay <= threading.TIMEOUT_MAX:
+            raise ValueError(f"max_delay must be 0 or more seconds, got {max_delay}")
+        self._joiner = Joiner(session.inputs, session.outputs, session.nonfinite == "error")
+        self.session = session
+        self.max_batch = min(max_batch, session.runnable_batch(max_batch))
+        if queue_limit < self.max_batch:
+            raise ValueError(
+                f"queue_limit must be at least max_batch, {self.max_batch}, got {queue_limit}: no "
+                f"batch would be full"
+            )
+        self.max_delay, self.queue_limit = max_delay, queue_limit
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
+        self._closed = False
+        self._counts = dict.fromkeys(COUNTED, 0)
+        self._batches: dict[int, int] = {}
+        self._wait_total = self._wait_longest = 0.0
+        self._workers = [
+            threading.Thread(target=self._work, name=f"repr-batcher-{index}", daemon=True)
+            for index in range(session.instances)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def run(
+        self, sample: Given, *, timeout: float | None = None, deadline: float | None = None
+    ) -> Answer:
+        """The outputs for ``sample``, by name; waits for them.
+
+        For not longer than ``timeout`` seconds, or until ``deadline``, a moment of
+        ``time.monotonic()``: then :class:`DeadlineExceededError` is raised, and the request is
+        not run if it was not begun. Raises what :meth:`submit` raises, and the session's errors.
+        """
+        deadline = _deadline(timeout, deadline)
+        request = self._submit(sample, deadline)
+        try:
+            try:
+                return request.result(_seconds_to(deadline))
+            except TimeoutError:
+                self._expire(request)  # unless the error is the request's own
+            return request.result()
+        except BaseException:
+            request.cancel()  # an interrupt in the midst of waiting leaves nothing behind
+            raise
+        finally:
+            del request  # which its error would otherwise hold in a circle
+
+    async def run_async(
+        self, sample: Given, *, timeout: float | None = None, deadline: float | None = None
+    ) -> Answer:
+        """As :meth:`run`, in any event loop. If its task is cancelled, so is the request.
+
+        One that is being run by then is run to its end, and counts as answered.
+        """
+        import asyncio  # whoever calls this has imported it
+
+        deadline = _deadline(timeout, deadline)
+        request = self._submit(sample, deadline)
+        answer = asyncio.wrap_future(request)
+        try:
+            if deadline is not None:
+                try:
+                    await asyncio.wait((answer,), timeout=_seconds_to(deadline))
+                except BaseException:
+                    answer.cancel()
+                    raise
+                if not answer.done():
+                    self._expire(request)
+            return await answer
+        except BaseException:
+            request.cancel()
+            raise
+        finally:
+            del request, answer
+
+    def submit(self, sample: Given, *, deadline: float | None = None) -> Future[Answer]:
+        """The future outputs for ``sample``, by name.
+
+        If ``deadline``, a moment of ``time.monotonic()``, passes before the request is begun,
+        it is never run and the future raises :class:`DeadlineExceededError`, when the next
+        batch is put together at the latest. ``cancel()`` withdraws a request that is not begun.
+        Callbacks are called by a thread that runs batches, and should be short.
+
+        Raises the subclass of :class:`InputError` that says what is wrong with ``sample``,
+        :class:`QueueFullError`, and :class:`BatcherClosedError`.
+        """
+        return self._submit(sample, _deadline(None, deadline))
+
+    def _submit(self, given: Given, deadline: float | None) -> Request:
+        sample = self._joiner.check(given)
+        if sample.rows > self.max_batch:
+            raise BatchSizeError(
+                f"got {sample.rows} samples in one request, the batcher runs {self.max_batch} at once; "
+                f"give them in parts"
+            )
+        now = time.monotonic()
+        until = math.inf if deadline is None else deadline
+        request = Request(sample, now, until, self.max_delay, self._withdraw)
+        expired: list[Request] = []
+        refusal: Exception | None = None
+        with self._changed:
+            if self._waiting.rows + sample.rows > self.queue_limit:
+                expired = self._take_expired(now)
+            if self._closed:
+                refusal = BatcherClosedError("the batcher is closed; make a new one")
+            elif self._waiting.rows + sample.rows > self.queue_limit:
+                refusal = QueueFullError(
+                    f"{self._waiting.rows} samples wait, and {self.queue_limit} may; try again later, "
+                    f"with more instances, or allow more with queue_limit"
+                )
+            if refusal is not None:
+                self._counts["refused"] += 1
+            else:
+                self._counts["accepted"] += 1
+                if self._waiting.add(request):
+                    self._changed.notify()
+        self._fail_expired(expired)
+        if refusal is not None:
+            raise refusal
+        return request
+
+    def stats(self) -> BatcherStats:
+        """What happened up to now; a copy that does not change any more."""
+        with self._changed:
+            return replace(
+                NOTHING,
+                **self._counts,
+                waiting=self._waiting.count,
+                batches=dict(sorted(self._batches.items())),
+                wait_total=self._wait_total,
+                wait_longest=self._wait_longest,
+            )
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take no more requests, and return when none is left.
+
+        ``drain`` runs those that wait; without it they fail with :class:`BatcherClosedError`,
+        also if another thread is draining. What is being run comes to its end either way.
+        Called again it does no harm.
+        """
+        with self._changed:
+            self._closed = True
+            left = [] if drain else self._waiting.take_all()
+            for request in left:
+                self._settle(request, "failed")
+            self._changed.notify_all()
+        for request in left:
+            error = BatcherClosedError("the batcher was closed before the request was begun")
+            _deliver(request, error)
+        for worker in self._workers:
+            if worker is not threading.current_thread():  # a callback may close, too
+                worker.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        size = self.session.batch_size
+        padded = f", padded to {size}" if size is not None else ""
+        return (
+            f"<Batcher of {self.session!r}: up to {self.max_batch} samples{padded}, {self.max_delay:g} s, "
+            f"{self.queue_limit} may wait>"
+        )
+
+    # A request is settled with the lock held, once, by whoever finds it not settled yet; its
+    # future is completed afterwards, without the lock, since that calls the user's callbacks.
+
+    def _settle(self, request: Request, outcome: str) -> bool:
+        """Whether it is the caller now who has to complete the request's future."""
+        if request.state is State.SETTLED:
+            return False
+        if request.state is State.RUNNING:
+            self._counts["running"] -= 1
+        else:
+            request.sample = None  # of one that runs, the worker still needs it
+        request.state = State.SETTLED
+        self._counts[outcome] += 1
+        return True
+
+    def _withdraw(self, request: Request) -> bool:
+        with self._changed:
+            if request.state is not State.WAITING:
+                return False
+            self._waiting.remove(request)
+            return self._settle(request, "cancelled")
+
+    def _expire(self, request: Request) -> None:
+        """The request's deadline has passed, also if it is being run."""
+        with self._changed:
+            if request.state is State.WAITING:
+                self._waiting.remove(request)
+            expired = self._settle(request, "expired")
+        if expired:
+            self._fail_expired([request])
+
+    def _take_expired(self, now: float) -> list[Request]:
+        expired = self._waiting.take_expired(now)
+        for request in expired:
+            self._settle(request, "expired")
+        return expired
+
+    def _fail_expired(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            given = request.deadline - request.arrived
+            what = (
+                f"no answer within {given:.3g} s; allow more time, or take on less at once"
+                if given > 0
+                else f"the deadline had passed {-given:.3g} s before the request came; deadlines are "
+                f"moments of time.monotonic()"
+            )
+            _deliver(request, DeadlineExceededError(what))
+
+    def _work(self) -> None:
+        while self._serve():
+            pass
+
+    def _serve(self) -> bool:
+        """Wait for a batch and answer it; False when there will be none any more."""
+        batch = self._next_batch()
+        if batch:
+            self._answer(batch)
+        return bool(batch)
+
+    def _next_batch(self) -> list[Request]:
+        while True:
+            batch: list[Request] = []
+            with self._changed:
+                now = time.monotonic()
+                expired = self._take_expired(now)
+                due = self._waiting.due()
+                if due is not None and (self._closed or due.when <= now):
+                    batch = self._waiting.take(due.key)
+                    self._start(batch, now)
+                    if self._waiting.count:  # another worker's, unless it comes to nothing
+                        self._changed.notify()
+                elif not expired:  # else their owners are told first
+                    if self._closed and due is None:
+                        return batch
+                    self._changed.wait(None if due is None else due.when - now)
+            self._fail_expired(expired)
+            if batch:
+                return batch
+
+    def _start(self, batch: Sequence[Request], now: float) -> None:
+        samples = sum(request.rows for request in batch)
+        self._batches[samples] = self._batches.get(samples, 0) + 1
+        self._counts["running"] += len(batch)
+        self._counts["started"] += len(batch)
+        for request in batch:
+            request.state = State.RUNNING
+            request.set_running_or_notify_cancel()
+            self._wait_total += now - request.arrived
+            self._wait_longest = max(self._wait_longest, now - request.arrived)
+
+    def _answer(self, batch: Sequence[Request]) -> None:
+        samples = [request.sample for request in batch if request.sample is not None]
+        try:
+            answers: Sequence[Answer | BaseException] = self._run(samples)
+        except BaseException as error:
+            if len(batch) > 1 and _may_be_one_sample(error):
+                self._answer_one_by_one(batch)
+                return
+            answers = [_own(error) if len(batch) > 1 else error for _ in batch]
+        self._finish(batch, answers)
+
+    def _answer_one_by_one(self, batch: Sequence[Request]) -> None:
+        with self._changed:
+            self._counts["retried"] += 1
+        for request in batch:
+            if request.deadline <= time.monotonic():
+                self._expire(request)
+            if request.state is State.SETTLED:
+                request.sample = None
+            else:
+                self._answer([request])
+
+    def _run(self, samples: Sequence[Sample]) -> list[Answer]:
+        rows = sum(sample.rows for sample in samples)
+        size = self.session.runnable_batch(rows)
+        if size > rows:
+            with self._changed:
+                self._counts["padding"] += size - rows
+        outputs = self.session.run(self._joiner.join(samples, size))
+        return self._joiner.split(outputs, samples, size)
+
+    def _finish(self, batch: Sequence[Request], answers: Sequence[Answer | BaseException]) -> None:
+        with self._changed:
+            mine = [
+                self._settle(request, "failed" if isinstance(answer, BaseException) else "answered")
+                for request, answer in zip(batch, answers, strict=True)
+            ]
+        for request, answer, deliver in zip(batch, answers, mine, strict=True):
+            request.sample = None  # the future may be kept for long
+            if deliver:
+                _deliver(request, answer)
+
+
+def _deadline(timeout: float | None, deadline: float | None) -> float | None:
+    for name, value in (("timeout", timeout), ("deadline", deadline)):
+        if value is not None and math.isnan(value):
+            raise ValueError(f"{name} is NaN, expected seconds")
+    if timeout is None:
+        return deadline
+    if deadline is not None:
+        raise ValueError("timeout and deadline say the same; give one of them")
+    return time.monotonic() + timeout
+
+
+def _seconds_to(deadline: float | None) -> float | None:
+    if deadline is None or deadline == math.inf:
+        return None
+    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+
+
+def _deliver(request: Request, answer: Answer | BaseException) -> None:
+    try:
+        if isinstance(answer, BaseException):
+            request.set_exception(answer)
+        else:
+            request.set_result(answer)
+    except BaseException:  # of a callback: an exit, say, which must not end a worker
+        kind, error, trace = sys.exc_info()
+        assert kind is not None
+        thread = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
+
+
+def _may_be_one_sample(error: BaseException) -> bool:
+    """Whether the others of the batch could be answered without the one that fails."""
+    lost = isinstance(error, CudaError) and not isinstance(error, DeviceMemoryError)
+    return not lost and not isinstance(error, SessionClosedError)
+
+
+def _own(error: BaseException) -> BaseException:
+    """A copy for one thread, since raising an error writes into it."""
+    try:
+        mine = copy.copy(error)
+    except Exception:  # not every class can be copied
+        return error
+    if type(mine) is not type(error):
+        return error
+    mine.__cause__ = error.__cause__
+    return mine.with_traceback(error.__traceback__)

@@ -1,0 +1,154 @@
+"""The requests that wait for a batch: in order of arrival, together with those that fit beside them."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from enum import Enum
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from repr_runtime.batching.arrays import Key, Sample
+
+Answer = dict[str, NDArray[Any]]
+
+
+class State(Enum):
+    """Where a request is; it is settled exactly once, by whoever puts it there."""
+
+    WAITING = 0
+    RUNNING = 1
+    SETTLED = 2
+
+
+class Request(Future[Answer]):
+    """A future that can be cancelled as long as nobody has started to run it.
+
+    ``deadline`` and ``start_by`` are moments of ``time.monotonic()``; ``start_by`` is when it
+    is to be run at the latest, alone if need be. ``state`` belongs to the batcher's lock.
+    """
+
+    def __init__(
+        self,
+        sample: Sample,
+        arrived: float,
+        deadline: float,
+        max_delay: float,
+        withdraw: Callable[[Request], bool],
+    ) -> None:
+        super().__init__()
+        self.sample: Sample | None = sample
+        self.rows, self.key = sample.rows, sample.key
+        self.arrived, self.deadline = arrived, deadline
+        # At least half of the time to its deadline is left for the run.
+        self.start_by = arrived + min(max_delay, max(0.0, deadline - arrived) / 2)
+        self.state = State.WAITING
+        self._withdraw = withdraw
+
+    def cancel(self) -> bool:
+        """Withdraw the request; False if it is run already, or done."""
+        if not self._withdraw(self):
+            return self.cancelled()
+        super().cancel()
+        self.set_running_or_notify_cancel()  # wakes those in concurrent.futures.wait
+        return True
+
+
+class Due(NamedTuple):
+    """The next batch: the requests of ``key``, not to be started before ``when``."""
+
+    when: float
+    key: Key
+
+
+class _Group:
+    """Requests of one shape; a request anywhere among them is removed in constant time."""
+
+    def __init__(self) -> None:
+        self.requests: OrderedDict[Request, None] = OrderedDict()
+        self.rows = 0
+
+
+class WaitingRequests:
+    """Not thread-safe: the batcher's lock is held around each call.
+
+    ``rows`` counts the samples that wait, in ``count`` requests.
+    """
+
+    def __init__(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._groups: dict[Key, _Group] = {}
+        self._next_deadline = math.inf  # none that waits has an earlier one
+        self.rows = self.count = 0
+
+    def add(self, request: Request) -> bool:
+        """Whether ``due`` may have changed by it."""
+        group = self._groups.setdefault(request.key, _Group())
+        first, before = not group.requests, group.rows
+        group.requests[request] = None
+        group.rows += request.rows
+        self.rows += request.rows
+        self.count += 1
+        self._next_deadline = min(self._next_deadline, request.deadline)
+        became_full = before < self._max_batch <= group.rows
+        return first or became_full or request.deadline < math.inf
+
+    def remove(self, request: Request) -> None:
+        group = self._groups[request.key]
+        del group.requests[request]
+        group.rows -= request.rows
+        self.rows -= request.rows
+        self.count -= 1
+        if not group.requests:  # there may be any number of shapes in time
+            del self._groups[request.key]
+
+    def take_expired(self, now: float) -> list[Request]:
+        """Removes those whose deadline has passed."""
+        if now < self._next_deadline:
+            return []
+        waiting = [request for group in self._groups.values() for request in group.requests]
+        expired = [request for request in waiting if request.deadline <= now]
+        later = (request.deadline for request in waiting if request.deadline > now)
+        self._next_deadline = min(later, default=math.inf)
+        for request in expired:
+            self.remove(request)
+        return expired
+
+    def due(self) -> Due | None:
+        """What to start next, and when; None if nothing waits.
+
+        A full batch is due since its oldest request came, so that one shape that fills batch
+        after batch does not keep another from its turn.
+        """
+        return min(
+            (Due(self._when(group), key) for key, group in self._groups.items()),
+            key=lambda due: due.when,
+            default=None,
+        )
+
+    def _when(self, group: _Group) -> float:
+        if group.rows >= self._max_batch:
+            return next(iter(group.requests)).arrived
+        return min(request.start_by for request in group.requests)
+
+    def take(self, key: Key) -> list[Request]:
+        """Removes the oldest requests of that shape, as many as fit into a batch."""
+        batch: list[Request] = []
+        rows = 0
+        for request in self._groups[key].requests:
+            rows += request.rows
+            if rows > self._max_batch:
+                break
+            batch.append(request)
+        for request in batch:
+            self.remove(request)
+        return batch
+
+    def take_all(self) -> list[Request]:
+        waiting = [request for group in self._groups.values() for request in group.requests]
+        for request in waiting:
+            self.remove(request)
+        return waiting

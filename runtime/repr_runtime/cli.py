@@ -1,0 +1,165 @@
+"""The command `repr-inspect ARTIFACT`: what an artifact is, and whether it will run here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from repr_runtime.artifact.manifest import Manifest
+from repr_runtime.artifact.reading import read_manifest
+from repr_runtime.backends.tensorrt.checks import Check
+from repr_runtime.errors import ReproError
+from repr_runtime.loading import DEVICES
+from repr_runtime.preflight import preflight, preflight_engines
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="repr-inspect",
+        description="Show what an artifact is and whether it will run here. "
+        "Exit status 0 if it will, 1 if not.",
+    )
+    p.add_argument("artifact", help="the folder that repr-export wrote")
+    p.add_argument(
+        "--verify", action="store_true", help="check every SHA-256 and the golden samples"
+    )
+    p.add_argument("--device", choices=DEVICES, default="auto")
+    p.add_argument("--precision", default="fp32", help="which graph to try (default: fp32)")
+    p.add_argument("--json", action="store_true", help="everything, for a program")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0 if the artifact will run here, 1 if not."""
+    args = parser().parse_args(argv)
+    try:
+        checks = preflight(
+            args.artifact, device=args.device, precision=args.precision, verify=args.verify
+        )
+    except KeyboardInterrupt:
+        print("repr-inspect: interrupted", file=sys.stderr)
+        return 130
+    manifest = _manifest(args.artifact)
+    engines = preflight_engines(args.artifact) if manifest and manifest.engines else {}
+    runs = all(check.passed for check in checks)
+    if args.json:
+        report = json.dumps(
+            {
+                "artifact": args.artifact,
+                "runs_here": runs,
+                "checks": [asdict(check) for check in checks],
+                "engines": {
+                    engine: [asdict(check) for check in found] for engine, found in engines.items()
+                },
+                "manifest": asdict(manifest) if manifest else None,
+            },
+            indent=1,
+        )
+    else:
+        described = [*_describe(args.artifact, manifest), ""] if manifest else []
+        described += _engine_verdicts(engines)
+        report = "\n".join(map(_printable, [*described, *_verdict(checks)]))
+    try:
+        print(report, flush=True)
+    except BrokenPipeError:  # the reader, head or a pager, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if runs else 1
+
+
+def _printable(line: str) -> str:
+    """``line`` with what a terminal would obey, or cannot show, written as an escape."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _manifest(path: str) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except ReproError:
+        return None
+
+
+def _describe(path: str, manifest: Manifest) -> list[str]:
+    weights = manifest.weights
+    rows = [("artifact", path), ("network", _network(manifest))]
+    location = weights.location + (f", SHA-256 {weights.sha256[:12]}…" if weights.sha256 else "")
+    rows.append(("weights", f"{weights.kind} ({location}){_trained(weights.record)}"))
+    rows += [("input", str(spec)) for spec in manifest.inputs]
+    rows += [("output", str(spec)) for spec in manifest.outputs]
+    if manifest.preprocessing:
+        pre = manifest.preprocessing
+        resize = f"shorter side to {pre.resize}, " if pre.resize else ""
+        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (pre.mean, pre.std))
+        rows.append(
+            (
+                "images",
+                f"RGB, {resize}centre {pre.crop[0]}x{pre.crop[1]}, mean ({mean}), std ({std})",
+            )
+        )
+    if manifest.labels:
+        count = len(manifest.labels)
+        more = ", …" if count > 4 else ""
+        rows.append(("labels", f"{count}: {', '.join(manifest.labels[:4])}{more}"))
+    for entry in manifest.files:
+        kind = f"{entry.role}, {entry.precision}" if entry.precision else entry.role
+        rows.append(("file", f"{entry.path} ({kind}, {entry.bytes / 1e6:.2f} MB)"))
+    rows += _receipts(manifest.receipts)
+    rows.append(("made by", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())))
+    return [f"{name:<9} {text}" for name, text in rows]
+
+
+def _network(manifest: Manifest) -> str:
+    network = manifest.network
+    parts = [network.name, f"{network.parameters:,} parameters"]
+    if network.multiply_adds is not None:
+        parts.append(f"{network.multiply_adds / 1e6:,.1f} M multiply-adds a sample")
+    return ", ".join(parts)
+
+
+def _trained(record: Mapping[str, Any]) -> str:
+    """The accuracy that training recorded, and on which images; "" where there is none."""
+    try:
+        top1, images = record["accuracy"]["test_top1"], record["data"]["test"]["description"]
+        return f": {top1:.2%} top-1 on {images}"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _receipts(receipts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name in ("fold", "parity"):
+        receipt = receipts.get(name)
+        if isinstance(receipt, dict) and isinstance(receipt.get("summary"), str):
+            rows.append((name, receipt["summary"]))
+    return rows
+
+
+def _engine_verdicts(engines: Mapping[str, Sequence[Check]]) -> list[str]:
+    """Which engines run here; of the others what they lack, once for all that lack the same."""
+    alike: dict[tuple[Check, ...], list[str]] = {}
+    for path, checks in engines.items():
+        alike.setdefault(tuple(c for c in checks if not c.passed), []).append(path)
+    lines = []
+    for failed, paths in alike.items():
+        verdict = "cannot run here; what is needed:" if failed else "runs here"
+        lines += [f"engine    {path}" for path in paths]
+        lines[-1] += f" {verdict}"
+        lines += [f"  [NO] {check.name}: {check.detail}" for check in failed]
+        lines.append("")
+    return lines
+
+
+def _verdict(checks: Sequence[Check]) -> list[str]:
+    lines = [f"[{'ok' if check.passed else 'NO'}] {check.name}: {check.detail}" for check in checks]
+    runs = all(check.passed for check in checks)
+    return [*lines, "This artifact will run here." if runs else "This artifact will not run here."]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Are these arrays what the graph takes? Checked on every run, so written for speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.errors import (
+    EmptyBatchError,
+    InputDtypeError,
+    InputNameError,
+    InputShapeError,
+    InputTypeError,
+    NonFiniteInputError,
+)
+
+_SMALL = 8192  # values; of more, BLAS makes a task for several threads
+_FEW = 64  # values; so many are summed sooner than a function of numpy is called
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether ``values`` holds neither NaN nor infinity."""
+    if values.dtype.kind != "f":
+        return True
+    flat = values.ravel()
+    if values.dtype.itemsize < 4:  # its sums overflow soon, and BLAS knows no such numbers
+        return bool(np.isfinite(flat).all())
+    # A sum is finite only if all of its terms are, and so is a sum of squares, which BLAS makes
+    # faster than anything else reads memory. Large values overflow it (in vdot without a
+    # warning): then each is looked at.
+    if flat.size <= _FEW:
+        return math.isfinite(sum(flat.tolist())) or bool(np.isfinite(flat).all())
+    for begin in range(0, flat.size, _SMALL):
+        part = flat[begin : begin + _SMALL]
+        if not math.isfinite(np.vdot(part, part)):
+            return bool(np.isfinite(flat[begin:]).all())
+    return True
+
+
+class InputChecker:
+    """Binds arrays to the graph's inputs and refuses what does not fit."""
+
+    def __init__(self, specs: tuple[TensorSpec, ...], refuse_nonfinite: bool) -> None:
+        self._specs = specs
+        self._names = tuple(spec.name for spec in specs)
+        self._dtypes = tuple(np.dtype(spec.dtype) for spec in specs)
+        self._refuse_nonfinite = refuse_nonfinite
+        self._passed: tuple[int, ...] | None = None
+        self._name, self._dtype = self._names[0], self._dtypes[0]
+
+    def __call__(
+        self, arrays: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays by input name. Raises a subclass of :class:`InputError`."""
+        if len(arrays) == 1 and not named:
+            # The call of every service: one small input, shaped as one that passed before. After
+            # a network has run, the caches are cold, and each line of Python costs a microsecond.
+            array = arrays[0]
+            if (
+                type(array) is np.ndarray
+                and array.shape == self._passed
+                and array.dtype is self._dtype
+                and (not self._refuse_nonfinite or math.isfinite(np.vdot(array, array)))
+            ):
+                return {self._name: array}
+        if not named and len(arrays) == len(self._names) and isinstance(arrays[0], np.ndarray):
+            feed: dict[str, Any] = dict(zip(self._names, arrays, strict=True))
+        else:
+            feed = self.bind(arrays, named)
+        sizes: dict[str, int] = {}
+        for spec, dtype in zip(self._specs, self._dtypes, strict=True):
+            array = feed[spec.name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype:
+                raise _type_error(spec, array)
+            shape = array.shape
+            if len(shape) != len(spec.shape) or 0 in shape:
+                raise _shape_error(spec, shape, sizes)
+            for expected, size in zip(spec.shape, shape, strict=True):
+                # A name stands for one size: the first it meets, which setdefault notes.
+                if expected != size and (
+                    isinstance(expected, int) or sizes.setdefault(expected, size) != size
+                ):
+                    raise _shape_error(spec, shape, sizes)
+            if self._refuse_nonfinite and not all_finite(array):
+                raise nonfinite_error(spec.name, array)
+        if len(self._specs) == 1 and array.size <= _SMALL and array.dtype in ("f4", "f8"):
+            self._passed = array.shape
+        return feed
+
+    def bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given, by input name, unchecked but for the names."""
+        specs = self._specs
+        expected = ", ".join(map(str, specs))
+        mapping: Mapping[str, Any] = {}
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping):
+            mapping, arrays = arrays[0], ()
+        if len(arrays) > len(specs):
+            raise InputNameError(
+                f"got {len(arrays)} arrays, the network takes {len(specs)}: {expected}"
+            )
+        feed: dict[str, Any] = {
+            spec.name: array for spec, array in zip(specs, arrays, strict=False)
+        }
+        doubled = [name for name in named if name in feed or name in mapping]
+        unknown = [str(name) for name in (*mapping, *named) if name not in self._names]
+        if doubled or unknown:
+            what = (
+                f"no input {', '.join(map(repr, unknown))}"
+                if unknown
+                else f"{doubled[0]!r} given twice"
+            )
+            raise InputNameError(f"{what}; the network takes {expected}")
+        feed.update(mapping)
+        feed.update(named)
+        missing = [spec.name for spec in specs if spec.name not in feed]
+        if missing:
+            raise InputNameError(
+                f"missing {', '.join(map(repr, missing))}; the network takes {expected}"
+            )
+        return feed
+
+
+def _type_error(spec: TensorSpec, array: Any) -> InputTypeError | InputDtypeError:
+    if not isinstance(array, np.ndarray):
+        return InputTypeError(
+            f"input {spec.name!r} is {type(array).__name__}, expected a numpy array; "
+            f"convert with np.asarray(x, np.{spec.dtype})"
+        )
+    return InputDtypeError(
+        f"input {spec.name!r} is {array.dtype}, expected {spec.dtype}; "
+        f"convert with x.astype(np.{spec.dtype})"
+    )
+
+
+def _shape_error(
+    spec: TensorSpec, shape: tuple[int, ...], sizes: Mapping[str, int]
+) -> InputShapeError:
+    got = f"input {spec.name!r} has shape {shape}"
+    if 0 in shape and len(shape) == len(spec.shape):
+        return EmptyBatchError(f"{got}: there is nothing in it; skip empty batches")
+    wanted = ", ".join(map(str, spec.shape))
+    hint = ""
+    if len(shape) == len(spec.shape) - 1:
+        hint = "; one sample needs a batch dimension too: x[None]"
+    elif len(shape) == len(spec.shape):
+        differ = [i for i in range(len(shape)) if spec.shape[i] not in (shape[i], *sizes)]
+        clash = [
+            f"{dim} is {sizes[dim]} already"
+            for dim, size in zip(spec.shape, shape, strict=True)
+            if isinstance(dim, str) and sizes.get(dim, size) != size
+        ]
+        if differ == [0]:
+            hint = "; its batch size is fixed: give whole batches, or export again with --batch dynamic"
+        elif clash and not differ:
+            hint = f", and {', '.join(clash)} from the input before; give them the same size"
+    return InputShapeError(f"{got}, expected ({wanted}){hint}")
+
+
+def nonfinite_error(name: str, array: NDArray[Any]) -> NonFiniteInputError:
+    """The error for input ``name``, which holds NaN or infinity."""
+    count = int(array.size - np.isfinite(array).sum())
+    return NonFiniteInputError(
+        f"input {name!r} holds {count:,} values that are NaN or infinite, of {array.size:,}; "
+        f"mend them, or load with nonfinite='allow'"
+    )

@@ -1,0 +1,257 @@
+"""Accuracies, agreement and flips against counting by hand, whatever the graphs' batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from repr_bench.accuracy.accuracy import FP32_GRAPH, TORCH, Judgement, judge
+from repr_bench.results.graph import Accuracy
+from repr_models.data.cifar10 import Batch, ImageSet
+from repr_models.errors import DataError
+from repr_runtime.errors import ImageError
+
+
+@dataclass
+class Fake:
+    """A session whose logits are given image by image; the first pixel tells which image."""
+
+    logits: NDArray[np.float64]
+    batch_size: int | None = None
+    most: int | None = None
+    dtype: str = "float32"
+    crop: tuple[int, int] = (32, 32)
+    breaks_at: int | None = None
+    batches: list[int] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> Any:
+        return (SimpleNamespace(dtype=self.dtype),)
+
+    @property
+    def manifest(self) -> Any:
+        return SimpleNamespace(preprocessing=SimpleNamespace(crop=self.crop))
+
+    @property
+    def backend(self) -> Any:
+        return SimpleNamespace(chunk=lambda n: self.most if self.most and n > self.most else None)
+
+    def preprocess(self, images: Any) -> NDArray[np.float32]:
+        first = np.array([image[0, 0] for image in images])
+        if (first[:, 1] == 255).any():
+            raise ImageError("an image is too small")
+        return (first[:, 0] + 256.0 * first[:, 1]).astype(np.float32)
+
+    def run(self, x: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        self.batches.append(len(x))
+        assert x.dtype == self.dtype
+        assert self.batch_size in (None, len(x))
+        assert self.most is None or len(x) <= self.most
+        if self.breaks_at is not None and (x >= self.breaks_at).any():
+            raise RuntimeError("it broke")
+        return {"logits": self.logits[x.astype(int)]}
+
+
+def numbered(labels: list[int]) -> ImageSet:
+    images = np.zeros((len(labels), 2, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(labels)) % 256
+    images[:, 0, 0, 1] = np.arange(len(labels)) // 256
+    return ImageSet(images, np.array(labels), "numbered images")
+
+
+@dataclass
+class Files:
+    """Images in lists of which some are damaged, without labels if so asked."""
+
+    count: int
+    damaged: tuple[int, ...] = ()
+    labels: NDArray[np.int64] | None = None
+    too_small: tuple[int, ...] = ()
+    description: str = "files"
+    sha256: str = "ab" * 32
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        for begin in range(0, self.count, size):
+            every = range(begin, min(begin + size, self.count))
+            kept = [index for index in every if index not in self.damaged]
+            images = [
+                np.full((1, 1, 3), (k, 255 * (k in self.too_small), 0), np.uint8) for k in kept
+            ]
+            bad = tuple(f"{k}.png is damaged" for k in every if k in self.damaged)
+            yield Batch(np.array(kept, np.int64), images, bad)
+
+
+def judged(session: Fake, data: Any, **others: Any) -> Judgement:
+    return judge({"fp32": session, **others}, data)["fp32"]  # type: ignore[dict-item]
+
+
+def accuracy(session: Fake, data: Any) -> Accuracy:
+    found = judged(session, data).accuracy
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "calls"),
+    [(None, None, 1), (1, None, 50), (4, None, 13), (64, None, 1), (None, 16, 4)],
+)
+def test_counts_equal_those_by_hand(batch: int | None, most: int | None, calls: int) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 20))
+    labels = rng.integers(0, 20, 50)
+    session = Fake(logits, batch, most)
+    found = accuracy(session, numbered(labels.tolist()))
+    ranks = [(row > row[label]).sum() for row, label in zip(logits, labels, strict=True)]
+    assert found.top1 == sum(rank < 1 for rank in ranks)
+    assert found.top5 == sum(rank < 5 for rank in ranks)
+    assert found.images == 50
+    assert found.description == "numbered images"
+    assert len(session.batches) == calls
+
+
+def test_ten_classes_have_no_top5() -> None:
+    found = accuracy(Fake(np.eye(10)), numbered(list(range(10))))
+    assert (found.top1, found.top5) == (10, None)
+
+
+def test_a_constant_output_is_right_by_chance_only() -> None:
+    found = accuracy(Fake(np.zeros((40, 20))), numbered([k % 20 for k in range(40)]))
+    assert (found.top1, found.top5) == (2, 10)
+
+
+def test_last_chunk_is_not_counted_twice() -> None:
+    assert accuracy(Fake(np.eye(10), 4), numbered([0, 1, 2, 3, 9])).top1 == 4
+
+
+def test_outputs_that_are_no_logits_are_an_error_of_the_graph() -> None:
+    found = judged(Fake(np.zeros((3, 4, 5))), numbered([0, 1, 2]))
+    assert found.accuracy is None
+    assert "logits must be" in str(found.error)
+
+
+def test_progress_counts_images() -> None:
+    heard: list[tuple[int, int]] = []
+    judge(
+        {"fp32": Fake(np.zeros((250, 20)))},  # type: ignore[dict-item]
+        numbered([0] * 250),
+        report=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(100, 250), (200, 250), (250, 250)]
+
+
+def test_large_images_are_taken_fewer_at_a_time() -> None:
+    session = Fake(np.zeros((50, 20)), crop=(224, 224))
+    judge({"fp32": session}, numbered([0] * 50))  # type: ignore[dict-item]
+    assert max(session.batches) == 15
+
+
+def test_a_half_precision_input_gets_what_it_takes() -> None:
+    assert accuracy(Fake(np.eye(10), dtype="float16"), numbered([0, 1])).top1 == 2
+
+
+class TestFlips:
+    """Right in one precision and wrong in the other."""
+
+    FP32 = np.eye(4)[[0, 1, 2, 3, 0]]
+    INT8 = np.eye(4)[[0, 1, 3, 2, 1]]
+    LABELS: tuple[int, ...] = (
+        0,
+        1,
+        2,
+        2,
+        3,
+    )  # fp32: 3 right; int8 loses the third, gains the fourth
+
+    def found(self, network: Any = None, **changes: Any) -> dict[str, Judgement]:
+        sessions = {"int8": Fake(self.INT8, 2, **changes), "fp32": Fake(self.FP32)}
+        return judge(sessions, numbered(list(self.LABELS)), network)  # type: ignore[arg-type]
+
+    def test_are_counted_by_hand(self) -> None:
+        found = self.found()
+        assert found["fp32"].flips is None
+        assert found["fp32"].agreement is None
+        flips = found["int8"].flips
+        assert flips is not None
+        assert (flips.lost, flips.gained, flips.p_value) == (1, 1, 1.0)
+        agreement = found["int8"].agreement
+        assert agreement is not None
+        assert (agreement.reference, agreement.images, agreement.same) == (FP32_GRAPH, 5, 2)
+        assert agreement.description == "numbered images"
+
+    def test_torch_is_the_reference_of_all_where_it_is_there(self) -> None:
+        found = self.found(lambda inputs: self.INT8[inputs.astype(int)])
+        for name, same in (("fp32", 2), ("int8", 5)):
+            agreement = found[name].agreement
+            assert agreement is not None
+            assert (agreement.reference, agreement.same) == (TORCH, same)
+        flips = found["int8"].flips
+        assert flips is not None
+        assert (flips.lost, flips.gained) == (1, 1)
+
+    def test_a_graph_that_fails_leaves_the_others_theirs(self) -> None:
+        found = self.found(breaks_at=2)
+        assert str(found["int8"].error) == "it broke"
+        assert found["int8"].accuracy is None
+        assert found["fp32"].accuracy is not None
+        assert found["fp32"].accuracy.top1 == 3
+
+    def test_are_not_counted_from_an_fp32_graph_that_failed(self) -> None:
+        sessions = {"int8": Fake(self.INT8), "fp32": Fake(self.FP32, breaks_at=0)}
+        found = judge(sessions, numbered(list(self.LABELS)))["int8"]  # type: ignore[arg-type]
+        assert (found.flips, found.agreement) == (None, None)
+        assert found.accuracy is not None
+        assert found.accuracy.top1 == 3
+
+    def test_are_not_known_where_fp32_failed_later_on(self) -> None:
+        labels = [0] * 150
+        sessions = {
+            "int8": Fake(np.zeros((150, 4))),
+            "fp32": Fake(np.zeros((150, 4)), breaks_at=120),
+        }
+        found = judge(sessions, numbered(labels))["int8"]  # type: ignore[arg-type]
+        assert (found.flips, found.agreement) == (None, None)
+        assert found.accuracy is not None
+        assert found.accuracy.images == 150
+
+
+class TestFiles:
+    """Images of which some cannot be used, or that have no labels."""
+
+    def test_labels_stay_with_their_images(self) -> None:
+        labels = np.array([0, 9, 1, 9, 2])
+        logits = np.eye(10)[[0, 0, 1, 0, 2]]
+        found = judged(Fake(logits, 2), Files(5, (1, 3), labels))
+        assert found.accuracy is not None
+        assert (found.accuracy.top1, found.accuracy.images) == (3, 3)
+        assert (found.skipped, found.skip_reason) == (2, "1.png is damaged")
+
+    def test_too_small_ones_are_left_out(self) -> None:
+        labels = np.array([0, 9, 1])
+        logits = np.eye(10)[[0, 0, 1]]
+        found = judged(Fake(logits), Files(3, (), labels, too_small=(1,)))
+        assert found.accuracy is not None
+        assert (found.accuracy.top1, found.accuracy.images) == (2, 2)
+        assert (found.skipped, found.skip_reason) == (1, "an image is too small")
+
+    def test_no_image_of_use_is_an_error(self) -> None:
+        with pytest.raises(DataError, match="too small"):
+            judged(Fake(np.eye(10)), Files(2, (), np.array([0, 1]), too_small=(0, 1)))
+
+    def test_without_labels_agreement_alone_is_known(self) -> None:
+        sessions = {"fp32": Fake(np.eye(4)), "fp16": Fake(np.eye(4)[[0, 1, 2, 0]])}
+        found = judge(sessions, Files(4))  # type: ignore[arg-type]
+        half = found["fp16"]
+        assert (half.accuracy, half.flips) == (None, None)
+        assert half.note == "the images are unlabelled"
+        assert half.agreement is not None
+        assert (half.agreement.same, half.agreement.images) == (3, 4)
+        assert "nothing to compare" in found["fp32"].note

@@ -1,0 +1,126 @@
+"""`--roofline` and `--profile` in a whole run: what they add, and that a run without them is as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench import cli
+from repr_bench import inputs as feeds
+from repr_bench.analysis import peaks, profile_session
+from repr_bench.analysis import run as analysis
+from repr_bench.analysis.peaks import Peaks
+from repr_bench.analysis.run import Analysis, Subject, Wanted, default_threads, work_of
+from repr_bench.results.results import Results, read_results
+from repr_bench.results.roofline import Peak, Work
+from repr_models.data.cifar10 import ImageSet
+
+ArtifactMaker = Callable[..., Path]
+QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
+FOUND = Peaks(
+    (
+        Peak("float32", "made up", 4, 10**12, (1,)),
+        Peak("memory", "made up", 4, 10**12, (1,)),
+    ),
+    ("made up",),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_both_end_in_table_and_json(
+    make_artifact: ArtifactMaker,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def measure(threads: int, *, memory_bytes: int, int8: bool) -> Peaks:
+        assert memory_bytes > 0
+        asked.append((threads, int8))
+        return FOUND
+
+    monkeypatch.setattr(peaks, "measure_peaks", measure)
+    arguments = (str(make_artifact()), *QUICK, "--roofline", "--profile", "--json", "r.json")
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert asked == [(1, False)]
+    assert "Peaks with 1 thread: float32 products" in out
+    assert "Profile of linear fp32 batch 2" in out
+    assert "profiling linear fp32 batch 1" in err
+    found = read_results(Path("r.json"))
+    assert found.roofline is not None
+    # a matrix of 3,072 × 10 float32, 3,072 in and 10 out a sample
+    assert found.roofline.works == tuple(
+        Work("linear", "fp32", batch, 1, batch * 30_720, 4 * 30_720, 4 * batch * 3_082)
+        for batch in (1, 2)
+    )
+    assert [(p.batch, p.multiply_adds, p.reason) for p in found.profiles] == [
+        (1, 30_720, ""),
+        (2, 61_440, ""),
+    ]
+
+
+def test_a_run_without_them_does_nothing_more(
+    make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(peaks, "measure_peaks", never)
+    monkeypatch.setattr(profile_session, "profile_session", never)
+    monkeypatch.setattr(analysis, "work_of", never)
+    assert cli.main([str(make_artifact()), *QUICK, "--json", "r.json"]) == 0
+    found = read_results(Path("r.json"))
+    assert (found.roofline, found.profiles) == (None, ())
+
+
+def subject(**changes: Any) -> Subject:
+    session: Any = SimpleNamespace(device=changes.pop("device", "cpu"))
+    return Subject("n", "fp16", 1, session, (), changes.pop("emulated", False))
+
+
+def test_rows_that_have_no_work_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert work_of(subject(emulated=True)).reason == "fp16 is emulated on a CPU"
+    assert "cuda:0, whose peaks are not measured" in work_of(subject(device="cuda:0")).reason
+    monkeypatch.setattr(analysis, "_graph", lambda _: b"no model")
+    assert work_of(subject()).reason
+
+
+def test_an_interrupt_keeps_what_was_found(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peaks, "measure_peaks", lambda *_, **__: FOUND)
+    monkeypatch.setattr(profile_session, "profile_session", interrupted)
+    monkeypatch.setattr(analysis, "_graph", lambda _: b"")
+    found = Analysis(Wanted(roofline=True, profile=True), None, results.environment)
+    listener: Any = SimpleNamespace(tell=told.append)
+    with pytest.raises(KeyboardInterrupt):
+        found.run([subject(emulated=True)], listener)
+    assert found.roofline is not None
+    assert found.roofline.threads == 2  # one a core
+    assert found.profiles == []
+    assert told[-1] == "profiling n fp16 batch 1"
+
+
+def test_threads_are_one_for_each_core_that_may_be_used(results: Results) -> None:
+    machine = results.environment
+    assert default_threads(machine) == 2
+    assert default_threads(replace(machine, usable_cpus=1)) == 1
+    assert default_threads(replace(machine, physical_cores=None, usable_cpus=None)) == 4

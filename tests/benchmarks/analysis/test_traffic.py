@@ -1,0 +1,134 @@
+"""Bytes and multiply-adds of tiny graphs, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from repr_bench.analysis.traffic import LayerTraffic, layer_traffic
+from repr_export.graph.multiply_adds import UncountableError
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    given: tuple[object, ...],
+    made: tuple[object, ...],
+    constants: dict[str, np.ndarray],
+) -> bytes:
+    proto = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(given))],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(made))],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString()
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+CONV_RELU_GEMM = model(
+    [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Flatten", ["r"], ["f"], "flat"),
+        helper.make_node("Gemm", ["f", "m", "v"], ["y"], "gemm"),
+    ],
+    ("batch", 3, 6, 6),
+    ("batch", 10),
+    {"w": floats(4, 3, 3, 3), "b": floats(4), "m": floats(64, 10), "v": floats(10)},
+)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_convolution_and_a_gemm_by_hand(batch: int) -> None:
+    # Conv: 4·4·4 outputs of 27 products; 108 + 4 weights; 108 in and 64 out a sample.
+    # Gemm: 64·10 products; 640 + 10 weights; 64 in and 10 out a sample. float32: 4 bytes.
+    assert layer_traffic(CONV_RELU_GEMM, batch) == (
+        LayerTraffic("conv", "Conv", batch * 64 * 27, 4 * 112, 4 * batch * (108 + 64)),
+        LayerTraffic("gemm", "Gemm", batch * 640, 4 * 650, 4 * batch * (64 + 10)),
+    )
+
+
+def test_a_fixed_batch_counts_whole() -> None:
+    graph = model(
+        [helper.make_node("MatMul", ["x", "m"], ["y"], "product")],
+        (4, 8),
+        (4, 2),
+        {"m": floats(8, 2)},
+    )
+    # 4·2 outputs of 8 products; 16 weights; 32 in, 8 out
+    assert layer_traffic(graph, 4) == (LayerTraffic("product", "MatMul", 64, 64, 4 * 40),)
+
+
+def test_shared_weights_are_read_once_and_products_of_activations_have_none() -> None:
+    graph = model(
+        [
+            helper.make_node("MatMul", ["x", "m"], ["a"], "first"),
+            helper.make_node("MatMul", ["a", "m"], ["b"], "second"),
+            helper.make_node("MatMul", ["a", "b"], ["y"], "both"),
+        ],
+        ("batch", 4, 4),
+        ("batch", 4, 4),
+        {"m": floats(4, 4)},
+    )
+    first, second, both = layer_traffic(graph, 2)
+    assert (first.weight_bytes, second.weight_bytes, both.weight_bytes) == (64, 0, 0)
+    assert first.activation_bytes == second.activation_bytes == 4 * 2 * (16 + 16)
+    assert both.activation_bytes == 4 * 2 * (16 + 16 + 16)
+
+
+def test_quantized_tensors_have_a_byte_an_element() -> None:
+    scale, zero = np.array(0.5, np.float32), np.array(0, np.int8)
+    graph = model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q"),
+            helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq"),
+            helper.make_node("DequantizeLinear", ["wq", "s", "z"], ["wd"], "dqw"),
+            helper.make_node("Conv", ["xd", "wd", "b"], ["c"], "conv", kernel_shape=[1, 1]),
+            helper.make_node("Relu", ["c"], ["r"], "relu"),
+            helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"], "q2"),
+            helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["y"], "dq2"),
+        ],
+        ("batch", 2, 3, 3),
+        ("batch", 5, 3, 3),
+        {"s": scale, "z": zero, "wq": np.ones((5, 2, 1, 1), np.int8), "b": floats(5)},
+    )
+    # weights 10 bytes and a float32 bias of 20; 18 bytes in, 45 out, a sample
+    assert layer_traffic(graph, 3) == (LayerTraffic("conv", "Conv", 3 * 90, 10 + 20, 3 * 63),)
+
+
+def test_an_output_that_something_else_reads_too_is_not_quantized() -> None:
+    scale, zero = np.array(0.5, np.float32), np.array(0, np.int8)
+    graph = model(
+        [
+            helper.make_node("MatMul", ["x", "m"], ["a"], "product"),
+            helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"], "q"),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "dq"),
+            helper.make_node("Add", ["a", "d"], ["y"], "add"),
+        ],
+        ("batch", 2),
+        ("batch", 2),
+        {"m": floats(2, 2), "s": scale, "z": zero},
+    )
+    assert layer_traffic(graph, 1)[0].activation_bytes == 4 * (2 + 2)
+
+
+def test_a_size_that_nobody_knows_is_an_error() -> None:
+    graph = model(
+        [helper.make_node("MatMul", ["x", "m"], ["y"], "product")],
+        ("batch", "length", 2),
+        ("batch", "length", 2),
+        {"m": floats(2, 2)},
+    )
+    with pytest.raises(UncountableError, match="length"):
+        layer_traffic(graph, 1)

@@ -1,0 +1,52 @@
+"""The environment is what the system says it is, and unknown where it says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import numpy as np
+import psutil
+import pytest
+
+from repr_bench.measuring import environment
+from repr_bench.measuring.environment import capture_environment
+
+
+def test_environment_is_this_machine() -> None:
+    found = capture_environment()
+    assert found.versions["numpy"] == np.__version__
+    assert found.python.endswith(platform.python_version())
+    assert found.logical_cores == psutil.cpu_count()
+    assert found.memory_bytes == psutil.virtual_memory().total
+    assert found.cpu
+    assert len(found.load_before) == 3
+    later = found.after()
+    assert later.load_before == found.load_before
+    assert later.cpu == found.cpu
+    if hasattr(os, "sched_getaffinity"):
+        assert found.usable_cpus == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("150000 100000", 1.5), ("max 100000", None), (None, None), ("", None), ("1 0", None)],
+)
+def test_cpu_quota(text: str | None, expected: float | None) -> None:
+    assert environment._cpu_quota(text) == expected
+
+
+def test_what_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_GOVERNOR", "/nonexistent/governor")
+    monkeypatch.setattr(environment, "_CPU_QUOTA", "/nonexistent/cpu.max")
+    monkeypatch.setenv("PATH", "")
+    found = capture_environment()
+    assert (found.governor, found.cpu_quota, found.gpus) == (None, None, ())
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (0.49, False), (0.5, True), (6.0, True)])
+def test_busy_means_half_a_cpu_of_others(
+    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
+) -> None:
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert capture_environment().busy() is busy

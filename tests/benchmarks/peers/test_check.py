@@ -1,0 +1,79 @@
+"""The check that a peer gives our top-1: flips, ties, shapes, batches that are filled up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench.errors import UsageError
+from repr_bench.peers.check import IMAGES, agreement, check_inputs, in_batches, why_not_same
+from repr_bench.results.peers import Agreement
+from repr_models.data.cifar10 import ImageSet
+from repr_runtime import load
+
+
+def test_agreement_counts_images_of_one_top1() -> None:
+    ours = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0], [0.0, 7.0, 1.0], [1.0, 2.0, 3.0]])
+    theirs = ours.copy()
+    theirs[1] = [0.0, 5.0, 1.0]
+    theirs[3, 0] = np.nan
+    assert agreement(ours, theirs) == Agreement(2, 4)
+    assert agreement(ours, ours * 3 + 1) == Agreement(4, 4)
+
+
+def test_a_tie_that_rounding_decides_is_no_flip() -> None:
+    ours = np.array([[0.0, 1.0, 1.0 - 5e-5]])
+    assert agreement(ours, np.array([[0.0, 1.0, 1.0 + 1e-7]])).same == 1
+    assert agreement(np.array([[0.0, 1.0, 1.0 - 5e-4]]), np.array([[0.0, 1.0, 1.1]])).same == 0
+
+
+def test_other_shapes_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 10\) and \(1, 1000\)"):
+        agreement(np.zeros((1, 10)), np.zeros((1, 1000)))
+
+
+def test_fp32_may_not_flip_and_int8_hardly() -> None:
+    assert why_not_same(Agreement(200, 200), "fp32") == ""
+    assert "on 1 of 200 images" in why_not_same(Agreement(199, 200), "fp32")
+    assert why_not_same(Agreement(198, 200), "int8") == ""
+    assert "on 3 of 200" in why_not_same(Agreement(197, 200), "int8")
+
+
+def test_batches_are_filled_up_and_cut_again() -> None:
+    seen: list[int] = []
+
+    def logits(arrays: Any) -> Any:
+        seen.append(len(arrays[0]))
+        return arrays[0]
+
+    inputs = [np.arange(14.0).reshape(7, 2)]
+    np.testing.assert_array_equal(in_batches(logits, inputs, 3), inputs[0])
+    assert seen == [3, 3, 3]
+
+
+def test_images_of_all_parts_of_the_set_are_checked_on(make_artifact: Any) -> None:
+    images = ImageSet(
+        np.arange(1000, dtype=np.uint32)[:, None, None, None].repeat(3, 3).astype(np.uint8)
+        * np.ones((1, 32, 32, 1), np.uint8),
+        np.zeros(1000, np.int64),
+        "grey",
+    )
+    with load(make_artifact(), device="cpu") as session:
+        (found,) = check_inputs(session, images)
+        assert found.shape == (IMAGES, 3, 32, 32)
+        np.testing.assert_array_equal(found[-1], session.preprocess(images.images[995:996])[0])
+        (noise,) = check_inputs(session, None)
+        assert noise.shape == (IMAGES, 3, 32, 32)
+        assert noise.std() == pytest.approx(1, abs=0.01)
+
+
+def test_without_samples_nothing_can_be_checked(make_artifact: Any, tmp_path: Path) -> None:
+    del tmp_path
+    with (
+        load(make_artifact(dataset=None, size="height"), device="cpu") as session,
+        pytest.raises(UsageError, match="no samples of input"),
+    ):
+        check_inputs(session, None)

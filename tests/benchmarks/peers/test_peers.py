@@ -1,0 +1,373 @@
+"""Each peer by itself: which there are, the same weights or none, the settings that they run with."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench import peers as module
+from repr_bench.errors import UsageError
+from repr_bench.peers import PeerAbsentError, Work, known_peers, select
+from repr_bench.peers import openvino as openvino_peer
+from repr_bench.peers import torch as torch_peer
+from repr_bench.peers import trtexec as trtexec_peer
+from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
+from repr_bench.peers.trtexec import TrtexecError
+from repr_runtime import read_manifest
+from repr_runtime.artifact.manifest import NetworkInfo, WeightsInfo
+
+
+def work_of(folder: Path, threads: int | None = None) -> Work:
+    manifest = read_manifest(folder)
+    graph = manifest.graph("fp32")
+    assert graph is not None
+    return Work(folder, manifest, graph, "fp32", threads)
+
+
+@pytest.fixture
+def work(make_artifact: Any) -> Work:
+    return work_of(make_artifact(), threads=1)
+
+
+@pytest.fixture
+def batch() -> Any:
+    return np.random.default_rng(0).standard_normal((4, 3, 32, 32), np.float32)
+
+
+def linear(x: Any) -> Any:
+    return x.mean(axis=(1, 2, 3))[:, None] * np.arange(10, dtype=np.float32)
+
+
+class TestSelection:
+    def test_names_and_measures(self) -> None:
+        assert {peer.name: peer.measures for peer in known_peers()} == {
+            "torch": ("latency", "throughput"),
+            "torch.compile": ("latency", "throughput"),
+            "onnxruntime": ("latency", "throughput"),
+            "onnxruntime-cuda": ("latency", "throughput"),
+            "onnxruntime-tensorrt": ("latency", "throughput"),
+            "openvino-latency": ("latency",),
+            "openvino-throughput": ("throughput",),
+            "trtexec": ("latency",),
+        }
+
+    def test_by_default_all_that_can_run_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        there, gone = (
+            SimpleNamespace(name=name, why_not=lambda why=why: why)
+            for name, why in (("there", None), ("gone", "not installed"))
+        )
+        monkeypatch.setattr(module, "known_peers", lambda: (there, gone))
+        assert select(None) == [(there, None)]
+        assert select(("gone", "there", "gone")) == [(gone, "not installed"), (there, None)]
+
+    def test_an_unknown_one_is_an_error_that_names_the_known(self) -> None:
+        with pytest.raises(UsageError, match=r"'resnet20'; known are torch, .*before --peers"):
+            select(("torch", "resnet20"))
+
+    def test_what_is_not_installed_says_the_line_that_installs_it(self) -> None:
+        why = module.not_installed("no_such_module", "pip install it")()
+        assert why == "no_such_module is not installed: pip install it"
+        assert module.not_installed("numpy", "")() is None
+
+
+class TestTorch:
+    def work(self, work: Work, **weights: Any) -> Work:
+        info = {"kind": "random", "location": "", "sha256": None, "record": {}} | weights
+        manifest = SimpleNamespace(
+            network=NetworkInfo("lenet5.cifar10", "lenet5", "cifar10", 1, 1, "registry"),
+            weights=WeightsInfo(**info),
+        )
+        return Work(work.folder, manifest, work.graph, "fp32", 1)  # type: ignore[arg-type]
+
+    def bundled(self, work: Work) -> Work:
+        from repr_models.registry import resolve
+        from repr_models.weights.loading import bundled_record
+
+        digest = bundled_record(resolve("lenet5"))["weights_sha256"]
+        return self.work(work, kind="bundled", sha256=digest)
+
+    def test_it_runs_the_bundled_weights(self, work: Work, batch: Any) -> None:
+        import torch
+
+        from repr_models.registry import resolve
+        from repr_models.weights.loading import load_weights
+
+        spec = resolve("lenet5")
+        network = spec.build()
+        load_weights(network, None, spec)
+        with torch.inference_mode():
+            wanted = network.eval()(torch.from_numpy(batch)).numpy()
+        runner = torch_peer.TorchRunner(self.bundled(work))
+        prepared = runner.prepare([batch])
+        np.testing.assert_allclose(prepared.logits([batch]), wanted, atol=1e-5)
+        np.testing.assert_allclose(prepared.logits([batch[::-1].copy()]), wanted[::-1], atol=1e-5)
+        assert prepared.settings.startswith(f"torch {torch.__version__} eager, ")
+        assert prepared.settings.endswith(", 1 thread")
+        prepared.burst(2)
+        runner.close()
+
+    def test_the_faster_layout_is_taken_and_named(
+        self, work: Work, batch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        for fast in (torch.contiguous_format, torch.channels_last):
+            monkeypatch.setattr(
+                torch_peer, "_median_seconds", lambda call, fast=fast: call.args[0] is not fast
+            )
+            runner = torch_peer.TorchRunner(self.bundled(work))
+            prepared = runner.prepare([batch])
+            assert str(fast).split(".")[1].removesuffix("_format") in prepared.settings
+            call: Any = prepared.call
+            (tensor,) = call.args[1]
+            assert tensor.is_contiguous(memory_format=fast)
+            prepared.call()
+            weights = runner._network.state_dict().values()
+            assert all(w.is_contiguous(memory_format=fast) for w in weights if w.ndim == 4)
+
+    def test_random_weights_are_drawn_from_the_same_seed(self, work: Work) -> None:
+        import torch
+
+        from repr_models.registry import resolve
+        from repr_models.weights.loading import load_weights
+
+        spec = resolve("lenet5")
+        drawn = spec.build()
+        location = load_weights(drawn, "random", spec).location
+        again = torch_peer.build_network(self.work(work, location=location)).state_dict()
+        assert all(torch.equal(value, again[name]) for name, value in drawn.state_dict().items())
+        with pytest.raises(PeerAbsentError, match="other weights"):
+            torch_peer.build_network(self.work(work, location="seed 0"))
+
+    def test_other_weights_are_no_peer(self, work: Work) -> None:
+        with pytest.raises(PeerAbsentError, match="other weights"):
+            torch_peer.build_network(self.work(work, kind="bundled", sha256="00" * 32))
+        with pytest.raises(PeerAbsentError, match="came from a file source"):
+            torch_peer.build_network(self.work(work, kind="file"))
+        with pytest.raises(PeerAbsentError, match="not made of a registered network"):
+            torch_peer.build_network(work)
+        int8 = Work(work.folder, work.manifest, work.graph, "int8", 1)
+        with pytest.raises(PeerAbsentError, match="no int8 graph"):
+            torch_peer.build_network(int8)
+
+
+class TestOnnxRuntime:
+    def test_it_runs_the_artifacts_file(self, work: Work, batch: Any) -> None:
+        prepared = OnnxRuntimeRunner(work).prepare([batch])
+        np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-5)
+        found: Any = prepared.call()
+        np.testing.assert_allclose(found[0], linear(batch), atol=1e-5)
+        assert prepared.settings.endswith("CPUExecutionProvider, threads 1")
+        assert prepared.lanes == 1
+
+    def test_its_defaults_are_left_alone(
+        self, make_artifact: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import onnxruntime as ort
+
+        seen: list[Any] = []
+        plain = ort.InferenceSession
+        monkeypatch.setattr(
+            ort,
+            "InferenceSession",
+            lambda path, options, providers: (
+                seen.append((path, options)) or plain(path, options, providers=providers)
+            ),
+        )
+        work = work_of(make_artifact())
+        runner = OnnxRuntimeRunner(work)
+        path, options = seen[0]
+        default = ort.SessionOptions()
+        assert path == str(work.path)
+        for name in (
+            *("intra_op_num_threads", "graph_optimization_level", "enable_mem_pattern"),
+            *("enable_cpu_mem_arena", "execution_mode", "inter_op_num_threads"),
+        ):
+            assert getattr(options, name) == getattr(default, name)
+        runner.close()
+
+
+class FakeOpenVINO:
+    """The few names of OpenVINO that are used, and what was asked of them."""
+
+    __version__ = "2026.1.0-123-abc"
+
+    def __init__(self, precision: str = "f32") -> None:
+        self.precision, self.config, self.shapes = precision, {}, {}
+        self.started, self.waited = 0, 0
+        self.Core = lambda: self
+
+    def read_model(self, path: str) -> Any:
+        assert path.endswith("model.onnx")
+        port = SimpleNamespace(get_any_name=lambda: "input")
+        return SimpleNamespace(inputs=[port], reshape=self.shapes.update)
+
+    def compile_model(self, _model: Any, device: str, config: dict[str, Any]) -> Any:
+        assert device == "CPU"
+        self.config = config
+        return self
+
+    def get_property(self, name: str) -> Any:
+        return {
+            "INFERENCE_PRECISION_HINT": SimpleNamespace(get_type_name=lambda: self.precision),
+            "INFERENCE_NUM_THREADS": self.config.get("INFERENCE_NUM_THREADS", 2),
+            "OPTIMAL_NUMBER_OF_INFER_REQUESTS": 3,
+        }[name]
+
+    def create_infer_request(self) -> Any:
+        def infer(inputs: Any, **_: Any) -> None:
+            self.last = linear(inputs[0])
+
+        output = SimpleNamespace(get_output_tensor=lambda _: SimpleNamespace(data=self.last))
+        self.last = np.zeros(0)
+        return SimpleNamespace(infer=infer, get_output_tensor=lambda i: self._tensor(i, output))
+
+    def _tensor(self, index: int, _output: Any) -> Any:
+        assert index == 0
+        return SimpleNamespace(data=self.last)
+
+    def AsyncInferQueue(self, compiled: Any, lanes: int) -> Any:  # noqa: N802  its name
+        assert (compiled, lanes) == (self, 3)
+        return self
+
+    def start_async(self, _inputs: Any, *, share_inputs: bool) -> None:
+        assert share_inputs
+        self.started += 1
+
+    def wait_all(self) -> None:
+        self.waited += 1
+
+
+class TestOpenVINO:
+    @pytest.fixture
+    def library(self, monkeypatch: pytest.MonkeyPatch) -> FakeOpenVINO:
+        fake = FakeOpenVINO()
+        monkeypatch.setitem(sys.modules, "openvino", fake)  # type: ignore[arg-type]
+        return fake
+
+    def test_latency_in_f32_at_the_batch(
+        self, library: FakeOpenVINO, work: Work, batch: Any
+    ) -> None:
+        prepared = openvino_peer.OpenVINORunner(work, "LATENCY").prepare([batch])
+        assert library.config == {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": 1,
+        }
+        assert library.shapes == {"input": (4, 3, 32, 32)}
+        np.testing.assert_allclose(prepared.logits([batch]), linear(batch))
+        assert (
+            prepared.settings
+            == "OpenVINO 2026.1.0, hint LATENCY, inference precision f32, 1 threads"
+        )
+        assert prepared.lanes == 1
+
+    def test_throughput_with_as_many_requests_as_it_advises(
+        self, library: FakeOpenVINO, work: Work, batch: Any
+    ) -> None:
+        prepared = openvino_peer.OpenVINORunner(work, "THROUGHPUT").prepare([batch])
+        prepared.burst(7)
+        assert (library.started, library.waited, prepared.lanes) == (7, 1, 3)
+        assert prepared.settings.endswith("3 requests at once")
+
+    def test_bfloat16_in_silence_is_refused(
+        self, library: FakeOpenVINO, work: Work, batch: Any
+    ) -> None:
+        library.precision = "bf16"
+        with pytest.raises(PeerAbsentError, match="computes in bf16"):
+            openvino_peer.OpenVINORunner(work, "LATENCY").prepare([batch])
+
+    @pytest.mark.parametrize("hint", ["LATENCY", "THROUGHPUT"])
+    def test_the_real_one(self, hint: Any, work: Work, batch: Any) -> None:
+        pytest.importorskip("openvino")
+        runner = openvino_peer.OpenVINORunner(work, hint)
+        prepared = runner.prepare([batch])
+        np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-4)
+        assert "inference precision f32, 1 threads" in prepared.settings
+        prepared.call()
+        prepared.burst(3)
+        runner.close()
+
+
+TRTEXEC = """#!{python}
+import json, sys
+given = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:] if "=" in a)
+open({log!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
+if "onnx" in given:
+    open(given["saveEngine"], "w").write("engine")
+    times = [dict(h2dMs=0.25, computeMs=1.0 + i, d2hMs=0.5) for i in range(24)]
+    json.dump(times, open(given["exportTimes"], "w"))
+if "loadInputs" in given:
+    assert open(given["loadEngine"]).read() == "engine"
+    import numpy as np
+    x = np.fromfile(given["loadInputs"].split(":", 1)[1], np.float32).reshape(4, -1)
+    y = x.mean(1)[:, None] * np.arange(10)
+    out = [dict(name="logits", dimensions="4x10", values=y.ravel().tolist())]
+    json.dump(out, open(given["exportOutput"], "w"))
+"""
+
+
+class TestTrtexec:
+    @pytest.fixture
+    def tool(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        log = tmp_path / "log"
+        script = tmp_path / "bin" / "trtexec"
+        script.parent.mkdir()
+        script.write_text(TRTEXEC.format(python=sys.executable, log=str(log)))
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(script.parent), prepend=":")
+        return log
+
+    def test_its_times_and_outputs_are_read(self, tool: Path, work: Work, batch: Any) -> None:
+        runner = trtexec_peer.TrtexecRunner(work)
+        prepared = runner.prepare([batch])
+        assert prepared.samples_ns[:2] == (1_750_000, 2_750_000)
+        assert len(prepared.samples_ns) == 24
+        assert "copies to and from the GPU included" in prepared.settings
+        assert "not in our rounds" in prepared.settings
+        np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-5)
+        built, ran = tool.read_text().splitlines()
+        assert "--shapes=input:4x3x32x32" in built
+        assert "--noTF32" in built
+        assert "--noDataTransfers" not in built + ran
+        place = Path(runner._folder.name)
+        runner.close()
+        assert not place.exists()
+
+    def test_times_without_copies_are_called_so(self, tmp_path: Path) -> None:
+        path = tmp_path / "times.json"
+        path.write_text('[{"h2dMs": 0, "computeMs": 2.5, "d2hMs": 0}]')
+        assert trtexec_peer.read_times(path) == ((2_500_000,), False)
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "[3]", '[{"computeMs": 1}]'])
+    def test_what_is_no_file_of_times_is_refused(self, text: str, tmp_path: Path) -> None:
+        path = tmp_path / "times.json"
+        path.write_text(text)
+        with pytest.raises(TrtexecError):
+            trtexec_peer.read_times(path)
+        with pytest.raises(TrtexecError):
+            trtexec_peer.read_output(path, "logits")
+
+    def test_a_failure_says_its_error(
+        self, tool: Path, work: Work, batch: Any, tmp_path: Path
+    ) -> None:
+        del tool
+        script = tmp_path / "bin" / "trtexec"
+        script.write_text(f"#!{sys.executable}\nprint('[E] no GPU'); raise SystemExit(1)")
+        runner = trtexec_peer.TrtexecRunner(work)
+        with pytest.raises(TrtexecError, match=r"trtexec failed: \[E\] no GPU"):
+            runner.prepare([batch])
+        runner.close()
+
+    def test_it_is_looked_for_on_the_path(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (peer,) = trtexec_peer.PEERS
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert "not on the PATH" in (peer.why_not() or "")

@@ -1,0 +1,297 @@
+"""A run with peers, by a clock that they move: interleaved, checked, ratios that are known."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_bench.measuring.measure import Plan
+from repr_bench.peers import Peer, PeerAbsentError, Prepared, Work, repeated
+from repr_bench.peers import run as peer_run
+from repr_bench.peers.run import burst_length, burst_of_callers, run_peers, with_peers
+from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
+from repr_bench.results.results import from_json, to_json
+from repr_bench.run import Request, run
+from repr_runtime.backends.tuning import Setting
+
+MS = 1_000_000
+PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
+
+
+@pytest.fixture(autouse=True)
+def cache(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    few_images: None,  # noqa: ARG001
+) -> None:
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+
+
+class World:
+    """A clock that each look moves by a millisecond, and peers that move it further."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.closed: list[str] = []
+        self.called: list[str] = []
+
+    def clock(self) -> int:
+        self.now += MS
+        return self.now
+
+    def peer(
+        self,
+        name: str,
+        milliseconds: int,
+        *,
+        sign: float = 1.0,
+        fails: Exception | None = None,
+        **how: Any,
+    ) -> Peer:
+        """One whose call takes so long, on top of the look at the clock."""
+        world = self
+
+        class Runner:
+            def prepare(self, arrays: Any) -> Prepared:
+                if fails is not None:
+                    raise fails
+
+                def call() -> None:
+                    world.called.append(name)
+                    world.now += milliseconds * MS
+
+                return Prepared(logits, call, repeated(call), f"{name} with {len(arrays[0])}")
+
+            def close(self) -> None:
+                world.closed.append(name)
+
+        def logits(arrays: Any) -> Any:
+            return sign * arrays[0].mean(axis=(1, 2, 3))[:, None] * np.arange(10.0)
+
+        def open_(_: Work) -> Any:
+            return Runner()
+
+        return Peer(name, open_, lambda: None, **how)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def request(folder: Path, **changes: Any) -> Request:
+    basic = Request((str(folder),), plan=PLAN, threads=2, device="cpu", batches=(1,))
+    return replace(basic, **changes)
+
+
+def measured(asked: Request, progress: Any) -> Any:
+    quick = Plan(seconds=0.001, samples=12, rounds=12, warmup_seconds=0.001)
+    return run(replace(asked, plan=quick), progress)
+
+
+@pytest.fixture
+def compare(make_artifact: Callable[..., Path], no_progress: Any, world: World) -> Any:
+    def compare(*peers: Any, **changes: Any) -> Any:
+        asked = request(make_artifact(), **changes)
+        selected = [peer if isinstance(peer, tuple) else (peer, None) for peer in peers]
+        rows = measured(asked, no_progress).rows
+        found, interrupted = run_peers(asked, selected, rows, no_progress, world.clock)
+        assert not interrupted
+        return found
+
+    return compare
+
+
+def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
+    found = compare(world.peer("slow", 3))
+    assert [(r.measure, r.batch, r.peer, r.status) for r in found] == [
+        ("latency", 1, OURS, "measured"),
+        ("latency", 1, "slow", "measured"),
+        ("throughput", 1, OURS, "measured"),
+        ("throughput", 1, "slow", "measured"),
+    ]
+    assert {row.reason for row in found} == {""}
+    (latency,) = latency_ratios(found, "slow", 1)
+    assert latency.figure.value == pytest.approx(4.0)
+    # Ours: two lanes, bursts of 10 images, each 1 ms by this clock. The peer's: 4 images, 13 ms.
+    assert (found[2].images, found[3].images) == (10, 4)
+    (throughput,) = throughput_ratios(found, "slow")
+    assert throughput.figure.value == pytest.approx((13 / 4) / (1 / 10))
+    assert all(len(row.rounds_ns) == PLAN.rounds for row in found)
+    assert world.closed == ["slow"]
+
+
+def test_each_is_checked_and_says_how_it_ran(compare: Any, world: World) -> None:
+    found = compare(world.peer("p", 1), batches=(1, 8))
+    for row in found:
+        assert row.agreement is not None
+        assert (row.agreement.same, row.agreement.images) == (20, 20)
+    peers = [row for row in found if row.peer == "p"]
+    assert [row.settings for row in peers] == ["p with 1", "p with 8"] * 2
+    ours = [row for row in found if row.peer == OURS]
+    assert "2 instances of 1 thread" in ours[-1].settings
+    assert found[-1].images == 4 * 8
+
+
+def test_another_answer_is_a_failure_with_the_numbers(compare: Any, world: World) -> None:
+    found = compare(world.peer("wrong", 1, sign=-1.0), world.peer("right", 1))
+    wrong = [row for row in found if row.peer == "wrong"]
+    assert {row.status for row in wrong} == {"failed"}
+    assert "another on 20 of 20 images" in wrong[0].reason
+    assert wrong[0].rounds_ns == ()
+    assert not latency_ratios(found, "wrong", 1)
+    assert {row.status for row in found if row.peer == "right"} == {"measured"}
+
+
+def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: World) -> None:
+    found = compare(
+        (world.peer("gone", 1), "gone is not installed: pip install gone"),
+        world.peer("other", 1, fails=PeerAbsentError("not this network")),
+        world.peer("broken", 1, fails=RuntimeError("no kernel")),
+        world.peer("gpu", 1, device="gpu"),
+        world.peer("one", 1, measures=("throughput",)),
+    )
+    reasons = {(row.peer, row.measure): (row.status, row.reason) for row in found}
+    for measure in ("latency", "throughput"):
+        assert reasons["gone", measure] == ("absent", "gone is not installed: pip install gone")
+        assert reasons["other", measure] == ("absent", "not this network")
+        assert reasons["broken", measure] == ("failed", "RuntimeError: no kernel")
+        assert reasons["gpu", measure][0] == "absent"
+    assert "ours runs on cpu" in reasons["gpu", "latency"][1]
+    assert reasons["one", "throughput"] == ("measured", "")
+    assert ("one", "latency") not in reasons
+
+
+def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: World) -> None:
+    peer = world.peer("p", 1)
+
+    def breaking(work: Work) -> Any:
+        runner = peer.open(work)
+        prepare = runner.prepare
+        runner.prepare = lambda arrays: replace(prepare(arrays), call=lambda: 1 / 0)  # type: ignore[method-assign]
+        return runner
+
+    found = compare(replace(peer, open=breaking, measures=("latency",)), world.peer("q", 1))
+    rows = {(row.peer, row.measure): row for row in found}
+    assert rows["p", "latency"].reason == "ZeroDivisionError: division by zero"
+    assert rows["q", "latency"].status == "measured"
+
+
+def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
+    peer = world.peer("self", 1, measures=("latency",))
+
+    def own(work: Work) -> Any:
+        runner = peer.open(work)
+        prepare = runner.prepare
+        runner.prepare = lambda arrays: replace(  # type: ignore[method-assign]
+            prepare(arrays), samples_ns=tuple(range(MS, 25 * MS, MS))
+        )
+        return runner
+
+    found = compare(replace(peer, open=own))
+    row = next(row for row in found if row.peer == "self")
+    assert row.status == "measured"
+    assert row.rounds_ns[0] == (MS, 2 * MS)
+    assert len(row.rounds_ns) == PLAN.rounds
+    assert "self" not in world.called
+
+
+def test_what_was_tuned_here_is_used(
+    compare: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = {"latency": Setting(threads=1), "throughput": Setting(threads=1, instances=3)}
+    monkeypatch.setattr(peer_run, "resolve", lambda which, *_: (tuned[which], ""))
+    found = compare(world.peer("p", 1), threads=None)
+    settings = {row.measure: row.settings for row in found if row.peer == OURS}
+    assert "with 1 thread" in settings["latency"]
+    assert "with 3 instances of 1 thread" in settings["throughput"]
+
+
+def test_threads_that_were_asked_for_come_first(
+    compare: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_run, "resolve", lambda *_: pytest.fail("not to be looked for"))
+    found = compare(world.peer("p", 1), threads=1)
+    assert {row.status for row in found} == {"measured"}
+
+
+def test_ctrl_c_keeps_what_was_measured(make_artifact: Any, no_progress: Any, world: World) -> None:
+    def advance(what: str, done: float, total: float) -> None:
+        if what.startswith("throughput") and done > total / 2:
+            raise KeyboardInterrupt
+
+    asked = request(make_artifact())
+    rows = measured(asked, no_progress).rows
+    no_progress.advance = advance
+    found, interrupted = run_peers(
+        asked, [(world.peer("p", 1), None)], rows, no_progress, world.clock
+    )
+    assert interrupted
+    assert [row.status for row in found] == ["measured"] * 2 + ["interrupted"] * 2
+    assert found[2].rounds_ns
+    assert world.closed == ["p"]
+
+
+def test_an_artifact_that_is_gone_is_a_row(
+    make_artifact: Any, no_progress: Any, world: World
+) -> None:
+    folder = make_artifact()
+    asked = request(folder)
+    rows = measured(asked, no_progress).rows
+    (folder / "model.onnx").unlink()
+    found, _ = run_peers(asked, [(world.peer("p", 1), None)], rows, no_progress, world.clock)
+    assert [(row.peer, row.status) for row in found] == [(OURS, "failed")]
+    assert "model.onnx" in found[0].reason
+
+
+def test_the_rows_stand_in_the_results_and_are_read_back(
+    make_artifact: Any, no_progress: Any, world: World
+) -> None:
+    asked = request(make_artifact())
+    results = measured(asked, no_progress)
+    tiny = replace(asked, plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.001))
+    selected = [(world.peer("p", 1), None)]
+    found = with_peers(results, tiny, selected, no_progress)
+    assert {row.peer for row in found.peers} == {OURS, "p"}
+    assert from_json(to_json(found)) == found
+    stopped = replace(results, interrupted=True)
+    assert with_peers(stopped, tiny, selected, no_progress) is stopped
+
+
+def test_a_burst_calls_so_often_from_so_many_threads() -> None:
+    lock, threads, count = threading.Lock(), set(), [0]
+    meet = threading.Barrier(3)
+
+    def call() -> None:
+        with lock:
+            count[0] += 1
+            first = threading.get_ident() not in threads
+            threads.add(threading.get_ident())
+        if first:
+            meet.wait(10)
+
+    with ThreadPoolExecutor(3) as pool:
+        burst_of_callers(pool, 3, call, 50)
+        assert (count[0], len(threads)) == (50, 3)
+
+        def fails() -> None:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            burst_of_callers(pool, 3, fails, 50)
+
+
+@pytest.mark.parametrize(("milliseconds", "times"), [(9, 10 * 2), (49, 4 * 2), (1999, 4 * 2)])
+def test_a_burst_lasts_long_enough(world: World, milliseconds: int, times: int) -> None:
+    def burst(count: int) -> None:
+        world.now += milliseconds * MS * count // 2
+
+    prepared = Prepared(lambda a: a[0], lambda: None, burst, "", lanes=2)
+    assert burst_length(prepared, 0.1, world.clock) == times

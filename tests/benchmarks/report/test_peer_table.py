@@ -1,0 +1,99 @@
+"""The table of peers: figures, ratios, means over networks, and the sentences below."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from peer_rows import ROWS
+from rich.console import Console
+
+from repr_bench.report.sections.peers import (
+    meanings,
+    peer_cells,
+    peer_problems,
+    print_peers,
+    summaries,
+    times,
+)
+from repr_bench.results.peers import OURS
+from repr_bench.results.results import Results
+from repr_bench.statistics.intervals import Figure, Interval
+
+
+def test_each_row_has_its_figure_and_its_ratio_at_the_same_batch() -> None:
+    cells = list(peer_cells(ROWS))
+    assert [(c[0], c[2], c[3], c[4]) for c in cells] == [
+        ("a", "latency", "1", OURS),
+        ("a", "latency", "1", "p"),
+        ("b", "latency", "1", OURS),
+        ("b", "latency", "1", "p"),
+        ("a", "throughput", "1", OURS),
+        ("a", "throughput", "8", OURS),
+        ("a", "throughput", "1", "p"),
+        ("a", "throughput", "8", "p"),
+    ]
+    ratios = [c[7].split(" ×")[0] for c in cells]
+    assert ratios == ["-", "2.00", "-", "0.50", "-", "-", "1.00", "5.00"]
+    assert cells[0][5].startswith("1.00")
+    assert cells[5][5] == "-"
+    assert cells[5][6].startswith(("4,000", "3,999"))
+
+
+def test_the_means_over_networks_name_the_least() -> None:
+    assert summaries(ROWS) == [
+        "p, fp32 latency at batch 1: ours is 1.00 × (1.00–1.00) as fast over 2 networks; "
+        "least 0.50 × (0.50–0.50), b",
+        "p, fp32 throughput at batch 1: ours is 1.00 × (1.00–1.00) as fast over 1 network; "
+        "least 1.00 × (1.00–1.00), a",
+        "p, fp32 throughput at batch 8: ours is 5.00 × (5.00–5.00) as fast over 1 network; "
+        "least 5.00 × (5.00–5.00), a",
+        "p, fp32 throughput with each at its best batch: ours is 4.00 × (4.00–4.00) as fast over 1 "
+        "network; least 4.00 × (4.00–4.00), a",
+    ]
+
+
+def test_precisions_are_not_averaged_together() -> None:
+    int8 = tuple(replace(each, precision="int8") for each in ROWS[:2])
+    found = summaries((*ROWS[2:4], *int8))
+    assert [text.split(":")[0] for text in found] == [
+        "p, fp32 latency at batch 1",
+        "p, int8 latency at batch 1",
+    ]
+
+
+def test_reasons_are_said_once_with_all_they_hold_for() -> None:
+    assert peer_problems(ROWS) == [
+        "q absent for a fp32, b fp32: q is not installed: pip install q",
+        "p failed for a fp32 batch 8: no kernel",
+    ]
+
+
+def test_settings_and_the_least_agreement_are_said() -> None:
+    text = "\n".join(meanings(ROWS))
+    assert "p (latency): settings of p" in text
+    assert "our top-1 on at least 199 of 200 images" in text
+    assert "geometric mean" in text
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (Figure(1.2345, None), "1.23 ×"),
+        (Figure(12.345, Interval(11.0, 13.0)), "12.3 × (11.0–13.0)"),
+        (Figure(4321.0, Interval(4000.0, 5000.0)), "4,321 × (4,000–5,000)"),
+        (Figure(0.0123, Interval(0.01, 0.02)), "0.01 × (0.01–0.02)"),
+    ],
+)
+def test_times(figure: Figure, text: str) -> None:
+    assert times(figure) == text
+
+
+def test_a_pipe_gets_one_line_a_row(results: Results) -> None:
+    out = io.StringIO()
+    print_peers(replace(results, peers=ROWS), Console(file=out, width=100_000))
+    lines = out.getvalue().splitlines()
+    header = next(line for line in lines if line.startswith("network"))
+    assert header.split()[-2:] == ["ours", "is"]
+    assert sum(line.startswith(("a ", "b ")) for line in lines) == 8

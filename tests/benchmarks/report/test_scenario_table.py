@@ -1,0 +1,31 @@
+"""Cautions on scenarios: each said once, with all the rows that it holds for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from page_results import server
+
+from repr_bench.report.sections.scenarios import scenario_cautions
+from repr_bench.results.results import Results
+from repr_bench.results.scenarios import LoadGenSummary
+
+
+def test_a_caution_names_all_its_rows(results: Results) -> None:
+    row = server(np.random.default_rng(0))
+    assert row.confirmed is not None
+    p99 = row.confirmed.latency_ms(99)
+    assert p99 is not None
+    assert p99.interval is not None
+    near = replace(row, slo_ms=p99.interval.high - 1e-6)
+    far = replace(row, label="far", slo_ms=p99.interval.high + 1.0)
+    summary = LoadGenSummary("server", "", False, "", 1.0, {}, {}, ("Too short",))
+    driven = replace(row, source="LoadGen", loadgen=summary, trials=())
+    rows = (near, replace(near, label="other"), far, driven, replace(driven, label="other"))
+    found = scenario_cautions(replace(results, scenarios=rows))
+    assert [text for text in found if "reaches beyond" in text] == [
+        "p99 held its bound, but its interval reaches beyond, and a longer run (--seconds) would "
+        "tell: lenet5 fp32 server, other fp32 server"
+    ]
+    assert "Too short: lenet5 fp32 server (LoadGen), other fp32 server (LoadGen)" in found

@@ -1,0 +1,114 @@
+"""Agreement by hand: margins, ties, divergence; McNemar's test against scipy's binomial test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from repr_bench.results.agreement import Agreement, AgreementCount, Flips, log_probabilities
+from repr_bench.statistics.intervals import mcnemar_p, wilson_interval
+
+
+def logits(*rows: tuple[float, ...]) -> np.ndarray:
+    return np.log(np.array(rows))
+
+
+def agreement(*pairs: tuple[np.ndarray, np.ndarray]) -> Agreement:
+    counted = AgreementCount()
+    for reference, outputs in pairs:
+        counted.add(reference, outputs)
+    found = counted.finish("another", "some images", "ab" * 32)
+    assert found is not None
+    return found
+
+
+REFERENCE = logits((0.8, 0.1, 0.1), (0.4, 0.35, 0.25), (0.5, 0.25, 0.25), (0.2, 0.2, 0.6))
+"""Margins 0.7, 0.05, 0.25, 0.4."""
+OUTPUTS = logits((0.7, 0.2, 0.1), (0.3, 0.4, 0.3), (0.2, 0.5, 0.3), (0.2, 0.2, 0.6))
+
+
+def test_by_hand() -> None:
+    found = agreement((REFERENCE, OUTPUTS))
+    assert (found.images, found.same, found.percent) == (4, 2, 50.0)
+    assert [(band.margin, band.images, band.same) for band in found.bands] == [
+        (0.1, 3, 2),
+        (0.5, 1, 1),
+    ]
+    assert found.margins == pytest.approx(1.4)
+    assert found.flipped_margins == pytest.approx(0.3)
+    assert found.weighted_percent == pytest.approx(100 * (1 - 0.3 / 1.4))
+    assert found.largest_flipped_margin == pytest.approx(0.25)
+    assert found.largest_shift == pytest.approx(0.3)
+    wanted, given = np.exp(REFERENCE), np.exp(OUTPUTS)
+    by_hand = stats.entropy(wanted, given, axis=1).mean()
+    assert found.mean_kl == pytest.approx(by_hand)
+    assert found.interval == tuple(100 * end for end in wilson_interval(2, 4))
+
+
+def test_batches_add_up() -> None:
+    parts = [(REFERENCE[:1], OUTPUTS[:1]), (REFERENCE[1:], OUTPUTS[1:])]
+    whole, split = agreement((REFERENCE, OUTPUTS)), agreement(*parts)
+    assert (split.same, split.bands) == (whole.same, whole.bands)
+    assert split.mean_kl == pytest.approx(whole.mean_kl)
+
+
+def test_the_same_agrees_wholly() -> None:
+    found = agreement((REFERENCE, REFERENCE))
+    assert (found.percent, found.weighted_percent, found.mean_kl) == (100.0, 100.0, 0.0)
+    assert (found.largest_shift, found.largest_flipped_margin) == (0.0, 0.0)
+
+
+def test_of_equal_logits_the_first_counts_as_larger() -> None:
+    found = agreement((np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 0.5]])))
+    assert found.same == 1
+    found = agreement((np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 0.5, 1.0]])))
+    assert (found.same, found.largest_flipped_margin) == (0, 0.0)
+
+
+def test_undecided_references_weigh_nothing() -> None:
+    found = agreement((np.zeros((2, 3)), np.eye(3)[[1, 1]]))
+    assert (found.percent, found.weighted_percent) == (0.0, 0.0)
+
+
+def test_probabilities_are_taken_as_they_are() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    np.testing.assert_allclose(np.exp(log_probabilities(probabilities)), probabilities, atol=1e-9)
+    found = agreement((probabilities, probabilities))
+    assert found.bands[1].images == 1  # as logits, no margin would reach 0.5
+
+
+def test_large_logits_overflow_nothing() -> None:
+    found = agreement((np.array([[5e4, 0.0]], np.float16), np.array([[-5e4, 0.0]], np.float16)))
+    assert found.largest_shift == 1.0
+    assert np.isfinite(found.mean_kl)
+
+
+def test_one_class_is_always_agreed_on() -> None:
+    assert agreement((np.ones((3, 1)), np.zeros((3, 1)))).percent == 100.0
+
+
+def test_other_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 3\).*\(4, 2\)"):
+        AgreementCount().add(REFERENCE, OUTPUTS[:, :2])
+
+
+def test_no_images_no_agreement() -> None:
+    assert AgreementCount().finish("another", "none", "") is None
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained"), [(0, 0), (1, 0), (5, 0), (0, 6), (3, 9), (7, 7), (100, 140)]
+)
+def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
+    pairs = lost + gained
+    wanted = stats.binomtest(lost, pairs, 0.5).pvalue if pairs else 1.0
+    assert mcnemar_p(lost, gained) == pytest.approx(wanted, rel=1e-12)
+    assert Flips(lost, gained).p_value == mcnemar_p(gained, lost)
+
+
+def test_mcnemar_of_many_pairs() -> None:
+    assert mcnemar_p(20_000, 20_000) == 1.0
+    assert mcnemar_p(0, 50_000) == 0.0
+    with pytest.raises(ValueError, match="0 or more"):
+        mcnemar_p(-1, 3)

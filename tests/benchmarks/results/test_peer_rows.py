@@ -1,0 +1,143 @@
+"""Ratios of peers, by hand: paired by round, at the best batch, over networks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from repr_bench.results.peers import (
+    OURS,
+    Measure,
+    PeerRow,
+    best_throughputs,
+    latency_ratios,
+    overall,
+    ratio,
+    throughput_ratios,
+)
+
+
+def row(
+    peer: str,
+    *rounds: int,
+    label: str = "net",
+    measure: Measure = "latency",
+    batch: int = 1,
+    images: int = 1,
+) -> PeerRow:
+    blank = PeerRow(label, "fp32", measure, batch, peer, "measured", "")
+    return replace(blank, images=images, rounds_ns=tuple((each, each, each) for each in rounds))
+
+
+def test_a_ratio_is_the_geometric_mean_of_the_rounds() -> None:
+    found = ratio(row(OURS, 10, 10, 20), row("p", 20, 10, 80))
+    assert found is not None
+    # 2, 1 and 4: their product is 8
+    assert found.figure.value == pytest.approx(2.0)
+    assert found.figure.interval is not None
+    low, high = found.figure.interval
+    assert 1.0 <= low < 2.0 < high <= 4.0
+
+
+def test_rounds_are_paired_so_that_drift_cancels() -> None:
+    drift = [100, 200, 400, 800, 1600]
+    found = ratio(row(OURS, *drift), row("p", *(3 * each for each in drift)))
+    assert found is not None
+    assert found.figure.interval is not None
+    assert found.figure.value == pytest.approx(3.0)
+    assert found.figure.interval == pytest.approx((3.0, 3.0))
+
+
+def test_the_median_of_a_round_counts_not_its_outliers() -> None:
+    noisy = replace(row("p", 20, 20), rounds_ns=((20, 20, 9_000), (20, 20, 9_000)))
+    found = ratio(row(OURS, 10, 10), noisy)
+    assert found is not None
+    assert found.figure.value == pytest.approx(2.0)
+
+
+def test_bursts_of_different_length_are_compared_by_the_image() -> None:
+    ours = row(OURS, 800, 800, measure="throughput", images=80)
+    theirs = row("p", 100, 100, measure="throughput", images=5)
+    found = ratio(ours, theirs)
+    assert found is not None
+    assert found.figure.value == pytest.approx((100 / 5) / (800 / 80))
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_there_is_no_ratio_to_what_was_not_measured(status: str) -> None:
+    broken = replace(row("p", 10), status=status)
+    assert ratio(row(OURS, 10), broken) is None
+    assert ratio(broken, row("p", 10)) is None
+    assert ratio(row(OURS, 10), replace(broken, rounds_ns=())) is None
+
+
+def test_one_round_has_no_interval() -> None:
+    found = ratio(row(OURS, 10), row("p", 15))
+    assert found is not None
+    assert found.figure.interval is None
+
+
+def test_latencies_are_compared_at_one_batch_and_by_network() -> None:
+    rows = [
+        row(OURS, 10, 10, label="a"),
+        row("p", 20, 20, label="a"),
+        row(OURS, 10, 10, label="b"),
+        row("p", 80, 80, label="b"),
+        row(OURS, 10, 10, label="b", batch=8),
+        row("p", 10, 10, label="b", batch=8),
+        row("p", 10, 10, label="without ours"),
+    ]
+    found = latency_ratios(rows, "p", 1)
+    assert [one.ours.label for one in found] == ["a", "b"]
+    mean = overall(found)
+    assert mean is not None
+    assert mean.mean.value == pytest.approx(4.0)  # of 2 and 8
+    assert mean.least.ours.label == "a"
+    assert [one.figure.value for one in latency_ratios(rows, "p", 8)] == pytest.approx([1.0])
+    assert overall(latency_ratios(rows, "p", 4)) is None
+
+
+def test_each_is_compared_at_its_best_throughput() -> None:
+    rows = [
+        row(OURS, 100, 100, measure="throughput", batch=1, images=10),  # 10 ns an image
+        row(OURS, 100, 100, measure="throughput", batch=8, images=50),  # 2
+        row("p", 100, 100, measure="throughput", batch=1, images=20),  # 5
+        row("p", 100, 100, measure="throughput", batch=8, images=10),  # 10
+        replace(row("p", 1, 1, measure="throughput", batch=32, images=10), status="failed"),
+    ]
+    best = best_throughputs(rows)
+    assert {key[1]: found.batch for key, found in best.items()} == {OURS: 8, "p": 1}
+    (found,) = throughput_ratios(rows, "p")
+    assert found.figure.value == pytest.approx(2.5)
+
+
+def test_the_interval_over_networks_is_narrower_than_each() -> None:
+    rounds = [90, 95, 100, 105, 110] * 2
+    ratios = []
+    for number in range(8):
+        turned = rounds[number:] + rounds[:number]
+        found = ratio(row(OURS, *([100] * 10), label=str(number)), row("p", *turned))
+        assert found is not None
+        ratios.append(found)
+    mean = overall(ratios)
+    assert mean is not None
+    assert mean.mean.interval is not None
+
+    def width(interval: tuple[float, float] | None) -> float:
+        assert interval is not None
+        return math.log(interval[1] / interval[0])
+
+    assert width(mean.mean.interval) < 0.6 * width(ratios[0].figure.interval)
+
+
+def test_figures_of_a_row() -> None:
+    one = row("p", 2_000_000, 4_000_000, batch=8, images=8)
+    assert one.latency_ms is not None
+    assert one.latency_ms.value == 2.0  # nearest rank: the third of six
+    assert one.images_per_second is not None
+    assert one.images_per_second.value == pytest.approx(6 * 8 / 18e-3)
+    empty = replace(one, rounds_ns=())
+    assert empty.latency_ms is None
+    assert empty.images_per_second is None

@@ -1,0 +1,34 @@
+"""The reference runs in benchmarks/results: readable, whole, and described by their commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from repr_bench.results.results import read_results
+
+FOLDER = Path(__file__).parents[3] / "benchmarks" / "results"
+FILES = sorted(FOLDER.glob("*/*.json"))
+
+
+def test_there_are_some() -> None:
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_each_is_whole_and_the_readme_has_its_command(path: Path) -> None:
+    results = read_results(path)
+    assert not results.interrupted
+    failed = [row for row in (*results.rows, *results.peers) if row.status == "failed"]
+    assert not failed
+    text = (FOLDER / "README.md").read_text("utf-8")
+    assert f"{path.parent.name}/{path.name}" in text
+    assert shlex.join(results.command) in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_none_speaks_of_folders_of_the_machine(path: Path) -> None:
+    for row in read_results(path).rows:
+        assert row.graph is None or not Path(row.graph.artifact).is_absolute()

@@ -1,0 +1,117 @@
+"""Rows of scenarios: figures by hand, and the same when read back from JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
+
+from repr_bench.results.results import Results, from_json, to_json
+from repr_bench.results.scenarios import (
+    UNANSWERED,
+    ScenarioRow,
+    StageRow,
+    latency_ms,
+)
+from repr_bench.scenarios.windows import WINDOWS, by_time
+
+
+def _all(results: Results) -> Results:
+    return replace(results, scenarios=(SERVER, STREAM, OFFLINE, LOADGEN), end_to_end=(STAGES,))
+
+
+def test_round_trip(results: Results) -> None:
+    full = _all(results)
+    assert from_json(to_json(full)) == full
+
+
+def test_a_file_of_the_first_schema_is_read(results: Results) -> None:
+    body = json.loads(to_json(results)) | {"schema": 1}
+    del body["scenarios"], body["end_to_end"]
+    assert from_json(json.dumps(body)) == results
+
+
+def test_derived_figures_stand_beside_the_samples(results: Results) -> None:
+    body = json.loads(to_json(_all(results)))
+    server, stream, _, loadgen = body["scenarios"]
+    assert server["derived"]["rate"] == 100.0
+    assert server["derived"]["next_rate"] == 150.0
+    curve = [(trial["offered"], trial["derived"]["goodput"]["value"]) for trial in server["trials"]]
+    assert curve == [(200.0, 40.0), (150.0, 40.0), (100.0, 40.0), (100.0, 40.0)]
+    assert server["trials"][0]["derived"]["p50_ms"]["value"] == 6.0
+    assert server["trials"][0]["derived"]["p99_ms"] is None  # infinite, as one had no answer
+    assert stream["derived"]["p99_ms"]["value"] == 4.0
+    assert "rate" not in loadgen["derived"]
+    assert body["end_to_end"][0]["derived"]["decode_p50_ms"]["value"] == 2.0
+
+
+def test_a_trial_by_hand() -> None:
+    assert (HELD.queries, HELD.answered, HELD.stopped) == (6, 5, False)
+    assert HELD.achieved == pytest.approx(50.0)
+    assert HELD.goodput is not None
+    assert HELD.goodput.value == pytest.approx(40.0)  # 4, 5, 6, 15 ms in 0.1 s
+    assert HELD.refused_share == pytest.approx(1 / 6)
+    assert HELD.mean_batch == pytest.approx(5 / 4)
+    assert HELD.late_ms == 1.4
+    assert HELD.trusted
+    assert not replace(HELD, lateness_ns=(1_600_000,)).trusted
+    p99 = HELD.latency_ms(99)
+    assert p99 is not None
+    assert p99.value == math.inf
+    assert replace(HELD, batches=()).mean_batch is None
+
+
+def test_unanswered_queries_are_slower_than_any_other() -> None:
+    windows = ((*[MS] * 98, UNANSWERED), (2 * MS,))
+    found = latency_ms(windows, 99)
+    assert found is not None
+    assert found.value == 2.0
+    assert found.interval is not None
+    assert found.interval.high == math.inf
+    assert latency_ms((), 50) is None
+
+
+def test_rows_by_hand() -> None:
+    assert (SERVER.rate, SERVER.next_rate, SERVER.queries) == (100.0, 150.0, 6)
+    assert SERVER.images_per_second == HELD.goodput
+    assert STREAM.images_per_second is not None
+    assert STREAM.images_per_second.value == pytest.approx(8 * 4 / 0.010)
+    assert OFFLINE.images_per_second is not None
+    assert OFFLINE.images_per_second.value == pytest.approx(32 * 3 / 0.002)
+    assert OFFLINE.batches[0].images_per_second is not None
+    assert OFFLINE.batches[0].images_per_second.value == pytest.approx(1000)
+    empty = ScenarioRow("x", None, "server", "repr-bench", "failed", "why")
+    assert (empty.rate, empty.next_rate, empty.queries) == (None, None, 0)
+    assert empty.images_per_second is None
+    assert empty.latency_ms == {}
+
+
+def test_stages_by_hand() -> None:
+    assert STAGES.total_ns == ((5 * MS, 8 * MS), (8 * MS,))
+    assert STAGES.calls == 3
+    medians = {name: figure.value for name, figure in STAGES.medians_ms.items()}
+    assert medians == {"decode": 2.0, "infer": 5.0, "total": 8.0, "bare": 4.0}
+    assert STAGES.shares["decode"].value == pytest.approx(6 / 21)
+    assert sum(figure.value for figure in STAGES.shares.values()) == pytest.approx(1.0)
+    nothing = StageRow("x", None, None, "failed", "why")
+    assert (nothing.calls, nothing.medians_ms, nothing.shares) == (0, {}, {})
+
+
+def test_windows_are_equal_stretches_and_empty_ones_give_their_time_away() -> None:
+    windows, seconds = by_time([1, 2, 3, 4], [0, 1, 11 * MS, 12 * MS], 12 * MS)
+    assert windows == ((1, 2), (3, 4))  # 11 ms is where the last stretch begins
+    assert seconds == pytest.approx((0.006, 0.006))
+    moments = [k * MS + 1 for k in range(WINDOWS)]
+    windows, seconds = by_time(range(WINDOWS), moments, WINDOWS * MS)
+    assert windows == tuple((k,) for k in range(WINDOWS))
+    assert by_time([], [], 0) == ((), ())
+
+
+def test_a_trials_figures_are_found_once() -> None:
+    trial = SERVER.confirmed
+    assert trial is not None
+    assert trial.latency_ms(99) is trial.latency_ms(99) is SERVER.latency_ms[99]
+    assert trial.goodput is trial.goodput is SERVER.images_per_second

@@ -1,0 +1,325 @@
+"""LoadGen: its logs are read, its calls answered, whoever drives it; and the real one, if there."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import loadgen_logs as logs
+import pytest
+from fake_queue import Seen
+
+from repr_bench import cli
+from repr_bench.errors import ResultsError
+from repr_bench.results.results import read_results
+from repr_bench.results.scenarios import RateTrial, latency_ms
+from repr_bench.scenarios import loadgen
+from repr_bench.scenarios import run as scenarios
+from repr_bench.scenarios.loadgen import Answers, LoadGenPlan, Query, run_loadgen
+from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
+from repr_runtime.errors import MissingExtraError
+
+ArtifactMaker = Callable[..., Path]
+
+
+def _written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_summary_of_the_server_scenario(tmp_path: Path) -> None:
+    _written(tmp_path, "mlperf_log_summary.txt", logs.SERVER)
+    found = read_loadgen_summary(tmp_path)
+    assert (found.scenario, found.mode, found.valid) == ("server", "PerformanceOnly", False)
+    assert (found.result_name, found.result) == ("Completed samples per second", 190.09)
+    assert found.percentiles_ns == {
+        "50": 6137985.0,
+        "90": 13556056.0,
+        "99": 23130667.0,
+        "99.9": 26573727.0,
+    }
+    assert found.parameters["target_qps"] == "200"
+    assert found.parameters["target_latency (ns)"] == "15000000"
+    assert found.reasons == (
+        "Performance constraints not satisfied",
+        "Early stopping not satisfied",
+    )
+
+
+def test_summaries_of_the_others(tmp_path: Path) -> None:
+    stream = read_loadgen_summary(_written(tmp_path, "a.txt", logs.SINGLE_STREAM))
+    assert (stream.scenario, stream.valid, stream.reasons) == ("single-stream", True, ())
+    assert (stream.result_name, stream.result) == ("90.0th percentile latency (ns)", 5888911)
+    offline = read_loadgen_summary(_written(tmp_path, "b.txt", logs.OFFLINE))
+    assert (offline.scenario, offline.result) == ("offline", 873.137)
+    assert offline.reasons == ("Min duration not satisfied",)
+
+
+def test_a_detail_log(tmp_path: Path) -> None:
+    _written(tmp_path, "mlperf_log_detail.txt", logs.MULTI_STREAM_DETAIL)
+    found = read_loadgen_summary(tmp_path)
+    assert (found.scenario, found.valid, found.result) == ("multi-stream", False, 5864748)
+    assert found.version == "6.0.17 @ d6147c7eb7"
+    assert found.percentiles_ns["50"] == 2122881
+    assert found.parameters["samples_per_query"] == "8"
+    assert found.reasons == ("Early stopping not satisfied",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        logs.SERVER.replace("Server", "Waiter"),
+        logs.SERVER.replace("190.09", "many"),
+        logs.SERVER.replace("INVALID", "PERHAPS"),
+        logs.SERVER.replace("Completed samples", "Tokens").replace("Scheduled samples", "Words"),
+        logs.MULTI_STREAM_DETAIL.replace('"result_validity"', '"x"'),
+        logs.MULTI_STREAM_DETAIL[:-30],
+        ":::MLLOG 3\n",
+    ],
+)
+def test_what_is_no_log_is_refused(text: str, tmp_path: Path) -> None:
+    path = _written(tmp_path, "log.txt", text)
+    with pytest.raises(ResultsError, match=r"log\.txt is no summary or detail log"):
+        read_loadgen_summary(path)
+
+
+def test_a_missing_log_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"cannot be read.*mlperf_log_summary\.txt"):
+        read_loadgen_summary(tmp_path / "none")
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_loadgen_summary(tmp_path)
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_trace(tmp_path / "none")
+    with pytest.raises(ResultsError, match="holds no samples"):
+        read_trace(_written(tmp_path, "trace.json", "{}"))
+
+
+def test_a_trace_by_query_and_by_sample(tmp_path: Path) -> None:
+    path = _written(tmp_path, "trace.json", logs.TRACE)
+    windows, seconds = read_trace(path)
+    # scheduled at 0.2 and 10.2 ms; the slowest sample counts; the last ends at 24.2 ms
+    assert windows == ((3_000_000,), (14_000_000,))
+    assert sum(seconds) == pytest.approx(0.024)
+    windows, seconds = read_trace(path, by_sample=True)
+    assert [ns for window in windows for ns in window] == [
+        2_000_000,
+        3_000_000,
+        13_000_000,
+        14_000_000,
+    ]
+    assert sum(seconds) == pytest.approx(0.024)
+
+
+class FakeLoadGen:
+    """Issues ``queries``, lists of samples' indices, and waits until all are answered."""
+
+    def __init__(self, queries: list[list[int]], detail: str = logs.MULTI_STREAM_DETAIL) -> None:
+        self.queries, self.detail = queries, detail
+        self.answered: list[int] = []
+        self.settings: Any = None
+        self.destroyed: list[str] = []
+        self._all = threading.Event()
+        names = ("SingleStream", "MultiStream", "Server", "Offline")
+        self.TestScenario = SimpleNamespace(**{name: name for name in names})
+        self.TestMode = SimpleNamespace(PerformanceOnly="PerformanceOnly")
+        self.TestSettings = self.LogSettings = self.LogOutputSettings = SimpleNamespace
+
+    def ConstructSUT(self, issue: Any, _flush: Any) -> Any:  # noqa: N802
+        return issue
+
+    def ConstructQSL(self, total: int, fitting: int, load: Any, _unload: Any) -> int:  # noqa: N802
+        assert total == fitting
+        load([0])
+        return total
+
+    def DestroySUT(self, _sut: Any) -> None:  # noqa: N802
+        self.destroyed.append("sut")
+
+    def DestroyQSL(self, _qsl: Any) -> None:  # noqa: N802
+        self.destroyed.append("qsl")
+
+    def QuerySampleResponse(self, name: int, _data: int, _size: int) -> int:  # noqa: N802
+        return name
+
+    def QuerySamplesComplete(self, names: list[int]) -> None:  # noqa: N802
+        self.answered += names
+        if len(self.answered) == sum(map(len, self.queries)):
+            self._all.set()
+
+    def StartTestWithLogSettings(self, issue: Any, _qsl: Any, settings: Any, log: Any) -> None:  # noqa: N802
+        self.settings = settings
+        name = 0
+        for query in self.queries:
+            issue([SimpleNamespace(id=name + k, index=index) for k, index in enumerate(query)])
+            name += len(query)
+        assert self._all.wait(10), "LoadGen would wait for ever"
+        folder = Path(log.log_output.outdir)
+        _written(folder, "mlperf_log_detail.txt", self.detail)
+        _written(folder, "mlperf_log_trace.json", logs.TRACE)
+
+
+PLAN = LoadGenPlan("multi-stream", 2.0, 100.0, 15.0, 3)
+
+
+def test_streams_run_each_query_as_one_batch() -> None:
+    lg = FakeLoadGen([[0, 1, 2], [3, 1, 0]])
+    ran: list[list[int]] = []
+    found = run_loadgen(lg, PLAN, lambda: loadgen.stream(lambda i: ran.append(list(i))), 4)
+    assert ran == [[0, 1, 2], [3, 1, 0]]
+    assert lg.answered == [0, 1, 2, 3, 4, 5]
+    assert lg.destroyed == ["qsl", "sut"]
+    assert found.summary.result == 5864748
+    assert found.windows_ns == ((3_000_000,), (14_000_000,))
+    assert lg.settings.min_duration_ms == 2000
+    assert lg.settings.multi_stream_samples_per_query == 8
+    assert lg.settings.multi_stream_target_latency_percentile == 0.99
+    assert lg.settings.schedule_rng_seed == 3
+
+
+def test_offline_runs_in_batches_filled_up_with_the_last_sample() -> None:
+    lg = FakeLoadGen([[0, 1, 2, 3, 4]])
+    ran: list[list[int]] = []
+    plan = LoadGenPlan("offline", 2.0, 100.0, 15.0)
+    run_loadgen(lg, plan, lambda: loadgen.batches(lambda i: ran.append(list(i)), 2, 2), 8)
+    assert sorted(ran) == [[0, 1], [2, 3], [4, 4]]
+    assert sorted(lg.answered) == [0, 1, 2, 3, 4]
+    assert lg.settings.offline_expected_qps > 100
+
+
+def test_the_server_hands_samples_to_the_batcher_and_drains_it() -> None:
+    from concurrent.futures import Future
+
+    class Service:
+        def __init__(self) -> None:
+            self.given: list[Any] = []
+            self.closed: list[bool] = []
+
+        def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
+            assert deadline is None
+            self.given.append(sample)
+            future: Future[Any] = Future()
+            threading.Timer(0.001, partial(future.set_result, {})).start()
+            return future
+
+        def stats(self) -> Seen:
+            return Seen({})
+
+        def close(self, *, drain: bool = True) -> None:
+            self.closed.append(drain)
+
+    service, lg = Service(), FakeLoadGen([[0], [2], [1]])
+    plan = LoadGenPlan("server", 1.0, 50.0, 15.0)
+    run_loadgen(lg, plan, lambda: loadgen.served(lambda: service, ["a", "b", "c"]), 3)
+    assert service.given == ["a", "c", "b"]
+    assert sorted(lg.answered) == [0, 1, 2]
+    assert service.closed == [True]
+    assert lg.settings.server_target_qps == 50.0
+    assert lg.settings.server_target_latency_ns == 15_000_000
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("it broke"), KeyboardInterrupt()])
+def test_no_error_goes_through_loadgen(error: BaseException) -> None:
+    @contextmanager
+    def failing() -> Iterator[loadgen.Issue]:
+        def issue(_answers: Answers, _queries: Any) -> None:
+            calls.append(1)
+            raise error
+
+        yield issue
+
+    lg, calls = FakeLoadGen([[0], [1], [2]]), list[int]()
+    with pytest.raises(type(error)):
+        run_loadgen(lg, PLAN, failing, 3)
+    assert calls == [1]  # the rest is waved through
+    assert lg.answered == [0, 1, 2]
+
+
+def test_an_error_in_a_thread_is_raised_at_the_end() -> None:
+    def run(_indices: Any) -> None:
+        raise ArithmeticError("it broke")
+
+    lg = FakeLoadGen([[0, 1, 2]])
+    with pytest.raises(ArithmeticError):
+        run_loadgen(lg, PLAN, lambda: loadgen.batches(run, 2, 1), 3)
+    assert sorted(lg.answered) == [0, 1, 2]
+    assert Query(1, 2).sample == 2
+
+
+def test_where_it_is_not_installed_the_way_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[loadgen\]'"):
+        loadgen.library()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen is not installed"
+)
+def test_loadgen_and_we_agree(
+    make_artifact: ArtifactMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that takes as long as a sleep takes that long whoever drives it.
+
+    The fastest calls are compared, since a busy machine makes any number of them slow; and what we read
+    of LoadGen's trace must be what LoadGen itself made of it.
+    """
+    import time
+
+    from repr_runtime import Session
+
+    real = Session.run
+
+    def slow(self: Session, *arrays: Any, **named: Any) -> Any:
+        time.sleep(0.02)
+        return real(self, *arrays, **named)
+
+    def at_ten_a_second(attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]) -> None:
+        trials.append(replace(attempt(10.0, True), verdict="held"))
+
+    monkeypatch.setattr(Session, "run", slow)
+    monkeypatch.setattr(scenarios, "search", at_ten_a_second)
+    path = tmp_path / "r.json"
+    command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
+    more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]
+    assert cli.main([*command, *more, "--threads", "1", "--quiet"]) == 0
+    rows = {(row.scenario, row.source): row for row in read_results(path).scenarios}
+    assert len(rows) == 8
+    for scenario in ("single-stream", "multi-stream", "server"):
+        ours, theirs = rows[scenario, "repr-bench"], rows[scenario, "LoadGen"]
+        fastest = latency_ms(theirs.windows_ns, 1)
+        assert fastest is not None
+        assert fastest.value >= 20
+        if scenario != "server":
+            mine = latency_ms(ours.windows_ns, 1)
+            assert mine is not None
+            assert fastest.value == pytest.approx(mine.value, rel=0.5)
+        assert theirs.loadgen is not None
+        assert theirs.loadgen.version.startswith("6.")
+        samples = sorted(ns for window in theirs.windows_ns for ns in window)
+        assert theirs.loadgen.percentiles_ns["50"] == samples[len(samples) // 2]
+        assert theirs.loadgen.percentiles_ns["90"] == samples[int(len(samples) * 0.9)]
+        assert sum(theirs.window_seconds) >= 1.5
+    server = rows["server", "LoadGen"].images_per_second
+    assert server is not None
+    assert 4 < server.value < 25  # about twenty Poisson arrivals in two seconds
+    for source in ("repr-bench", "LoadGen"):
+        found = rows["offline", source].images_per_second
+        assert found is not None
+        assert 8 / 0.2 < found.value <= 8 / 0.02
+    theirs = rows["offline", "LoadGen"]
+    assert theirs.loadgen is not None
+    assert theirs.loadgen.result == pytest.approx(
+        theirs.queries / sum(theirs.window_seconds), rel=0.02
+    )

@@ -1,0 +1,42 @@
+"""The load generator's priority: given, not inherited, taken back; and done without."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from repr_bench.scenarios.realtime import urgent
+
+
+def policy() -> int:
+    return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system has no such call")
+def test_it_is_given_to_this_thread_alone_and_taken_back() -> None:
+    before, inside = policy(), list[int]()
+    with urgent() as given:
+        if given:
+            assert policy() == os.SCHED_RR
+            started = threading.Thread(target=lambda: inside.append(policy()))
+            started.start()
+            started.join()
+            assert inside == [os.SCHED_OTHER]
+    assert policy() == before
+    with pytest.raises(KeyboardInterrupt), urgent():
+        raise KeyboardInterrupt
+    assert policy() == before
+
+
+@pytest.mark.parametrize("error", [PermissionError, AttributeError])
+def test_where_it_is_not_allowed_all_goes_on_without(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    with urgent() as given:
+        assert not given

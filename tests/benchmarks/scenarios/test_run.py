@@ -1,0 +1,415 @@
+"""Whole runs of scenarios on small artifacts, and on lenet5; the table, the page, mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scenario_rows as made
+from rich.console import Console
+
+from repr_bench import cli, scenario_options
+from repr_bench import inputs as feeds
+from repr_bench.progress import RunProgress
+from repr_bench.report.html import render_page
+from repr_bench.report.sections.scenarios import print_scenarios, with_interval
+from repr_bench.results.agreement import Agreement
+from repr_bench.results.graph import Graph
+from repr_bench.results.results import Results, read_results
+from repr_bench.results.scenarios import SCENARIOS, UNANSWERED, RateTrial, Verdict
+from repr_bench.scenarios import run as scenarios
+from repr_bench.statistics.intervals import Figure, Interval
+from repr_models.data.cifar10 import ImageSet
+
+ArtifactMaker = Callable[..., Path]
+QUICK = ("--seconds", "0.05", "--samples", "12", "--threads", "1", "--instances", "1")
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
+    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_scenarios_of_an_artifact(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact())
+    command = [folder, *QUICK, "--scenario", "all", "--end-to-end"]
+    code = cli.main([*command, "--json", "r.json", "--html", "r.html", "--csv", "r.csv"])
+    out, err = capsys.readouterr()
+    found = read_results(Path("r.json"))
+    assert [(row.batch, row.status) for row in found.rows] == [(1, "measured"), (8, "measured")]
+    assert [row.scenario for row in found.scenarios] == list(SCENARIOS)
+    rows = {row.scenario: row for row in found.scenarios}
+    # whether this machine settles on a rate is its own affair
+    assert {row.status for row in found.scenarios if row.scenario != "server"} == {"measured"}
+    assert code == (rows["server"].status == "failed")
+    _accuracy_stands_beside_each_latency(found, out)
+    assert (rows["single-stream"].batch, rows["multi-stream"].batch) == (1, 8)
+    assert rows["single-stream"].queries >= 12
+    assert rows["single-stream"].inputs == "evaluation images"
+    server = rows["server"]
+    assert server.slo_ms == 15
+    # which rates hold is the machine's; that all who were answered were in a batch is ours
+    assert server.trials
+    for trial in server.trials:
+        assert trial.verdict in ("held", "missed")
+        assert sum(size * runs for size, runs in trial.batches) >= trial.answered > 0
+        assert len(trial.lateness_ns) == trial.queries
+    assert rows["offline"].batch in (1, 8, 32)
+    assert [trial.batch for trial in rows["offline"].batches] == [1, 8, 32]
+    assert [row.batch for row in found.end_to_end] == [1, 8]
+    assert "driven by" in out
+    assert "MLPerf asks for 600 s" in out
+    assert "decode" in out
+    assert "\x1b" not in out + err
+    assert "Traceback" not in err
+    page = Path("r.html").read_text("utf-8")
+    assert "rates in the order they were tried" in page
+    assert page.index('id="figures"') < page.index('id="scenarios"') < page.index('id="formulae"')
+    assert out.index("graph MB") < out.index("driven by") < out.index("batch 8 from JPEG to label")
+    assert out.count("The p-th percentile of n samples") == 1
+
+
+def _accuracy_stands_beside_each_latency(found: Results, out: str) -> None:
+    """One of ten grey images is of the linear network's ninth class."""
+    graph = found.rows[0].graph
+    assert graph is not None
+    assert {row.graph for row in (*found.scenarios, *found.end_to_end)} == {graph}
+    for line in out.splitlines():
+        if re.match(r"linear +fp32 +\S+ +repr-bench", line):
+            assert "  10.00 (1.8–40.4)  " in line
+    assert "linear fp32 batch 8 from JPEG to label; top-1 %: 10.00 (1.8–40.4)" in out
+    body = json.loads(Path("r.json").read_text())
+    for row in (*body["scenarios"], *body["end_to_end"]):
+        assert row["derived"]["top1_percent"]["value"] == 10.0
+        assert row["derived"]["top1_percent"]["interval"] == pytest.approx([1.79, 40.42], abs=0.01)
+    lines = list(csv.DictReader(io.StringIO(Path("r.csv").read_text())))
+    assert [line["top1_percent"] for line in lines if line["kind"] != "graph"] == ["10.0"] * 6
+
+
+def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
+    folder = str(make_artifact(batch=4))
+    command = [folder, *QUICK, "--scenario", "single-stream,offline,server"]
+    code = cli.main([*command, "--json", "r.json", "--quiet"])
+    rows = {row.scenario: row for row in read_results(Path("r.json")).scenarios}
+    assert rows["single-stream"].status == "absent"
+    assert "fixed at 4" in rows["single-stream"].reason
+    assert rows["offline"].batch == 4
+    assert len(rows["offline"].batches) == 1
+    assert code == (rows["server"].status == "failed")
+    assert rows["server"].trials
+    assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
+
+
+def _limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+    """Of a service that holds 1000 queries/s."""
+    verdict: Verdict = "held" if rate <= 1000 else "missed"
+    return replace(made.HELD, offered=rate, confirms=confirm, verdict=verdict)
+
+
+def test_the_rate_that_holds_is_the_rows(
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(scenarios, "try_rate", _limited)
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
+    assert cli.main([*command, "--json", "r.json"]) == 0
+    row = read_results(Path("r.json")).scenarios[0]
+    assert row.rate is not None
+    assert row.next_rate is not None
+    assert 950 < row.rate <= 1000 < row.next_rate
+    out, err = capsys.readouterr()
+    assert f"{row.rate:,.4g} queries/s hold p99 ≤ 500 ms, {row.next_rate:,.4g} do not" in out
+    assert f"{row.rate:,.4g} queries/s confirmed" in err
+
+
+def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(
+    make_artifact: ArtifactMaker,
+) -> None:
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "0.001us"]
+    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    row = read_results(Path("r.json")).scenarios[0]
+    assert (row.status, row.trials, row.rate) == ("measured", (), None)
+    assert "no rate can hold 1e-06 ms: one sample alone takes" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("late_ns", "status", "code"), [(0, "measured", 0), (9_000_000, "failed", 1)]
+)
+def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
+    late_ns: int,
+    status: str,
+    code: int,
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def missed(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
+        late = (late_ns,) * 6
+        trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
+        return replace(trial, verdict="missed")
+
+    monkeypatch.setattr(scenarios, "try_rate", missed)
+    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
+    assert cli.main(command) == code
+    row = read_results(Path("r.json")).scenarios[0]
+    assert (row.status, row.rate) == (status, None)
+    assert row.trials[-1].offered * 15e-3 <= 0.1
+    out, err = capsys.readouterr()
+    assert f"linear fp32 server: {row.reason}" in out
+    assert ("generator 9 ms late" in err) is bool(late_ns)
+
+
+def test_what_fails_is_a_row_for_each_scenario(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["no/such", str(make_artifact()), *QUICK, "--precision", "fp16"]
+    assert cli.main([*command, "--scenario", "offline,server", "--json", "r.json", "--quiet"]) == 1
+    rows = read_results(Path("r.json")).scenarios
+    assert [(row.label, row.status) for row in rows] == [
+        *(("no/such", "failed"), ("no/such", "failed")),
+        *(("linear", "absent"), ("linear", "absent")),
+    ]
+    out = capsys.readouterr().out
+    assert "no/such server: no/such is not an artifact" in out
+    assert "linear fp16 server: no fp16 graph in this artifact" in out
+
+
+@pytest.mark.parametrize("moment", ["single-stream", "server", "offline"])
+def test_ctrl_c_keeps_what_was_measured(
+    moment: str, make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = scenarios.try_rate
+    calls = 0
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    def at_once(*_arguments: Any, **_more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    name = {"single-stream": "measure", "server": "try_rate", "offline": "measure_offline"}[moment]
+    monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
+    command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
+    if moment == "offline":  # the server is not what is looked at
+        monkeypatch.setattr(scenarios, "try_rate", _limited)
+    assert cli.main(command) == 130
+    found = read_results(Path("r.json"))
+    assert found.interrupted
+    last = found.scenarios[-1]
+    assert (last.scenario, last.status) == (moment, "interrupted")
+    if moment == "server":
+        assert len(last.trials) == 1
+    before = SCENARIOS[: SCENARIOS.index(moment)]  # type: ignore[arg-type]
+    assert [row.status for row in found.scenarios] == [*["measured"] * len(before), "interrupted"]
+
+
+def test_ctrl_c_in_the_table_ends_the_run_before_the_scenarios(
+    make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advance(_self: object, what: str, done: float, total: float) -> None:
+        if what == "measuring" and done > total / 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunProgress, "advance", advance)
+    command = [str(make_artifact()), *QUICK, "--scenario", "offline", "--json", "r.json", "--quiet"]
+    assert cli.main(command) == 130
+    found = read_results(Path("r.json"))
+    assert found.interrupted
+    assert found.rows[0].samples > 0
+    assert found.scenarios == ()
+
+
+def test_what_a_cpu_emulates_is_not_driven(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(make_artifact(more_precisions=("fp16",)))
+    command = [folder, *QUICK, "--device", "cpu", "--fp16", "--scenario", "single-stream"]
+    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
+    found = read_results(Path("r.json")).scenarios
+    assert [(row.precision, row.status) for row in found] == [
+        *(("fp32", "measured"), ("fp16", "absent")),
+    ]
+    out = capsys.readouterr().out
+    assert "linear fp16 single-stream: fp16 on a CPU is emulation: its latency would say" in out
+
+
+def test_peers_are_compared_beside_scenarios(
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(make_artifact()), *QUICK, "--batch", "1", "--scenario", "single-stream"]
+    assert cli.main([*command, "--peers", "onnxruntime", "--json", "r.json", "--quiet"]) == 0
+    found = read_results(Path("r.json"))
+    assert {row.peer for row in found.peers} == {"ours", "onnxruntime"}
+    out = capsys.readouterr().out
+    assert out.index("graph MB") < out.index("driven by") < out.index("ours is")
+
+
+def test_without_labels_agreement_stands_beside_the_latency(results: Results, graph: Graph) -> None:
+    agreement = Agreement(
+        "fp32", 2000, 1990, (), *(900.0, 1.0, 0.2, 0.0, 0.1), "photographs", "ab" * 32
+    )
+    answers = replace(graph, accuracy=None, accuracy_note="no labels", agreement=agreement)
+    row = replace(made.STREAM, graph=answers)
+    out = _printed(replace(results, scenarios=(row,), end_to_end=(made.STAGES,)))
+    assert "agree % (95 %)" in out
+    assert "top-1 % (95 %)" not in out
+    assert "99.50 (" in out
+
+
+def test_an_artifact_that_changes_during_the_run_is_said(
+    make_artifact: ArtifactMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_artifact()
+    real = scenarios._run_graph
+
+    def altered(*arguments: Any) -> None:
+        make_artifact(classes=11)
+        real(*arguments)
+
+    monkeypatch.setattr(scenarios, "_run_graph", altered)
+    assert cli.main([str(folder), *QUICK, "--scenario", "single-stream", "--quiet"]) == 1
+    assert "linear fp32 single-stream: " in (out := capsys.readouterr().out)
+    assert "was written anew while it was measured" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--scenario", "batch"],
+        ["--scenario", ""],
+        ["--slo", "15"],
+        ["--slo", "0ms"],
+        ["--slo", "fastms"],
+        ["--slo", "infs"],
+        ["--instances", "0"],
+        ["--max-batch", "0"],
+        ["--seed", "-1"],
+    ],
+)
+def test_wrong_options_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_options() -> None:
+    def chosen(*arguments: str) -> scenario_options.ScenarioOptions | None:
+        return scenario_options.chosen(cli.parser().parse_args(arguments))
+
+    assert chosen() is None
+    assert chosen("--slo", "20ms") is None
+    for text, milliseconds in (("15ms", 15.0), ("0.1s", 100.0), ("800us", 0.8), ("800µs", 0.8)):
+        found = chosen("--scenario", "server", "--slo", text)
+        assert found is not None
+        assert found.slo_ms == pytest.approx(milliseconds)
+    found = chosen("--scenario", "offline,server,offline")
+    assert found is not None
+    assert found.scenarios == ("offline", "server")
+    found = chosen("--loadgen")
+    assert found is not None
+    assert found.scenarios == SCENARIOS
+    found = chosen("--end-to-end")
+    assert found is not None
+    assert found.scenarios == ()
+
+
+def _printed(results: Results) -> str:
+    stream = io.StringIO()
+    print_scenarios(results, Console(file=stream, width=100_000, markup=False, highlight=False))
+    return stream.getvalue()
+
+
+def test_the_table_by_hand(results: Results) -> None:
+    rows = (made.SERVER, made.STREAM, made.OFFLINE, made.LOADGEN)
+    out = _printed(replace(results, rows=(), scenarios=rows, end_to_end=(made.STAGES,)))
+    assert "100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
+    assert "p90 7.0 (6.0–7.0) ms; valid to LoadGen" in out
+    assert "images/s, batch 32 × 2 instances" in out
+    assert "missed after 0.1 s" in out
+    assert "confirmed" in out
+    assert "its interval reaches beyond" in out
+    assert "Early stopping not satisfied: lenet5 fp32 single-stream (LoadGen)" in out
+    assert "load generator" not in out
+    assert "decode" in out
+    assert "network alone" in out
+
+
+def test_a_generator_that_was_late_is_said(results: Results) -> None:
+    def printed(*trials: RateTrial) -> str:
+        return _printed(replace(results, scenarios=(replace(made.SERVER, trials=trials),)))
+
+    late = replace(made.HELD, lateness_ns=(9_000_000,) * 6)
+    out = printed(late)
+    assert "lenet5 fp32 server may hold more" in out
+    assert "9 ms late at p99" in out
+    # where it kept higher rates from being tried, the figure is a lower bound
+    lost = replace(late, verdict="missed", confirms=False, offered=200.0)
+    for confirmed in (late, made.HELD):
+        out = printed(lost, confirmed)
+        assert "at least 100 queries/s hold p99 ≤ 15 ms" in out
+        assert "do not" not in out
+        assert (
+            "lenet5 fp32 server: at least 100 queries/s: the load generator, not the network, is "
+            "the limit"
+        ) in out
+        assert "missed, generator late" in out
+        assert "may hold more" not in out
+    # not for a rate far beyond, if the service itself missed a lower one
+    missed = replace(made.HELD, verdict="missed", confirms=False, offered=150.0)
+    out = printed(lost, missed, made.HELD)
+    assert "  100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
+    assert "is the limit" not in out
+
+
+def test_infinite_ends_are_shown() -> None:
+    assert with_interval(Figure(2.0, Interval(1.5, float("inf")))) == "2.000 (1.500–∞)"
+    assert with_interval(Figure(float("inf"), None)) == "∞"
+    assert with_interval(Figure(0.5, Interval(0.49, 0.51)), 100) == "50 (49–51)"
+
+
+def test_the_page_escapes_and_keeps_the_old_figures(results: Results) -> None:
+    hostile = replace(made.SERVER, label="<script>alert(1)</script>")
+    page = render_page(replace(results, scenarios=(hostile,)))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert 'id="figures"' in page
+    lost = replace(made.HELD, windows_ns=((UNANSWERED,),), window_seconds=(0.1,))
+    assert "∞" in render_page(replace(results, scenarios=(replace(hostile, trials=(lost,)),)))
+
+
+@pytest.mark.slow
+def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "100ms"]
+    assert cli.main([*command, "--seconds", "0.5", "--json", "r.json"]) == 0
+    found = read_results(Path("r.json"))
+    rows = {row.scenario: row for row in found.scenarios}
+    server = rows["server"]
+    assert {row.status for row in found.scenarios} == {"measured"}
+    assert server.rate is None or server.rate < 1e6
+    assert max(trial.answered for trial in server.trials) >= 100
+    offline = rows["offline"].images_per_second
+    assert offline is not None
+    assert offline.value > 100
+    stages = found.end_to_end[0]
+    assert stages.medians_ms["total"].value > stages.medians_ms["infer"].value
+    assert "lenet5" in capsys.readouterr().out

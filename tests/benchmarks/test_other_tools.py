@@ -1,0 +1,150 @@
+"""Runs of trtexec and LoadGen beside ours: their own label, formulae and words, no accuracy."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from loadgen_logs import MULTI_STREAM_DETAIL, OFFLINE, SERVER, SINGLE_STREAM
+from rich.console import Console
+
+from repr_bench import cli
+from repr_bench.errors import BenchError
+from repr_bench.other_tools import OtherRow, read_other, trtexec_percentile
+from repr_bench.report.html import render_page
+from repr_bench.report.terminal import print_others, print_report
+from repr_bench.results.results import Results, from_json, read_results, to_json, write_results
+
+
+def times(path: Path, count: int = 4, copy: float = 0.25) -> Path:
+    queries = [{"h2dMs": copy, "computeMs": 1.0 + i, "d2hMs": copy} for i in range(count)]
+    path.write_text(json.dumps(queries))
+    return path
+
+
+def test_trtexecs_percentiles_are_its_own() -> None:
+    hundred = list(range(100, 0, -1))
+    assert trtexec_percentile(hundred, 50) == 50.5
+    assert trtexec_percentile(hundred[:-1], 50) == 51
+    # In 32-bit floats 1 - 0.9 is a little more than 0.1, and 1 - 0.99 a little less than 0.01:
+    assert trtexec_percentile(hundred, 90) == 90
+    assert trtexec_percentile(list(range(1000)), 99) == 990
+    assert trtexec_percentile([7], 99) == 7
+    with pytest.raises(ValueError, match="at least one"):
+        trtexec_percentile([], 50)
+
+
+def test_a_file_of_trtexec(tmp_path: Path) -> None:
+    row = read_other(times(tmp_path / "resnet50.json"))
+    assert (row.label, row.batch, row.images_per_second) == ("trtexec: resnet50", None, None)
+    assert row.latency_ms[50].value == 3.0  # of 1.5, 2.5, 3.5, 4.5
+    assert row.latency_ms[99].interval is None
+    for words in ("4 queries", "trtexec's clock, copies to and from", "no accuracy"):
+        assert words in row.meaning
+    assert "WITHOUT copies" in read_other(times(tmp_path / "x.json", copy=0)).meaning
+
+
+def test_a_folder_of_loadgen_is_named_by_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "h100"
+    folder.mkdir()
+    summary = folder / "mlperf_log_summary.txt"
+    summary.write_text(SERVER)
+    for path in (folder, summary):
+        row = read_other(path)
+        assert row.label == "LoadGen: h100"
+        assert row.latency_ms[50].value == 6.137985
+        assert row.latency_ms[99].value == 23.130667
+        assert row.images_per_second is not None
+        assert row.images_per_second.value == 190.09
+        assert "server scenario, NOT valid by its rules (Performance constraints" in row.meaning
+
+
+def test_loadgen_shows_what_it_states_and_no_more(tmp_path: Path) -> None:
+    file = tmp_path / "run.txt"
+    file.write_text(SINGLE_STREAM)
+    row = read_other(file)
+    assert (row.label, row.images_per_second, row.batch) == ("LoadGen: run", None, None)
+    assert list(row.latency_ms) == [50, 90]
+    assert ", valid by its rules;" in row.meaning
+    file.write_text(OFFLINE)
+    offline = read_other(file)
+    assert not offline.latency_ms
+    assert offline.images_per_second is not None
+    file.write_text(MULTI_STREAM_DETAIL)
+    assert read_other(file).batch == 8
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[1]", '{"a": 1}', "network,p50\n"])
+def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_text(text)
+    with pytest.raises(BenchError):
+        read_other(file)
+
+
+def test_a_missing_file_is_said_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--with", "no/such.json"]) == 1
+    assert "no/such.json cannot be read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def beside(results: Results, tmp_path: Path) -> Results:
+    return replace(results, others=(read_other(times(tmp_path / "net.json")),))
+
+
+def printed(results: Results, width: int, *, terminal: bool) -> str:
+    stream = io.StringIO()
+    print_report(results, Console(file=stream, width=width, force_terminal=terminal))
+    return stream.getvalue()
+
+
+def test_table_and_page_show_it_under_its_label_with_its_meaning(beside: Results) -> None:
+    lines = printed(beside, 100_000, terminal=False).splitlines()
+    assert lines[2].split()[:7] == ["trtexec:", "net", "-", "-", "3.000", "4.500", "4.500"]
+    assert lines[2].split()[8] == "-"  # no accuracy
+    assert beside.others[0].meaning in lines
+    page = render_page(beside)
+    assert "<td>trtexec: net</td>" in page
+    assert "another run, not timed in our rounds" in page
+
+
+def test_a_narrow_terminal_gets_a_block_of_it(beside: Results) -> None:
+    text = printed(beside, 40, terminal=True)
+    assert "trtexec: net" in text
+    assert "p50 ms: 3.000" in text
+
+
+def test_below_scenarios_it_has_a_table_of_its_own(beside: Results) -> None:
+    stream = io.StringIO()
+    print_others(beside, Console(file=stream, width=1000))
+    assert "lenet5" not in stream.getvalue()
+    assert "trtexec: net" in stream.getvalue()
+    assert "no accuracy" in stream.getvalue()
+
+
+def test_it_is_kept_in_json(beside: Results, tmp_path: Path) -> None:
+    file = tmp_path / "loadgen.txt"
+    file.write_text(SERVER)
+    both = replace(beside, others=(*beside.others, read_other(file)))
+    assert from_json(to_json(both)) == both
+
+
+def test_the_command_takes_several(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    write_results(results, old)
+    one, two = times(tmp_path / "one.json"), tmp_path / "two.txt"
+    two.write_text(SERVER)
+    arguments = ["--from", str(old), "--with", str(one), "--with", str(two), "--json", str(new)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.index("trtexec: one") < out.index("LoadGen: two")
+    found = read_results(new).others
+    assert [(row.tool, row.name) for row in found] == [("trtexec", "one"), ("LoadGen", "two")]
+    assert isinstance(found[0], OtherRow)

@@ -1,0 +1,353 @@
+"""What can be exported besides registered networks: factories and ONNX files, right and wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from repr_export.errors import CaptureError, GraphError, OptionError, TargetError
+from repr_export.options import ExportOptions
+from repr_export.pipeline import export
+from repr_export.sources.source import open_source
+from repr_models.data.cifar10 import bundled_subset
+from repr_models.errors import WeightsError
+from repr_runtime import load
+
+NETWORKS = '''
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    """Convolution with a bias of its own and BatchNorm with an eps that is not torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=True)
+        self.bn = nn.BatchNorm2d(8, eps=1e-3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+class BeforePadding(nn.Module):
+    """BatchNorm in front of a padded convolution: its shift does not reach the border."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.bn(x)).mean((2, 3))
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2, 1))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :4] * self.scale
+
+def small():
+    return Small()
+
+def before_padding():
+    return BeforePadding()
+
+def fails():
+    return nn.Linear("a", 1)
+
+def number():
+    return 3
+
+ready = Small()
+'''
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "their_networks.py").write_text(NETWORKS)
+    (tmp_path / "broken_networks.py").write_text("import no_such_dependency_of_theirs\n")
+    (tmp_path / "raising_networks.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "their_networks"
+    for name in ("their_networks", "broken_networks", "raising_networks"):
+        sys.modules.pop(name, None)
+
+
+def checkpoint(module: str, name: str, path: Path, *, nested: bool = False) -> nn.Module:
+    """Weights as after training: BatchNorm far from the identity, some scales negative."""
+    network: nn.Module = getattr(__import__(module), name)()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            if tensor.dtype == torch.float32:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            if key.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 1e-2)
+    state = network.state_dict()
+    content = (
+        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
+        if nested
+        else state
+    )
+    torch.save(content, path)
+    return network.eval()
+
+
+def test_a_factory_with_conv_bias_and_another_eps(user_module: str, tmp_path: Path) -> None:
+    network = checkpoint(user_module, "small", tmp_path / "small.pth", nested=True)
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
+    options = ExportOptions(
+        weights=tmp_path / "small.pth",
+        input_shape=(3, 32, 32),
+        labels=tmp_path / "labels.txt",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+    done = export(f"{user_module}:small", tmp_path / "out", options)
+    assert done.path == tmp_path / "out" / "small"
+    assert done.manifest.receipts["fold"]["summary"] == "1 of 1 BatchNorms folded"
+    assert done.manifest.weights.kind == "file"
+    assert [row["samples"] for row in done.manifest.receipts["parity"]["differences"]] == [
+        "real",
+        "noise",
+    ]
+    images = bundled_subset().images[:20]
+    with load(done.path, device="cpu") as session, torch.no_grad():
+        inputs = session.preprocess(images)
+        expected = network(torch.from_numpy(inputs)).numpy()
+        got = session.run(inputs)["logits"]
+        assert np.abs(got - expected).max() <= 1e-4 * np.ptp(expected)
+        names = [p.label for p in session.classify(images)]
+    assert names == [("ant", "bee", "cat", "dog", "eel")[i] for i in expected.argmax(1)]
+
+
+def test_batchnorm_before_a_padded_convolution_is_refused_and_still_right(
+    user_module: str, tmp_path: Path
+) -> None:
+    network = checkpoint(user_module, "before_padding", tmp_path / "before.pth")
+    options = ExportOptions(weights=tmp_path / "before.pth", input_shape=(3, 16, 16))
+    done = export(f"{user_module}:before_padding", tmp_path / "out", options)
+    fold = done.manifest.receipts["fold"]
+    assert fold["summary"].startswith("0 of 1 BatchNorms folded")
+    assert "pad" in fold["refused"][0]["reason"]
+    graph = onnx.load(done.path / "model.onnx").graph
+    assert [node.op_type for node in graph.node].count("BatchNormalization") == 1
+    inputs = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    with load(done.path, device="cpu") as session, torch.no_grad():
+        expected = network(torch.from_numpy(inputs)).numpy()
+        np.testing.assert_allclose(
+            session.run(inputs)["logits"], expected, atol=1e-4 * np.ptp(expected)
+        )
+
+
+def test_a_module_object_is_taken_as_it_is(user_module: str) -> None:
+    source = open_source(f"{user_module}:ready", ExportOptions(input_shape=(3, 8, 8)))
+    assert source.weights.kind == "factory"
+    assert source.identity.name == "ready"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("their_networks:smal", "did you mean small"),
+        ("their_networks:fails", r"their_networks:fails\(\) fails: TypeError"),
+        ("their_networks:number", "returns int, expected a torch.nn.Module"),
+        ("no_such_module_at_all:x", "no module 'no_such_module_at_all'"),
+        ("broken_networks:x", "needs the module 'no_such_dependency_of_theirs'"),
+        ("raising_networks:x", "RuntimeError: no licence"),
+        (":x", "not of the form"),
+    ],
+)
+def test_a_target_that_is_not_there(user_module: str, target: str, message: str) -> None:
+    assert user_module
+    with pytest.raises(TargetError, match=message):
+        open_source(target, ExportOptions(input_shape=(3, 8, 8)))
+
+
+def test_an_unknown_name_gives_the_nearest_and_the_other_ways() -> None:
+    with pytest.raises(TargetError, match=r"did you mean .*resnet20.*package\.module:factory"):
+        open_source("resnet_20", ExportOptions())
+
+
+def test_a_factory_needs_an_input_shape(user_module: str) -> None:
+    with pytest.raises(OptionError, match="--input 3x224x224"):
+        open_source(f"{user_module}:small", ExportOptions())
+
+
+def test_a_wrong_input_shape_is_an_error_about_it(user_module: str, tmp_path: Path) -> None:
+    options = ExportOptions(input_shape=(4, 8, 8))
+    with pytest.raises(CaptureError, match=r"fails on an input of shape .*--input"):
+        export(f"{user_module}:small", tmp_path, options)
+    with pytest.raises(CaptureError, match="fails on an input of shape"):
+        export(
+            f"{user_module}:small", tmp_path, ExportOptions(weights="random", input_shape=(4, 8, 8))
+        )
+    assert not list(tmp_path.glob("small"))
+
+
+def test_a_network_with_two_outputs_is_refused(user_module: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="returns tuple, expected one tensor"):
+        export(f"{user_module}:Pair", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
+
+
+def test_a_network_for_one_batch_size_alone(user_module: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="--batch N"):
+        export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
+    done = export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8), batch=2))
+    assert done.manifest.inputs[0].shape == (2, 3, 8, 8)
+
+
+def test_a_checkpoint_that_does_not_fit_lists_the_keys(user_module: str, tmp_path: Path) -> None:
+    torch.save(
+        {"conv.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}, tmp_path / "x.pth"
+    )
+    options = ExportOptions(weights=tmp_path / "x.pth", input_shape=(3, 8, 8))
+    with pytest.raises(WeightsError, match=r"(?s)missing.*conv\.bias.*unexpected.*extra"):
+        open_source(f"{user_module}:small", options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_shape": (3, 8, 8)},
+        {"labels": Path("x")},
+        {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
+    ],
+)
+def test_a_registered_network_brings_its_own(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=r"does not go with lenet5\.cifar10"):
+        open_source("lenet5", ExportOptions(**options))  # type: ignore[arg-type]
+
+
+def classifier(path: Path, *, batch: int | str = "n", opset: int = 13) -> onnx.ModelProto:
+    """Conv, BatchNorm, Relu, mean and Gemm with names that torch would not give, old IR version."""
+    rng = np.random.default_rng(1)
+
+    def tensor(name: str, *shape: int) -> TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    variance = numpy_helper.from_array(rng.uniform(0.1, 2, 4).astype(np.float32), "v")
+    nodes = [
+        helper.make_node("Conv", ["image", "k"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"], epsilon=1e-2),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["scores"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 6])],
+        [
+            tensor("k", 4, 3, 3, 3),
+            tensor("s", 4),
+            tensor("b", 4),
+            tensor("m", 4),
+            variance,
+            tensor("w", 6, 4),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, path)
+    return model
+
+
+def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
+    classifier(tmp_path / "theirs.onnx")
+    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
+    assert done.manifest.receipts["fold"]["summary"] == "1 of 1 BatchNorms folded"
+    assert done.manifest.weights.kind == "onnx"
+    assert done.manifest.inputs[0].name == "image"
+    # Conv with the bias that the fold gave it (4 * 27 + 4) and Gemm (6 * 4)
+    assert done.manifest.network.parameters == 4 * 27 + 4 + 24
+    assert done.manifest.network.multiply_adds == 8 * 8 * 4 * 27 + 24
+    with load(done.path, device="cpu") as session:
+        session.self_test()
+        assert session.run(image=np.zeros((9, 3, 8, 8), np.float32))["scores"].shape == (9, 6)
+
+
+def test_defaults_among_the_inputs_stay_defaults(tmp_path: Path) -> None:
+    model = classifier(tmp_path / "theirs.onnx")
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 4]))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
+    assert [spec.name for spec in done.manifest.inputs] == ["image"]
+    with load(done.path, device="cpu") as session:
+        session.self_test()
+
+
+def test_an_onnx_file_with_a_batch_fixed_on_the_way(tmp_path: Path) -> None:
+    classifier(tmp_path / "theirs.onnx")
+    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out", ExportOptions(batch=4, opset=17))
+    assert done.manifest.inputs[0].shape == (4, 3, 8, 8)
+    assert done.manifest.outputs[0].shape == (4, 6)
+    assert done.manifest.versions["opset"] == "17"
+    classifier(tmp_path / "one.onnx", batch=1)
+    with pytest.raises(OptionError, match="fixed to 1, not 4"):
+        export(str(tmp_path / "one.onnx"), tmp_path / "out", ExportOptions(batch=4))
+
+
+def test_onnx_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "no.onnx").write_bytes(b"not a graph at all")
+    with pytest.raises(GraphError, match="not a valid ONNX file"):
+        open_source(str(tmp_path / "no.onnx"), ExportOptions())
+    with pytest.raises(TargetError, match="there is no file"):
+        open_source(str(tmp_path / "absent.onnx"), ExportOptions())
+    classifier(tmp_path / "theirs.onnx")
+    content = (tmp_path / "theirs.onnx").read_bytes()
+    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
+    with pytest.raises(GraphError, match="not a valid ONNX file"):
+        open_source(str(tmp_path / "half.onnx"), ExportOptions())
+    with pytest.raises(OptionError, match="--weights does not go with"):
+        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(weights="random"))
+
+
+def test_free_dimensions_need_an_input_shape(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+    )
+    onnx.save(
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]),
+        tmp_path / "free.onnx",
+    )
+    target = str(tmp_path / "free.onnx")
+    with pytest.raises(OptionError, match="leaves h, w free"):
+        export(target, tmp_path / "out")
+    with pytest.raises(OptionError, match="does not fit"):
+        export(target, tmp_path / "out", ExportOptions(input_shape=(4, 8, 8)))
+    done = export(target, tmp_path / "out", ExportOptions(input_shape=(3, 8, 8)))
+    with load(done.path, device="cpu") as session:
+        session.self_test()
+        assert session.run(np.ones((1, 3, 5, 6), np.float32))["y"].shape == (1, 3, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\n\nb\n", "no empty line"), ("", "one class a line")],
+)
+def test_labels_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    classifier(tmp_path / "theirs.onnx")
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(OptionError, match=message):
+        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(labels=tmp_path / "labels.txt"))
+    with pytest.raises(OptionError, match="cannot be read"):
+        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(labels=tmp_path / "none.txt"))

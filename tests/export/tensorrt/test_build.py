@@ -1,0 +1,475 @@
+"""Engines built by the real TensorRT-RTX builder, which needs no GPU: what it takes and refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from repr_export.errors import EngineBuildError, GraphError, OptionError, ParserError
+from repr_export.tensorrt.build import BuiltEngine, build_engine
+from repr_export.tensorrt.builder_library import listen, open_library
+from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
+from repr_runtime.artifact.manifest import ProfileInfo
+from repr_runtime.cuda.opening import cuda_status
+
+pytest.importorskip("tensorrt_rtx")
+
+no_gpu = pytest.mark.skipif(cuda_status().devices > 0, reason="is about a machine without a GPU")
+
+
+def options(**chosen: Any) -> EngineOptions:
+    return EngineOptions(flavour="tensorrt-rtx", **chosen)
+
+
+def build(graph: bytes, progress: Any = None, **chosen: Any) -> BuiltEngine:
+    return build_engine(graph, options(**chosen), progress=progress)
+
+
+def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def graph(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    *,
+    domain: str = "local",
+    **weights: Any,
+) -> bytes:
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    return helper.make_model(
+        helper.make_graph(nodes, "graph", inputs, outputs, tensors),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(domain, 1)],
+        ir_version=10,
+    ).SerializeToString()
+
+
+def convolution(batch: int | str = "batch", size: int | str = 8, channels: int = 3) -> bytes:
+    return graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
+        [value("x", TensorProto.FLOAT, batch, channels, size, size)],
+        [value("y", TensorProto.FLOAT, batch, 256, "h", "h")],
+        w=np.random.default_rng(0).normal(size=(256, channels, 3, 3)).astype(np.float32),
+    )
+
+
+# What an engine knows of itself
+
+
+def test_engine_knows_where_it_comes_from() -> None:
+    content = convolution()
+    built = build(content, profiles=(ProfileInfo(1, 2, 4), ProfileInfo(8, 16, 32)))
+    assert len(built.content) > 100_000
+    assert built.notes == ()
+    info = built.to_engine_info("engines/fp32.tensorrt-rtx.engine", "fp32")
+    assert (info.path, info.precision, info.flavour) == (
+        "engines/fp32.tensorrt-rtx.engine",
+        "fp32",
+        "tensorrt-rtx",
+    )
+    assert info.version.count(".") >= 2
+    assert "-" in info.platform
+    assert info.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
+    assert info.options["later_compute_capabilities"] is True
+    assert info.profiles == (ProfileInfo(1, 2, 4), ProfileInfo(8, 16, 32))
+    assert info.graph_sha256 == hashlib.sha256(content).hexdigest()
+    assert info.options["tf32"] is False
+    assert info.options["refit_before_use"] is False
+
+
+def test_same_graph_twice_gives_the_same_engine() -> None:
+    assert build(convolution()).content == build(convolution()).content
+
+
+def test_tf32_is_off_unless_asked_for() -> None:
+    plain, fast = build(convolution()), build(convolution(), tf32=True)
+    assert fast.options["tf32"] is True
+    assert plain.content != fast.content
+
+
+def test_header_is_one_that_the_library_knows() -> None:
+    library = open_library("tensorrt-rtx")
+    content = build(convolution()).content
+    with listen(library) as (logger, _):
+        runtime = library.trt.Runtime(logger)
+        malformed = int(library.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
+        found = {
+            name: int(runtime.get_engine_validity(each)[1]) & malformed
+            for name, each in {
+                "whole": content,
+                "other": b"?" + content[1:],
+                "cut": content[:40],
+            }.items()
+        }
+    assert found == {"whole": 0, "other": malformed, "cut": malformed}
+
+
+# Batch sizes
+
+
+def test_free_batch_gets_the_default_profile() -> None:
+    assert build(convolution()).profiles == (DEFAULT_PROFILE,)
+
+
+def test_fixed_batch_is_the_only_one() -> None:
+    only = (ProfileInfo(5, 5, 5),)
+    assert build(convolution(5)).profiles == only
+    assert build(convolution(5), profiles=only).profiles == only
+
+
+@pytest.mark.parametrize("asked", ["1,8,32", "4", "1,5,5"])
+def test_fixed_batch_refuses_others(asked: str) -> None:
+    with pytest.raises(OptionError, match=r"fixed at 5; leave it out, or export.*free batch"):
+        build(convolution(5), profiles=(parse_profile(asked),))
+
+
+def test_other_free_dimensions_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match=r"dimension 2 of the graph's input 'x' is free.*--input"):
+        build(convolution(size="h"))
+
+
+def test_profiles_are_read() -> None:
+    assert parse_profile("1,8,32") == ProfileInfo(1, 8, 32)
+    assert parse_profile(" 2, 4 ,4") == ProfileInfo(2, 4, 4)
+    assert parse_profile("16") == ProfileInfo(16, 16, 16)
+
+
+@pytest.mark.parametrize("text", ["", "1,8", "1,8,32,64", "a,b,c", "-1,8,32", "1.5,2,3", "1,,3"])
+def test_unreadable_profiles_are_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--shapes must be min,opt,max"):
+        parse_profile(text)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"profiles": (ProfileInfo(8, 4, 2),)}, "--shapes must have 1 <= min.*got 8,4,2"),
+        ({"profiles": (ProfileInfo(0, 1, 2),)}, "--shapes must have 1 <= min.*got 0,1,2"),
+        ({"profiles": (ProfileInfo(1, 1, 2**31),)}, "--shapes must have 1 <= min"),
+        ({"profiles": (ProfileInfo(1, 2, 3),) * 2}, "one of them twice"),
+        ({"opt_level": 6}, r"--opt-level must lie in 0\.\.5, got 6"),
+        ({"opt_level": -1}, r"--opt-level must lie in 0\.\.5, got -1"),
+        ({"compute_capabilities": ("86",)}, "--compute-capability must be like 8.6,8.9"),
+        ({"compute_capabilities": ("8.6", "8.6")}, "takes each value once"),
+        ({"compute_capabilities": ("current", "8.6")}, "'current' alone"),
+    ],
+)
+def test_options_are_checked_when_made(chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        options(**chosen)
+
+
+def test_unknown_flavour_is_refused() -> None:
+    with pytest.raises(
+        OptionError, match="--engine must be tensorrt, tensorrt-rtx or auto, got 'x'"
+    ):
+        EngineOptions(flavour="x")
+
+
+# Options of the builder
+
+
+def test_opt_levels_are_taken_and_make_no_difference_here() -> None:
+    lowest, highest = build(convolution(), opt_level=0), build(convolution(), opt_level=5)
+    assert lowest.content == highest.content == build(convolution()).content
+    assert "builds the same at each" in lowest.notes[0]
+    assert lowest.options["opt_level"] is None
+
+
+def test_engine_for_chosen_gpus() -> None:
+    built = build(convolution(), compute_capabilities=("8.6", "12.0"))
+    assert built.compute_capabilities == ("8.6", "12.0")
+    assert built.options["later_compute_capabilities"] is False
+    assert built.content != build(convolution()).content
+
+
+def test_unknown_gpu_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(OptionError, match=r"capability 3\.5, but for .*8\.6"):
+        build(convolution(), compute_capabilities=("8.6", "3.5"))
+
+
+@no_gpu
+def test_current_gpu_needs_one() -> None:
+    with pytest.raises(OptionError, match="--compute-capability current needs a GPU"):
+        build(convolution(), compute_capabilities=("current",))
+
+
+def test_what_old_gpus_lack_is_said() -> None:
+    content = graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        [value("x", TensorProto.FLOAT, "batch", 3)],
+        [value("y", TensorProto.FLOAT, "batch", 4)],
+        w=np.ones((3, 4), np.float32),
+    )
+    with pytest.raises(EngineBuildError, match=r"'product' for Turing.*build the fp16 graph"):
+        build(content, compute_capabilities=("7.5",))
+
+
+def test_version_compatible_engines_need_what_is_not_there() -> None:
+    with pytest.raises(EngineBuildError, match="leave out --version-compatible"):
+        build(convolution(), version_compatible=True)
+
+
+@no_gpu
+def test_stripping_weights_needs_a_gpu() -> None:
+    with pytest.raises(EngineBuildError, match="this step needs a GPU and its driver"):
+        build(convolution(), strip_weights=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda_status().devices == 0, reason="needs a GPU")
+def test_stripped_engine_is_smaller_and_says_that_it_needs_its_weights() -> None:
+    content = convolution(channels=256)
+    stripped = build(content, strip_weights=True)
+    assert stripped.options["refit_before_use"] is True
+    assert len(stripped.content) < len(build(content).content) - 500_000
+
+
+def test_timing_cache_is_left_alone_where_nothing_is_timed(tmp_path: Path) -> None:
+    built = build(convolution(), timing_cache=tmp_path / "cache")
+    assert "neither read nor written" in built.notes[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+# Graphs that are refused
+
+
+def refused(content: bytes) -> ParserError:
+    with pytest.raises(ParserError) as caught:
+        build(content)
+    assert "catchCudaError" not in str(caught.value)
+    assert ".cpp" not in str(caught.value)
+    return caught.value
+
+
+def test_uint8_into_transpose() -> None:
+    error = refused(
+        graph(
+            [
+                helper.make_node("Transpose", ["x"], ["t"], name="to_nchw", perm=[0, 3, 1, 2]),
+                helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
+            ],
+            [value("x", TensorProto.UINT8, "batch", 4, 4, 3)],
+            [value("y", TensorProto.FLOAT, "batch", 3, 4, 4)],
+        )
+    )
+    (issue,) = error.issues
+    assert (issue.node, issue.operator) == ("'to_nchw'", "Transpose")
+    assert "first input has type UInt8" in issue.reason
+    assert "Cast to float32" in issue.hint
+    assert "node 'to_nchw' (Transpose)" in str(error)
+
+
+def test_int32_bias_behind_dequantize() -> None:
+    pair = ["s", "z"]
+    error = refused(
+        graph(
+            [
+                helper.make_node("QuantizeLinear", ["x", *pair], ["xq"]),
+                helper.make_node("DequantizeLinear", ["xq", *pair], ["xd"]),
+                helper.make_node("DequantizeLinear", ["w", *pair], ["wd"]),
+                helper.make_node("DequantizeLinear", ["b", "s", "z32"], ["bd"], name="bias"),
+                helper.make_node("Gemm", ["xd", "wd", "bd"], ["y"]),
+            ],
+            [value("x", TensorProto.FLOAT, "batch", 3)],
+            [value("y", TensorProto.FLOAT, "batch", 4)],
+            w=np.ones((3, 4), np.int8),
+            b=np.ones(4, np.int32),
+            s=np.float32(0.1),
+            z=np.int8(0),
+            z32=np.int32(0),
+        )
+    )
+    (issue,) = error.issues
+    assert (issue.node, issue.operator) == ("'bias'", "DequantizeLinear")
+    assert "QuantizeBias=False" in issue.hint
+
+
+def quantized(zero: Any, **attributes: int) -> bytes:
+    inputs = ["x", "s"] if zero is None else ["x", "s", "z"]
+    weights = {} if zero is None else {"z": zero}
+    return graph(
+        [
+            helper.make_node("QuantizeLinear", inputs, ["q"], name="quantize", **attributes),
+            helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["y"]),
+        ],
+        [value("x", TensorProto.FLOAT, "batch", 3)],
+        [value("y", TensorProto.FLOAT, "batch", 3)],
+        s=np.float32(0.1),
+        **weights,
+    )
+
+
+@pytest.mark.parametrize("zero", [np.uint8(0), None])
+def test_uint8_quantization_which_would_become_int8_silently(zero: Any) -> None:
+    error = refused(quantized(zero))
+    assert "node 'quantize' (QuantizeLinear): it is of uint8" in str(error)
+    assert error.issues[0].operator == "QuantizeLinear"
+
+
+def test_asymmetric_quantization() -> None:
+    (issue,) = refused(quantized(np.int8(3))).issues
+    assert issue.node == "'quantize'"
+    assert "symmetrically" in issue.hint
+
+
+def test_symmetric_int8_is_taken() -> None:
+    assert build(quantized(np.int8(0))).content
+
+
+@pytest.mark.parametrize(
+    ("node", "hint"),
+    [
+        (helper.make_node("Det", ["x"], ["y"], name="it"), "write it with other operators"),
+        (helper.make_node("Foo", ["x"], ["y"], name="it", domain="other"), "ONNX standard"),
+    ],
+)
+def test_unknown_operator(node: onnx.NodeProto, hint: str) -> None:
+    error = refused(
+        graph(
+            [node],
+            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
+            [value("y", TensorProto.FLOAT, "batch")],
+            domain="other",
+        )
+    )
+    assert [issue.operator for issue in error.issues] == [node.op_type]
+    assert error.issues[0].node == "'it'"
+    assert hint in error.issues[0].hint
+
+
+def test_nameless_node_is_told_by_its_place() -> None:
+    error = refused(
+        graph(
+            [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Det", ["r"], ["volume"])],
+            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
+            [value("volume", TensorProto.FLOAT, "batch")],
+        )
+    )
+    assert "1, which makes 'volume'" in str(error)
+
+
+def test_mixed_types() -> None:
+    error = refused(
+        graph(
+            [helper.make_node("Add", ["a", "b"], ["y"], name="sum")],
+            [
+                value("a", TensorProto.FLOAT, "batch", 3),
+                value("b", TensorProto.FLOAT16, "batch", 3),
+            ],
+            [value("y", TensorProto.FLOAT, "batch", 3)],
+        )
+    )
+    assert "types Float and Half" in error.issues[0].reason
+    assert "put a Cast" in error.issues[0].hint
+
+
+def test_shapes_that_do_not_fit() -> None:
+    error = refused(
+        graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+            [value("x", TensorProto.FLOAT, "batch", 4)],
+            [value("y", TensorProto.FLOAT, "batch", 3)],
+            w=np.ones((3, 3), np.float32),
+        )
+    )
+    assert error.issues[0].node == "'product'"
+    assert "onnx.checker" in error.issues[0].hint
+
+
+def test_double_is_not_made_float_silently() -> None:
+    error = refused(
+        graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            [value("x", TensorProto.DOUBLE, "batch", 3)],
+            [value("y", TensorProto.DOUBLE, "batch", 3)],
+        )
+    )
+    assert "takes 'x', which is double in the graph, for float" in str(error)
+
+
+def test_external_weights() -> None:
+    model = onnx.load_model_from_string(convolution())
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    with pytest.raises(GraphError, match="keeps weights in other files"):
+        build(model.SerializeToString())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 40, convolution()[:-20]])
+def test_what_is_no_graph(content: bytes) -> None:
+    with pytest.raises(GraphError, match="graph"):
+        build(content)
+
+
+# Progress and interruption
+
+
+def test_progress_comes_from_the_builder() -> None:
+    seen: list[tuple[str, int, int]] = []
+    build(convolution(), progress=lambda *step: seen.append(step))
+    assert seen[0] == ("Building engine", 0, 6)
+    assert all(0 <= done <= total for _, done, total in seen)
+    finished = {name for name, done, total in seen if done == total > 0}
+    assert len(finished) > 3
+
+
+def test_error_in_progress_ends_the_build_and_comes_out() -> None:
+    seen = []
+
+    def fail(name: str, done: int, total: int) -> None:
+        seen.append((name, done, total))
+        if len(seen) == 5:
+            raise RuntimeError("the window was closed")
+
+    with pytest.raises(RuntimeError, match="the window was closed"):
+        build(convolution(), progress=fail)
+    assert len(seen) == 5
+    assert build(convolution()).content  # and the next build is whole
+
+
+def test_interrupt_ends_the_build() -> None:
+    seen = []
+
+    def interrupt(*step: Any) -> None:
+        seen.append(step)
+        if len(seen) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    usual = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(convolution(), progress=interrupt)
+        assert len(seen) < 10
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def test_builds_in_threads() -> None:
+    built: dict[int, bytes] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: built.setdefault(n, build(convolution(n)).content))
+        for n in (1, 2, 3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {n: built[n] == build(convolution(n)).content for n in built} == {
+        1: True,
+        2: True,
+        3: True,
+    }

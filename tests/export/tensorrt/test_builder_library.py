@@ -1,0 +1,446 @@
+"""The differences between TensorRT 10, 11 and RTX, against stand-ins that have just those."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import repr_export.tensorrt.build
+import repr_export.tensorrt.builder_library
+from repr_export.errors import EngineBuildError, OptionError
+from repr_export.tensorrt.build import build_engine
+from repr_export.tensorrt.builder_library import BuildMonitor, open_library
+from repr_export.tensorrt.options import EngineOptions
+from repr_runtime.cuda.opening import CudaStatus, Gpu
+from repr_runtime.errors import MissingExtraError
+
+NO_GPU = CudaStatus(0, "no CUDA driver is installed")
+ONE_GPU = CudaStatus(1, "", (13, 0), (Gpu("A10", "8.6", 24 * 2**30),))
+
+GRAPH = helper.make_model(
+    helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    ),
+    opset_imports=[helper.make_opsetid("", 20)],
+).SerializeToString()
+
+
+class Kind(enum.Enum):
+    FLOAT = 0
+
+
+class Severity(enum.Enum):
+    WARNING = 2
+
+
+class Tensor:
+    def __init__(self, info: onnx.ValueInfoProto) -> None:
+        self.name, self.dtype = info.name, Kind.FLOAT
+        self.shape = [dim.dim_value or -1 for dim in info.type.tensor_type.shape.dim]
+
+
+class Network:
+    num_layers = 0
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+
+    def fill(self, model: onnx.ModelProto) -> None:
+        self.inputs = [Tensor(info) for info in model.graph.input]
+        self.outputs = [Tensor(info) for info in model.graph.output]
+        self.num_inputs, self.num_outputs = len(self.inputs), len(self.outputs)
+        self.get_input = self.inputs.__getitem__
+        self.get_output = self.outputs.__getitem__
+
+
+class Parser:
+    num_errors = 0
+
+    def __init__(self, network: Network, logger: Any) -> None:
+        self.network = network
+        logger.log(Severity.WARNING, "parser: this graph is old")
+        logger.log(Severity.WARNING, "parser: this graph is old")
+
+    def parse(self, content: bytes) -> bool:
+        self.network.fill(onnx.load_model_from_string(content))
+        return True
+
+
+class Cache:
+    """Knows its version, and how many builds it has seen."""
+
+    def __init__(self, content: bytes, version: str) -> None:
+        self.version, self.builds = version, 0
+        if content:
+            written, builds = content.decode().removeprefix("cache ").split(" x")
+            self.foreign, self.builds = written != version, int(builds)
+        else:
+            self.foreign = False
+
+    def serialize(self) -> bytes:
+        return f"cache {self.version} x{self.builds}".encode()
+
+
+class Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, Any] = {}
+
+    def set_shape(self, name: str, smallest: Any, best: Any, largest: Any) -> None:
+        self.shapes[name] = [list(shape) for shape in (smallest, best, largest)]
+
+
+class Config:
+    __slots__ = (
+        "builder_optimization_level",
+        "cache",
+        "flags",
+        "profiles",
+        "profiling_verbosity",
+        "progress_monitor",
+        "raises",
+        "version",
+    )
+
+    def __init__(self, version: str, raises: bool) -> None:
+        self.version, self.raises = version, raises
+        self.flags, self.profiles, self.cache = {"TF32"}, [], None
+        self.builder_optimization_level = 3
+
+    def set_flag(self, flag: enum.Enum) -> None:
+        self.flags.add(flag.name)
+
+    def clear_flag(self, flag: enum.Enum) -> None:
+        self.flags.discard(flag.name)
+
+    def add_optimization_profile(self, profile: Profile) -> int:
+        self.profiles.append(profile.shapes)
+        return len(self.profiles) - 1
+
+    def create_timing_cache(self, content: bytes) -> Cache | None:
+        if content and not content.startswith(b"cache "):
+            if self.raises:
+                raise RuntimeError("the timing cache cannot be read")
+            return None
+        return Cache(content, self.version)
+
+    def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache.foreign:
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> Cache | None:
+        return self.cache
+
+
+class Builder:
+    def __init__(self, module: Any, logger: Any) -> None:
+        self.module, self.logger = module, logger
+
+    def create_network(self, flags: int) -> Network:
+        return Network(flags)
+
+    def create_builder_config(self) -> Config:
+        return Config(self.module.__version__, self.module.raises)
+
+    def create_optimization_profile(self) -> Profile:
+        return Profile()
+
+    def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+        monitor = config.progress_monitor
+        monitor.phase_start("Timing", None, 2)
+        for step in range(2):
+            if not monitor.step_complete("Timing", step):
+                return None
+        monitor.phase_finish("Timing")
+        if config.cache is not None:
+            config.cache.builds += 1
+        return json.dumps(
+            {
+                "strongly typed": bool(network.flags & 1) or not self.module.weak,
+                "flags": sorted(config.flags),
+                "profiles": config.profiles,
+                "level": config.builder_optimization_level,
+                "verbosity": config.profiling_verbosity.name,
+            }
+        ).encode()
+
+
+class Base:
+    """Stands for a class of C++, which must be initialised by its own ``__init__``."""
+
+    def __init__(self) -> None:
+        self.ready = True
+
+
+def library(version: str, flags: str, creation: str, *, raises: bool = False) -> types.ModuleType:
+    """A module with the parts of TensorRT's API that ``version`` has and the project uses."""
+    module = types.ModuleType("tensorrt")
+    module.__version__ = version
+    module.raises, module.weak = raises, "FP16" in flags
+    module.BuilderFlag = enum.Enum("BuilderFlag", flags)
+    module.Builder = lambda logger: Builder(module, logger)
+    module.OnnxParser, module.IBuilderConfig = Parser, Config
+    module.ILogger = type("ILogger", (Base,), {})
+    module.IProgressMonitor = type("IProgressMonitor", (Base,), {})
+    module.ProfilingVerbosity = enum.Enum("ProfilingVerbosity", "NONE DETAILED")
+    module.Dims = tuple
+    if creation:
+        module.NetworkDefinitionCreationFlag = enum.IntEnum(
+            "NetworkDefinitionCreationFlag", creation, start=0
+        )
+    return module
+
+
+KEPT = "TF32 REFIT STRIP_PLAN REFIT_IDENTICAL VERSION_COMPATIBLE"
+TRT_10 = ("10.13.0.35", f"FP16 BF16 INT8 {KEPT}", "STRONGLY_TYPED EXPLICIT_BATCH")
+TRT_11 = ("11.3.0.9", KEPT, "STRONGLY_TYPED")
+TRT_11_BARE = ("11.9.0.1", KEPT, "")
+TRT_8 = ("8.5.1.7", f"FP16 INT8 {KEPT}", "EXPLICIT_BATCH")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a stand-in, or nothing, in TensorRT's place, on a machine with one GPU or none."""
+
+    def put(
+        tensorrt: types.ModuleType | None,
+        *,
+        rtx: types.ModuleType | None = None,
+        status: CudaStatus = ONE_GPU,
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+        monkeypatch.setattr(repr_export.tensorrt.builder_library, "cuda_status", lambda: status)
+        monkeypatch.setattr(repr_export.tensorrt.build, "cuda_status", lambda: status)
+
+    return put
+
+
+def built(**chosen: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(build_engine(GRAPH, EngineOptions(**chosen)).content)
+    return content
+
+
+@pytest.mark.parametrize("version", [TRT_10, TRT_11, TRT_11_BARE])
+def test_networks_are_strongly_typed_in_every_version(install: Any, version: Any) -> None:
+    install(library(*version))
+    engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt"))
+    content = json.loads(engine.content)
+    assert content["strongly typed"] is True
+    assert content["flags"] == []  # TF32 is on by default, and taken away
+    assert content["level"] == 3
+    assert content["verbosity"] == "DETAILED"
+    assert content["profiles"] == [{"x": [[1, 3], [8, 3], [32, 3]]}]
+    assert engine.compute_capabilities == ("8.6",)
+    assert engine.options["later_compute_capabilities"] is False
+    assert engine.version == version[0]
+    assert engine.notes == ("parser: this graph is old",)
+
+
+def test_weakly_typed_library_is_refused(install: Any) -> None:
+    install(library(*TRT_8))
+    with pytest.raises(
+        EngineBuildError, match=r"8\.5\.1\.7 cannot build strongly typed.*pip install"
+    ):
+        built(flavour="tensorrt")
+
+
+@pytest.mark.parametrize("version", [TRT_10, TRT_11])
+def test_options_reach_the_builder(install: Any, version: Any) -> None:
+    install(library(*version))
+    content = built(
+        flavour="tensorrt", tf32=True, version_compatible=True, strip_weights=True, opt_level=5
+    )
+    assert content["flags"] == ["REFIT_IDENTICAL", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE"]
+    assert content["level"] == 5
+
+
+@pytest.mark.parametrize(
+    ("option", "flag", "name"),
+    [
+        ("tf32", "TF32", "--tf32"),
+        ("version_compatible", "VERSION_COMPATIBLE", "--version-compatible"),
+        ("strip_weights", "STRIP_PLAN", "--strip-weights"),
+    ],
+)
+def test_flag_that_a_version_lacks(install: Any, option: str, flag: str, name: str) -> None:
+    version, flags, creation = TRT_11
+    install(library(version, " ".join(set(flags.split()) - {flag}), creation))
+    with pytest.raises(EngineBuildError, match=f"no builder flag {flag}; leave out {name}"):
+        built(flavour="tensorrt", **{option: True})
+
+
+def test_compute_capabilities_cannot_be_chosen_without_the_api(install: Any) -> None:
+    install(library(*TRT_11))
+    with pytest.raises(OptionError, match="for the GPU of this machine alone"):
+        built(flavour="tensorrt", compute_capabilities=("8.6",))
+
+
+# Which library
+
+
+def test_auto_takes_tensorrt_where_a_gpu_is(install: Any) -> None:
+    install(library(*TRT_11), rtx=library(*TRT_11))
+    assert open_library().flavour.name == "tensorrt"
+    assert open_library().choice == "auto took TensorRT 11.3.0.9: a GPU is there"
+    assert open_library("tensorrt").choice == ""
+
+
+def test_auto_takes_rtx_without_a_gpu(install: Any) -> None:
+    install(library(*TRT_11), rtx=library(*TRT_11), status=NO_GPU)
+    assert open_library().flavour.name == "tensorrt-rtx"
+    assert "TensorRT needs a GPU: no CUDA driver is installed" in open_library().choice
+
+
+def test_auto_takes_rtx_where_tensorrt_is_not_installed(install: Any) -> None:
+    install(None, rtx=library(*TRT_11))
+    assert open_library().flavour.name == "tensorrt-rtx"
+    assert "TensorRT is not installed" in open_library().choice
+    assert "auto took TensorRT-RTX" in build_engine(GRAPH).notes[0]
+
+
+def test_auto_says_what_is_to_be_installed(install: Any) -> None:
+    install(library(*TRT_11), status=NO_GPU)
+    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt-rtx\]'"):
+        open_library()
+
+
+def test_nothing_installed(install: Any) -> None:
+    install(None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt-rtx\]'"):
+        open_library()
+    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt\]'"):
+        open_library("tensorrt")
+
+
+def test_type_stubs_alone_are_no_library(install: Any) -> None:
+    install(types.ModuleType("tensorrt"))  # what Python makes of a folder with a .pyi in it
+    with pytest.raises(MissingExtraError, match="no module 'tensorrt'"):
+        open_library("tensorrt")
+
+
+def test_tensorrt_needs_a_gpu_to_build(install: Any) -> None:
+    install(library(*TRT_11), status=NO_GPU)
+    with pytest.raises(
+        EngineBuildError, match="no CUDA driver is installed; use --engine tensorrt-rtx"
+    ):
+        open_library("tensorrt")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("libnvinfer.so.11: cannot open shared object file"),
+        ImportError("libnvinfer.so.11: undefined symbol"),
+        ModuleNotFoundError("No module named 'tensorrt_libs'", name="tensorrt_libs"),
+    ],
+)
+def test_library_that_cannot_be_loaded(
+    install: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    install(None)
+
+    def fail(name: str) -> types.ModuleType:
+        if name == "tensorrt":
+            raise error
+        return library(*TRT_11)
+
+    monkeypatch.setattr(repr_export.tensorrt.builder_library.importlib, "import_module", fail)
+    with pytest.raises(EngineBuildError, match=r"cannot be loaded: .*install it again: pip"):
+        open_library("tensorrt")
+    assert "cannot be loaded" in open_library().choice  # auto goes on to the other
+
+
+# Timing cache
+
+
+@pytest.mark.parametrize("version", [TRT_10, TRT_11])
+def test_timing_cache_is_made_used_and_kept(install: Any, tmp_path: Path, version: Any) -> None:
+    install(library(*version))
+    path = tmp_path / "timing.cache"
+    for builds in (1, 2):
+        engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path))
+        assert path.read_text() == f"cache {version[0]} x{builds}"
+        assert engine.notes == ("parser: this graph is old",)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("content", [b"\x00garbage", b"cache 9.0 x7"])
+def test_unusable_timing_cache_is_begun_anew(
+    install: Any, tmp_path: Path, raises: bool, content: bytes
+) -> None:
+    install(library(*TRT_10, raises=raises))
+    path = tmp_path / "timing.cache"
+    path.write_bytes(content)
+    engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path))
+    assert "begun anew" in engine.notes[0]
+    assert path.read_text() == f"cache {TRT_10[0]} x1"
+
+
+def test_interrupted_build_leaves_the_timing_cache_alone(install: Any, tmp_path: Path) -> None:
+    install(library(*TRT_10))
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"cache 10.13.0.35 x4")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(
+            GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path), progress=interrupt
+        )
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [
+        ("timing.cache", b"cache 10.13.0.35 x4")
+    ]
+
+
+@pytest.mark.parametrize("place", ["missing/cache", "."])
+def test_timing_cache_that_cannot_be_written_is_refused_before_the_build(
+    install: Any, tmp_path: Path, place: str
+) -> None:
+    install(library(*TRT_10))
+    steps: list[Any] = []
+    with pytest.raises(OptionError, match=r"--timing-cache .* cannot be written"):
+        build_engine(
+            GRAPH,
+            EngineOptions(flavour="tensorrt", timing_cache=tmp_path / place),
+            progress=lambda *step: steps.append(step),
+        )
+    assert steps == []
+
+
+# The monitor by itself
+
+
+def test_monitor_counts_phases_within_phases() -> None:
+    seen: list[tuple[str, int, int]] = []
+    monitor = BuildMonitor(lambda *step: seen.append(step))
+    monitor.phase_start("all", None, 2)
+    monitor.phase_start("part", "all", 1)
+    assert monitor.step_complete("part", 0)
+    monitor.phase_finish("part")
+    assert monitor.step_complete("all", 0)
+    assert seen == [("all", 0, 2), ("part", 0, 1), ("part", 1, 1), ("all", 1, 2)]
+
+
+def test_monitor_keeps_the_first_reason_to_stop() -> None:
+    monitor = BuildMonitor(None)
+    first = KeyboardInterrupt()
+    monitor.stop(first)
+    monitor.stop(RuntimeError())
+    assert not monitor.step_complete("all", 0)
+    assert monitor.stopped_by is first

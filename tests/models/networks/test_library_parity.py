@@ -1,0 +1,55 @@
+"""The ImageNet networks against torchvision's and timm's own, by names, shapes and logits.
+
+``reference_logits/`` was computed by ``make_reference_logits.py`` with the libraries' own
+networks: each tensor follows from its name alone, so equal logits mean equal networks.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from named_tensors import fill, images, state_dict_sha256
+
+from repr_models import IMAGENET, networks, resolve
+
+REFERENCES = {
+    path.stem: json.loads(path.read_text("utf-8"))
+    for path in sorted(Path(__file__).with_name("reference_logits").glob("*.json"))
+}
+LARGE = 50_000_000  # parameters from which filling them takes seconds
+
+
+def cases() -> list[object]:
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if row["parameters"] > LARGE else [])
+        for name, row in REFERENCES.items()
+    ]
+
+
+def test_every_published_checkpoint_has_a_reference() -> None:
+    published = {spec.name for spec in networks() if spec.published is not None}
+    assert published <= REFERENCES.keys()
+    assert {spec.dataset for spec in map(resolve, published)} <= {IMAGENET}
+
+
+@pytest.mark.parametrize("name", cases())
+def test_names_shapes_and_logits_are_the_librarys(name: str) -> None:
+    expected = REFERENCES[name]
+    with torch.device("meta"):
+        network = resolve(name).build().double().eval()
+    state = network.state_dict()
+    assert len(state) == expected["tensors"]
+    assert state_dict_sha256(state) == expected["state_dict_sha256"]
+    assert sum(p.numel() for p in network.parameters()) == expected["parameters"]
+
+    fill(network, expected.get("gain", 1.0))
+    with torch.no_grad():
+        logits = network(images(expected["side"])).numpy()
+    # Rounding in float64 makes about 1e-13 of the logits' size.
+    scale = max(1.0, float(np.abs(logits).max()))
+    np.testing.assert_allclose(logits[:, :16], expected["logits"], rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(np.linalg.norm(logits, axis=1), expected["norms"], rtol=1e-9)

@@ -1,0 +1,264 @@
+"""Training: the schedule, the augmentation, learning, and that a resumed epoch is the same epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repr_models import CIFAR10, FoldContract, ImageSet, NetworkSpec, TrainingError, resolve
+from repr_models.networks.resnet import ResNet
+from repr_models.networks.resnet_blocks import BasicBlock
+from repr_models.training.recipe import (
+    Recipe,
+    ResidentImages,
+    TrainingState,
+    augment,
+    evaluate,
+    start,
+    train_epoch,
+)
+
+CPU = torch.device("cpu")
+
+
+Colours = Callable[[int, int], ImageSet]
+
+
+# --- the schedule ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [
+        (0.0, 0.2 * 1e-3 / 2),  # almost 0, but a step
+        (0.5, 0.2 * 0.501 / 2),
+        (1.5, 0.2 * 1.501 / 2),
+        (2.0, 0.2),  # the peak
+        (4.0, 0.2 * 0.5 * (1 + math.cos(math.pi / 4))),
+        (6.0, 0.1),  # half of the decay
+        (8.0, 0.2 * 0.5 * (1 - math.sqrt(0.5))),
+        (10.0, 0.0),
+        (11.0, 0.0),
+    ],
+)
+def test_the_rate_rises_for_two_epochs_and_falls_by_a_cosine(epoch: float, expected: float) -> None:
+    recipe = Recipe(epochs=10, learning_rate=0.2, warmup_epochs=2)
+    assert recipe.rate(epoch) == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
+    assert Recipe(epochs=4, warmup_epochs=0, learning_rate=0.3).rate(0) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("epochs", v) for v in (0, -1)),
+        ("batch_size", 0),
+        *(("learning_rate", v) for v in (0.0, -0.1, math.nan, math.inf)),
+        *(("momentum", v) for v in (-0.1, 1.0)),
+        *(("weight_decay", v) for v in (-1e-4, math.nan)),
+        ("warmup_epochs", -1.0),
+        *(("label_smoothing", v) for v in (-0.1, 1.0)),
+        ("precision", "fp16"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_with_is_refused(field: str, value: float | str) -> None:
+    with pytest.raises(TrainingError, match=f"got {value}|got '{value}'"):
+        replace(Recipe(), **{field: value})  # type: ignore[arg-type]
+
+
+# --- the augmentation -----------------------------------------------------------------------
+
+
+def test_every_augmented_image_is_the_crop_and_flip_that_was_drawn() -> None:
+    images = torch.randn(40, 3, 8, 6)
+    before = images.clone()
+    result = augment(images, torch.Generator().manual_seed(3))
+    assert torch.equal(images, before)
+    assert result.shape == images.shape
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    # the same draws by hand: rows, columns, flip
+    draw = torch.rand(3, 40, generator=torch.Generator().manual_seed(3))
+    for i in range(40):
+        top, left = int(draw[0, i] * 9), int(draw[1, i] * 9)
+        expected = torch.zeros(3, 8, 6)
+        for y in range(8):
+            for x in range(6):
+                source_y, source_x = y + top - 4, x + left - 4
+                if 0 <= source_y < 8 and 0 <= source_x < 6:
+                    expected[:, y, x] = images[i, :, source_y, source_x]
+        if draw[2, i] < 0.5:
+            expected = expected.flip(2)
+        assert torch.equal(result[i], expected)
+
+
+def test_all_offsets_and_both_flips_are_drawn_about_equally_often() -> None:
+    """One bright pixel in the middle shows where each image went."""
+    images = torch.zeros(8100, 1, 9, 9)
+    images[:, :, 4, 4] = 1
+    result = augment(images, torch.Generator().manual_seed(0))
+    assert torch.equal(result.sum((1, 2, 3)), torch.ones(8100))
+    counts = result.sum((0, 1))
+    # 100 expected at each of the 81 places; five standard deviations are 50
+    assert 50 < float(counts.min()) < float(counts.max()) < 150
+
+    ramp = torch.arange(1.0, 10.0).expand(2000, 1, 9, 9)
+    middle = augment(ramp, torch.Generator().manual_seed(0))[:, 0, 4, 4:6]
+    flipped = int((middle[:, 0] > middle[:, 1]).sum())
+    assert 850 < flipped < 1200  # some lie on the padding, where nothing can be told
+
+
+# --- data on the device ---------------------------------------------------------------------
+
+
+def test_resident_images_are_normalised_by_channel(colours: Colours) -> None:
+    spec = resolve("lenet5.cifar10")
+    data = colours(3, 0)
+    resident = ResidentImages(data, spec, CPU)
+    pre = spec.preprocessing
+    for channel in range(3):
+        expected = (data.images[..., channel] / 255 - pre.mean[channel]) / pre.std[channel]
+        np.testing.assert_allclose(resident.images[:, channel].numpy(), expected, atol=1e-5)
+    assert resident.images.dtype == torch.float32
+    assert len(resident) == 3
+
+
+def test_evaluate_counts_the_right_answers_in_eval_mode() -> None:
+    class Blue(nn.Module):
+        """Says class 2 where the third channel is bright, else class 0; wrong in training mode."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 10)
+            logits[:, 2] = x[:, 2].mean((1, 2))
+            return -logits if self.training else logits
+
+    images = np.zeros((7, 32, 32, 3), np.uint8)
+    images[:4, ..., 2] = 255
+    labels = np.array([2, 2, 2, 5, 0, 0, 1], np.int64)
+    data = ResidentImages(ImageSet(images, labels, "blue"), resolve("lenet5.cifar10"), CPU)
+    for batch_size in (1, 3, 7, 500):
+        assert evaluate(Blue(), data, batch_size) == 5 / 7
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def test_biases_and_batchnorms_carry_no_weight_decay() -> None:
+    state = start(resolve("resnet20.cifar10"), Recipe(weight_decay=0.5), 0, CPU)
+    names = {parameter: name for name, parameter in state.network.named_parameters()}
+    decays = {
+        names[parameter]: group["weight_decay"]
+        for group in state.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(decays) == len(names)
+    for name, decay in decays.items():
+        free = "bn" in name or name.endswith("bias")
+        assert decay == (0.0 if free else 0.5), name
+    assert all(g["nesterov"] and g["momentum"] == 0.9 for g in state.optimizer.param_groups)
+
+
+def test_the_seed_decides_the_first_parameters() -> None:
+    spec = resolve("lenet5.cifar10")
+    first, same, other = (start(spec, Recipe(), seed, CPU).network for seed in (1, 1, 2))
+    assert torch.equal(first.get_parameter("fc1.weight"), same.get_parameter("fc1.weight"))
+    assert not torch.equal(first.get_parameter("fc1.weight"), other.get_parameter("fc1.weight"))
+
+
+def small_resnet() -> nn.Module:
+    return ResNet(BasicBlock, [1, 1], [8, 16], 10, stem="cifar", shortcut="pad")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_separable_set_is_learnt(precision: str, colours: Colours) -> None:
+    spec = NetworkSpec("small.cifar10", "resnet", CIFAR10, small_resnet, 0, FoldContract(5))
+    recipe = Recipe(epochs=10, batch_size=20, learning_rate=0.1, precision=precision)
+    state = start(spec, recipe, 0, CPU)
+    data = ResidentImages(colours(200, 0), spec, CPU)
+    unseen = ResidentImages(colours(100, 5), spec, CPU)
+    rows = [train_epoch(state, data, recipe, 0) for _ in range(recipe.epochs)]
+    assert [row["epoch"] for row in rows] == list(range(1, 11))
+    assert rows[0]["train_loss"] > 1
+    assert rows[-1]["train_loss"] < 0.3
+    assert rows[-1]["train_top1"] > 0.85
+    assert evaluate(state.network, unseen) > 0.9
+    assert rows[-1]["learning_rate"] == 0
+    assert all(p.dtype == torch.float32 for p in state.network.parameters())
+
+
+class WithDropout(nn.Module):
+    """Draws from torch's own stream in every step, as AlexNet and VGG do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=4)
+        self.bn = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(4 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc(self.drop(self.bn(self.conv(x)).relu().flatten(1)))
+        return result
+
+
+@pytest.mark.parametrize("name", ["dropout", "resnet20.cifar10"])
+def test_an_epoch_after_resuming_is_the_epoch_without(name: str, colours: Colours) -> None:
+    spec = (
+        NetworkSpec("dropout.cifar10", "test", CIFAR10, WithDropout, 0, FoldContract(1))
+        if name == "dropout"
+        else resolve(name)
+    )
+    recipe = Recipe(epochs=2, batch_size=8)
+    data = ResidentImages(colours(24, 0), spec, CPU)
+    whole = start(spec, recipe, 7, CPU)
+    first = train_epoch(whole, data, recipe, 7)
+    saved = copy.deepcopy(whole.as_dict())
+    second = train_epoch(whole, data, recipe, 7)
+
+    torch.manual_seed(99)  # what another process would have drawn
+    resumed = start(spec, recipe, 7, CPU)
+    resumed.restore(saved)
+    assert resumed.epoch == 1
+    again = train_epoch(resumed, data, recipe, 7)
+    assert again["train_loss"] == second["train_loss"] != first["train_loss"]
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[key]), key
+
+
+def test_ticks_count_the_batches_and_a_rest_is_left_out(colours: Colours) -> None:
+    spec = resolve("lenet5.cifar10")
+    recipe = Recipe(epochs=1, batch_size=8)
+    ticks: list[tuple[int, int]] = []
+    train_epoch(
+        start(spec, recipe, 0, CPU),
+        ResidentImages(colours(29, 0), spec, CPU),
+        recipe,
+        0,
+        lambda done, total: ticks.append((done, total)),
+    )
+    assert ticks == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_too_few_images_for_a_batch(colours: Colours) -> None:
+    spec = resolve("lenet5.cifar10")
+    recipe = Recipe(epochs=1, batch_size=8)
+    with pytest.raises(TrainingError, match="7 images do not fill one batch of 8"):
+        train_epoch(
+            start(spec, recipe, 0, CPU), ResidentImages(colours(7, 0), spec, CPU), recipe, 0
+        )
+
+
+def test_a_diverging_run_stops_with_the_way_out(colours: Colours) -> None:
+    spec = resolve("lenet5.cifar10")
+    recipe = Recipe(epochs=1, batch_size=10, learning_rate=1e18, warmup_epochs=0)
+    state: TrainingState = start(spec, recipe, 0, CPU)
+    with pytest.raises(TrainingError, match=r"diverged in epoch 1 .*lower --learning-rate"):
+        train_epoch(state, ResidentImages(colours(100, 0), spec, CPU), recipe, 0)

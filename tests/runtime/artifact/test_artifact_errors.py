@@ -1,0 +1,449 @@
+"""What `load` refuses: missing, altered, newer, hostile. Each has its own error and a way out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from repr_runtime import load, preflight, read_manifest
+from repr_runtime.artifact.manifest import TensorSpec, is_plain_path, parse_manifest
+from repr_runtime.errors import (
+    AlteredFileError,
+    ArtifactError,
+    ArtifactNotFoundError,
+    DeviceUnavailableError,
+    ManifestError,
+    MissingFileError,
+    ModelLoadError,
+    PrecisionNotFoundError,
+    ReproError,
+    SchemaVersionError,
+    SelfTestError,
+    TruncatedFileError,
+)
+
+MISSING = object()
+
+
+def refused(kind: type[ReproError], path: Path, *parts: str, **options: Any) -> None:
+    """`load` raises exactly ``kind`` with ``parts`` in its message; `preflight` says the same."""
+    with pytest.raises(ReproError) as caught:
+        load(path, **({"device": "cpu"} | options))
+    assert type(caught.value) is kind
+    for part in parts:
+        assert part in str(caught.value)
+    last = preflight(path, **({"device": "cpu"} | options))[-1]
+    assert not last.passed
+
+
+def reseal(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest as one would who also makes its SHA-256 right."""
+    file = path / "manifest.json"
+    data = json.loads(file.read_bytes())
+    edit(data)
+    data["sha256"] = "0" * 64
+    content = json.dumps(data, indent=1).encode()
+    digest = hashlib.sha256(content).hexdigest().encode()
+    file.write_bytes(content.replace(b"0" * 64, digest, 1))
+
+
+def put(place: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """An edit that sets the field at ``place`` ("files.0.path"), or removes it."""
+
+    def edit(data: Any) -> None:
+        *above, last = [int(key) if key.isdigit() else key for key in place.split(".")]
+        for key in above:
+            data = data[key]
+        if value is MISSING:
+            del data[last]
+        else:
+            data[last] = value
+
+    return edit
+
+
+def test_resealing_alone_is_accepted(artifact: Path) -> None:
+    reseal(artifact, lambda _: None)
+    load(artifact, device="cpu").close()
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    refused(ArtifactNotFoundError, tmp_path / "x", "there is no such folder", "repr-export")
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    refused(ArtifactNotFoundError, tmp_path, "it holds no manifest.json", "repr-export")
+
+
+def test_a_file_in_place_of_the_folder(artifact: Path) -> None:
+    refused(ArtifactNotFoundError, artifact / "model.onnx", "it is not a folder")
+
+
+def test_a_manifest_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")  # reading it would wait without end
+    refused(ManifestError, tmp_path, "is not a file")
+
+
+def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)  # a superuser may read everything
+    refused(ArtifactNotFoundError, artifact, "Permission denied", "right to read")
+
+
+@pytest.mark.parametrize("name", ["model.onnx"])
+def test_missing_file(artifact: Path, name: str) -> None:
+    (artifact / name).unlink()
+    refused(MissingFileError, artifact, str(artifact / name), "not there", "export it again")
+    (artifact / name).mkdir()
+    refused(MissingFileError, artifact, "not a file")
+
+
+def test_missing_golden_samples_are_told_by_preflight_and_self_test(artifact: Path) -> None:
+    (artifact / "golden.npz").unlink()
+    (check,) = (check for check in preflight(artifact) if not check.passed)
+    assert "golden.npz" in check.detail
+    with load(artifact, device="cpu") as session, pytest.raises(MissingFileError):
+        session.self_test()
+
+
+def test_altered_file(artifact: Path) -> None:
+    file = artifact / "model.onnx"
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    refused(AlteredFileError, artifact, "was altered", "SHA-256", "expected", "export it again")
+
+
+def test_truncated_and_grown_files(artifact: Path) -> None:
+    file = artifact / "model.onnx"
+    content = file.read_bytes()
+    size = len(content)
+    file.write_bytes(content[:-1])
+    refused(TruncatedFileError, artifact, f"{size - 1:,} bytes", f"expected {size:,}", "again")
+    file.write_bytes(content + b"\0")
+    refused(AlteredFileError, artifact, f"{size + 1:,} bytes", f"expected {size:,}")
+    file.write_bytes(b"")
+    refused(TruncatedFileError, artifact, "0 bytes")
+
+
+def test_newer_schema(artifact: Path) -> None:
+    reseal(artifact, put("schema", 2))
+    refused(
+        SchemaVersionError,
+        artifact,
+        "schema version 2",
+        "reads up to 1",
+        "pip install -U",
+        str(artifact),
+    )
+    (artifact / "manifest.json").write_text('{"schema": 3}')  # whatever else it changed
+    refused(SchemaVersionError, artifact, "schema version 3")
+
+
+def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
+    file = artifact / "manifest.json"
+    data = json.loads(file.read_bytes())
+    good = file.read_bytes()
+    file.write_bytes(good.replace(b'"tiny"', b'"tinz"', 1))
+    refused(ManifestError, artifact, "was altered", data["sha256"], "again", str(file))
+    del data["sha256"]
+    file.write_text(json.dumps(data, indent=1))
+    refused(ManifestError, artifact, "does not open with its SHA-256")
+    file.write_bytes(good.rstrip())
+    refused(ManifestError, artifact, "was altered")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema": "1"}', b'{"schema": true}'),
+        *(b'{"schema": 0}', b'{"schema": -1}', b"[" * 100_000, b'{"schema": ' + b"9" * 5000 + b"}"),
+        b'{"schema": NaN}',
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_what_is_no_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    refused(ManifestError, tmp_path, "export it again", str(tmp_path))
+
+
+def test_a_manifest_of_absurd_size(artifact: Path) -> None:
+    with (artifact / "manifest.json").open("r+b") as stream:
+        stream.truncate(2**27)
+    refused(ManifestError, artifact, "no manifest has")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("network", []),
+        ("network", MISSING),
+        ("network.name", None),
+        ("network.name", 3),
+        ("network.parameters", "245"),
+        ("network.parameters", -1),
+        ("network.parameters", True),
+        ("network.parameters", 1.5),
+        ("network.multiply_adds", "many"),
+        ("weights.record", None),
+        ("weights.sha256", 7),
+        ("inputs", []),
+        ("inputs", {}),
+        ("inputs.0", "input"),
+        ("inputs.0.dtype", "float31"),
+        ("inputs.0.shape", "batch"),
+        ("inputs.0.shape.0", None),
+        ("inputs.0.shape.1", True),
+        ("inputs.0.shape.1", 1.5),
+        ("outputs", MISSING),
+        ("preprocessing", 3),
+        ("preprocessing.crop", [4]),
+        ("preprocessing.crop", [0, 4]),
+        ("preprocessing.resize", 0),
+        ("preprocessing.resize", "4"),
+        ("preprocessing.mean", [0, 0]),
+        ("preprocessing.mean", [0, 0, 10**400]),
+        ("preprocessing.std", [1, 1, 0]),
+        ("preprocessing.std", [1, 1, -1]),
+        ("preprocessing.std", [1, 1, "1"]),
+        ("labels", "ant"),
+        ("labels.0", 3),
+        ("files", []),
+        ("files", MISSING),
+        ("files.0.bytes", -1),
+        ("files.0.bytes", "9"),
+        ("files.0.sha256", "0" * 63),
+        ("files.0.sha256", "Z" * 64),
+        ("files.0.role", None),
+        ("files.0.role", "golden"),
+        ("files.0.precision", None),
+        ("files.1", {"path": "other.onnx", "role": "graph", "precision": "fp32",
+                     "bytes": 1, "sha256": "0" * 64}),
+        ("files.1.path", "model.onnx"),
+        ("receipts", None),
+        ("versions", []),
+    ],
+)  # fmt: skip
+def test_a_field_of_the_wrong_kind(artifact: Path, place: str, value: object) -> None:
+    reseal(artifact, put(place, value))
+    field = re.split(r"[.]", place)[-1]
+    names = (field, place.split(".")[0], "label") if not field.isdigit() else (place.split(".")[0],)
+    with pytest.raises(ManifestError) as caught:
+        load(artifact)
+    assert type(caught.value) is ManifestError
+    assert any(name in str(caught.value) for name in names)
+    assert "export it again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../x", "/etc/passwd", "a/../../x", "a\\b", "C:x", "", ".", "..", "./model.onnx"),
+        *("manifest.json", "a//b", "a/", "a\0b", "\\\\host\\share"),
+    ],
+)
+def test_a_path_that_leads_elsewhere(artifact: Path, path: str) -> None:
+    reseal(artifact, put("files.0.path", path))
+    refused(ManifestError, artifact, "files[0].path", repr(path), "leads out of the artifact")
+    assert not is_plain_path(path)
+
+
+def test_a_path_below_the_artifact_is_fine() -> None:
+    assert is_plain_path("engines/a.engine")
+    assert is_plain_path("model.fp16.onnx")
+
+
+def test_a_name_that_no_file_can_have(artifact: Path) -> None:
+    reseal(artifact, put("files.0.path", "\ud800"))
+    refused(MissingFileError, artifact)
+    reseal(artifact, put("files.0.path", "x" * 5000))
+    refused(MissingFileError, artifact)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 100, b"garbage", b"\x08\x0a", b"\x3a\x02\x0a\x00"])
+def test_garbage_under_a_right_hash(tiny: Any, tmp_path: Path, garbage: bytes) -> None:
+    path = tiny.write(tmp_path / "a", graph=garbage)
+    refused(ModelLoadError, path, "again")
+
+
+def test_an_operator_that_the_library_does_not_know(tiny: Any, tmp_path: Path) -> None:
+    nodes = [helper.make_node("NoSuchOperator", ["x"], ["y"])]
+    path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": ("n", 2)})
+    refused(ModelLoadError, path, "refuses the graph", "NoSuchOperator", "--opset")
+
+
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        ("inputs", TensorSpec("image", "float32", ("batch", 3, 4, 4))),
+        ("inputs", TensorSpec("input", "float16", ("batch", 3, 4, 4))),
+        ("inputs", TensorSpec("input", "float32", ("batch", 3, 8, 8))),
+        ("inputs", TensorSpec("input", "float32", ("batch", 48))),
+        ("outputs", TensorSpec("scores", "float32", ("batch", 5))),
+        ("outputs", TensorSpec("logits", "float32", ("batch", 6))),
+    ],
+)
+def test_a_graph_that_is_not_the_manifests(
+    tiny: Any, tmp_path: Path, field: str, spec: TensorSpec
+) -> None:
+    path = tiny.write(tmp_path / "a", **{field: (spec,)})
+    refused(ArtifactError, path, f"the graph's {field} are", str(spec), "export it again")
+
+
+def test_unknown_precision(artifact: Path) -> None:
+    refused(
+        PrecisionNotFoundError, artifact, "no int3 graph", "it has fp32", "export", precision="int3"
+    )
+
+
+def test_unknown_device(artifact: Path) -> None:
+    refused(
+        DeviceUnavailableError, artifact, "no device 'tpu'", "auto, tensorrt, cuda, ", device="tpu"
+    )
+
+
+def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
+    """On a machine with a GPU it is used; on any other it is an error that says why."""
+    reason = ""
+    try:
+        session = load(artifact, device="cuda")
+    except DeviceUnavailableError as error:
+        reason = str(error)
+        session = load(artifact, device="auto")
+    with session:
+        if reason:
+            assert "'cuda'" in reason
+            assert re.search("driver|CUDAExecutionProvider|CUDA libraries", reason)
+            assert session.device == "cpu"
+            assert "on cpu; not on cuda: " in session.choice
+        else:
+            assert session.device == "cuda"
+            providers = session.backend.session.get_providers()
+            assert providers[0] == "CUDAExecutionProvider"
+
+
+def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repr_runtime.backends import onnxruntime as backend
+    from repr_runtime.cuda import opening as cuda
+
+    class Library:
+        __version__ = "1"
+
+        @staticmethod
+        def get_available_providers() -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(backend, "_library", lambda: Library)
+    monkeypatch.setattr(backend, "cuda_status", lambda: cuda.CudaStatus(0, "the driver sleeps"))
+    refused(
+        DeviceUnavailableError,
+        artifact,
+        "'cuda'",
+        "the driver sleeps",
+        "device='auto'",
+        device="cuda",
+    )
+
+
+def test_wrong_arguments(artifact: Path) -> None:
+    with pytest.raises(ValueError, match="'error' or 'allow', got 'ignore'"):
+        load(artifact, nonfinite="ignore")
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        load(artifact, threads=0)
+
+
+def test_parse_names_the_place() -> None:
+    with pytest.raises(ManifestError, match=re.escape("some/where is not readable JSON")):
+        parse_manifest(b"{", "some/where")
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [
+        *(b"", b"no archive", b"PK\x03\x04" + b"\0" * 60, b"PK\x05\x06" + b"\0" * 18),
+        {},
+        {"input.input": np.zeros((2, 3, 4, 4), np.float32)},
+        {"input.input": np.zeros((2, 3, 4, 4)), "output.logits": np.zeros((2, 5), np.float32)},
+        {"input.input": np.zeros((0, 3, 4, 4), np.float32), "output.logits": np.zeros((0, 5))},
+        {"input.input": np.zeros((2, 3, 4, 4), np.float32), "output.logits": np.zeros((3, 5))},
+        {"input.input": np.zeros((2, 3, 4, 4), np.float32), "output.logits": np.zeros(5)},
+        {"input.input": np.float32(0), "output.logits": np.zeros(5)},
+        {"input.input": np.array([None], object), "output.logits": np.zeros(5)},
+    ],
+    ids=range(12),
+)
+def test_golden_samples_of_nothing(
+    tiny: Any, tmp_path: Path, golden: bytes | dict[str, Any]
+) -> None:
+    path = tiny.write(tmp_path / "a", golden=golden)
+    with (
+        load(path, device="cpu") as session,
+        pytest.raises(ArtifactError, match="golden") as caught,
+    ):
+        session.self_test()
+    assert "export it again" in str(caught.value)
+    checks = preflight(path, device="cpu", verify=True)
+    assert [check.name for check in checks if not check.passed] == ["self-test"]
+
+
+def test_a_damaged_archive_under_a_right_hash(tiny: Any, tmp_path: Path) -> None:
+    _, files = tiny.parts()
+    random = np.random.default_rng(0)
+    for i in range(40):
+        content = bytearray(files["golden.npz"])
+        for position in random.integers(0, len(content), 3):
+            content[position] ^= 1 << int(random.integers(8))
+        path = tiny.write(tmp_path / "a", golden=bytes(content))
+        for check in preflight(path, device="cpu", verify=True):
+            assert check.passed or check.name == "self-test", (i, check)
+
+
+def test_golden_samples_that_differ(tiny: Any, tmp_path: Path) -> None:
+    golden = tiny.golden()
+    golden["output.logits"] = golden["output.logits"] + np.float32(0.25)
+    path = tiny.write(tmp_path / "a", golden=golden)
+    with load(path, device="cpu") as session, pytest.raises(SelfTestError) as caught:
+        session.self_test()
+    for part in ("differ by up to 0.25", "allowed is 0.0001", "export it again"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("nan_first", [True, False])
+def test_a_nan_is_the_worst_difference(tiny: Any, tmp_path: Path, nan_first: bool) -> None:
+    nodes = [helper.make_node("Relu", ["x"], [name]) for name in ("a", "b")]
+    x = np.ones((1, 2), np.float32)
+    broken = np.full_like(x, np.nan)
+    path = tiny.write_model(
+        tmp_path / "a",
+        nodes,
+        {"x": ("n", 2)},
+        {"a": ("n", 2), "b": ("n", 2)},
+        golden={
+            "input.x": x,
+            "output.a": broken if nan_first else x,
+            "output.b": x if nan_first else broken,
+        },
+        receipts={"golden": {"tolerance": {"a": 1.0, "b": 1.0}}},
+    )
+    with (
+        load(path, device="cpu", nonfinite="allow") as session,
+        pytest.raises(SelfTestError, match="nan"),
+    ):
+        session.self_test()
+
+
+def test_a_manifest_comes_back_as_it_was_written(tiny: Any, tmp_path: Path) -> None:
+    manifest, _ = tiny.parts(labels=("ä", "b\n", '"', "木", "e"))
+    path = tiny.write(tmp_path / "a", labels=manifest.labels)
+    assert read_manifest(path) == manifest

@@ -1,0 +1,370 @@
+"""An artifact is written all at once or not at all: kills, races, full disks, foreign files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_runtime import load, read_manifest
+from repr_runtime.artifact import reading as artifact_module
+from repr_runtime.artifact.manifest import Manifest
+from repr_runtime.artifact.reading import describe_file, read_file, write_artifact
+from repr_runtime.errors import ArtifactNotFoundError
+
+KILLS = 50  # of each kind, over an artifact and onto a free place
+
+# Forks a writer, kills it at a random moment of its work, says so, and waits to be told to go on.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from repr_runtime.artifact.reading import write_artifact
+from repr_runtime.artifact.manifest import parse_manifest
+target, source = Path(sys.argv[1]), Path(sys.argv[2])
+versions = []
+for folder in sorted(source.iterdir()):
+    content = (folder / "manifest.json").read_bytes()
+    manifest = parse_manifest(content)
+    versions.append((manifest, {f.path: (folder / f.path).read_bytes() for f in manifest.files}))
+random.seed(int(sys.argv[3]))
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        try:
+            random.seed(os.getpid())
+            while True:
+                write_artifact(target, *random.choice(versions))
+                if line.startswith("once"):
+                    time.sleep(60)
+        except BaseException as error:
+            print("failed", repr(error), flush=True)
+        os._exit(1)
+    time.sleep(random.uniform(0, float(line.split()[1])))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print("killed", child, flush=True)
+"""
+
+
+@pytest.fixture
+def versions(tiny: Any, tmp_path: Path) -> Path:
+    """Four artifacts that differ in every file, one of them with files of other names."""
+    folder = tmp_path / "versions"
+    for seed in range(3):
+        tiny.write(folder / str(seed), seed=seed, versions={"seed": str(seed)})
+    manifest, files = tiny.parts(seed=3, versions={"seed": "3"})
+    extra = {f"engines/{i}.engine": np.random.default_rng(i).bytes(50_000) for i in range(4)}
+    entries = tuple(describe_file(name, extra[name], "engine") for name in extra)
+    write_artifact(
+        folder / "3", replace(manifest, files=manifest.files + entries), {**files, **extra}
+    )
+    return folder
+
+
+def contents(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
+    manifest = read_manifest(folder)
+    return manifest, {entry.path: read_file(folder, entry) for entry in manifest.files}
+
+
+def is_whole(folder: Path, versions: Path) -> bool:
+    """Whether ``folder`` is one of ``versions``, byte for byte; False where there is none."""
+    if not folder.exists():
+        return False
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    known = [
+        {p.relative_to(v): p.read_bytes() for p in v.rglob("*") if p.is_file()}
+        for v in versions.iterdir()
+    ]
+    assert found in known
+    load(folder, device="cpu", threads=1).close()
+    return True
+
+
+@pytest.fixture
+def killer(tmp_path: Path, versions: Path) -> Iterator[Callable[[str], None]]:
+    """Runs one writer on ``tmp_path/out/net`` and kills it."""
+    command = [sys.executable, "-c", KILLER, tmp_path / "out" / "net", versions, "7"]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def kill(line: str) -> None:
+            stdin.write(line + "\n")
+            stdin.flush()
+            assert stdout.readline().startswith("killed")
+
+        yield kill
+        stdin.close()
+
+
+def test_a_writer_killed_over_an_artifact(
+    tmp_path: Path, versions: Path, killer: Callable[[str], None]
+) -> None:
+    target = tmp_path / "out" / "net"
+    write_artifact(target, *contents(versions / "0"))
+    seen, litter = set(), 0
+    for i in range(KILLS):
+        killer(f"loop {0.01 * (1 + i / 5)}")  # later and later: how fast the machine is is unknown
+        assert is_whole(target, versions), "an artifact that was there is gone"
+        seen.add(read_manifest(target).versions["seed"])
+        litter += len(os.listdir(target.parent)) > 1
+    assert len(seen) > 1, "no writer got to its end"
+    assert litter, "no writer was killed in the middle"
+    write_artifact(target, *contents(versions / "1"))
+    assert os.listdir(target.parent) == ["net"]
+
+
+def test_a_writer_killed_at_a_free_place(
+    tmp_path: Path, versions: Path, killer: Callable[[str], None]
+) -> None:
+    target = tmp_path / "out" / "net"
+    outcomes, delay = set(), 0.01
+    for _ in range(KILLS):
+        killer(f"once {delay}")
+        written = is_whole(target, versions)
+        outcomes.add(written)
+        delay *= 0.7 if written else 1.5  # so that about half of them get to the end
+        if written:
+            target.rename(tmp_path / "taken")
+            artifact_module.shutil.rmtree(tmp_path / "taken")
+        else:
+            with pytest.raises(ArtifactNotFoundError):
+                load(target)
+    assert outcomes == {True, False}, "every kill came too early, or every one too late"
+    write_artifact(target, *contents(versions / "1"))
+    assert os.listdir(target.parent) == ["net"]
+
+
+def test_what_a_dead_process_of_our_own_number_left_is_removed(tiny: Any, tmp_path: Path) -> None:
+    """In a container every run has the same process number."""
+    prefix = f"{artifact_module._partial_prefix(tmp_path / 'net')}{os.getpid()}."
+    dead, alive = tmp_path / f"{prefix}0000.ab", tmp_path / f"{prefix}{artifact_module._RUN}.ab"
+    others = tmp_path / ".net.partial.otherhost.1.0000.ab"
+    mine = tmp_path / ".net.partial.notes"
+    absurd = tmp_path / f"{artifact_module._partial_prefix(tmp_path / 'net')}{'9' * 30}.0.ab"
+    for folder in (dead, alive, others, mine, absurd):
+        (folder / "below").mkdir(parents=True)
+    tiny.write(tmp_path / "net")
+    assert sorted(os.listdir(tmp_path)) == sorted(["net", alive.name, others.name, mine.name])
+
+
+def hammer(target: Path, versions: Path, writers: int, rounds: int) -> list[BaseException]:
+    """``writers`` threads write to ``target`` while another reads; what any of them raised."""
+    errors: list[BaseException] = []
+    done = threading.Event()
+    known = [contents(version) for version in sorted(versions.iterdir())]
+    write_artifact(target, *known[0])
+
+    def guarded(act: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                act()
+            except BaseException as error:
+                errors.append(error)
+                done.set()
+
+        return run
+
+    def write(first: int) -> None:
+        for i in range(rounds):
+            write_artifact(target, *known[(first + i) % len(known)])
+
+    def read() -> None:
+        while not done.is_set():
+            with load(target, device="cpu", threads=1) as session:
+                seed = int(session.manifest.versions["seed"])
+                graph = known[seed][1]["model.onnx"]
+                entry = session.manifest.graph("fp32")
+                assert entry is not None
+                assert entry == describe_file("model.onnx", graph, "graph", "fp32")
+                bias = session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0]
+                assert bias[0] == biases[seed]
+
+    biases = []
+    for version in sorted(versions.iterdir()):
+        with load(version, device="cpu", threads=1) as session:
+            biases.append(session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0, 0])
+    threads = [threading.Thread(target=guarded(lambda i=i: write(i))) for i in range(writers)]
+    reader = threading.Thread(target=guarded(read))
+    for thread in (*threads, reader):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    reader.join()
+    return errors
+
+
+def test_writers_and_a_reader_at_once(tmp_path: Path, versions: Path) -> None:
+    target = tmp_path / "out" / "net"
+    assert hammer(target, versions, writers=3, rounds=15) == []
+    assert is_whole(target, versions)
+    assert os.listdir(target.parent) == ["net"]
+
+
+def test_writers_in_several_processes(tmp_path: Path, versions: Path) -> None:
+    target = tmp_path / "out" / "net"
+    code = KILLER.split("random.seed")[0] + (
+        "\nfor i in range(12):\n    write_artifact(target, *versions[(i + int(sys.argv[3])) % 4])"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(target), str(versions)]
+    processes = [subprocess.Popen([*command, str(i)]) for i in range(2)]
+    while any(process.poll() is None for process in processes):
+        if target.exists():
+            load(target, device="cpu", threads=1).close()
+        time.sleep(0.001)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert is_whole(target, versions)
+    assert os.listdir(target.parent) == ["net"]
+
+
+def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new export arrives after the manifest was read, twice, the second the first again."""
+    from repr_runtime import session as session_module
+
+    path = tiny.write(tmp_path / "net", seed=0)
+    arriving = iter([1, 0])
+
+    def read_then_replace(folder: Path, entry: Any) -> bytes:
+        for seed in arriving:
+            tiny.write(path, seed=seed)
+            break
+        return read_file(folder, entry)
+
+    monkeypatch.setattr(session_module, "read_file", read_then_replace)
+    with load(path, device="cpu") as session:
+        assert session.manifest.weights.location == "seed 0"
+        assert np.array_equal(
+            session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0], tiny.parameters(0)[1]
+        )
+
+
+def test_the_system_swaps_folders_here(tmp_path: Path) -> None:
+    if sys.platform not in ("linux", "darwin"):
+        assert not artifact_module._exchange(tmp_path, tmp_path)
+        return
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert artifact_module._exchange(tmp_path / "a", tmp_path / "b")
+    assert os.listdir(tmp_path / "a") == ["b"]
+    assert not artifact_module._exchange(tmp_path / "a", tmp_path / "none")
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no atomic swap there")
+def test_where_folders_can_be_swapped_there_is_never_none(
+    tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, moved = os.rename, []
+
+    def watched(source: Path, to: Path) -> None:
+        moved.append(source)
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", watched)
+    tiny.write(artifact, seed=1)
+    assert contents(artifact) == tiny.parts(seed=1)
+    assert moved
+    assert artifact not in moved
+
+
+def test_without_an_atomic_swap(
+    tmp_path: Path, versions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_module, "_exchange", lambda *_: False)
+    target = tmp_path / "out" / "net"
+    errors = hammer(target, versions, writers=2, rounds=12)
+    # For a moment there is none, so a reader may not find it; it never finds a mixed one.
+    assert all(isinstance(error, ArtifactNotFoundError) for error in errors), errors
+    assert is_whole(target, versions)
+    assert os.listdir(target.parent) == ["net"]
+
+
+def test_without_an_atomic_swap_a_failing_rename_puts_the_old_one_back(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny.write(tmp_path / "out" / "net", seed=0)
+    monkeypatch.setattr(artifact_module, "_exchange", lambda *_: False)
+    rename, calls = os.rename, []
+
+    def failing(source: Path, to: Path) -> None:
+        calls.append(source)
+        if len(calls) == 3:  # the new one into the place that was just made free
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        tiny.write(target, seed=1)
+    assert len(calls) == 4
+    assert contents(target) == tiny.parts(seed=0)
+    assert os.listdir(target.parent) == ["net"]
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("moment", range(1, 6))
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, there: bool
+) -> None:
+    target = tmp_path / "out" / "net"
+    if there:
+        tiny.write(target, seed=0)
+    fsync, calls = os.fsync, []
+
+    def filling(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == moment:
+            full()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", filling)
+    if moment == 5:  # two files, the manifest, the folder, and then the place it now stands in
+        with pytest.raises(OSError, match="No space left"):
+            tiny.write(target, seed=1)
+        assert contents(target) == tiny.parts(seed=1)
+    else:
+        with pytest.raises(OSError, match="No space left"):
+            tiny.write(target, seed=1)
+        assert target.exists() == there
+        if there:
+            assert contents(target) == tiny.parts(seed=0)
+    assert os.listdir(target.parent) == (["net"] if target.exists() else [])
+
+
+def test_a_disk_that_is_full_when_a_file_is_opened(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny.write(tmp_path / "out" / "net", seed=0)
+    open_file = Path.open
+
+    def open_to_read(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        return open_file(path, mode, *rest, **named) if "r" in mode else full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_to_read)
+        with pytest.raises(OSError, match="No space left"):
+            tiny.write(target, seed=1)
+    assert contents(target) == tiny.parts(seed=0)
+    assert os.listdir(target.parent) == ["net"]

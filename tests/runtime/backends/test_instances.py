@@ -1,0 +1,256 @@
+"""Several instances of a graph behind one session: who runs where, what is shared, closing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_runtime import TensorRTOptions, load
+from repr_runtime.artifact.reading import read_manifest
+from repr_runtime.backends.instances import Instances
+from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from repr_runtime.backends.tuning import Setting
+from repr_runtime.errors import SessionClosedError
+from repr_runtime.loading import usable_cores
+
+
+class FakeBackend:
+    """Answers with its own name once ``gate`` is opened, and notes if two runs meet in it."""
+
+    inputs = outputs = ()
+    device = "cpu"
+
+    def __init__(self, name: str, gate: threading.Event) -> None:
+        self.name, self.gate = name, gate
+        self.entered = threading.Semaphore(0)
+        self.inside = threading.Lock()
+        self.closed = False
+
+    def run(self, _: Any) -> list[Any]:
+        if self.closed:
+            raise SessionClosedError("closed")
+        assert self.inside.acquire(blocking=False), "two runs in one instance"
+        try:
+            self.entered.release()
+            assert self.gate.wait(10)
+            return [self.name]
+        finally:
+            self.inside.release()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_runs_are_spread_over_the_idle_instances_and_no_two_meet() -> None:
+    gate = threading.Event()
+    fakes = [FakeBackend(str(i), gate) for i in range(3)]
+    backend = Instances(fakes)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(backend.run, {}) for _ in range(8)]
+        assert all(fake.entered.acquire(timeout=10) for fake in fakes)
+        time.sleep(0.02)
+        assert sum(run.done() for run in runs) == 0
+        gate.set()
+        names = [run.result(10)[0] for run in runs]
+    assert set(names) == {"0", "1", "2"}
+
+
+def test_a_run_that_fails_gives_its_instance_back() -> None:
+    class Fails(FakeBackend):
+        def run(self, _: Any) -> list[Any]:
+            raise RuntimeError("no")
+
+    backend = Instances([Fails("0", threading.Event())])  # type: ignore[list-item]
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            backend.run({})
+
+
+def test_closing_tells_those_who_wait_for_an_instance() -> None:
+    gate = threading.Event()
+    fake = FakeBackend("0", gate)
+    backend = Instances([fake])  # type: ignore[list-item]
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(backend.run, {})
+        assert fake.entered.acquire(timeout=10)
+        waiting = [pool.submit(backend.run, {}) for _ in range(3)]
+        backend.close()
+        gate.set()
+        assert first.result(10) == ["0"]
+        assert all(isinstance(run.exception(10), SessionClosedError) for run in waiting)
+
+
+@pytest.mark.parametrize(("threads", "sessions"), [(1, 1), (2, 3)])
+def test_instances_of_one_thread_share_one_session(
+    artifact: Path, tiny: Any, threads: int, sessions: int
+) -> None:
+    x = tiny.inputs(4)
+    with load(artifact, device="cpu", threads=threads, instances=3) as session:
+        assert isinstance(session.backend, Instances)
+        assert (session.instances, session.backend.sessions) == (3, sessions)
+        each = "1 thread" if threads == 1 else "2 threads"
+        assert f"on cpu, 3 instances of {each}, as asked for" in session.choice
+        np.testing.assert_allclose(session.run(x)["logits"], tiny.logits(x), rtol=1e-4, atol=1e-5)
+        session.self_test()
+        assert session.timings is None
+    with pytest.raises(SessionClosedError):
+        session.run(x)
+
+
+def test_one_instance_is_the_library_itself(artifact: Path) -> None:
+    for asked in (None, 1):
+        with load(artifact, device="cpu", instances=asked) as session:
+            assert isinstance(session.backend, OnnxRuntimeBackend)
+            assert session.instances == 1
+            assert "instances" not in session.choice
+
+
+def test_the_cores_are_shared_out(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_cores() >= 1
+    for cores, each in ((7, "2 threads"), (2, "1 thread")):
+        monkeypatch.setattr("repr_runtime.loading.usable_cores", lambda cores=cores: cores)
+        with load(artifact, instances=3) as session:
+            if session.device == "cpu":
+                assert f"3 instances of {each}; not on cuda" in session.choice
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such thing here")
+def test_a_process_bound_to_one_core_keeps_to_it(artifact: Path) -> None:
+    code = (
+        "import os, sys, numpy, repr_runtime\n"
+        "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
+        "with repr_runtime.load(sys.argv[1], device='cpu') as session:\n"
+        "    session.run(numpy.zeros((1, 3, 4, 4), numpy.float32))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""  # where the library says of each thread that it could not be bound
+
+
+def test_no_instance_is_left_open_where_a_later_one_fails(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[OnnxRuntimeBackend] = []
+    closed: list[OnnxRuntimeBackend] = []
+
+    def make(self: OnnxRuntimeBackend, *_: Any) -> None:
+        if len(opened) == 2:
+            raise MemoryError
+        opened.append(self)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "__init__", make)
+    monkeypatch.setattr(OnnxRuntimeBackend, "close", lambda self: closed.append(self))
+    with pytest.raises(MemoryError):
+        load(artifact, device="cpu", threads=2, instances=3)
+    assert closed == opened
+    assert len(closed) == 2
+
+
+def test_of_an_engine_they_are_the_contexts(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def attempt(*arguments: Any) -> str:
+        asked.append(arguments[-1].contexts)
+        return "no engine today"
+
+    monkeypatch.setattr("repr_runtime.backends.tensorrt.engines.attempt", attempt)
+    for instances in (None, 3):
+        load(artifact, instances=instances, options=TensorRTOptions(contexts=5)).close()
+    assert asked == [5, 3]
+
+
+def test_no_instances_make_no_sense(artifact: Path) -> None:
+    with pytest.raises(ValueError, match="instances must be at least 1, got 0"):
+        load(artifact, instances=0)
+
+
+def test_a_batch_is_bit_for_bit_what_one_instance_gives(lenet5: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
+    with load(lenet5, device="cpu", threads=1) as alone:
+        expected = alone.run(x)["logits"]
+    for threads in (1, 2):
+        with (
+            load(lenet5, device="cpu", threads=threads, instances=2) as session,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            for outputs in pool.map(lambda _, s=session: s.run(x), range(12)):
+                if threads == 1:
+                    assert np.array_equal(outputs["logits"], expected)
+                np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_closing_while_others_run(artifact: Path, tiny: Any) -> None:
+    x = tiny.inputs(1)
+    session = load(artifact, device="cpu", threads=1, instances=2)
+    running = threading.Barrier(5)
+
+    def work() -> Exception:
+        running.wait()
+        while True:
+            try:
+                session.run(x)
+            except Exception as error:
+                return error
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = [pool.submit(work) for _ in range(4)]
+        running.wait()
+        time.sleep(0.01)
+        session.close()
+        assert [type(end.result(10)) for end in ends] == [SessionClosedError] * 4
+
+
+def test_little_work_runs_on_the_calling_thread(
+    artifact: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repr_runtime.loading.usable_cores", lambda: 2)
+    work = read_manifest(artifact).network.multiply_adds
+    assert work
+    monkeypatch.setattr("repr_runtime.loading._LITTLE", 2 * work)
+    with load(artifact, device="cpu") as session:
+        backend = session.backend
+        assert isinstance(backend, OnnxRuntimeBackend)
+        ran: list[str] = []
+        for name in ("_run", "_run_alone"):
+            run = getattr(backend, name)
+            monkeypatch.setattr(
+                backend, name, lambda *args, run=run, name=name: ran.append(name) or run(*args)
+            )
+        for count in (1, 2, 3):
+            x = tiny.inputs(count)
+            got = session.run(x)["logits"]
+            np.testing.assert_allclose(got, tiny.logits(x), rtol=1e-4, atol=1e-5)
+    assert ran == ["_run_alone", "_run_alone", "_run"]
+    with pytest.raises(SessionClosedError):
+        backend.run({"input": tiny.inputs(1)})
+
+
+@pytest.mark.parametrize("asked", [{"threads": 2}, {"tuned": Setting()}, {"instances": 2}])
+def test_threads_that_were_asked_for_run_little_work_too(
+    artifact: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repr_runtime.loading.usable_cores", lambda: 4)
+    made: list[int] = []
+    init = OnnxRuntimeBackend.__init__
+
+    def noted(self: Any, *args: Any) -> None:
+        made.append(args[5])
+        init(self, *args)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "__init__", noted)
+    load(artifact, device="cpu", **asked).close()
+    assert set(made) == {0}
+    load(artifact, device="cpu").close()
+    assert made[-1] > 0

@@ -1,0 +1,175 @@
+"""Tuned settings: kept for one graph on one machine, used by `load`, ignored when in doubt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repr_runtime import load, read_manifest
+from repr_runtime.backends import tuning as module
+from repr_runtime.backends.onnxruntime import version
+from repr_runtime.backends.tuning import Machine, Setting, resolve, store, this_machine, tuning_path
+
+GRAPH = "ab" * 32
+HERE = Machine("A CPU", 4, 2, "Linux x86_64", "1.31.1")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tuning"
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(module, "this_machine", lambda version: replace(HERE, onnxruntime=version))
+    return HERE
+
+
+def test_what_is_stored_is_found_and_the_other_goal_stays(here: Machine, cache: Path) -> None:
+    quick, many = Setting(threads=1, spinning=False), Setting(threads=1, instances=2, batch=8)
+    store("latency", quick, GRAPH, here, search={"candidates": [1]})
+    path = store("throughput", many, GRAPH, here)
+    assert path == tuning_path(GRAPH, here)
+    assert [file.name for file in cache.iterdir()] == [path.name]
+    assert resolve("latency", GRAPH, "1.31.1") == (
+        quick,
+        "tuned for latency: 1 thread, no spinning",
+    )
+    assert resolve("throughput", GRAPH, "1.31.1")[0] == many
+    assert json.loads(path.read_text())["goals"]["latency"]["search"] == {"candidates": [1]}
+
+
+def test_none_and_a_setting_of_ones_own() -> None:
+    assert resolve(None, GRAPH, "1") == (None, "")
+    mine = Setting(threads=3)
+    assert resolve(mine, GRAPH, "1") == (mine, "with 3 threads")
+
+
+@pytest.mark.usefixtures("here")
+def test_never_tuned_says_how() -> None:
+    setting, words = resolve("latency", GRAPH, "1.31.1")
+    assert setting is None
+    assert words == (
+        "not tuned for latency: this graph was never tuned here; repr-bench --tune latency"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cpu": "Another"}, "cpu Another, here A CPU"),
+        ({"usable_cores": 4}, "usable_cores 4, here 2"),
+        ({"onnxruntime": "1.30.0"}, "onnxruntime 1.30.0, here 1.31.1"),
+    ],
+)
+def test_another_machines_or_versions_is_not_used(
+    here: Machine, change: dict[str, Any], words: str
+) -> None:
+    store("latency", Setting(threads=1), GRAPH, replace(here, **change))
+    setting, why = resolve("latency", GRAPH, "1.31.1")
+    assert setting is None
+    assert words in why
+
+
+def test_the_other_goal_alone_is_not_used(here: Machine) -> None:
+    store("throughput", Setting(), GRAPH, here)
+    assert "tuned for throughput alone" in resolve("latency", GRAPH, "1.31.1")[1]
+
+
+def test_another_graphs_file_in_its_place_is_not_used(here: Machine) -> None:
+    other = GRAPH[:16] + "cd" * 24
+    path = store("latency", Setting(), other, here)
+    assert path == tuning_path(GRAPH, here)
+    assert "of another graph" in resolve("latency", GRAPH, "1.31.1")[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2},
+        {"goals": 3},
+        {"goals": {"latency": {"setting": {"threads": -1}}}},
+        {"goals": {"latency": {"setting": {"threads": True}}}},
+        {"goals": {"latency": {"setting": {"threads": "2"}}}},
+        {"goals": {"latency": {"setting": {"spinning": 1}}}},
+        {"goals": {"latency": {"setting": {"optimization": "rm"}}}},
+        {"goals": {"latency": {"setting": {"code": "x"}}}},
+        {"goals": {"latency": {}}},
+        {"goals": {"latency": []}},
+        {"machine": {}},
+        {"machine": asdict(HERE) | {"cores": 8}},
+    ],
+)
+def test_a_damaged_file_is_not_used_and_is_no_error(here: Machine, change: dict[str, Any]) -> None:
+    path = store("latency", Setting(), GRAPH, here)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    setting, words = resolve("latency", GRAPH, "1.31.1")
+    assert setting is None
+    assert words.startswith("not tuned for latency: ")
+    assert "repr-bench --tune" in words
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b" " * (2**20 + 1), b"[]"])
+def test_what_is_no_tuning_is_not_used_and_is_replaced(here: Machine, content: bytes) -> None:
+    path = store("latency", Setting(), GRAPH, here)
+    path.write_bytes(content)
+    assert resolve("latency", GRAPH, "1.31.1")[0] is None
+    store("latency", Setting(threads=2), GRAPH, here)
+    assert resolve("latency", GRAPH, "1.31.1")[0] == Setting(threads=2)
+
+
+def test_a_folder_that_cannot_be_read_is_no_error(
+    here: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "file"))
+    assert resolve("latency", GRAPH, here.onnxruntime)[0] is None
+    with pytest.raises(OSError):
+        store("latency", Setting(), GRAPH, here)
+
+
+def test_load_uses_what_was_stored(artifact: Path) -> None:
+    graph = read_manifest(artifact).graph("fp32")
+    assert graph is not None
+    with load(artifact, device="cpu", tuned="throughput") as session:
+        assert "not tuned for throughput: this graph was never tuned" in session.choice
+        x = np.random.default_rng(0).standard_normal((2, 3, 4, 4), np.float32)
+        plain = session.run(x)
+    setting = Setting(threads=1, instances=2, arena=False, memory_pattern=False, batch=4)
+    store("throughput", setting, graph.sha256, this_machine(version()))
+    with load(artifact, device="cpu", tuned="throughput") as session:
+        assert (
+            "on cpu, tuned for throughput: 2 instances of 1 thread, no arena, no memory pattern, "
+            "batch 4" in session.choice
+        )
+        assert session.backend.instances == 2
+        for name, values in session.run(x).items():
+            np.testing.assert_allclose(values, plain[name], rtol=1e-5, atol=1e-6)
+    with load(artifact, device="cpu", tuned="throughput", threads=1) as session:
+        assert session.backend.instances == 1
+        assert "but for the threads and instances that were asked for" in session.choice
+
+
+def test_the_options_reach_onnx_runtime(artifact: Path) -> None:
+    mine = Setting(
+        threads=2, spinning=False, arena=False, memory_pattern=False, optimization="extended"
+    )
+    with load(artifact, device="cpu", tuned=mine) as session:
+        backend: Any = session.backend
+        options = backend.session.get_session_options()
+        assert options.intra_op_num_threads == 2
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+        assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
+        assert options.graph_optimization_level.name == "ORT_ENABLE_EXTENDED"
+        assert "with 2 threads, no spinning, no arena" in session.choice
+
+
+def test_a_goal_that_there_is_not_is_an_error(artifact: Path) -> None:
+    with pytest.raises(ValueError, match=r"latency, throughput, got 'speed'"):
+        load(artifact, tuned="speed")

@@ -1,0 +1,307 @@
+"""CUDA through each binding: the same tests for all, on a GPU and over stand-ins without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_cuda import FakeCuda
+from fake_drivers import install
+
+from repr_runtime.cuda import opening as cuda_module
+from repr_runtime.cuda.opening import BindingsCuda, Cuda, CudaStatus, cuda_status, open_cuda
+from repr_runtime.errors import (
+    CudaError,
+    CudaGraphError,
+    DeviceMemoryError,
+    DeviceUnavailableError,
+)
+
+
+def _real(package: str) -> None:
+    if not cuda_status().devices:
+        pytest.skip(f"no GPU: {cuda_status().reason}")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        "cuda.bindings over the fake",
+        "PyCUDA over the fake",
+        pytest.param("cuda.bindings", marks=pytest.mark.gpu),
+        pytest.param("PyCUDA", marks=pytest.mark.gpu),
+    ]
+)
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
+    device = FakeCuda()
+    if request.param == "fake":
+        made: Cuda = device
+    elif request.param == "cuda.bindings over the fake":
+        install(device, monkeypatch, pycuda=False)
+        made = BindingsCuda(0)
+    elif request.param == "cuda.bindings":
+        _real("cuda.bindings")
+        made = BindingsCuda(0)
+    else:
+        if request.param == "PyCUDA":
+            _real("pycuda")
+        else:
+            install(device, monkeypatch, pycuda=True)
+        from repr_runtime.cuda.pycuda import PyCuda
+
+        made = PyCuda(0)
+    yield made
+    made.close()
+    if "fake" in request.param:
+        assert device.closed
+        assert device.leaks == {}
+
+
+class Kit:
+    """A stream, device memory of 64 bytes twice, pinned memory of as many."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.stream = cuda.create_stream()
+        self.a, self.b = cuda.allocate(64), cuda.allocate(64)
+        self.host = cuda.allocate_pinned(64)
+
+    def put(self, address: int, value: int) -> None:
+        self.host[:] = value
+        self.cuda.to_device(address, self.host, self.stream)
+        self.cuda.synchronize(self.stream)
+
+    def get(self, address: int) -> list[int]:
+        self.host[:] = 0
+        self.cuda.to_host(self.host, address, self.stream)
+        self.cuda.synchronize(self.stream)
+        return sorted(set(self.host.tolist()))
+
+    def close(self) -> None:
+        self.cuda.free(self.a)
+        self.cuda.free(self.b)
+        self.cuda.free_pinned(self.host)
+        self.cuda.destroy_stream(self.stream)
+
+
+@pytest.fixture
+def kit(cuda: Cuda) -> Iterator[Kit]:
+    with cuda.current():
+        kit = Kit(cuda)
+        yield kit
+        kit.close()
+
+
+def test_what_goes_there_comes_back(kit: Kit) -> None:
+    kit.put(kit.a, 7)
+    kit.put(kit.b, 9)
+    assert (kit.get(kit.a), kit.get(kit.b)) == ([7], [9])
+    kit.cuda.copy(kit.b, kit.a, 64, kit.stream)
+    assert kit.get(kit.b) == [7]
+    kit.cuda.copy(kit.b + 32, kit.b, 32, kit.stream)
+    kit.host[:32] = 5
+    kit.cuda.to_device(kit.b, kit.host[:32], kit.stream)
+    kit.cuda.synchronize(kit.stream)  # or the next lines would change what is being copied
+    assert kit.get(kit.b) == [5, 7]
+
+
+def test_synchronizing_with_all_streams(kit: Kit) -> None:
+    kit.host[:] = 3
+    kit.cuda.to_device(kit.a, kit.host, kit.stream)
+    kit.cuda.synchronize()
+    assert kit.get(kit.a) == [3]
+
+
+def test_pinned_memory_is_an_array_of_bytes(kit: Kit) -> None:
+    assert (kit.host.dtype, kit.host.shape) == (np.dtype(np.uint8), (64,))
+    assert kit.host.flags.writeable
+    assert kit.host.view(np.float32).shape == (16,)
+
+
+def test_memory_is_counted(kit: Kit) -> None:
+    free, total = kit.cuda.memory_info()
+    assert 0 < free <= total
+    big = kit.cuda.allocate(64 << 20)
+    assert kit.cuda.memory_info()[0] <= free - (32 << 20)
+    kit.cuda.free(big)
+
+
+def test_too_much_memory_is_its_own_error(kit: Kit) -> None:
+    with pytest.raises(DeviceMemoryError):
+        kit.cuda.allocate(1 << 50)
+    kit.put(kit.a, 1)
+    assert kit.get(kit.a) == [1]
+
+
+def test_events_tell_the_time_between(kit: Kit) -> None:
+    cuda, events = kit.cuda, [kit.cuda.create_event() for _ in range(2)]
+    cuda.record(events[0], kit.stream)
+    cuda.copy(kit.b, kit.a, 64, kit.stream)
+    cuda.record(events[1], kit.stream)
+    cuda.synchronize(kit.stream)
+    assert 0 < cuda.elapsed(*events) < 1000
+    for event in events:
+        cuda.destroy_event(event)
+
+
+def test_a_captured_graph_does_its_work_at_each_launch(kit: Kit) -> None:
+    cuda = kit.cuda
+
+    def work() -> bool:
+        cuda.copy(kit.b, kit.a, 64, kit.stream)
+        return True
+
+    kit.put(kit.a, 1)
+    kit.put(kit.b, 2)
+    graph = cuda.capture(kit.stream, work)
+    assert kit.get(kit.b) == [2]  # recorded, not done
+    for value in (1, 3):
+        kit.put(kit.a, value)
+        cuda.launch(graph, kit.stream)
+        assert kit.get(kit.b) == [value]
+    cuda.destroy_executable(graph)
+
+
+def test_an_empty_capture_is_an_error(kit: Kit) -> None:
+    with pytest.raises(CudaGraphError, match="the captured graph is empty"):
+        kit.cuda.capture(kit.stream, lambda: True)
+    kit.put(kit.a, 4)
+    assert kit.get(kit.a) == [4]
+
+
+def test_work_that_fails_ends_the_capture(kit: Kit) -> None:
+    def fail() -> bool:
+        raise ZeroDivisionError
+
+    with pytest.raises(CudaGraphError, match="the work to capture failed"):
+        kit.cuda.capture(kit.stream, lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        kit.cuda.capture(kit.stream, fail)
+    kit.put(kit.a, 4)
+    assert kit.get(kit.a) == [4]
+
+
+def test_what_cannot_be_captured_spoils_the_capture(kit: Kit) -> None:
+    def work() -> bool:
+        with pytest.raises(CudaError):
+            kit.cuda.synchronize(kit.stream)
+        return True
+
+    with pytest.raises(CudaGraphError, match="invalidated"):
+        kit.cuda.capture(kit.stream, work)
+    kit.put(kit.a, 4)
+    assert kit.get(kit.a) == [4]
+
+
+def test_contexts_nest(cuda: Cuda) -> None:
+    with cuda.current():
+        with cuda.current():
+            inner = cuda.allocate(8)
+        cuda.free(inner)
+    assert FakeCuda.stack() == []
+
+
+def test_the_name_says_which_binding_it_is(cuda: Cuda) -> None:
+    assert cuda.name.startswith(("fake CUDA", "cuda.bindings ", "PyCUDA "))
+    assert cuda.device == 0
+
+
+# Which binding is taken
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_module, "cuda_status", lambda: CudaStatus(1, ""))
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_pycuda_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(FakeCuda(), monkeypatch, pycuda=True)
+    assert open_cuda().name == "PyCUDA 0.fake"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_cuda_bindings_are_taken_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(FakeCuda(), monkeypatch, pycuda=False)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert open_cuda().name == "cuda.bindings 0.fake"
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_neither_is_said_with_the_line_that_installs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pycuda", "cuda", "cuda.bindings", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "repr_runtime.cuda.pycuda", raising=False)
+    with pytest.raises(
+        DeviceUnavailableError, match=r"neither PyCUDA nor .*pip install cuda-bindings"
+    ):
+        open_cuda()
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_pycuda_alone_cannot_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeCuda()
+    install(device, monkeypatch, pycuda=True)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    cuda = open_cuda()
+    with cuda.current():
+        stream = cuda.create_stream()
+        with pytest.raises(
+            CudaGraphError, match=r"PyCUDA cannot capture.*pip install cuda-bindings"
+        ):
+            cuda.capture(stream, lambda: True)
+        cuda.destroy_stream(stream)
+    cuda.close()
+    assert device.leaks == {}
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_module, "cuda_status", lambda: CudaStatus(0, "no driver at all"))
+    with pytest.raises(
+        DeviceUnavailableError, match=r"CUDA device 0 is not there: no driver at all"
+    ):
+        open_cuda()
+    monkeypatch.setattr(cuda_module, "cuda_status", lambda: CudaStatus(2, ""))
+    with pytest.raises(DeviceUnavailableError, match="CUDA device 2 is not there: there are 2"):
+        open_cuda(2)
+
+
+def test_real_bindings_without_a_driver_say_so() -> None:
+    pytest.importorskip("cuda.bindings")
+    if cuda_status().devices:
+        pytest.skip("there is a GPU")
+    with pytest.raises(
+        DeviceUnavailableError, match=r"finds no CUDA driver .*install NVIDIA's driver"
+    ):
+        BindingsCuda(0)
+
+
+def test_the_functions_that_are_called_are_there() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    source = Path(cuda_module.__file__).read_text()
+    called = re.findall(r'_call\(\s*"(\w+)"((?:, [^,()]+)*)\)', source)
+    assert len(called) >= 25
+    for name, given in called:
+        signature = getattr(driver, name).__doc__.splitlines()[0]
+        parameters = [p for p in re.sub(r".*\((.*)\).*", r"\1", signature).split(",") if p.strip()]
+        needed = [p for p in parameters if "=" not in p]
+        assert len(needed) <= given.count(",") <= len(parameters), signature
+    assert driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+
+def test_the_status_is_the_drivers_own() -> None:
+    status = cuda_status()
+    assert len(status.gpus) == status.devices
+    assert bool(status.reason) == (status.devices == 0)
+    for gpu in status.gpus:
+        major, minor = map(int, gpu.compute_capability.split("."))
+        assert 3 <= major < 30
+        assert 0 <= minor < 10
+        assert gpu.memory > 1 << 30

@@ -1,0 +1,57 @@
+"""Writes ``reference_logits/NAME.json`` with a library's own network; no test, run by hand.
+
+In an environment with torchvision and timm (whose wheels want a CUDA build of torch):
+
+    python make_reference_logits.py vgg16.imagenet torchvision:vgg16 64
+    python make_reference_logits.py xception.imagenet timm:legacy_xception 128
+    python make_reference_logits.py googlenet.imagenet torchvision:googlenet 64 \
+        '{"aux_logits": true, "init_weights": false}'
+
+The last arguments are the images' side, the constructor's keyword arguments and the weights'
+gain (:func:`named_tensors.named_values`). Only the first 16 logits of each image are kept, and
+the norm of all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from named_tensors import fill, images, state_dict_sha256
+
+
+def main(name: str, reference: str, side: str, arguments: str = "{}", gain: str = "1") -> None:
+    """Make the file of the variant ``name`` from ``LIBRARY:CONSTRUCTOR``."""
+    library, constructor = reference.split(":")
+    module = importlib.import_module({"torchvision": "torchvision.models"}.get(library, library))
+    options = json.loads(arguments)
+    make = getattr(module, constructor) if library != "timm" else module.create_model
+    network = make(constructor, **options) if library == "timm" else make(weights=None, **options)
+    network = network.double().eval()
+    fill(network, float(gain))
+    with torch.no_grad():
+        logits = network(images(int(side)))
+    state = network.state_dict()
+    row: dict[str, Any] = {
+        "source": f"{library} {importlib.import_module(library).__version__}",
+        "reference": reference,
+        "arguments": options,
+        "side": int(side),
+        "gain": float(gain),
+        "tensors": len(state),
+        "state_dict_sha256": state_dict_sha256(state),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "logits": [[float(f"{value:.12g}") for value in row[:16]] for row in logits.tolist()],
+        "norms": [float(f"{value:.12g}") for value in logits.norm(dim=1).tolist()],
+    }
+    path = Path(__file__).parents[1] / "models" / "networks" / "reference_logits" / f"{name}.json"
+    path.write_text(json.dumps(row, indent=1) + "\n", "utf-8")
+    print(path.name, row["parameters"], "spread", float((logits[0] - logits[1]).abs().max()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,77 @@
+"""Rows of scenarios with figures that can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from repr_bench.results.scenarios import (
+    UNANSWERED,
+    BatchTrial,
+    LoadGenSummary,
+    RateTrial,
+    ScenarioRow,
+    StageRow,
+)
+
+MS = 1_000_000
+
+HELD = RateTrial(
+    offered=100.0,
+    seed=1,
+    confirms=True,
+    verdict="held",
+    reason="",
+    slo_ms=15.0,
+    scheduled=6,
+    refused=1,
+    seconds=0.1,
+    windows_ns=((4 * MS, 16 * MS, UNANSWERED), (5 * MS, 6 * MS, 15 * MS)),
+    window_seconds=(0.05, 0.05),
+    lateness_ns=(0, 1000, 2000, 3000, 1_400_000, 1000),
+    batches=((1, 3), (2, 1)),
+)
+SERVER = ScenarioRow(
+    *("lenet5", "fp32", "server", "repr-bench", "measured"),
+    slo_ms=15.0,
+    batch=32,
+    trials=(
+        replace(HELD, offered=200.0, confirms=False, verdict="missed", scheduled=1000),
+        replace(HELD, offered=150.0, confirms=False, verdict="missed"),
+        replace(HELD, confirms=False),
+        HELD,
+    ),
+)
+STREAM = ScenarioRow(
+    *("lenet5", "fp32", "multi-stream", "repr-bench", "measured"),
+    batch=8,
+    windows_ns=((1 * MS, 3 * MS), (2 * MS, 4 * MS)),
+    window_seconds=(0.004, 0.006),
+)
+OFFLINE = ScenarioRow(
+    *("lenet5", "fp32", "offline", "repr-bench", "measured"),
+    batch=32,
+    instances=2,
+    windows_ns=((MS,), (MS, MS)),
+    window_seconds=(0.001, 0.001),
+    batches=(BatchTrial(1, ((MS,),), (0.001,)),),
+)
+LOADGEN = ScenarioRow(
+    *("lenet5", "fp32", "single-stream", "LoadGen", "measured"),
+    batch=1,
+    windows_ns=((5 * MS, 6 * MS), (7 * MS,)),
+    window_seconds=(0.011, 0.007),
+    loadgen=LoadGenSummary(
+        *("single-stream", "PerformanceOnly", True, "90.0th percentile latency (ns)", 7e6),
+        percentiles_ns={"90": 7e6},
+        parameters={"target_qps": "500"},
+        reasons=("Early stopping not satisfied",),
+        version="6.0.17",
+    ),
+)
+STAGES = StageRow(
+    *("lenet5", "fp32", 1, "measured"),
+    images="JPEGs",
+    stages=("decode", "infer"),
+    stages_ns=(((1 * MS, 2 * MS), (3 * MS,)), ((4 * MS, 6 * MS), (5 * MS,))),
+    bare_ns=((4 * MS, 4 * MS), (4 * MS,)),
+)
