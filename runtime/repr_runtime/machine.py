@@ -1,0 +1,44 @@
+"""The CPU that this process runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+_CPU_FILE = Path("/proc/cpuinfo")
+
+
+def cpu_name() -> str:
+    """As its maker calls it; the architecture where the system does not tell."""
+    for key in ("model name", "Model", "cpu model"):
+        if name := _cpu_facts().get(key):
+            return name
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of an x86 CPU under Linux, as the kernel names them; else empty."""
+    return frozenset(_cpu_facts().get("flags", "").split())
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _cpu_facts() -> dict[str, str]:
+    """What Linux says of the first CPU by key; empty elsewhere."""
+    try:
+        lines = _CPU_FILE.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    facts: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    return facts

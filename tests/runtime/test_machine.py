@@ -1,0 +1,52 @@
+"""The CPU's name and flags out of Linux's account of it, and what stands in for them elsewhere."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from repr_runtime import machine
+
+X86 = "processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: sse2 avx2\n\nprocessor\t: 1\nflags\t: x\n"
+PI = "processor\t: 0\nBogoMIPS\t: 108.00\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    machine._cpu_facts.cache_clear()
+    yield
+    machine._cpu_facts.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "flags"),
+    [(X86, "A CPU @ 2 GHz", {"sse2", "avx2"}), (PI, "Raspberry Pi 4", set())],
+)
+def test_of_the_first_cpu(
+    text: str, name: str, flags: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    monkeypatch.setattr(machine, "_CPU_FILE", path)
+    assert machine.cpu_name() == name
+    assert machine.cpu_flags() == flags
+
+
+def test_where_the_system_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CPU_FILE", tmp_path / "absent")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert machine.cpu_name() == platform.machine()
+    assert machine.cpu_flags() == frozenset()
+
+
+def test_usable_cores_are_those_of_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
+    assert machine.usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.usable_cores() == 1
