@@ -17,6 +17,7 @@ from pathlib import Path
 
 from repr_bench.errors import BenchError
 from repr_bench.report.sections.peers import times
+from repr_bench.results.file import read_results
 from repr_bench.results.peers import (
     Overall,
     PeerRow,
@@ -26,7 +27,8 @@ from repr_bench.results.peers import (
     ratio,
     throughput_ratios,
 )
-from repr_bench.results.results import Results, Row, read_results
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 LEAST = 0.97
 LARGE = 100_000_000
@@ -135,7 +137,14 @@ def int8_ratios(results: Results) -> dict[str, list[Ratio]]:
 def _as_peer(row: Row) -> PeerRow:
     assert row.precision is not None, "it was measured"
     assert row.batch is not None, "it was measured"
-    blank = PeerRow(row.label, row.precision, "latency", row.batch, row.precision, "measured", "")
+    blank = PeerRow(
+        label=row.label,
+        precision=row.precision,
+        measure="latency",
+        batch=row.batch,
+        peer=row.precision,
+        status="measured",
+    )
     return replace(blank, images=row.batch, rounds_ns=row.rounds_ns)
 
 

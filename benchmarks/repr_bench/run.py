@@ -16,12 +16,13 @@ from repr_bench.analysis.run import Analysis, Subject, Wanted
 from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import EvaluationImages, make_feed
-from repr_bench.measuring.environment import capture_environment
+from repr_bench.measuring.environment import after_run, capture_environment
 from repr_bench.measuring.machine_watch import MachineWatch
 from repr_bench.measuring.measure import Plan, Timing, measure
-from repr_bench.measuring.reference_load import Yardstick
+from repr_bench.measuring.reference_load import ReferenceLoad
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row, Settings, Status
+from repr_bench.results.results import Results, Settings
+from repr_bench.results.row import Row, Status
 from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
@@ -91,11 +92,11 @@ def run(request: Request, progress: Progress) -> Results:
     started, environment = _now(), capture_environment()
     pending: list[_Pending] = []
     analysis = Analysis(request.wanted, request.threads, environment)
-    watch, yardstick = MachineWatch(), Yardstick()
+    watch, reference_load = MachineWatch(), ReferenceLoad()
 
     def between() -> None:
         watch.end_round()
-        yardstick.lay_on()
+        reference_load.run()
         watch.begin_round()
 
     with contextlib.ExitStack() as stack:
@@ -119,12 +120,12 @@ def run(request: Request, progress: Progress) -> Results:
             device=request.device,
             threads=request.threads,
         ),
-        environment=environment.after(),
+        environment=after_run(environment),
         rows=tuple(item.finished(request.plan) for item in pending),
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),
         machine=tuple(watch.rounds),
-        yardstick=yardstick.times(),
+        reference_load=reference_load.times(),
     )
 
 
@@ -263,7 +264,7 @@ def _measure(
 
 
 def _row(label: str, precision: str | None, batch: int | None, status: Status, reason: str) -> Row:
-    return Row(label, precision, batch, status, reason, None, "", (), False, ())
+    return Row(label=label, precision=precision, batch=batch, status=status, reason=reason)
 
 
 def _now() -> str:

@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from repr_bench.results.scenarios import SCENARIOS, Scenario
+from repr_bench.results.trials import SCENARIOS, Scenario
 
 DEFAULT_SLO_MS = 15.0
 """MLPerf's bound for ResNet-50 in the server scenario (inference rules, "server")."""

@@ -127,8 +127,12 @@ def tune_artifact(
         opened: dict[Setting, OursRunner] = {}
         for setting in candidates(goal, request.threads or usable_cores(), batches):
             row = PeerRow(
-                *(folder.name, precision, which, setting.batch),
-                *(str(replace(setting, batch=None)), "failed", ""),
+                label=folder.name,
+                precision=precision,
+                measure=which,
+                batch=setting.batch,
+                peer=str(replace(setting, batch=None)),
+                status="failed",
             )
             candidate = Candidate(setting, row)
             found.append(candidate)

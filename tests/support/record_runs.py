@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.errors import ResultsError
-from repr_bench.measuring.machine_watch import stolen_share, waited_share
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.results import Results, read_results, write_text
-from repr_bench.statistics.intervals import FEWEST_ROUNDS
+from repr_bench.results.file import read_results, write_text
+from repr_bench.results.machine import stolen_share, waited_share
+from repr_bench.results.results import Results
+from repr_bench.statistics.shift import FEWEST_ROUNDS
 
 POINTS = 21
 """Order statistics kept of a round: the smallest, the 5th, 10th … percentile, the largest."""
@@ -152,7 +153,7 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
     rounds = first.settings.rounds
     if rounds < FEWEST_ROUNDS:
         raise RecordingError(f"{rounds} rounds, and {FEWEST_ROUNDS} are needed")
-    assert all(run.yardstick is not None for run in runs), "every run lays it on"
+    assert all(run.reference_load is not None for run in runs), "every run lays it on"
     states = {
         "seconds": "seconds",
         "own": "own_cpu_seconds",
@@ -169,11 +170,19 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
             [[[thinned(r) for r in row.rounds_ns] for row in run.rows] for run in runs]
         ),
         "product_ns": np.array(
-            [[sorted(t)[:4] for t in run.yardstick.product_ns] for run in runs if run.yardstick],
+            [
+                [sorted(t)[:4] for t in run.reference_load.product_ns]
+                for run in runs
+                if run.reference_load
+            ],
             np.int32,
         ),
         "copy_ns": np.array(
-            [[sorted(t)[:4] for t in run.yardstick.copy_ns] for run in runs if run.yardstick],
+            [
+                [sorted(t)[:4] for t in run.reference_load.copy_ns]
+                for run in runs
+                if run.reference_load
+            ],
             np.int32,
         ),
     }

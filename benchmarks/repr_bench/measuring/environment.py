@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from repr_bench.results.machine import Environment
 
 DISTRIBUTIONS = (
     "repr-deploy",
@@ -27,36 +28,9 @@ _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 _CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what a benchmark ran; None where the machine does not tell.
-
-    ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
-    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
-    """
-
-    platform: str
-    machine: str
-    cpu: str
-    physical_cores: int | None
-    logical_cores: int | None
-    usable_cpus: int | None
-    cpu_quota: float | None
-    governor: str | None
-    memory_bytes: int
-    gpus: tuple[str, ...]
-    python: str
-    versions: Mapping[str, str]
-    load_before: tuple[float, ...]
-    load_after: tuple[float, ...]
-
-    def after(self) -> Environment:
-        """The same with the load of now as that after the run."""
-        return replace(self, load_after=_load())
-
-    def busy(self) -> bool:
-        """Whether others kept at least half a CPU busy as the run began (1-minute average)."""
-        return bool(self.load_before) and self.load_before[0] >= 0.5
+def after_run(environment: Environment) -> Environment:
+    """The same with the load of now as that after the run."""
+    return replace(environment, load_after=_load())
 
 
 def capture_environment() -> Environment:

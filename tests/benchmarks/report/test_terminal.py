@@ -15,8 +15,10 @@ from repr_bench.report.sections.agreement import agreement_table
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.report.terminal import print_report
 from repr_bench.results.agreement import Agreement, Band, Flips
+from repr_bench.results.file import from_json, to_json
 from repr_bench.results.graph import Accuracy, Graph
-from repr_bench.results.results import Results, Row, from_json, to_json
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 
 def printed(results: Results, width: int, *, terminal: bool = True) -> str:
@@ -81,7 +83,11 @@ def test_pipe_is_plain_and_cuts_nothing(results: Results) -> None:
 
 def test_failed_and_absent_rows_say_why(results: Results, failed_row: Row) -> None:
     absent = Row(
-        "lenet5", "fp16", None, "absent", "no fp16 graph in this artifact", None, "", (), False, ()
+        label="lenet5",
+        precision="fp16",
+        batch=None,
+        status="absent",
+        reason="no fp16 graph in this artifact",
     )
     text = plain(replace(results, rows=(failed_row, absent)))
     assert "mine fp32: model.onnx was altered" in text
