@@ -164,7 +164,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.report.sections.scenarios import print_scenarios
     from repr_bench.report.sort import in_order
     from repr_bench.report.terminal import print_others, print_report
-    from repr_bench.results.results import read_results, write_results, write_text
+    from repr_bench.results.file import read_results, write_results, write_text
 
     if args.html:
         from repr_bench.report.html import render_page
@@ -282,7 +282,7 @@ def exit_status(results: Results) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from repr_bench.listing import entries, print_list, to_json
-    from repr_bench.results.results import write_text
+    from repr_bench.results.file import write_text
 
     listed = entries(args.artifacts)
     if args.json is None:

@@ -16,12 +16,13 @@ from repr_bench.analysis.run import Analysis, Subject, Wanted
 from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import EvaluationImages, make_feed
-from repr_bench.measuring.environment import capture_environment
+from repr_bench.measuring.environment import after_run, capture_environment
 from repr_bench.measuring.machine_watch import MachineWatch
 from repr_bench.measuring.measure import Plan, Timing, measure
 from repr_bench.measuring.reference_load import Yardstick
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row, Settings, Status
+from repr_bench.results.results import Results, Settings
+from repr_bench.results.row import Row, Status
 from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
@@ -119,7 +120,7 @@ def run(request: Request, progress: Progress) -> Results:
             device=request.device,
             threads=request.threads,
         ),
-        environment=environment.after(),
+        environment=after_run(environment),
         rows=tuple(item.finished(request.plan) for item in pending),
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),

@@ -28,9 +28,9 @@ from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, measure
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
 from repr_bench.peers.run import BURST_SECONDS, CHUNK, OursRunner, burst_length
-from repr_bench.report.sections.peers import times
 from repr_bench.results.peers import Measure, PeerRow, ratio
 from repr_bench.run import Progress, Request
+from repr_bench.statistics.intervals import times
 from repr_runtime import load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, store, this_machine

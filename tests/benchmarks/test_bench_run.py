@@ -16,7 +16,7 @@ from repr_bench import run as run_module
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.agreement import Flips
-from repr_bench.results.results import from_json, to_json
+from repr_bench.results.file import from_json, to_json
 from repr_bench.run import Request, run
 from repr_export.errors import PrecisionError
 from repr_export.options import ExportOptions

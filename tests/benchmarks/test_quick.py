@@ -8,7 +8,8 @@ from repr_bench import cli
 from repr_bench.measuring.measure import Plan, measure
 from repr_bench.quick import QUICK, QUICK_IMAGES, plan_and_limit
 from repr_bench.report.sections.figures import cautions
-from repr_bench.results.results import Results, Settings, from_json, to_json
+from repr_bench.results.file import from_json, to_json
+from repr_bench.results.results import Results, Settings
 
 
 def chosen(*arguments: str) -> tuple[Plan, int | None]:

@@ -26,7 +26,8 @@ from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import FLAVOURS
 from repr_runtime.cuda.arrays import DeviceArray
-from repr_runtime.cuda.opening import cuda_status, open_cuda
+from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BatchSizeError, EngineLoadError
 
 pytestmark = pytest.mark.gpu

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from repr_bench.analysis.trace import Profile
+from repr_bench.results.profile import Profile
 from repr_bench.results.roofline import Roofline, Work
 from repr_runtime.artifact.reading import read_file
 
 if TYPE_CHECKING:
-    from repr_bench.measuring.environment import Environment
+    from repr_bench.results.machine import Environment
     from repr_runtime import Session
 
 

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run
 from repr_bench.measuring.measure import Clock, Plan, Timing, measure
 from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.run import Progress, Request
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
@@ -122,7 +124,7 @@ def with_peers(
         peers=peers,
         interrupted=interrupted,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=results.environment.after(),
+        environment=after_run(results.environment),
     )
 
 

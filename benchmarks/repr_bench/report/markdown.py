@@ -14,10 +14,10 @@ from repr_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from repr_bench.report.sort import AnyRow, Order
+    from repr_bench.results.comparison import Comparison
     from repr_bench.results.results import Results
     from repr_bench.results.roofline import Roofline
     from repr_bench.statistics.intervals import Figure
-    from repr_bench.statistics.verdict import Comparison
 
 STANDARD_OUTPUT = Path("-")
 _FIGURES = (
@@ -72,7 +72,7 @@ def files(args: argparse.Namespace) -> list[Path]:
 
 def write(results: Results, args: argparse.Namespace) -> list[str]:
     """Write what is asked for into files; a sentence for each. Raises :class:`ResultsError`."""
-    from repr_bench.results.results import write_text
+    from repr_bench.results.file import write_text
 
     said = []
     for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run
 from repr_bench.measuring.measure import measure
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
@@ -101,7 +103,7 @@ def with_scenarios(
         results,
         finished=_now(),
         interrupted=interrupted,
-        environment=results.environment.after(),
+        environment=after_run(results.environment),
         scenarios=tuple(run.rows),
         end_to_end=tuple(run.stages),
     )

@@ -22,8 +22,9 @@ from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.scenarios import print_scenarios, with_interval
 from repr_bench.results.agreement import Agreement
+from repr_bench.results.file import read_results
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, read_results
+from repr_bench.results.results import Results
 from repr_bench.results.scenarios import SCENARIOS, UNANSWERED, RateTrial, Verdict
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval

@@ -19,7 +19,7 @@ from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import resolve
 from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import PreprocessingInfo
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.preprocess import preprocess
 
 INT8 = ExportOptions(precision=PrecisionOptions(names=("int8",)))

@@ -18,7 +18,7 @@ from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batc
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, logger, said_last, sizes
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
     BatchSizeError,
     DeviceMemoryError,

@@ -28,7 +28,7 @@ from repr_runtime.backends.tensorrt.checks import Subject, check_engine
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import FLAVOURS, Flavour, Library, open_library
 from repr_runtime.cli import main
-from repr_runtime.cuda.opening import CudaStatus, Gpu, cuda_status
+from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
 from repr_runtime.errors import (
     AlteredFileError,
     BackendError,
