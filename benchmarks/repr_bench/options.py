@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
-from repr_bench.request import DEFAULT_SLO_MS, ScenarioOptions, Wanted
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Wanted
 from repr_bench.results.scenarios import SCENARIOS, Scenario
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from repr_bench.report.sort import Order
 
 STANDARD_OUTPUT = Path("-")
-LOWER = ("fp16", "bf16", "int8")
-PRECISIONS = ("fp32", *LOWER)
 QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
 QUICK_IMAGES = 200
 LEAST_PERCENT = 2.0
@@ -107,7 +105,9 @@ def _add_how_long(group: argparse._ArgumentGroup) -> None:
         "--seconds", type=seconds, help=f"timed for each row at least (default: {Plan.seconds:g})"
     )
     group.add_argument(
-        "--samples", type=whole_number, help=f"timed for each row at least (default: {Plan.samples})"
+        "--samples",
+        type=whole_number,
+        help=f"timed for each row at least (default: {Plan.samples})",
     )
     images = group.add_mutually_exclusive_group()
     images.add_argument(

@@ -10,6 +10,9 @@ from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.scenarios import Scenario
 
+LOWER = ("fp16", "bf16", "int8")
+PRECISIONS = ("fp32", *LOWER)
+
 DEFAULT_SLO_MS = 15.0
 """MLPerf's bound for ResNet-50 in the server scenario (inference rules, "server")."""
 
@@ -31,11 +34,6 @@ class Wanted:
     roofline: bool = False
     profile: bool = False
 
-    def check(self) -> None:
-        """Raise ``ModuleNotFoundError`` for what is missing, before anything is measured."""
-        if self.roofline or self.profile:
-            import repr_bench.analysis.traffic  # noqa: F401
-
 
 @dataclass(frozen=True)
 class ScenarioOptions:
@@ -48,18 +46,6 @@ class ScenarioOptions:
     instances: int | None = None
     max_batch: int = 32
     seed: int = 0
-
-    def check(self) -> None:
-        """Say now, not after all else was measured, which package is missing.
-
-        Raises :class:`MissingExtraError` or ``ModuleNotFoundError``.
-        """
-        if self.loadgen:
-            from repr_bench.scenarios.loadgen import library
-
-            library()
-        if self.end_to_end:
-            import PIL.Image  # noqa: F401
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from repr_runtime.artifact.manifest import (
     TensorSpec,
     WeightsInfo,
 )
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 
 MILLISECOND = 1_000_000
 

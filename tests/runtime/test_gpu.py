@@ -20,7 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_runtime import Session, TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -47,6 +48,11 @@ def capture_environment() -> Environment:
         load_before=load,
         load_after=load,
     )
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def after_run(environment: Environment) -> Environment:

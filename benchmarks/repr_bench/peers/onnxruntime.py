@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from repr_bench.peers import (
+from repr_bench.peers.base import (
     Arrays,
     Peer,
     PeerAbsentError,

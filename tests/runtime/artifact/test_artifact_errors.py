@@ -15,7 +15,8 @@ import pytest
 from onnx import helper
 
 from repr_runtime import load, preflight, read_manifest
-from repr_runtime.artifact.manifest import TensorSpec, is_plain_path, parse_manifest
+from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.artifact.parsing import is_plain_path, parse_manifest
 from repr_runtime.errors import (
     AlteredFileError,
     ArtifactError,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.backends import Timings
+from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_runtime import TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import EngineInfo, Manifest, ProfileInfo
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
 from repr_runtime.backends.tensorrt.checks import Subject, check_engine
