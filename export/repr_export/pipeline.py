@@ -37,7 +37,7 @@ from repr_export.precision.evaluation import make_evaluation
 from repr_export.precision.variants import make_variants
 from repr_export.sources.source import Source, open_source
 from repr_export.tensorrt.engines import build_engines
-from repr_models.registry import FoldContract
+from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
 from repr_runtime.artifact.reading import check_free, describe_file, write_artifact

@@ -15,7 +15,7 @@ from repr_bench import inputs as feeds
 from repr_bench.measuring.environment import Environment
 from repr_bench.results.graph import Accuracy, Graph
 from repr_bench.results.results import Results, Row, Settings
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 from repr_runtime.artifact.manifest import (
     Manifest,
     NetworkInfo,

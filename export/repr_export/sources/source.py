@@ -23,15 +23,11 @@ from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.parity import run_graph
 from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_models.errors import UnknownNetworkError
-from repr_models.registry import FoldContract, NetworkSpec, resolve
+from repr_models.registry import resolve
+from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
-from repr_models.weights.loading import (
-    RANDOM,
-    WeightsSource,
-    load_checkpoint,
-    load_weights,
-    randomize,
-)
+from repr_models.weights.loading import RANDOM, WeightsSource, load_checkpoint, load_weights
+from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -19,7 +19,7 @@ from repr_bench.analysis.peaks import Peaks
 from repr_bench.analysis.run import Analysis, Subject, Wanted, default_threads, work_of
 from repr_bench.results.results import Results, read_results
 from repr_bench.results.roofline import Peak, Work
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
