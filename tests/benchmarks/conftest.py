@@ -16,7 +16,7 @@ from repr_bench.results.graph import Accuracy, Graph
 from repr_bench.results.machine import Environment
 from repr_bench.results.results import Results, Settings
 from repr_bench.results.row import Row
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 from repr_runtime.artifact.manifest import (
     Manifest,
     NetworkInfo,

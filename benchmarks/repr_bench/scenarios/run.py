@@ -39,7 +39,7 @@ from repr_runtime import Session, load
 from repr_runtime.loading import usable_cores
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
 
 OFFLINE_BATCHES = (1, 8, 32, 128)
 QUEUE_LIMIT = 4096

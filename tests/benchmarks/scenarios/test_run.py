@@ -30,7 +30,7 @@ from repr_bench.results.results import Results
 from repr_bench.results.scenarios import SCENARIOS, UNANSWERED, RateTrial, Verdict
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.05", "--samples", "12", "--threads", "1", "--instances", "1")
