@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
+from repr_bench.request import LOWER
 from repr_runtime import Manifest, ReproError, load, read_manifest
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
 
 if TYPE_CHECKING:
-    from repr_models.registry import NetworkSpec
+    from repr_models.spec import NetworkSpec
 
 
-LOWER = ("fp16", "bf16", "int8")
 """What an export adds to fp32 where it is asked for."""
 
 
@@ -36,7 +36,7 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
     to compare.
     """
     from repr_models.registry import networks
-    from repr_models.weights.loading import is_bundled
+    from repr_models.weights.bundled import is_bundled
 
     every = list(networks())
     bundled = [spec for spec in every if is_bundled(spec)]
@@ -59,7 +59,7 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
 
 def reason_to_leave_out(spec: NetworkSpec) -> str | None:
     """Why a run without names does without ``spec``; None if it does not."""
-    from repr_models.weights.loading import bundled_record, is_bundled
+    from repr_models.weights.bundled import bundled_record, is_bundled
 
     if not is_bundled(spec):
         return "no bundled weights"
@@ -127,7 +127,7 @@ def _named(
     name: str, artifacts: Path, tell: Callable[[str], None], precisions: Sequence[str]
 ) -> Path:
     from repr_models.registry import resolve
-    from repr_models.weights.loading import is_bundled
+    from repr_models.weights.bundled import is_bundled
 
     spec = resolve(name)
     folder = artifacts / name.strip().lower()  # where repr-export puts it
@@ -145,7 +145,7 @@ def _named(
         from repr_export.errors import CalibrationError, PrecisionError
         from repr_export.options import ExportOptions
         from repr_export.pipeline import export
-        from repr_export.precision_options import PrecisionOptions
+        from repr_export.precision.options import PrecisionOptions
     except ModuleNotFoundError as error:
         raise MissingExtraError("exporting a network", "bench", error.name) from error
     options = ExportOptions(precision=PrecisionOptions(names=lower))
@@ -165,7 +165,7 @@ def _had(folder: Path) -> tuple[str, ...]:
 
 
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:
-    from repr_models.weights.loading import bundled_record, is_bundled
+    from repr_models.weights.bundled import bundled_record, is_bundled
 
     if not (folder / MANIFEST_NAME).exists():
         return False

@@ -16,7 +16,8 @@ from repr_export.errors import FoldContractError, OptionError, ParityError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
 from repr_models.data.cifar10 import bundled_subset
-from repr_models.registry import FoldContract, resolve
+from repr_models.registry import resolve
+from repr_models.spec import FoldContract
 from repr_models.weights.loading import load_weights
 from repr_runtime import load, preflight, read_manifest
 
@@ -127,7 +128,7 @@ def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_broken_contract_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import repr_export.sources.source as sources
+    import repr_export.sources.opening as sources
 
     wrong = replace(resolve("lenet5"), fold=FoldContract(batchnorms=2))
     monkeypatch.setattr(sources, "resolve", lambda _: wrong)

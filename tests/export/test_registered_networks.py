@@ -27,8 +27,9 @@ from repr_export.tensorrt.build import BuiltEngine, build_engine
 from repr_export.tensorrt.options import EngineOptions
 from repr_models import count
 from repr_models.data.cifar10 import bundled_subset
-from repr_models.registry import NetworkSpec, networks
-from repr_models.weights.loading import randomize
+from repr_models.registry import networks
+from repr_models.spec import NetworkSpec
+from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.preprocess import preprocess
 

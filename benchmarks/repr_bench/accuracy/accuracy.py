@@ -18,7 +18,7 @@ from repr_runtime.errors import ImageError
 
 if TYPE_CHECKING:
     from repr_bench.inputs import EvaluationImages
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
 
 FP32 = "fp32"

@@ -13,7 +13,7 @@ from repr_bench.errors import UsageError
 from repr_bench.results.peers import SameAnswers
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
 
 IMAGES = 200

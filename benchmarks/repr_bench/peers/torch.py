@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from repr_bench.peers import (
+from repr_bench.peers.base import (
     Arrays,
     Peer,
     PeerAbsentError,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from repr_models.registry import NetworkSpec
+    from repr_models.spec import NetworkSpec
 
 _TRIAL_SECONDS = 0.3
 _TRIAL_CALLS = 5

@@ -10,10 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench.errors import UsageError
-
 if TYPE_CHECKING:
-    from repr_bench.report.sort import AnyRow, Order
+    from repr_bench.report.sort import AnyRow
     from repr_bench.results.comparison import Comparison
     from repr_bench.results.results import Results
     from repr_bench.results.roofline import Roofline
@@ -32,37 +30,6 @@ CSV_COLUMNS = (
     *("slo_ms", "held_rate"),
 )
 """``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    for option, what in (
-        (
-            "--csv",
-            "write one table of all rows, which column kind tells apart (graph, scenario, "
-            "end-to-end, peer, other), with all figures in full precision and both ends of "
-            "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json",
-        ),
-        ("--markdown", "write all tables and notes as Markdown"),
-    ):
-        parser.add_argument(
-            option,
-            type=Path,
-            metavar="FILE",
-            help=f"{what} (- is standard output, in place of the table)",
-        )
-    parser.add_argument(
-        "--sort",
-        type=_order,
-        metavar="COLUMN[,desc]",
-        help="order the rows of all tables but --json's, as in --sort top-1,desc",
-    )
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` where both would go to standard output."""
-    if args.csv == args.markdown == STANDARD_OUTPUT:
-        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
 
 
 def files(args: argparse.Namespace) -> list[Path]:
@@ -285,12 +252,3 @@ def _cell(text: str) -> str:
     for sign in ("\\", "|", "*", "_", "`", "<", "[", "]", "#"):
         plain = plain.replace(sign, f"\\{sign}")
     return plain
-
-
-def _order(text: str) -> Order:
-    from repr_bench.report.sort import parse_order
-
-    try:
-        return parse_order(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

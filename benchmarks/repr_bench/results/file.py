@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from repr_bench.errors import ResultsError
 from repr_bench.results import profile, roofline
-from repr_bench.results.keys import key_of
 from repr_bench.results.peers import RATIO_FORMULA
 from repr_bench.results.results import Results
 from repr_bench.results.scenarios import with_derived
 from repr_bench.statistics import intervals, verdict
-from repr_bench.statistics.intervals import Interval
+from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
 SCHEMA = 2
@@ -74,7 +70,10 @@ def from_json(text: str, place: str = "results") -> Results:
             f"{place} has schema {schema}, and this repr-bench reads up to {SCHEMA}; update it: "
             f"pip install -U repr-deploy"
         )
-    results: Results = _decode(Results, body, place)
+    try:
+        results: Results = decode(Results, body, place, ignored=_IGNORED)
+    except DecodingError as error:
+        raise ResultsError(f"{error}; was the file altered?") from error
     return results
 
 
@@ -119,42 +118,3 @@ def _encode(value: Any) -> Any:
 
 
 _IGNORED = frozenset({"schema", "derived", "formulae"})
-
-
-def _decode(kind: Any, value: Any, place: str) -> Any:
-    """``value``, out of JSON, as the annotated type ``kind``."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _decode(next(a for a in arguments if a is not type(None)), value, place)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list):
-        item = arguments[0]
-        if item is int and all(type(v) is int for v in value):  # samples are many
-            return tuple(value)
-        return tuple(_decode(item, v, f"{place}[{i}]") for i, v in enumerate(value))
-    if kind is Interval and isinstance(value, list) and len(value) == 2:
-        return Interval(*(_decode(float, v, f"{place}[{i}]") for i, v in enumerate(value)))
-    if origin is Mapping and isinstance(value, dict):
-        return {key: _decode(arguments[1], v, f"{place}.{key}") for key, v in value.items()}
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
-        known = {key_of(one): one for one in fields(kind)}
-        missing = {k for k, one in known.items() if one.default is MISSING} - set(value)
-        if wrong := (missing | set(value) - set(known)) - _IGNORED:
-            raise ResultsError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
-        return kind(
-            **{
-                one.name: _decode(hints[one.name], value[key], f"{place}.{key}")
-                for key, one in known.items()
-                if key in value
-            }
-        )
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise ResultsError(f"{place} must be {wanted}, got {value!r:.60}; was the file altered?")

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.results.keys import JSON_KEY
 from repr_bench.results.row import Status
 from repr_bench.statistics.intervals import (
     Figure,
@@ -21,6 +20,7 @@ from repr_bench.statistics.intervals import (
     percentile_interval,
     ratio_interval,
 )
+from repr_runtime.decoding import JSON_KEY
 
 OURS = "ours"
 Measure = Literal["latency", "throughput"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from repr_bench.results.comparison import Comparison
-from repr_bench.results.keys import JSON_KEY
 from repr_bench.results.machine import Environment, ReferenceLoadTimes, RoundState
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
@@ -13,6 +12,7 @@ from repr_bench.results.profile import Profile
 from repr_bench.results.roofline import Roofline, Timed
 from repr_bench.results.row import Row
 from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_runtime.decoding import JSON_KEY
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from repr_bench.results.keys import JSON_KEY
 from repr_bench.statistics.intervals import Figure, percentile, percentile_interval, ratio_interval
+from repr_runtime.decoding import JSON_KEY
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
 Source = Literal["repr-bench", "LoadGen"]

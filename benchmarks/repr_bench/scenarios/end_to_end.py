@@ -20,7 +20,7 @@ from repr_bench.results.trials import Windows
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
     from repr_runtime.artifact.manifest import PreprocessingInfo
 

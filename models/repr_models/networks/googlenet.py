@@ -27,14 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import (
-    CIFAR10,
-    IMAGENET,
-    FoldContract,
-    Preprocessing,
-    Published,
-    register,
-)
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
 
 
 class Widths(NamedTuple):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import IMAGENET, FoldContract, Preprocessing, Published, register
+from repr_models.spec import IMAGENET, FoldContract, Preprocessing, Published, register
 
 Kernel = int | tuple[int, int]
 

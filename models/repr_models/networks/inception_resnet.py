@@ -30,7 +30,7 @@ from repr_models.networks.inception import (
     inception_preprocessing,
 )
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
 
 class ScaledResidual(nn.Module):

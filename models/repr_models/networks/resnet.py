@@ -35,14 +35,7 @@ from repr_models.networks.resnet_blocks import (
     conv1x1,
     conv3x3,
 )
-from repr_models.registry import (
-    CIFAR10,
-    IMAGENET,
-    FoldContract,
-    Preprocessing,
-    Published,
-    register,
-)
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
 
 STANDARD = BlockOptions()
 

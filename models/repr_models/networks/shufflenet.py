@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
 REPEATS = (4, 8, 4)  # units of stages 2, 3 and 4, in both papers
 

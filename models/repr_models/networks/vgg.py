@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
 Layer = int | Literal["M"]
 

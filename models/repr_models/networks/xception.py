@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from repr_models.networks.inception import inception_preprocessing
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
 
 class SeparableConv2d(nn.Module):

@@ -12,9 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repr_models.data.cifar10 import ImageSet, load_cifar10
+from repr_models.data.cifar10 import load_cifar10
+from repr_models.data.images import ImageSet
 from repr_models.errors import ModelsError, TrainingError
-from repr_models.registry import CIFAR10, NetworkSpec, networks, resolve
+from repr_models.registry import networks, resolve
+from repr_models.spec import CIFAR10, NetworkSpec
 
 if TYPE_CHECKING:
     import torch

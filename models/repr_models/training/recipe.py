@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 from repr_models.errors import TrainingError
-from repr_models.registry import NetworkSpec
+from repr_models.spec import NetworkSpec
 
 
 @dataclass(frozen=True)

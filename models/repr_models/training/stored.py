@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from repr_models.errors import TrainingError
-from repr_models.registry import NetworkSpec
+from repr_models.spec import NetworkSpec
 from repr_models.training.recipe import ResidentImages, evaluate
 from repr_models.weights.checkpoint import load_content, read_file
 from repr_models.weights.codec import describe, encode

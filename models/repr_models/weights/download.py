@@ -31,7 +31,7 @@ from repr_models.file_lock import locked
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-    from repr_models.registry import Published
+    from repr_models.spec import Published
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes there so far, and all bytes (None: not known)."""

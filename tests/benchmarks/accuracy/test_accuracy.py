@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from repr_bench.accuracy.accuracy import FP32_GRAPH, TORCH, Judgement, judge
 from repr_bench.results.graph import Accuracy
-from repr_models.data.cifar10 import Batch, ImageSet
+from repr_models.data.images import Batch, ImageSet
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
 

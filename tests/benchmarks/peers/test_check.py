@@ -11,7 +11,7 @@ import pytest
 from repr_bench.errors import UsageError
 from repr_bench.peers.check import IMAGES, agreement, check_inputs, in_batches, why_not_same
 from repr_bench.results.peers import SameAnswers
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 from repr_runtime import load
 
 

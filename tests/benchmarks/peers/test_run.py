@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from repr_bench.measuring.measure import Plan
-from repr_bench.peers import Peer, PeerAbsentError, Prepared, Work, repeated
 from repr_bench.peers import run as peer_run
-from repr_bench.peers.run import burst_length, burst_of_callers, run_peers, with_peers
+from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Work, repeated
+from repr_bench.peers.ours import burst_length, burst_of_callers
+from repr_bench.peers.run import run_peers, with_peers
+from repr_bench.request import Request
 from repr_bench.results.file import from_json, to_json
 from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
-from repr_bench.run import Request, run
+from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
 MS = 1_000_000
@@ -131,8 +133,8 @@ def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
 def test_each_is_checked_and_says_how_it_ran(compare: Any, world: World) -> None:
     found = compare(world.peer("p", 1), batches=(1, 8))
     for row in found:
-        assert row.agreement is not None
-        assert (row.agreement.same, row.agreement.images) == (20, 20)
+        assert row.same_answers is not None
+        assert (row.same_answers.same, row.same_answers.images) == (20, 20)
     peers = [row for row in found if row.peer == "p"]
     assert [row.settings for row in peers] == ["p with 1", "p with 8"] * 2
     ours = [row for row in found if row.peer == OURS]

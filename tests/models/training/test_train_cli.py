@@ -156,7 +156,7 @@ HEADED = NetworkSpec(
 def headed(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that trains it."""
     resolve("lenet5")  # the families register first
-    monkeypatch.setitem(registry._networks, HEADED.name, HEADED)
+    monkeypatch.setitem(registry.registered, HEADED.name, HEADED)
     return ["headed", *command[1:]]
 
 
