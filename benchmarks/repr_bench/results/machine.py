@@ -67,8 +67,8 @@ def stolen_share(rounds: Sequence[RoundState]) -> float:
 
 
 @dataclass(frozen=True)
-class YardstickTimes:
-    """What the yardstick took, in ns: a tuple for each time it was laid on.
+class ReferenceLoadTimes:
+    """What the reference load took, in ns: a tuple for each time it was run.
 
     That is before every round and after the last. ``product_ns`` is ``PRODUCTS`` float32
     products of ``SIDE`` × ``SIDE`` matrices in the nearest cache (how fast one core computes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repr_bench.results.comparison import Comparison
-from repr_bench.results.machine import Environment, RoundState, YardstickTimes
+from repr_bench.results.machine import Environment, ReferenceLoadTimes, RoundState
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.profile import Profile
@@ -43,7 +43,7 @@ class Results:
     rows: tuple[Row, ...]
     left_out: str = ""
     machine: tuple[RoundState, ...] = ()
-    yardstick: YardstickTimes | None = None
+    yardstick: ReferenceLoadTimes | None = None
     comparison: Comparison | None = None
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()

@@ -36,11 +36,11 @@ class Row:
     batch: int | None
     status: Status
     reason: str
-    graph: Graph | None
-    inputs: str
-    warmup_ns: tuple[int, ...]
-    steady: bool
-    rounds_ns: tuple[tuple[int, ...], ...]
+    graph: Graph | None = None
+    inputs: str = ""
+    warmup_ns: tuple[int, ...] = ()
+    steady: bool = False
+    rounds_ns: tuple[tuple[int, ...], ...] = ()
 
     @property
     def samples(self) -> int:

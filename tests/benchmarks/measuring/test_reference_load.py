@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from repr_bench.measuring.reference_load import COPY_BYTES, REPEATS, Yardstick
+from repr_bench.measuring.reference_load import COPY_BYTES, REPEATS, ReferenceLoad
 
 
 def test_each_part_is_timed_by_the_clock_and_kept_raw() -> None:
     ticks = iter(range(0, 10**9, 7))
-    yardstick = Yardstick(clock=lambda: next(ticks))
-    yardstick.lay_on()
-    yardstick.lay_on()
+    yardstick = ReferenceLoad(clock=lambda: next(ticks))
+    yardstick.run()
+    yardstick.run()
     times = yardstick.times()
     assert times.product_ns == ((7,) * REPEATS,) * 2
     assert times.copy_ns == ((7,) * REPEATS,) * 2
 
 
 def test_it_works_on_whole_pages_and_does_the_work() -> None:
-    yardstick = Yardstick()
-    yardstick.lay_on()
+    yardstick = ReferenceLoad()
+    yardstick.run()
     np.testing.assert_allclose(
         yardstick._product, yardstick._left @ yardstick._right, rtol=1e-4, atol=1e-4
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from repr_bench.compare import compare
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.graph import Graph
-from repr_bench.results.machine import RoundState, YardstickTimes, turn_seconds, waited_share
+from repr_bench.results.machine import ReferenceLoadTimes, RoundState, turn_seconds, waited_share
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.statistics.shift import shift
@@ -124,7 +124,9 @@ def _run(
                 load=0.0,
             )
         )
-    yardstick = YardstickTimes(nested(held["product_ns"][index]), nested(held["copy_ns"][index]))
+    yardstick = ReferenceLoadTimes(
+        nested(held["product_ns"][index]), nested(held["copy_ns"][index])
+    )
     return replace(results, rows=rows, machine=tuple(states), yardstick=yardstick)
 
 
