@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import Clock, Plan, Timing, measure
+from repr_bench.measuring.measure import Clock, Plan, Timing, garbage_frozen, measure
 from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Work
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
@@ -28,7 +27,7 @@ from repr_bench.results.row import Row
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
 
@@ -43,16 +42,14 @@ class _Entry:
     plan: Plan = field(default_factory=Plan)
 
     def finished(self) -> PeerRow:
-        timing, plan = self.timing, self.plan
+        timing = self.timing
         if timing is None:
             return self.row
-        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
-        if timing.error is not None:
-            return replace(row, status="failed", reason=sentence(timing.error))
-        if timing.is_whole(plan):
-            return replace(row, status="measured", reason="")
-        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
-        return replace(row, status="interrupted", reason=reason)
+        status, reason = timing.outcome(self.plan)
+        rounds = tuple(map(tuple, timing.rounds))
+        return replace(
+            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
+        )
 
 
 def with_peers(
@@ -239,17 +236,13 @@ class _Comparison:
             plan = replace(plan, samples=plan.rounds)  # each sample is a burst of many batches
         for entry in ready:
             entry.plan = plan
-        gc.collect()
-        gc.freeze()
-        try:
+        with garbage_frozen():
             measured = measure(
                 [entry.call for entry in ready if entry.call],
                 plan,
                 clock=self._clock,
                 report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
-        finally:
-            gc.unfreeze()
         for entry, timing in zip(ready, measured.timings, strict=True):
             entry.timing = timing
         if measured.interrupted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import measure
+from repr_bench.measuring.measure import garbage_frozen, measure
 from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
@@ -34,7 +33,7 @@ from repr_bench.scenarios.offline import measure_offline
 from repr_bench.scenarios.samples import POOL, SamplePool, timed
 from repr_bench.scenarios.server import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
@@ -81,21 +80,18 @@ def with_scenarios(
         return results
     run = _Run(request, options, listener, loadgen.library() if options.loadgen else None)
     interrupted = False
-    gc.collect()
-    gc.freeze()  # collecting what was imported is not part of a network's latency
     try:
-        for row in _graphs(results):
-            if row.precision is None or row.graph is None:
-                _fail(run, row.label, row.precision, row.status, row.reason)
-            elif row.emulated:
-                why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
-                _fail(run, row.label, row.precision, "absent", why)
-            else:
-                _run_graph(run, row.label, row.precision, row.graph)
+        with garbage_frozen():
+            for row in _graphs(results):
+                if row.precision is None or row.graph is None:
+                    _fail(run, row.label, row.precision, row.status, row.reason)
+                elif row.emulated:
+                    why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
+                    _fail(run, row.label, row.precision, "absent", why)
+                else:
+                    _run_graph(run, row.label, row.precision, row.graph)
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        gc.unfreeze()
     return replace(
         results,
         finished=now(),
