@@ -58,14 +58,22 @@ class Table:
 
 
 def table(
-    label: str, titles: Sequence[str], rows: Iterable[Sequence[str] | Line], words: Collection[str]
+    label: str,
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str] | Line],
+    words: Collection[str],
+    spare: Sequence[str] = (),
 ) -> Table:
-    """A table whose columns are of numbers, but for those whose titles are among ``words``."""
+    """A table whose columns are of numbers, but for those whose titles are among ``words``.
+
+    On a terminal too narrow for all, ``spare`` columns leave in that order.
+    """
     return Table(
         label,
         tuple(titles),
         tuple(row if isinstance(row, Line) else Line(tuple(row)) for row in rows),
         [index for index, title in enumerate(titles) if title not in words],
+        {titles.index(title): len(spare) - rank for rank, title in enumerate(spare)},
     )
 
 

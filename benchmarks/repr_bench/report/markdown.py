@@ -11,15 +11,16 @@ from repr_bench.results.results import Results
 
 def to_markdown(results: Results) -> str:
     """The tables of the terminal, all columns of them, each followed by its notes."""
-    shown = [section for section in sections(results) if not section.page_only]
     blocks = [
-        block for number, one in enumerate(shown) for block in _section(one, "###" * (number > 0))
+        block
+        for section in sections(results)
+        for block in _section(section, "" if section.name == "figures" else "###")
     ]
     return "\n\n".join(blocks) + "\n"
 
 
 def _section(section: Section, heading: str) -> Iterator[str]:
-    """Its blocks, which stand apart; the first section needs no ``heading``."""
+    """Its blocks, which stand apart, below a ``heading``."""
     if heading:
         yield f"{heading} {_cell(section.title)}"
     if section.text:

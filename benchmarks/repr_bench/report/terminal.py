@@ -29,13 +29,13 @@ def print_report(
     """
     left: dict[str, None] = {}
     more = 0
-    for number, section in enumerate(s for s in sections(results) if not s.page_only):
-        if number:
+    for section in sections(results):
+        if section.name != "figures":
             _line(console, f"\n{section.title}", "bold")
         more += print_section(section, console, left)
     rest = [f"No room for {', '.join(left)} (--json and a wider terminal have it)"] if left else []
     if more:
-        rest.append(f"{more} more notes: {_where(saved, page)}")
+        rest.append(f"{more} more note{'s' * (more > 1)}: {_where(saved, page)}")
     if rest:
         _line(console, f"{'. '.join(rest)}.", "dim")
 
@@ -112,7 +112,7 @@ def _fits(table: Table, shown: Sequence[int], console: Console) -> bool:
 
 
 def _rich(table: Table, shown: Sequence[int], *, plain: bool) -> RichTable:
-    found = RichTable(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    found = RichTable(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index in shown:
         right = index in table.numeric
         found.add_column(

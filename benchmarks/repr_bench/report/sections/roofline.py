@@ -81,7 +81,11 @@ def roofline_section(results: Results, roofline: Roofline) -> Section:
     """Each row's share of its ceiling, and the machine's peaks."""
     found = places(results, roofline)
     lines = [cells(row) for row in found.reached]
-    shares = (table("Table of the roofline", TITLES, lines, WORDS),) if lines else ()
+    shares = (
+        (table("Table of the roofline", TITLES, lines, WORDS, ("ops/byte", "ceiling")),)
+        if lines
+        else ()
+    )
     return Section(
         "roofline",
         "Roofline",

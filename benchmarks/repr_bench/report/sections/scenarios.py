@@ -29,6 +29,8 @@ from repr_bench.statistics.intervals import Figure
 _NAMES = ("network", "precision", "scenario", "driven by")
 _TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms")
 _RESULT = "result (95 %)"
+_SPARE = ("queries", "p50 ms", "p90 ms", "p99 ms", "batch", "driven by")
+_SPARE_OF_TRIALS = ("mean batch", "refused %", "answered/s", "late p99 ms", "p50 ms")
 _TRIAL_TITLES = (
     *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
     *("refused %", "mean batch", "late p99 ms"),
@@ -51,7 +53,7 @@ def scenarios_section(results: Results) -> Section:
     answers = _answers(results.scenarios)
     titles = (*_TITLES, *answers, _RESULT)
     lines = [_scenario_line(row, answers) for row in results.scenarios]
-    main = (table("Scenarios", titles, lines, (*_NAMES, _RESULT)),) if lines else ()
+    main = (table("Scenarios", titles, lines, (*_NAMES, _RESULT), _SPARE),) if lines else ()
     return Section(
         "scenarios",
         "Scenarios",
@@ -69,7 +71,9 @@ def _servers(results: Results) -> Iterator[Section]:
     for number, row in enumerate(results.scenarios):
         if row.trials:
             heading = f"{title_of(row)}: rates in the order they were tried"
-            rates = table(heading, _TRIAL_TITLES, map(_trial_line, row.trials), ("verdict",))
+            rates = table(
+                heading, _TRIAL_TITLES, map(_trial_line, row.trials), ("verdict",), _SPARE_OF_TRIALS
+            )
             yield Section(server_name(number), heading, tables=(rates,))
 
 
