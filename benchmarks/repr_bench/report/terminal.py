@@ -112,7 +112,9 @@ def _fits(table: Table, shown: Sequence[int], console: Console) -> bool:
 
 
 def _rich(table: Table, shown: Sequence[int], *, plain: bool) -> RichTable:
-    found = RichTable(box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    found = RichTable(
+        box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=not plain
+    )
     for index in shown:
         right = index in table.numeric
         found.add_column(
