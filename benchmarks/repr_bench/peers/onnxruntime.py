@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from repr_bench.peers import (
+from repr_bench.peers.base import (
     Arrays,
     Peer,
     PeerAbsentError,
@@ -63,7 +63,7 @@ def _on_gpu(provider: str) -> Any:
             return reason
         import onnxruntime as ort
 
-        from repr_runtime.cuda.opening import cuda_status
+        from repr_runtime.cuda.driver import cuda_status
 
         if provider not in ort.get_available_providers():
             return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in its place"

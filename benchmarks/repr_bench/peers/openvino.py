@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work, not_installed
+from repr_bench.peers.base import (
+    Arrays,
+    Peer,
+    PeerAbsentError,
+    Prepared,
+    Runner,
+    Work,
+    not_installed,
+)
 
 Hint = Literal["LATENCY", "THROUGHPUT"]
 

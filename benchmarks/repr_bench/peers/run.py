@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,73 +16,21 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import Clock, Plan, Timing, measure
-from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work
+from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Work
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
+from repr_bench.request import Listener, Request
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
-from repr_bench.results.results import Results, Row
-from repr_bench.run import Progress, Request
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
 from repr_runtime.loading import usable_cores
 
-BURST_SECONDS = 0.1
-LEAST_BATCHES = 4
-"""Batches of a burst for each lane, so that the last one running alone costs little."""
-
-CHUNK = 50
-"""Images at a time, where only answers are compared and the graph leaves the batch free."""
-
 Selected = Sequence[tuple[Peer, str | None]]
-
-
-class OursRunner:
-    """A session of this project's runtime; as many callers as it has instances."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._lanes = getattr(session.backend, "instances", 1)
-        self._pool = ThreadPoolExecutor(self._lanes)
-
-    def prepare(self, arrays: Arrays) -> Prepared:
-        call = partial(self._session.run, *arrays)
-        return Prepared(self.logits, call, self._burst(call), self._session.choice, self._lanes)
-
-    def logits(self, arrays: Arrays) -> NDArray[Any]:
-        """The first output."""
-        found: NDArray[Any] = next(iter(self._session.run(*arrays).values()))
-        return found
-
-    def _burst(self, call: Callable[[], object]) -> Callable[[int], None]:
-        return partial(burst_of_callers, self._pool, self._lanes, call)
-
-    def close(self) -> None:
-        self._pool.shutdown()
-        self._session.close()
-
-
-def burst_of_callers(
-    pool: ThreadPoolExecutor, lanes: int, call: Callable[[], object], times: int
-) -> None:
-    """Call ``times`` times, from ``lanes`` threads that each take the next as they are done."""
-    tickets = itertools.count()
-
-    def lane() -> None:
-        while next(tickets) < times:
-            call()
-
-    for future in [pool.submit(lane) for _ in range(lanes)]:
-        future.result()
-
-
-def burst_length(prepared: Prepared, seconds: float, clock: Clock = time.perf_counter_ns) -> int:
-    """How many batches last about ``seconds``: whole turns of all lanes, and four turns at least."""
-    prepared.burst(prepared.lanes)  # the first one is slow
-    before = clock()
-    prepared.burst(prepared.lanes)
-    turn = max(1, clock() - before)
-    return prepared.lanes * max(LEAST_BATCHES, -(-round(seconds * 1e9) // turn))
 
 
 @dataclass
@@ -111,18 +56,18 @@ class _Entry:
 
 
 def with_peers(
-    results: Results, request: Request, selected: Selected, progress: Progress
+    results: Results, request: Request, selected: Selected, listener: Listener
 ) -> Results:
     """``results`` of ``request`` with the rows of peers; an interrupted run is left as it is."""
     if results.interrupted:
         return results
-    peers, interrupted = run_peers(request, selected, results.rows, progress)
+    peers, interrupted = run_peers(request, selected, results.rows, listener)
     return replace(
         results,
         peers=peers,
         interrupted=interrupted,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=results.environment.after(),
+        finished=now(),
+        environment=after_run(results.environment),
     )
 
 
@@ -130,7 +75,7 @@ def run_peers(
     request: Request,
     selected: Selected,
     rows: Sequence[Row],
-    progress: Progress,
+    listener: Listener,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[tuple[PeerRow, ...], bool]:
     """Compare every graph of ``rows`` with the peers, at the batch sizes that were measured.
@@ -144,7 +89,7 @@ def run_peers(
             graphs.setdefault((row.label, row.precision), []).append(row)
     found: list[PeerRow] = []
     for of_graph in graphs.values():
-        comparison = _Comparison(request, selected, of_graph, progress, clock)
+        comparison = _Comparison(request, selected, of_graph, listener, clock)
         try:
             comparison.run()
         except KeyboardInterrupt:
@@ -163,13 +108,13 @@ class _Comparison:
         request: Request,
         selected: Selected,
         rows: Sequence[Row],
-        progress: Progress,
+        listener: Listener,
         clock: Clock,
     ) -> None:
         graph = rows[0].graph
         assert graph is not None, "it was measured"
         assert rows[0].precision is not None, "it was measured"
-        self._request, self._progress, self._clock = request, progress, clock
+        self._request, self._listener, self._clock = request, listener, clock
         self._label, self._precision = rows[0].label, rows[0].precision
         self._folder, self._device = Path(graph.artifact), graph.device
         self._graph_sha256 = graph.sha256
@@ -192,7 +137,7 @@ class _Comparison:
     def run(self) -> None:
         """Prepare all, then time them, all latencies and then all throughputs."""
         names = ", ".join(peer.name for peer, reason in self._selected if reason is None)
-        self._progress.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
+        self._listener.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
         with contextlib.ExitStack() as stack:
             self._prepare(stack)
             for measure_name in MEASURES:
@@ -289,7 +234,7 @@ class _Comparison:
                 [entry.call for entry in ready if entry.call],
                 plan,
                 clock=self._clock,
-                report=partial(self._progress.advance, f"{which} of {self._label}"),
+                report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
         finally:
             gc.unfreeze()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from repr_bench.peers import (
+from repr_bench.peers.base import (
     Arrays,
     Peer,
     PeerAbsentError,

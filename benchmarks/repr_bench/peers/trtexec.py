@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.errors import BenchError
-from repr_bench.peers import Arrays, Peer, Prepared, Runner, Work
+from repr_bench.peers.base import Arrays, Peer, Prepared, Runner, Work
 
 WARMUP_MS, SECONDS, ITERATIONS = 200, 3, 10
 _BUILD_SECONDS = 1800

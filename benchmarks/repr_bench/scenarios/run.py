@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import measure
+from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
@@ -26,8 +29,6 @@ from repr_bench.results.scenarios import (
     Status,
     per_second,
 )
-from repr_bench.run import Progress, Request, _now
-from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenarios import loadgen
 from repr_bench.scenarios.arrivals import Service
 from repr_bench.scenarios.end_to_end import run_stages
@@ -53,7 +54,7 @@ class _Run:
 
     request: Request
     options: ScenarioOptions
-    progress: Progress
+    listener: Listener
     lg: Any
     rows: list[ScenarioRow] = field(default_factory=list)
     stages: list[StageRow] = field(default_factory=list)
@@ -70,17 +71,17 @@ class _Target:
 
 
 def with_scenarios(
-    results: Results, request: Request, options: ScenarioOptions, progress: Progress
+    results: Results, request: Request, options: ScenarioOptions, listener: Listener
 ) -> Results:
     """``results`` of ``request``, and each of its graphs put through every scenario asked for.
 
     What fails is a row. Ctrl-C ends the run and keeps what was measured; a run that was
     interrupted is left as it is. What is not installed is
-    said by :func:`repr_bench.scenario_options.check`, before anything is measured.
+    said by :func:`ScenarioOptions.check`, before anything is measured.
     """
     if results.interrupted:
         return results
-    run = _Run(request, options, progress, loadgen.library() if options.loadgen else None)
+    run = _Run(request, options, listener, loadgen.library() if options.loadgen else None)
     interrupted = False
     gc.collect()
     gc.freeze()  # collecting what was imported is not part of a network's latency
@@ -99,9 +100,9 @@ def with_scenarios(
         gc.unfreeze()
     return replace(
         results,
-        finished=_now(),
+        finished=now(),
         interrupted=interrupted,
-        environment=results.environment.after(),
+        environment=after_run(results.environment),
         scenarios=tuple(run.rows),
         end_to_end=tuple(run.stages),
     )
@@ -177,7 +178,7 @@ def _instances(session: Session, request: Request, options: ScenarioOptions) -> 
 
 def _add(run: _Run, row: ScenarioRow, work: Callable[[ScenarioRow], ScenarioRow]) -> ScenarioRow:
     """The row that ``work`` makes of ``row``, or the one that says why there is none."""
-    run.progress.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
+    run.listener.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
     try:
         row = work(row)
     except UsageError as error:
@@ -212,7 +213,7 @@ def _streams(run: _Run, target: _Target, session: Session, scenario: Scenario, b
         measured = measure(
             [partial(session.run, *arrays)],
             run.request.plan,
-            report=partial(run.progress.advance, f"{target.label} {scenario}"),
+            report=partial(run.listener.advance, f"{target.label} {scenario}"),
         )
         timing = measured.timings[0]
         if timing.error is not None:
@@ -271,7 +272,7 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
             if trial.generator_limited:
                 name = f"missed, generator {trial.late_ms:.3g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
-            run.progress.tell(
+            run.listener.tell(
                 f"  {per_second(rate)} queries/s {name}"
                 + (f", p99 {p99.value:.3g} ms" if p99 else "")
             )
@@ -309,7 +310,7 @@ def _offline(run: _Run, target: _Target, session: Session) -> None:
                 instances,
                 lasting,
             ),
-            report=lambda done: run.progress.advance(
+            report=lambda done: run.listener.advance(
                 f"{target.label} offline, batch {batch}", min(done, lasting), lasting
             ),
         )
@@ -380,11 +381,11 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
             choice=session.choice,
             graph=target.graph,
         )
-        run.progress.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
+        run.listener.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
         try:
             row = run_stages(
                 *(session, target.images, row, batch, run.request.plan),
-                partial(run.progress.advance, f"{target.label} from JPEG, batch {batch}"),
+                partial(run.listener.advance, f"{target.label} from JPEG, batch {batch}"),
             )
         except UsageError as error:
             row = replace(row, status="absent", reason=str(error))

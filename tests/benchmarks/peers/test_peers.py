@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repr_bench import peers as module
 from repr_bench.errors import UsageError
-from repr_bench.peers import PeerAbsentError, Work, known_peers, select
+from repr_bench.peers import known
 from repr_bench.peers import openvino as openvino_peer
 from repr_bench.peers import torch as torch_peer
 from repr_bench.peers import trtexec as trtexec_peer
+from repr_bench.peers.base import PeerAbsentError, Work, not_installed
+from repr_bench.peers.known import known_peers, select
 from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
 from repr_bench.peers.trtexec import TrtexecError
 from repr_runtime import read_manifest
@@ -62,7 +63,7 @@ class TestSelection:
             SimpleNamespace(name=name, why_not=lambda why=why: why)
             for name, why in (("there", None), ("gone", "not installed"))
         )
-        monkeypatch.setattr(module, "known_peers", lambda: (there, gone))
+        monkeypatch.setattr(known, "known_peers", lambda: (there, gone))
         assert select(None) == [(there, None)]
         assert select(("gone", "there", "gone")) == [(gone, "not installed"), (there, None)]
 
@@ -71,9 +72,9 @@ class TestSelection:
             select(("torch", "resnet20"))
 
     def test_what_is_not_installed_says_the_line_that_installs_it(self) -> None:
-        why = module.not_installed("no_such_module", "pip install it")()
+        why = not_installed("no_such_module", "pip install it")()
         assert why == "no_such_module is not installed: pip install it"
-        assert module.not_installed("numpy", "")() is None
+        assert not_installed("numpy", "")() is None
 
 
 class TestTorch:

@@ -18,7 +18,7 @@ from fake_queue import Seen
 
 from repr_bench import cli
 from repr_bench.errors import ResultsError
-from repr_bench.results.results import read_results
+from repr_bench.results.file import read_results
 from repr_bench.results.scenarios import RateTrial, latency_ms
 from repr_bench.scenarios import loadgen
 from repr_bench.scenarios import run as scenarios
