@@ -198,7 +198,7 @@ def test_a_basic_block_has_no_groups_and_a_pre_activated_one_none_either() -> No
         (BlockOptions(residual=False), PreactBottleneck),
     ):
         with pytest.raises(ValueError, match=r"BasicBlock has no 2x64d|no option but its norms"):
-            block(16, 16, 1, None, options)
+            block(BlockShape(16, 16), options)
 
 
 @pytest.mark.parametrize(
