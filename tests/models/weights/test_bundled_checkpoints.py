@@ -15,7 +15,9 @@ from repr_models import (
     networks,
     resolve,
 )
-from repr_models.training.recipe import Recipe, ResidentImages, evaluate
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import evaluate
+from repr_models.training.recipe import Recipe
 from repr_models.weights.bundled import bundled_path
 
 BUNDLED = [spec for spec in networks() if is_bundled(spec)]
