@@ -110,6 +110,16 @@ def test_json_prints_the_record_and_nothing_else_on_standard_output(
     assert "epoch   3/3" in printed.err
 
 
+def test_a_long_run_tells_its_first_epoch_each_tenth_and_the_last(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [*command, "-o", str(tmp_path), "--epochs", "22", "--batch-size", "160"]
+    assert train_cli.main(long) == 0
+    lines = capsys.readouterr().err.splitlines()
+    told = [int(line.split("/")[0].split()[1]) for line in lines[:-2]]
+    assert told == [1, 3, 6, 9, 12, 15, 18, 21, 22]
+
+
 def test_quiet_prints_nothing(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
