@@ -53,8 +53,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(self.relu1(self.norm1(x)))
-        result: Tensor = self.conv2(self.relu2(self.norm2(out)))
-        return result
+        return self.conv2(self.relu2(self.norm2(out)))
 
 
 class DenseBlock(nn.Module):
@@ -129,8 +128,7 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.relu(self.features(x)))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
 def _fold_contract(layers: Sequence[int], stem: Literal["cifar", "imagenet"]) -> FoldContract:

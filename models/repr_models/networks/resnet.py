@@ -127,8 +127,7 @@ class ResNet(nn.Module):
         x = self.layer2(self.layer1(x))
         x = self.layer4(self.layer3(x))
         x = self.relu2(self.bn2(x))
-        result: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
-        return result
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 def _cifar(

@@ -88,8 +88,7 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
 def _imagenet(depth: int, *, batchnorm: bool) -> nn.Module:
