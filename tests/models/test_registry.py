@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from layer_costs import on_meta
 from torch import nn
 
 from repr_models import (
@@ -66,9 +67,8 @@ def test_the_networks_of_the_tutorial_are_all_there() -> None:
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 def test_a_network_is_what_its_spec_states(spec: NetworkSpec) -> None:
-    with torch.device("meta"):
-        network = spec.build().eval()
-        logits = network(torch.empty(2, *spec.input_shape))
+    network = on_meta(spec.name)
+    logits = network(torch.empty(2, *spec.input_shape, device="meta"))
     assert logits.shape == (2, spec.dataset.class_count)
     deployed = [p for n, p in network.named_parameters() if not spec.is_training_only(n)]
     assert sum(p.numel() for p in deployed) == spec.parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TypeVar
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,13 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 @cache
 def on_meta(name: str) -> nn.Module:
-    """The network without storage, in eval mode; shared, so a test leaves it as it was."""
-    with torch.device("meta"):
+    """The network without storage, in eval mode; shared, so a test leaves it as it was.
+
+    What would draw its values does nothing: without storage that would take most of the time.
+    """
+    names = [name for name in nn.init.__all__ if name.endswith("_")]
+    draws = {name: lambda tensor, *_, **__: tensor for name in names}
+    with torch.device("meta"), mock.patch.multiple(nn.init, **draws):
         return resolve(name).build().eval()
 
 
