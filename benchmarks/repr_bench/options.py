@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
 from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions
-from repr_bench.results.scenarios import SCENARIOS, Scenario
+from repr_bench.results.trials import SCENARIOS, Scenario
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from repr_bench.errors import above_0
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.scenarios import Scenario
+from repr_bench.results.trials import Scenario
 
 LOWER = ("fp16", "bf16", "int8")
 """What an export adds to fp32 where it is asked for."""

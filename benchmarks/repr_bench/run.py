@@ -88,7 +88,7 @@ def run(request: Request, listener: Listener) -> Results:
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),
         machine=tuple(watch.rounds),
-        yardstick=reference_load.times(),
+        reference_load=reference_load.times(),
     )
 
 
@@ -101,7 +101,15 @@ def _prepared(
         try:
             folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
         except Exception as error:  # whatever goes wrong with it is its row
-            yield _Pending(Row(target, None, None, status="failed", reason=sentence(error)))
+            yield _Pending(
+                Row(
+                    label=target,
+                    precision=None,
+                    batch=None,
+                    status="failed",
+                    reason=sentence(error),
+                )
+            )
             continue
         if folder.resolve() in (path.resolve() for path in seen.values()):
             continue
@@ -119,7 +127,7 @@ def _rows_of_artifact(
     missing: dict[str, Row] = {}
     open_graph = partial(load, folder, device=request.device, threads=request.threads)
     for precision in request.precisions:
-        row = Row(label, precision, None, status="failed", reason="")
+        row = Row(label=label, precision=precision, batch=None, status="failed")
         try:
             opened[precision] = stack.enter_context(open_graph(precision=precision))
         except PrecisionNotFoundError:
@@ -147,7 +155,13 @@ def _rows_of_artifact(
 
 def _ready(subject: Subject, graph: Graph, images: Images | None) -> _Pending:
     """The row with what its session is fed, or with the reason why it cannot be."""
-    row = Row(subject.label, subject.precision, subject.batch, "absent", "", graph=graph)
+    row = Row(
+        label=subject.label,
+        precision=subject.precision,
+        batch=subject.batch,
+        status="absent",
+        graph=graph,
+    )
     try:
         arrays, what = make_feed(subject.session, images, subject.batch)
     except UsageError as error:

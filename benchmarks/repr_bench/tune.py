@@ -133,7 +133,6 @@ def tune_artifact(
                 batch=setting.batch,
                 peer=str(bare),
                 status="failed",
-                reason="",
             )
             candidate = Candidate(setting, row)
             found.append(candidate)

@@ -58,7 +58,6 @@ def row(graph: Graph) -> Row:
         precision="fp32",
         batch=1,
         status="measured",
-        reason="",
         graph=graph,
         inputs="evaluation images",
         warmup_ns=(2, 1),
@@ -69,7 +68,13 @@ def row(graph: Graph) -> Row:
 
 @pytest.fixture
 def failed_row() -> Row:
-    return Row("mine", "fp32", None, status="failed", reason="model.onnx was altered")
+    return Row(
+        label="mine",
+        precision="fp32",
+        batch=None,
+        status="failed",
+        reason="model.onnx was altered",
+    )
 
 
 @pytest.fixture

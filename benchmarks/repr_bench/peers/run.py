@@ -128,7 +128,13 @@ class _Comparison:
 
     def fail(self, error: Exception) -> None:
         """A row that says why nobody was compared."""
-        row = PeerRow(self._label, self._precision, "latency", None, OURS, "failed", "")
+        row = PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            peer=OURS,
+            status="failed",
+        )
         self._entries = [_Entry(_gone(row, error))]
 
     def run(self) -> None:
@@ -170,7 +176,13 @@ class _Comparison:
         reference: NDArray[np.float64],
     ) -> None:
         """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
-        blank = PeerRow(self._label, self._precision, "latency", None, peer.name, "absent", "")
+        blank = PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            peer=peer.name,
+            status="absent",
+        )
         try:
             if reason is not None:
                 raise PeerAbsentError(reason)
@@ -189,14 +201,14 @@ class _Comparison:
                 for each in peer.measures:
                     self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
                 continue
-            row = replace(row, settings=prepared.settings, agreement=found)
+            row = replace(row, settings=prepared.settings, same_answers=found)
             for each in peer.measures:
                 self._entries.append(self._entry(replace(row, measure=each), prepared))
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
-        assert row.agreement is not None, "it was just checked"
+        assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        if different := why_not_same(row.agreement, self._precision):
+        if different := why_not_same(row.same_answers, self._precision):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
