@@ -214,7 +214,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
-    from repr_bench.peers import select
+    from repr_bench.peers.known import select
     from repr_bench.peers.run import with_peers
     from repr_bench.run import run
     from repr_bench.scenarios.run import with_scenarios

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,94 +17,18 @@ from numpy.typing import NDArray
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Clock, Plan, Timing, measure
-from repr_bench.peers import Arrays, Peer, PeerAbsentError, Prepared, Runner, Work
-from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Runner, Workload
+from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
+from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
 from repr_bench.results.results import Results, Row
 from repr_bench.run import Progress, Request
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
-from repr_runtime.loading import usable_cores
-
-BURST_SECONDS = 0.1
-LEAST_BATCHES = 4
-"""Batches of a burst for each lane, so that the last one running alone costs little."""
-
-CHUNK = 50
-"""Images at a time, where only answers are compared and the graph leaves the batch free."""
+from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
-
-
-class OursRunner:
-    """A session of this project's runtime; as many callers as it has instances."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._lanes = getattr(session.backend, "instances", 1)
-        self._pool = ThreadPoolExecutor(self._lanes)
-
-    def prepare(self, arrays: Arrays) -> Prepared:
-        call = partial(self._session.run, *arrays)
-        return Prepared(self.logits, call, self._burst(call), self._session.choice, self._lanes)
-
-    def logits(self, arrays: Arrays) -> NDArray[Any]:
-        """The first output."""
-        found: NDArray[Any] = next(iter(self._session.run(*arrays).values()))
-        return found
-
-    def _burst(self, call: Callable[[], object]) -> Callable[[int], None]:
-        return partial(burst_of_callers, self._pool, self._lanes, call)
-
-    def close(self) -> None:
-        self._pool.shutdown()
-        self._session.close()
-
-
-def burst_of_callers(
-    pool: ThreadPoolExecutor, lanes: int, call: Callable[[], object], times: int
-) -> None:
-    """Call ``times`` times, from ``lanes`` threads that each take the next as they are done."""
-    tickets = itertools.count()
-
-    def lane() -> None:
-        while next(tickets) < times:
-            call()
-
-    for future in [pool.submit(lane) for _ in range(lanes)]:
-        future.result()
-
-
-def burst_length(prepared: Prepared, seconds: float, clock: Clock = time.perf_counter_ns) -> int:
-    """How many batches last about ``seconds``: whole turns of all lanes, and four turns at least."""
-    prepared.burst(prepared.lanes)  # the first one is slow
-    before = clock()
-    prepared.burst(prepared.lanes)
-    turn = max(1, clock() - before)
-    return prepared.lanes * max(LEAST_BATCHES, -(-round(seconds * 1e9) // turn))
-
-
-@dataclass
-class _Entry:
-    """A row in the making, and the call that is timed for it."""
-
-    row: PeerRow
-    call: Callable[[], object] | None = None
-    timing: Timing | None = None
-    plan: Plan = field(default_factory=Plan)
-
-    def finished(self) -> PeerRow:
-        timing, plan = self.timing, self.plan
-        if timing is None:
-            return self.row
-        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
-        if timing.error is not None:
-            return replace(row, status="failed", reason=sentence(timing.error))
-        if timing.is_whole(plan):
-            return replace(row, status="measured", reason="")
-        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
-        return replace(row, status="interrupted", reason=reason)
 
 
 def with_peers(
@@ -155,6 +76,38 @@ def run_peers(
     return tuple(found), False
 
 
+@dataclass
+class _Entry:
+    """A row in the making, and the call that is timed for it."""
+
+    row: PeerRow
+    call: Callable[[], object] | None = None
+    timing: Timing | None = None
+    plan: Plan = field(default_factory=Plan)
+
+    def finished(self) -> PeerRow:
+        timing, plan = self.timing, self.plan
+        if timing is None:
+            return self.row
+        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
+        if timing.error is not None:
+            return replace(row, status="failed", reason=sentence(timing.error))
+        if timing.is_whole(plan):
+            return replace(row, status="measured", reason="")
+        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
+        return replace(row, status="interrupted", reason=reason)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What all get: the graph, inputs by batch size, and samples with the answers of ours."""
+
+    workload: Workload
+    inputs: Mapping[int, Arrays]
+    samples: Arrays
+    answers: NDArray[np.float64]
+
+
 class _Comparison:
     """One graph, run by all."""
 
@@ -186,8 +139,7 @@ class _Comparison:
 
     def fail(self, error: Exception) -> None:
         """A row that says why nobody was compared."""
-        row = PeerRow(self._label, self._precision, "latency", None, OURS, "failed", "")
-        self._entries = [_Entry(_gone(row, error))]
+        self._entries = [_Entry(_gone(self._row(OURS), error))]
 
     def run(self) -> None:
         """Prepare all, then time them, all latencies and then all throughputs."""
@@ -202,54 +154,71 @@ class _Comparison:
         session = self._load("latency")
         stack.callback(session.close)
         images, _ = self._request.images.for_artifact(session.manifest)
-        feeds = {batch: make_feed(session, images, batch)[0] for batch in self._batches}
-        inputs = check_inputs(session, images)
         ours = OursRunner(session)
-        reference = in_batches(ours.logits, inputs, session.batch_size or CHUNK)
-        entry = session.manifest.file(session.graph)
-        assert entry is not None, "the session was loaded from it"
-        work = Work(self._folder, session.manifest, entry, self._precision, self._request.threads)
+        graph = session.manifest.file(session.graph)
+        assert graph is not None, "the session was loaded from it"
+        samples = check_inputs(session, images)
+        given = _Given(
+            workload=Workload(
+                folder=self._folder,
+                manifest=session.manifest,
+                graph=graph,
+                precision=self._precision,
+                threads=self._request.threads,
+            ),
+            inputs={batch: make_feed(session, images, batch)[0] for batch in self._batches},
+            samples=samples,
+            answers=in_batches(ours.logits, samples, session.batch_size or CHUNK),
+        )
 
-        def ours_for(which: Measure) -> Callable[[Work], Runner]:
+        def ours_for(which: Measure) -> Callable[[Workload], Runner]:
             return lambda _: ours if which == "latency" else OursRunner(self._load("throughput"))
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
-            self._prepare_peer(stack, peer, reason, work, feeds, inputs, reference)
+            self._prepare_peer(stack, peer, reason, given)
 
     def _prepare_peer(
-        self,
-        stack: contextlib.ExitStack,
-        peer: Peer,
-        reason: str | None,
-        work: Work,
-        feeds: dict[int, Any],
-        inputs: list[NDArray[Any]],
-        reference: NDArray[np.float64],
+        self, stack: contextlib.ExitStack, peer: Peer, reason: str | None, given: _Given
     ) -> None:
         """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
-        blank = PeerRow(self._label, self._precision, "latency", None, peer.name, "absent", "")
+        row = self._row(peer.name)
         try:
             if reason is not None:
                 raise PeerAbsentError(reason)
-            runner = peer.open(work)
+            runner = peer.open(given.workload)
         except Exception as error:  # whatever a library raises is its rows
-            for each in peer.measures:
-                self._entries.append(_Entry(_gone(replace(blank, measure=each), error)))
+            self._give_up(row, peer, error)
             return
         stack.callback(runner.close)
-        for batch, feed in feeds.items():
-            row = replace(blank, batch=batch)
+        for batch, arrays in given.inputs.items():
+            row = replace(row, batch=batch)
             try:
-                prepared = runner.prepare(feed)
-                found = agreement(reference, in_batches(prepared.logits, inputs, batch))
+                prepared = runner.prepare(arrays)
+                same = compare_top1(
+                    given.answers, in_batches(prepared.logits, given.samples, batch)
+                )
             except Exception as error:
-                for each in peer.measures:
-                    self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
+                self._give_up(row, peer, error)
                 continue
-            row = replace(row, settings=prepared.settings, agreement=found)
+            checked = replace(row, settings=prepared.settings, agreement=same)
             for each in peer.measures:
-                self._entries.append(self._entry(replace(row, measure=each), prepared))
+                self._entries.append(self._entry(replace(checked, measure=each), prepared))
+
+    def _give_up(self, row: PeerRow, peer: Peer, error: Exception) -> None:
+        for each in peer.measures:
+            self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
+
+    def _row(self, peer: str) -> PeerRow:
+        return PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            batch=None,
+            peer=peer,
+            status="absent",
+            reason="",
+        )
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.agreement is not None, "it was just checked"

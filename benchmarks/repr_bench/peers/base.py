@@ -1,0 +1,104 @@
+"""What a peer is: another way to run an artifact's network, on the same inputs and threads.
+
+Its library is imported when it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from repr_bench.results.peers import MEASURES, Measure
+from repr_runtime.artifact.manifest import FileEntry, Manifest
+
+Arrays = Sequence[NDArray[Any]]
+
+
+class PeerAbsentError(Exception):
+    """The peer cannot take part; the message says why."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default."""
+
+    folder: Path
+    manifest: Manifest
+    graph: FileEntry
+    precision: str
+    threads: int | None
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / self.graph.path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A peer that is ready for one batch size.
+
+    ``call`` runs the batch that it was prepared with once. ``logits`` runs any arrays of that
+    batch size, through the same compiled thing, and returns the first output (N, classes).
+    ``at_once`` runs the batch so many times, up to ``lanes`` of them at once, and returns when
+    all are done; without it, one call follows the other. ``samples_ns`` are the latencies that a
+    peer measured by itself, which then has no ``call``.
+    """
+
+    logits: Callable[[Arrays], NDArray[Any]]
+    call: Callable[[], object]
+    settings: str
+    at_once: Callable[[int], object] | None = None
+    lanes: int = 1
+    samples_ns: tuple[int, ...] = ()
+
+    def burst(self, times: int) -> None:
+        """Run the batch ``times`` times, as many at once as there are lanes."""
+        if self.at_once is not None:
+            self.at_once(times)
+            return
+        for _ in range(times):
+            self.call()
+
+
+class Runner(Protocol):
+    """A peer with a network loaded."""
+
+    def prepare(self, arrays: Arrays) -> Prepared:
+        """Make ready for these inputs, compiled for their batch size if need be."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds; also what it prepared can then not be used."""
+        ...
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One other way to run a network: a name, what it is measured in, and how it is opened.
+
+    ``why_not`` says why it cannot run here, in a sentence with the way out, or None. ``open``
+    raises :class:`PeerAbsentError` for a network that it cannot take.
+    """
+
+    name: str
+    open: Callable[[Workload], Runner]
+    why_not: Callable[[], str | None]
+    measures: tuple[Measure, ...] = MEASURES
+    device: Literal["cpu", "gpu"] = "cpu"
+
+
+def not_installed(module: str, way_out: str) -> Callable[[], str | None]:
+    """A ``why_not`` that looks for ``module`` without importing it."""
+
+    def why_not() -> str | None:
+        if importlib.util.find_spec(module) is not None:
+            return None
+        return f"{module} is not installed: {way_out}"
+
+    return why_not
