@@ -30,7 +30,7 @@ ARROWS = {
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime"}
 GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
 """What the runtime may import inside a function, once they are asked for, or for types alone."""
-OWN_LIBRARY = {"cuda_pycuda.py": {"pycuda"}}
+OWN_LIBRARY = {"pycuda.py": {"pycuda"}}
 """Files that are imported only where their library is."""
 
 

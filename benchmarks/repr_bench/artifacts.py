@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
+from repr_bench.request import LOWER
 from repr_runtime import Manifest, ReproError, load, read_manifest
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from repr_models.registry import NetworkSpec
 
 
-LOWER = ("fp16", "bf16", "int8")
 """What an export adds to fp32 where it is asked for."""
 
 
@@ -145,7 +145,7 @@ def _named(
         from repr_export.errors import CalibrationError, PrecisionError
         from repr_export.options import ExportOptions
         from repr_export.pipeline import export
-        from repr_export.precision_options import PrecisionOptions
+        from repr_export.precision.options import PrecisionOptions
     except ModuleNotFoundError as error:
         raise MissingExtraError("exporting a network", "bench", error.name) from error
     options = ExportOptions(precision=PrecisionOptions(names=lower))

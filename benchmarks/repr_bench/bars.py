@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repr_bench.errors import BenchError
-from repr_bench.report.sections.peers import times
+from repr_bench.results.file import read_results
 from repr_bench.results.peers import (
     Overall,
     PeerRow,
@@ -26,7 +26,9 @@ from repr_bench.results.peers import (
     ratio,
     throughput_ratios,
 )
-from repr_bench.results.results import Results, Row, read_results
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
+from repr_bench.statistics.intervals import times
 
 LEAST = 0.97
 LARGE = 100_000_000

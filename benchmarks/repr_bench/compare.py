@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.measuring.machine_watch import stolen_share, turn_seconds, waited_share
-from repr_bench.results.results import Results, Row
-from repr_bench.statistics.intervals import FEWEST_ROUNDS, Interval, Shift, shift
+from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
+from repr_bench.results.machine import stolen_share, turn_seconds, waited_share
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
+from repr_bench.statistics.intervals import Interval
+from repr_bench.statistics.shift import FEWEST_ROUNDS, Shift, shift
 from repr_bench.statistics.verdict import (
     CONFIDENCE,
     COPIES_FROM_BYTES,
-    Comparison,
-    MachineShift,
-    RowVerdict,
     Verdict,
     judge,
     log_medians,

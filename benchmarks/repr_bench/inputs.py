@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,33 +20,6 @@ if TYPE_CHECKING:
     from repr_runtime.artifact.manifest import TensorSpec
 
 NOISE = "standard normal noise, seed 0"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say on which images accuracies are measured."""
-    images = parser.add_mutually_exclusive_group()
-    images.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="measure accuracy on CIFAR-10's 10,000 test images, or on a folder of images: a "
-        "folder for each class, or val.txt (default: the bundled CIFAR-10 subset)",
-    )
-    images.add_argument(
-        "--label-free",
-        type=Path,
-        metavar="DIR",
-        help="on any images: agreement with the original network alone, no accuracy",
-    )
-    parser.add_argument(
-        "--limit", type=_whole_number, metavar="N", help="on so many of them, drawn evenly by class"
-    )
-
-
-def _whole_number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 @dataclass(frozen=True)

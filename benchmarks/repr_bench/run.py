@@ -5,53 +5,27 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from repr_bench.accuracy.accuracy import Judgement, judge_artifact
-from repr_bench.analysis.run import Analysis, Subject, Wanted
+from repr_bench.analysis.run import Analysis, Subject
 from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.errors import UsageError, sentence
-from repr_bench.inputs import EvaluationImages, make_feed
-from repr_bench.measuring.environment import capture_environment
+from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run, capture_environment, now
 from repr_bench.measuring.machine_watch import MachineWatch
 from repr_bench.measuring.measure import Plan, Timing, measure
 from repr_bench.measuring.reference_load import Yardstick
+from repr_bench.request import Listener, Request
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row, Settings, Status
+from repr_bench.results.results import Results, Settings
+from repr_bench.results.row import Row, Status
 from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
 DEFAULT_BATCHES = (1, 8)
-
-
-class Progress(Protocol):
-    """Hears how far the run is."""
-
-    def tell(self, text: str) -> None:
-        """A sentence about what is done now."""
-
-    def advance(self, what: str, done: float, total: float) -> None:
-        """``done`` of ``total`` seconds or images of ``what``."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to measure; ``batches`` None means 1 and 8, or what a graph is fixed to."""
-
-    targets: tuple[str, ...]
-    artifacts: Path = Path("artifacts")
-    batches: tuple[int, ...] | None = None
-    precisions: tuple[str, ...] = ("fp32",)
-    device: str = "auto"
-    threads: int | None = None
-    plan: Plan = field(default_factory=Plan)
-    images: EvaluationImages = field(default_factory=EvaluationImages)
-    command: tuple[str, ...] = ()
-    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass
@@ -83,12 +57,12 @@ class _Pending:
         )
 
 
-def run(request: Request, progress: Progress) -> Results:
+def run(request: Request, listener: Listener) -> Results:
     """Measure everything asked for. One artifact that fails is a row with its reason.
 
     Ctrl-C ends the run and keeps what was measured: ``interrupted`` says so.
     """
-    started, environment = _now(), capture_environment()
+    started, environment = now(), capture_environment()
     pending: list[_Pending] = []
     analysis = Analysis(request.wanted, request.threads, environment)
     watch, yardstick = MachineWatch(), Yardstick()
@@ -100,15 +74,15 @@ def run(request: Request, progress: Progress) -> Results:
 
     with contextlib.ExitStack() as stack:
         try:
-            _prepare(request, progress, pending, stack)
-            interrupted = _measure(request.plan, progress, pending, between)
+            _prepare(request, listener, pending, stack)
+            interrupted = _measure(request.plan, listener, pending, between)
             if not interrupted:
-                analysis.run([p.subject for p in pending if p.subject and _timed(p)], progress)
+                analysis.run([p.subject for p in pending if p.subject and _timed(p)], listener)
         except KeyboardInterrupt:
             interrupted = True
     return Results(
         started=started,
-        finished=_now(),
+        finished=now(),
         interrupted=interrupted,
         command=request.command,
         settings=Settings(
@@ -119,7 +93,7 @@ def run(request: Request, progress: Progress) -> Results:
             device=request.device,
             threads=request.threads,
         ),
-        environment=environment.after(),
+        environment=after_run(environment),
         rows=tuple(item.finished(request.plan) for item in pending),
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),
@@ -129,13 +103,13 @@ def run(request: Request, progress: Progress) -> Results:
 
 
 def _prepare(
-    request: Request, progress: Progress, pending: list[_Pending], stack: contextlib.ExitStack
+    request: Request, listener: Listener, pending: list[_Pending], stack: contextlib.ExitStack
 ) -> None:
     """Find or make each artifact, load its graphs, measure their accuracy, lay out the rows."""
     seen: dict[str, Path] = {}
     for target in request.targets:
         try:
-            folder = find_artifact(target, request.artifacts, progress.tell, request.precisions)
+            folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
         except Exception as error:  # whatever goes wrong with it is its row
             pending.append(_Pending(_row(target, None, None, "failed", sentence(error))))
             continue
@@ -143,7 +117,7 @@ def _prepare(
             continue
         label = _label(folder, seen)
         seen[label] = folder
-        pending += _rows_of_artifact(request, progress, stack, label, folder)
+        pending += _rows_of_artifact(request, listener, stack, label, folder)
 
 
 def _label(folder: Path, seen: dict[str, Path]) -> str:
@@ -153,7 +127,7 @@ def _label(folder: Path, seen: dict[str, Path]) -> str:
 
 def _rows_of_artifact(
     request: Request,
-    progress: Progress,
+    listener: Listener,
     stack: contextlib.ExitStack,
     label: str,
     folder: Path,
@@ -174,7 +148,7 @@ def _rows_of_artifact(
         sessions,
         request.images,
         partial(open_graph, precision="fp32"),
-        lambda done, total: progress.advance(f"accuracy of {label}", done, total),
+        lambda done, total: listener.advance(f"accuracy of {label}", done, total),
     )
     for precision in request.precisions:
         if precision in missing:
@@ -240,11 +214,11 @@ def _number(record: object, *keys: str) -> float | None:
 
 
 def _measure(
-    plan: Plan, progress: Progress, pending: Sequence[_Pending], between: Callable[[], None]
+    plan: Plan, listener: Listener, pending: Sequence[_Pending], between: Callable[[], None]
 ) -> bool:
     """Time all rows that have a call; whether Ctrl-C ended it."""
     ready = [item for item in pending if item.call is not None]
-    progress.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
+    listener.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
     # Collecting the garbage of all that was imported is not part of a network's latency.
     gc.collect()
     gc.freeze()
@@ -252,7 +226,7 @@ def _measure(
         measured = measure(
             [item.call for item in ready if item.call],
             plan,
-            report=partial(progress.advance, "measuring"),
+            report=partial(listener.advance, "measuring"),
             between=between,
         )
     finally:
@@ -264,7 +238,3 @@ def _measure(
 
 def _row(label: str, precision: str | None, batch: int | None, status: Status, reason: str) -> Row:
     return Row(label, precision, batch, status, reason, None, "", (), False, ())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

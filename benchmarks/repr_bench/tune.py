@@ -28,9 +28,9 @@ from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, measure
 from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
-from repr_bench.report.sections.peers import times
+from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow, ratio
-from repr_bench.run import Progress, Request
+from repr_bench.statistics.intervals import times
 from repr_runtime import load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, store, this_machine
@@ -78,7 +78,7 @@ def candidates(goal: str, cores: int, batches: Sequence[int]) -> list[Setting]:
     return [replace(s, batch=batch) for s in dict.fromkeys(found) for batch in batches]
 
 
-def tune(request: Request, goal: str, progress: Progress, console: Console) -> int:
+def tune(request: Request, goal: str, listener: Listener, console: Console) -> int:
     """Tune every target and precision of ``request``, print the searches, keep what was found.
 
     The exit status: 0, or 1 if one of them failed.
@@ -87,8 +87,8 @@ def tune(request: Request, goal: str, progress: Progress, console: Console) -> i
     for target in request.targets:
         for precision in request.precisions:
             try:
-                folder = find_artifact(target, request.artifacts, progress.tell, request.precisions)
-                found, path = tune_artifact(request, folder, precision, goal, progress)
+                folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
+                found, path = tune_artifact(request, folder, precision, goal, listener)
             except Exception as error:  # whatever goes wrong with one, the others go on
                 console.print(Text(f"{target} {precision}: {sentence(error)}"), soft_wrap=True)
                 status = 1
@@ -103,7 +103,7 @@ def tune_artifact(
     folder: Path,
     precision: str,
     goal: str,
-    progress: Progress,
+    listener: Listener,
     *,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[list[Candidate], Path]:
@@ -149,11 +149,11 @@ def tune_artifact(
                 _make_ready(candidate, opened[bare], feeds[setting.batch], request.plan, clock)
             except Exception as error:  # this one cannot be had
                 candidate.row, candidate.outcome = replace(row, reason=sentence(error)), "failed"
-        progress.tell(f"tuning {folder.name} {precision} for {goal}: {len(found)} settings")
+        listener.tell(f"tuning {folder.name} {precision} for {goal}: {len(found)} settings")
         gc.collect()
         gc.freeze()
         try:
-            chosen = search(found, request.plan, progress, f"tuning {folder.name}", clock)
+            chosen = search(found, request.plan, listener, f"tuning {folder.name}", clock)
         finally:
             gc.unfreeze()
     record = {"candidates": [_record(each) for each in found]}
@@ -179,7 +179,7 @@ def _make_ready(
 def search(
     every: Sequence[Candidate],
     plan: Plan,
-    progress: Progress,
+    listener: Listener,
     what: str,
     clock: Clock = time.perf_counter_ns,
 ) -> Candidate:
@@ -199,7 +199,7 @@ def search(
             samples=STAGE_ROUNDS,
             rounds=STAGE_ROUNDS,
         )
-        alive = _timed(alive, short, progress, f"{what}, stage {stages}", clock)
+        alive = _timed(alive, short, listener, f"{what}, stage {stages}", clock)
         fastest = sorted(alive, key=lambda each: float(each.row.log_ns.mean()))
         kept = fastest[: max(KEPT, len(alive) // 2)]
         if alive and alive[0] not in kept:
@@ -208,7 +208,7 @@ def search(
     last = plan
     if alive and alive[0].row.measure == "throughput":
         last = replace(plan, samples=plan.rounds)
-    alive = _timed(alive, last, progress, f"{what}, last stage", clock)
+    alive = _timed(alive, last, listener, f"{what}, last stage", clock)
     if not alive:
         reasons = dict.fromkeys(each.row.reason for each in every)
         raise ValueError(f"no setting could be timed: {'; '.join(reasons)}")
@@ -232,11 +232,11 @@ def choose(finalists: Sequence[Candidate]) -> Candidate:
 
 
 def _timed(
-    alive: Sequence[Candidate], plan: Plan, progress: Progress, what: str, clock: Clock
+    alive: Sequence[Candidate], plan: Plan, listener: Listener, what: str, clock: Clock
 ) -> list[Candidate]:
     """Those that could be timed, with what was seen. Raises ``KeyboardInterrupt``."""
     calls = [each.call for each in alive if each.call is not None]
-    measured = measure(calls, plan, clock=clock, report=partial(progress.advance, what))
+    measured = measure(calls, plan, clock=clock, report=partial(listener.advance, what))
     if measured.interrupted:
         raise KeyboardInterrupt
     for each, timing in zip(alive, measured.timings, strict=True):

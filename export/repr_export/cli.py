@@ -141,7 +141,7 @@ def _run(args: argparse.Namespace) -> int:
     from repr_export.download_bar import DownloadBar
     from repr_export.options import ExportOptions
     from repr_export.pipeline import DEFAULT_OUT, export
-    from repr_export.precision_options import PrecisionOptions
+    from repr_export.precision.options import PrecisionOptions
     from repr_models.errors import ModelsError
 
     try:

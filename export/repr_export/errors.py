@@ -15,12 +15,9 @@ ExportError (repr_runtime.ReproError)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from repr_runtime.errors import ReproError
-
-if TYPE_CHECKING:
-    from repr_export.tensorrt.diagnostics import ParserIssue
 
 
 class ExportError(ReproError):
@@ -61,6 +58,24 @@ class CalibrationError(ExportError):
 
 class EngineBuildError(ExportError):
     """TensorRT could not build an engine."""
+
+
+@dataclass(frozen=True)
+class ParserIssue:
+    """One reason for which a graph is refused, and the way out of it.
+
+    ``node`` is the node's name in the ONNX graph, or its number and first output where it has
+    none; ``operator`` its operator. Both are empty for what concerns no node.
+    """
+
+    node: str
+    operator: str
+    reason: str
+    hint: str
+
+    def __str__(self) -> str:
+        where = f"node {self.node} ({self.operator}): " if self.node else ""
+        return f"{where}{self.reason}; {self.hint}"
 
 
 class ParserError(EngineBuildError):

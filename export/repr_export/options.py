@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repr_export.errors import OptionError
-from repr_export.precision_options import PrecisionOptions
+from repr_export.precision.options import PrecisionOptions
 from repr_export.tensorrt.options import EngineOptions
 
 DEFAULT_OPSET = 20

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, OptionError, ParityError, first_line
-from repr_models.data.cifar10 import bundled_subset
-from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
-from repr_runtime.preprocess import preprocess
+from repr_export.errors import ParityError
+from repr_export.samples import Arrays, SampleSet
 
 PARITY_BOUND = 1e-4
 """The largest difference of an output that an export may show, as a share of its range."""
@@ -26,24 +23,6 @@ ROUNDING_LIMIT = 0.02
 """The original's own rounding, as a share of the range, beyond which nothing can be proven."""
 
 GOLDEN_SAMPLES = 4
-_WORK = 20e9  # multiply-adds to spend on each set of samples
-_FEWEST, _MOST = 8, 256
-_NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-
-Arrays = Mapping[str, NDArray[Any]]
-Network = Callable[[Arrays], dict[str, NDArray[Any]]]
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Inputs to compare on, by name, and a sentence that says what they are."""
-
-    name: str
-    description: str
-    inputs: dict[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
 
 
 @dataclass(frozen=True)
@@ -67,95 +46,6 @@ class Difference:
     top1_agreement: float | None
     allowed: float = PARITY_BOUND
     own_rounding: float | None = None
-
-
-def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
-    """Run an ONNX graph on the CPU; raises :class:`GraphError` if it cannot be."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # its exceptions share no base but this
-        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
-
-
-def sample_sets(
-    specs: Sequence[TensorSpec],
-    preprocessing: PreprocessingInfo | None,
-    input_shape: tuple[int, ...] | None,
-    multiply_adds: int | None,
-) -> tuple[SampleSet, ...]:
-    """Real images, where the network takes RGB images, and noise of about their statistics.
-
-    The number of samples follows from the network's size. ``input_shape`` stands in for
-    free dimensions behind the batch. Raises :class:`OptionError` if one is still free.
-    """
-    count = int(np.clip(_WORK / max(multiply_adds or 1e9, 1), _FEWEST, _MOST))
-    batch = specs[0].shape[0] if specs[0].shape else None
-    if isinstance(batch, int):
-        count = -(-count // batch) * batch  # whole batches
-    shapes = {spec.name: _sample_shape(spec, input_shape, len(specs)) for spec in specs}
-    generator = np.random.default_rng(0)
-    noise = {spec.name: _noise(generator, spec, (count, *shapes[spec.name])) for spec in specs}
-    sets = [SampleSet("noise", "Gaussian noise, mean 0, deviation 1, seed 0", noise)]
-    shape = shapes[specs[0].name]
-    if len(specs) == 1 and specs[0].dtype == "float32" and len(shape) == 3 and shape[0] == 3:
-        crop = (shape[1], shape[2])
-        info = preprocessing or PreprocessingInfo(max(crop), crop, _NEUTRAL_MEAN, _NEUTRAL_STD)
-        subset = bundled_subset()
-        chosen = np.resize(np.arange(len(subset)), count)
-        images = preprocess(subset.images[chosen], info)
-        description = f"CIFAR-10 test images, the first {count} of the bundled subset"
-        sets.insert(0, SampleSet("real", description, {specs[0].name: images}))
-    return tuple(sets)
-
-
-def _sample_shape(
-    spec: TensorSpec, input_shape: tuple[int, ...] | None, inputs: int
-) -> tuple[int, ...]:
-    sizes = spec.shape[1:]
-    if input_shape is not None and inputs == 1:
-        fits = len(sizes) == len(input_shape) and all(
-            isinstance(a, str) or a == b for a, b in zip(sizes, input_shape, strict=True)
-        )
-        if not fits:
-            raise OptionError(
-                f"--input {'x'.join(map(str, input_shape))} does not fit the graph's input {spec}"
-            )
-        return input_shape
-    free = [size for size in sizes if isinstance(size, str)]
-    if free:
-        raise OptionError(
-            f"the input {spec} leaves {', '.join(free)} free; give one sample's shape, such as "
-            f"--input 3x224x224"
-        )
-    return tuple(size for size in sizes if isinstance(size, int))
-
-
-def _noise(
-    generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]
-) -> NDArray[Any]:
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "f":
-        return generator.standard_normal(shape).astype(dtype)
-    # 0 and 1 are valid as indices, masks and flags alike.
-    return generator.integers(0, 2, shape).astype(dtype)
-
-
-def run_in_batches(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
-    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1 and more."""
-    count = len(next(iter(inputs.values())))
-    # A free batch size is tried as 1, as 2, and as all the rest.
-    cuts = list(range(0, count, batch)) if batch else [c for c in (0, 1, 3) if c < count]
-    parts = [
-        network({name: values[begin:end] for name, values in inputs.items()})
-        for begin, end in zip(cuts, [*cuts[1:], count], strict=True)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def compare(samples: SampleSet, expected: Arrays, actual: Arrays) -> tuple[Difference, ...]:

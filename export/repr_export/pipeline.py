@@ -20,27 +20,25 @@ from repr_export.options import ExportOptions
 from repr_export.parity import (
     GOLDEN_SAMPLES,
     PARITY_BOUND,
-    Arrays,
     Difference,
-    SampleSet,
     allow_rounding,
     compare,
     output_range,
     require_parity,
-    run_graph,
-    run_in_batches,
-    sample_sets,
     summarize,
 )
 from repr_export.passes import FoldReport, PassError, run_pipeline
 from repr_export.precision.evaluation import make_evaluation
 from repr_export.precision.variants import make_variants
-from repr_export.sources.source import Source, open_source
+from repr_export.samples import Arrays, SampleSet, run_graph, run_in_batches, sample_sets
+from repr_export.source import Source
+from repr_export.sources.opening import open_source
 from repr_export.tensorrt.engines import build_engines
 from repr_models.registry import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
-from repr_runtime.artifact.reading import check_free, describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import check_free, write_artifact
 
 DEFAULT_OUT = Path("artifacts")
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"

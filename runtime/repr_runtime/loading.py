@@ -9,7 +9,7 @@ from pathlib import Path
 from repr_runtime.artifact.manifest import FileEntry, Manifest
 from repr_runtime.artifact.onnx_file import external_tensors
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
-from repr_runtime.backends import Backend
+from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import Setting, resolve
 from repr_runtime.errors import (

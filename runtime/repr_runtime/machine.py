@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +17,8 @@ def cpu_name() -> str:
     for key in ("model name", "Model", "cpu model"):
         if name := _cpu_facts().get(key):
             return name
+    if sys.platform == "darwin" and (name := _mac_name()):
+        return name
     return platform.processor() or platform.machine()
 
 
@@ -28,6 +32,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def _mac_name() -> str:
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import Manifest, TensorSpec
-from repr_runtime.artifact.reading import read_file
-from repr_runtime.backends import Backend, Timings
+from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import GOALS, Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
@@ -25,15 +22,14 @@ from repr_runtime.errors import (
     DeviceUnavailableError,
     InputError,
     InputTypeError,
-    MissingFileError,
     NonFiniteOutputError,
     PreprocessingMissingError,
-    SelfTestError,
     SessionClosedError,
 )
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
 from repr_runtime.loading import DEVICES, open_backend
 from repr_runtime.preprocess import Images, preprocess
+from repr_runtime.self_test import SelfTestReport, cast, read_golden
 
 
 @dataclass(frozen=True)
@@ -44,20 +40,6 @@ class Prediction:
     label: str
     probability: float
     top: tuple[tuple[int, str, float], ...]
-
-
-@dataclass(frozen=True)
-class SelfTestReport:
-    """How far the golden samples' outputs are from the original network's.
-
-    Of the output that is nearest to its bound: ``max_abs`` is the largest absolute
-    difference, ``tolerance`` the largest allowed.
-    """
-
-    samples: int
-    max_abs: float
-    tolerance: float
-    top1_agreement: float
 
 
 def load(
@@ -277,8 +259,8 @@ class Session:
         """
         if top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
-        inputs = _cast(self.preprocess(images), self.inputs[0])
-        logits = self._run_in_batches({self.inputs[0].name: inputs})
+        inputs = cast(self.preprocess(images), self.inputs[0])
+        logits = self.run_all({self.inputs[0].name: inputs})
         scores = logits[self._output_names[0]].astype(np.float64)
         if scores.ndim != 2:
             raise ArtifactError(
@@ -290,8 +272,7 @@ class Session:
                 f"{self.path} has {len(labels)} labels for {scores.shape[1]} classes; use run(), or export "
                 f"it again with labels that fit"
             )
-        exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+        probabilities = softmax(scores)
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         predictions = []
         for row, classes in zip(probabilities, order, strict=True):
@@ -305,41 +286,22 @@ class Session:
         Raises :class:`SelfTestError` if they differ by more than the export allowed, or
         :class:`ArtifactError` if the samples are missing, altered or another network's.
         """
-        golden = self._golden()
+        golden = read_golden(self.path, self.manifest, self._graph, self.inputs, self.outputs)
         try:
-            actual = self._run_in_batches(golden.inputs)
+            actual = self.run_all(golden.inputs)
         except InputError as error:
             raise ArtifactError(
                 f"the golden samples of {self.path} do not fit its graph ({error}); export it again"
             ) from error
-        worst, worst_ratio, tolerance, agreement = 0.0, -1.0, 0.0, 1.0
-        for name, reference in golden.outputs.items():
-            if reference.shape != actual[name].shape:
-                raise ArtifactError(
-                    f"the golden samples of {self.path} have {name!r} of shape {reference.shape}, its graph "
-                    f"gives {actual[name].shape}; export it again"
-                )
-            difference = np.abs(actual[name].astype(np.float64) - reference)
-            largest, allowed = float(difference.max()), golden.tolerances[name]
-            ratio = largest / allowed if allowed > 0 else (math.inf if largest > 0 else 0.0)
-            if math.isnan(ratio):
-                ratio = math.inf
-            if ratio > worst_ratio:
-                worst, worst_ratio, tolerance = largest, ratio, allowed
-            if reference.ndim == 2:
-                same = actual[name].argmax(1) == reference.argmax(1)
-                agreement = min(agreement, float(np.mean(same)))
-        report = SelfTestReport(golden.samples, worst, tolerance, agreement)
-        if worst_ratio > 1:
-            raise SelfTestError(
-                f"{self.path} does not compute here what it computed at export: its golden samples "
-                f"differ by up to {worst:.3g}, allowed is {tolerance:.3g} ({self.choice}); "
-                f"try device='cpu', or export it again"
-            )
-        return report
+        return golden.compare(actual, self.choice)
 
-    def _run_in_batches(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """``run`` on any number of samples, where only some batch sizes can be run too."""
+    def run_all(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """``run`` on any number of samples, where only some batch sizes can be run too.
+
+        ``inputs`` have the samples along their first axis. They are run at once where that can
+        be, else in batches of :meth:`runnable_batch`, the last of which is filled up; the
+        outputs of what it was filled with are cut off. Raises what :meth:`run` raises.
+        """
         count = len(next(iter(inputs.values())))
         size = self.runnable_batch(count)
         if size == count:
@@ -353,30 +315,6 @@ class Session:
             name: np.concatenate([part[name] for part in parts])[:count]
             for name in self._output_names
         }
-
-    def _golden(self) -> _Golden:
-        entry = self.manifest.with_role("golden")
-        if entry is None:
-            raise MissingFileError(f"{self.path} has no golden samples; export it again")
-        archive = io.BytesIO(read_file(self.path, entry))
-        try:
-            with np.load(archive, allow_pickle=False) as arrays:
-                content = {key: arrays[key] for key in arrays.files}
-            receipt = self.manifest.receipts["golden"]
-            tolerances = receipt.get("tolerances", {}).get(self._graph, receipt["tolerance"])
-            inputs = {s.name: _cast(content[f"input.{s.name}"], s) for s in self.inputs}
-            golden = _Golden(
-                len(inputs[self.inputs[0].name]),
-                inputs,
-                {s.name: content[f"output.{s.name}"] for s in self.outputs},
-                {s.name: float(tolerances[s.name]) for s in self.outputs},
-            )
-        except Exception as error:  # what zipfile, zlib and numpy raise shares no base but this
-            raise ArtifactError(
-                f"{self.path / entry.path} holds no golden samples of the network ({error!r:.200}); "
-                f"export it again"
-            ) from error
-        return golden
 
     def close(self) -> None:
         """Give back the model; the session cannot be used afterwards. Twice does no harm."""
@@ -399,6 +337,13 @@ class Session:
         return f"<Session {self.manifest.name} {self.precision}: {self.choice}>"
 
 
+def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities of logits (N, classes), each row for itself, in float64."""
+    exact = scores.astype(np.float64)
+    exponent = np.exp(exact - exact.max(axis=1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
+
+
 def _agree(listed: TensorSpec, real: TensorSpec, precision: str) -> bool:
     """Whether two accounts of a tensor can both be true: a size that either leaves free fits any.
 
@@ -415,16 +360,3 @@ def _agree(listed: TensorSpec, real: TensorSpec, precision: str) -> bool:
             for a, b in zip(listed.shape, real.shape, strict=True)
         )
     )
-
-
-def _cast(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """``array`` as float16 where the graph takes that in place of float32."""
-    return array.astype(np.float16) if spec.dtype == "float16" else array
-
-
-@dataclass(frozen=True)
-class _Golden:
-    samples: int
-    inputs: dict[str, NDArray[Any]]
-    outputs: dict[str, NDArray[Any]]
-    tolerances: dict[str, float]

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repr_bench import inputs as feeds
-from repr_bench.measuring.environment import Environment
 from repr_bench.results.graph import Accuracy, Graph
-from repr_bench.results.results import Results, Row, Settings
+from repr_bench.results.machine import Environment
+from repr_bench.results.results import Results, Settings
+from repr_bench.results.row import Row
 from repr_models.data.cifar10 import ImageSet
 from repr_runtime.artifact.manifest import (
     Manifest,
@@ -23,7 +24,8 @@ from repr_runtime.artifact.manifest import (
     TensorSpec,
     WeightsInfo,
 )
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 
 MILLISECOND = 1_000_000
 

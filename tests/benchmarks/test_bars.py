@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from repr_bench import bars
-from repr_bench.analysis.trace import Layer, Profile
+from repr_bench.results.file import write_results
 from repr_bench.results.graph import Accuracy, Graph
 from repr_bench.results.peers import OURS, Measure, PeerRow
-from repr_bench.results.results import Results, Row, write_results
+from repr_bench.results.profile import Layer, Profile
+from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Roofline, Work
+from repr_bench.results.row import Row
 
 NETWORKS = ("small", "large")
 

@@ -18,7 +18,7 @@ import pytest
 from repr_bench import cli
 from repr_bench import inputs as feeds
 from repr_bench.artifacts import Selection
-from repr_bench.results.results import read_results
+from repr_bench.results.file import read_results
 from repr_models.data.cifar10 import ImageSet
 
 ArtifactMaker = Callable[..., Path]

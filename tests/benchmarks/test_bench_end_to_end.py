@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from repr_bench import cli, overhead
-from repr_bench.results.results import read_results
+from repr_bench.results.file import read_results
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import resolve
 from repr_models.weights.loading import load_weights

@@ -15,9 +15,10 @@ from repr_bench import inputs as feeds
 from repr_bench import run as run_module
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
+from repr_bench.request import Request
 from repr_bench.results.agreement import Flips
-from repr_bench.results.results import from_json, to_json
-from repr_bench.run import Request, run
+from repr_bench.results.file import from_json, to_json
+from repr_bench.run import run
 from repr_export.errors import PrecisionError
 from repr_export.options import ExportOptions
 from repr_models.data.cifar10 import ImageSet

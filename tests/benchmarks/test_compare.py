@@ -11,10 +11,11 @@ import pytest
 
 from repr_bench import cli
 from repr_bench.compare import compare
-from repr_bench.measuring.machine_watch import GpuState, RoundState
-from repr_bench.measuring.reference_load import YardstickTimes
 from repr_bench.report.html import render_page
-from repr_bench.results.results import Results, Row, from_json, to_json, write_results
+from repr_bench.results.file import from_json, to_json, write_results
+from repr_bench.results.machine import GpuState, RoundState, YardstickTimes
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.statistics.verdict import (
     resolution_percent,
     spread_percent,

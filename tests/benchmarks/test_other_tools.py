@@ -13,10 +13,12 @@ from rich.console import Console
 
 from repr_bench import cli
 from repr_bench.errors import BenchError
-from repr_bench.other_tools import OtherRow, read_other, trtexec_percentile
+from repr_bench.other_tools import read_other
 from repr_bench.report.html import render_page
 from repr_bench.report.terminal import print_others, print_report
-from repr_bench.results.results import Results, from_json, read_results, to_json, write_results
+from repr_bench.results.file import from_json, read_results, to_json, write_results
+from repr_bench.results.other_tools import OtherRow, trtexec_percentile
+from repr_bench.results.results import Results
 
 
 def times(path: Path, count: int = 4, copy: float = 0.25) -> Path:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from repr_bench import cli
 from repr_bench.measuring.measure import Plan, measure
-from repr_bench.quick import QUICK, QUICK_IMAGES, plan_and_limit
+from repr_bench.options import QUICK, QUICK_IMAGES, parser, plan_and_limit
 from repr_bench.report.sections.figures import cautions
-from repr_bench.results.results import Results, Settings, from_json, to_json
+from repr_bench.results.file import from_json, to_json
+from repr_bench.results.results import Results, Settings
 
 
 def chosen(*arguments: str) -> tuple[Plan, int | None]:
-    return plan_and_limit(cli.parser().parse_args(arguments))
+    return plan_and_limit(parser().parse_args(arguments))
 
 
 def test_without_it_the_defaults_are_those_of_the_help() -> None:
     assert chosen() == (Plan(), None)
     assert (Plan().seconds, Plan().samples) == (4.0, 32)
     assert chosen("--seconds", "7", "--limit", "9") == (Plan(seconds=7.0), 9)
-    assert "(default: 4)" in cli.parser().format_help()
-    assert "(default: 32)" in cli.parser().format_help()
+    assert "(default: 4)" in parser().format_help()
+    assert "(default: 32)" in parser().format_help()
 
 
 def test_what_is_given_counts_more() -> None:

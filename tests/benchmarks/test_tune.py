@@ -15,8 +15,8 @@ from rich.console import Console
 from repr_bench import cli
 from repr_bench import tune as module
 from repr_bench.measuring.measure import Plan
+from repr_bench.request import Request
 from repr_bench.results.peers import PeerRow
-from repr_bench.run import Request
 from repr_bench.tune import Candidate, candidates, choose, print_search, search, tune
 from repr_runtime import load, read_manifest
 from repr_runtime.backends.tuning import Setting

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repr_export import cli
-from repr_export.sources import source as sources
+from repr_export.sources import opening as sources
 from repr_models.registry import resolve
 from repr_runtime import cli as inspect_cli
 from repr_runtime import load, read_manifest

@@ -14,7 +14,7 @@ import torch
 
 from repr_export import cli
 from repr_export.options import ExportOptions
-from repr_export.sources.source import open_source
+from repr_export.sources.opening import open_source
 from repr_models import Published, registry, resolve
 from repr_models.weights.loading import randomize
 from repr_runtime import load

@@ -13,13 +13,13 @@ from repr_export.parity import (
     PARITY_BOUND,
     ROUNDING_FACTOR,
     Difference,
-    SampleSet,
     allow_rounding,
     compare,
     require_parity,
     summarize,
 )
 from repr_export.pipeline import export
+from repr_export.samples import SampleSet
 from repr_runtime import load
 
 EXACT = np.array([[0.0, 1.0], [2.0, 10.0]])

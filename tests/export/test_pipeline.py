@@ -127,7 +127,7 @@ def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_broken_contract_fails_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import repr_export.sources.source as sources
+    import repr_export.sources.opening as sources
 
     wrong = replace(resolve("lenet5"), fold=FoldContract(batchnorms=2))
     monkeypatch.setattr(sources, "resolve", lambda _: wrong)

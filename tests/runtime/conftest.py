@@ -21,7 +21,8 @@ from repr_runtime.artifact.manifest import (
     TensorSpec,
     WeightsInfo,
 )
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -20,13 +20,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_runtime import Session, TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import FLAVOURS
 from repr_runtime.cuda.arrays import DeviceArray
-from repr_runtime.cuda.opening import cuda_status, open_cuda
+from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BatchSizeError, EngineLoadError
 
 pytestmark = pytest.mark.gpu

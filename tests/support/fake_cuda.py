@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError, DeviceMemoryError
 
 Work = Callable[[], None]

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from repr_bench.analysis.trace import Layer, Profile
 from repr_bench.results.agreement import Agreement, Band, Flips
+from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
 from repr_bench.results.peers import OURS, Measure, PeerRow
 from repr_bench.results.peers import Agreement as SameAnswers
-from repr_bench.results.results import Results, Row
+from repr_bench.results.profile import Layer, Profile
+from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Roofline, Work
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import UNANSWERED, RateTrial, ScenarioRow, StageRow, Verdict
 from repr_bench.statistics.intervals import Interval
-from repr_bench.statistics.verdict import Comparison, MachineShift, RowVerdict
 
 MS = 1_000_000
 NETWORKS = ("lenet5", "resnet20", "resnet50", "resnet50-imagenet", "mobilenet-v2", "vgg16")

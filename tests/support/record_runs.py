@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.errors import ResultsError
-from repr_bench.measuring.machine_watch import stolen_share, waited_share
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.results import Results, read_results, write_text
-from repr_bench.statistics.intervals import FEWEST_ROUNDS
+from repr_bench.results.file import read_results, write_text
+from repr_bench.results.machine import stolen_share, waited_share
+from repr_bench.results.results import Results
+from repr_bench.statistics.shift import FEWEST_ROUNDS
 
 POINTS = 21
 """Order statistics kept of a round: the smallest, the 5th, 10th … percentile, the largest."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.analysis.trace import Layer, Profile, Trace, read_trace
+from repr_bench.analysis.trace import Trace, read_trace
 from repr_bench.errors import BenchError
 from repr_bench.measuring.measure import Call, Clock
+from repr_bench.results.profile import Layer, Profile
 
 if TYPE_CHECKING:
     from repr_runtime import Session

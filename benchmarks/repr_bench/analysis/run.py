@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from repr_bench.analysis.trace import Profile
+from repr_bench.request import Listener, Wanted
+from repr_bench.results.profile import Profile
 from repr_bench.results.roofline import Roofline, Work
 from repr_runtime.artifact.reading import read_file
 
 if TYPE_CHECKING:
-    from repr_bench.measuring.environment import Environment
+    from repr_bench.results.machine import Environment
     from repr_runtime import Session
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which of the two was asked for; without either, a run does nothing more."""
-
-    roofline: bool = False
-    profile: bool = False
 
 
 class Subject(NamedTuple):
@@ -37,38 +28,6 @@ class Subject(NamedTuple):
     emulated: bool
 
 
-class Listener(Protocol):
-    """Hears what is done now."""
-
-    def tell(self, text: str) -> None:
-        """A sentence."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add both options."""
-    parser.add_argument(
-        "--roofline",
-        action="store_true",
-        help="measure this machine's peaks, and each row's share of what they allow",
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="where each row's time goes: by operator, and its slowest layers",
-    )
-
-
-def wanted(args: argparse.Namespace) -> Wanted:
-    """What the command line asks for.
-
-    Raises ``ModuleNotFoundError`` if what it needs is not installed, before anything is measured.
-    """
-    found = Wanted(args.roofline, args.profile)
-    if found.roofline or found.profile:
-        import repr_bench.analysis.traffic  # noqa: F401
-    return found
-
-
 class Analysis:
     """Fills in ``roofline`` and ``profiles``; an interrupt leaves what was found until then."""
 
@@ -78,16 +37,16 @@ class Analysis:
         self._wanted, self._environment = wanted, environment
         self._threads = threads
 
-    def run(self, subjects: Sequence[Subject], progress: Listener) -> None:
+    def run(self, subjects: Sequence[Subject], listener: Listener) -> None:
         """Measure the machine, then profile each of ``subjects``. What fails is its reason."""
         if self._wanted.roofline:
-            self._measure_roofline(subjects, progress)
+            self._measure_roofline(subjects, listener)
         if self._wanted.profile:
             from repr_bench.analysis.profile_session import profile_session
 
             for subject in subjects:
                 where = f"{subject.label} {subject.precision} batch {subject.batch}"
-                progress.tell(f"profiling {where}")
+                listener.tell(f"profiling {where}")
                 self.profiles.append(
                     profile_session(
                         (subject.label, subject.precision, subject.batch),
@@ -98,11 +57,11 @@ class Analysis:
                     )
                 )
 
-    def _measure_roofline(self, subjects: Sequence[Subject], progress: Listener) -> None:
+    def _measure_roofline(self, subjects: Sequence[Subject], listener: Listener) -> None:
         from repr_bench.analysis.peaks import measure_peaks
 
         threads = self._threads or default_threads(self._environment)
-        progress.tell(f"measuring this machine's peaks with {threads} threads")
+        listener.tell(f"measuring this machine's peaks with {threads} threads")
         works = tuple(work_of(subject) for subject in subjects)
         found = measure_peaks(
             threads,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from repr_bench.results.machine import Environment
+from repr_runtime.machine import cpu_name, usable_cores
 
 DISTRIBUTIONS = (
     "repr-deploy",
@@ -27,48 +29,16 @@ _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 _CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what a benchmark ran; None where the machine does not tell.
-
-    ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
-    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
-    """
-
-    platform: str
-    machine: str
-    cpu: str
-    physical_cores: int | None
-    logical_cores: int | None
-    usable_cpus: int | None
-    cpu_quota: float | None
-    governor: str | None
-    memory_bytes: int
-    gpus: tuple[str, ...]
-    python: str
-    versions: Mapping[str, str]
-    load_before: tuple[float, ...]
-    load_after: tuple[float, ...]
-
-    def after(self) -> Environment:
-        """The same with the load of now as that after the run."""
-        return replace(self, load_after=_load())
-
-    def busy(self) -> bool:
-        """Whether others kept at least half a CPU busy as the run began (1-minute average)."""
-        return bool(self.load_before) and self.load_before[0] >= 0.5
-
-
 def capture_environment() -> Environment:
     """What this machine is, now, before the run."""
     load = _load()
     return Environment(
         platform=platform.platform(),
         machine=platform.machine(),
-        cpu=_cpu_model(),
+        cpu=cpu_name(),
         physical_cores=psutil.cpu_count(logical=False),
         logical_cores=psutil.cpu_count(),
-        usable_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        usable_cpus=usable_cores(),
         cpu_quota=_cpu_quota(read_text(_CPU_QUOTA)),
         governor=read_text(_GOVERNOR),
         memory_bytes=psutil.virtual_memory().total,
@@ -80,18 +50,18 @@ def capture_environment() -> Environment:
     )
 
 
+def now() -> str:
+    """The time, as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def after_run(environment: Environment) -> Environment:
+    """The same with the load of now as that after the run."""
+    return replace(environment, load_after=_load())
+
+
 def _load() -> tuple[float, ...]:
     return tuple(round(value, 2) for value in psutil.getloadavg())
-
-
-def _cpu_model() -> str:
-    for line in (read_text("/proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "cpu model") and value.strip():
-            return value.strip()
-    if platform.system() == "Darwin":
-        return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 def _cpu_quota(text: str | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from repr_bench.measuring.environment import output_of, read_text
+from repr_bench.results.machine import GpuState, RoundState
 
 _THREADS = Path("/proc/self/task")
 _CPUS = Path("/sys/devices/system/cpu")
@@ -27,42 +27,6 @@ _SLOWDOWNS = {
     0x80: "power brake",
 }
 """The bits of nvml.h's nvmlClocksEventReasons that mean less than the clock asked for."""
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """One GPU as a round ended; ``slowed`` says by what, None where the driver does not tell."""
-
-    index: int
-    clock_mhz: int | None
-    temperature_c: int | None
-    slowed: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RoundState:
-    """One round of ``seconds``; None where the machine does not tell.
-
-    ``own_cpu_seconds`` is what this process used, in ``turns`` on a CPU, and ``waited_seconds``
-    how long its threads were ready and got none (from Linux's schedstat, summed over threads).
-    ``others_cpu_seconds`` and ``stolen_cpu_seconds`` are what other processes used and what a
-    hypervisor gave away, summed over all CPUs of the machine, in steps of 10 ms.
-    ``cpu_mhz`` are the clocks of all CPUs as the round ended, ``throttled`` how often a core or
-    a package was slowed down for its heat, ``load`` the 1-minute average, ``gpu_others`` how
-    many other processes computed on the GPUs.
-    """
-
-    seconds: float
-    own_cpu_seconds: float
-    turns: int | None
-    waited_seconds: float | None
-    others_cpu_seconds: float
-    stolen_cpu_seconds: float | None
-    cpu_mhz: tuple[float, ...]
-    throttled: int | None
-    load: float
-    gpus: tuple[GpuState, ...] = ()
-    gpu_others: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,29 +140,6 @@ def others_among(pids: Sequence[str], own: int) -> int | None:
     if not pids:
         return 0
     return len(pids) - 1 if str(own) in pids else None
-
-
-def waited_share(rounds: Sequence[RoundState]) -> float:
-    """Which share of the time that this process wanted a CPU it waited for one, 0 to 1.
-
-    0 where the machine does not tell, too.
-    """
-    waited = sum(r.waited_seconds or 0.0 for r in rounds)
-    own = sum(r.own_cpu_seconds for r in rounds)
-    return waited / (own + waited) if waited > 0 else 0.0
-
-
-def turn_seconds(rounds: Sequence[RoundState]) -> float:
-    """How long this process's threads stayed on a CPU at a time; infinite if untold."""
-    turns = sum(r.turns or 0 for r in rounds)
-    return sum(r.own_cpu_seconds for r in rounds) / turns if turns else math.inf
-
-
-def stolen_share(rounds: Sequence[RoundState]) -> float:
-    """Which share of the CPU time wanted on this machine its hypervisor gave away, 0 to 1."""
-    stolen = sum(r.stolen_cpu_seconds or 0.0 for r in rounds)
-    used = sum(r.own_cpu_seconds + r.others_cpu_seconds for r in rounds)
-    return stolen / (used + stolen) if stolen > 0 else 0.0
 
 
 def _threads() -> dict[str, tuple[int, int, int]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from repr_bench.results.machine import YardstickTimes
 
 SIDE = 64
 """Of the matrices that are multiplied: OpenBLAS keeps products this small in one thread, and
@@ -25,20 +26,6 @@ class Reading(NamedTuple):
 
     product_ns: tuple[int, ...]
     copy_ns: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class YardstickTimes:
-    """What the yardstick took, in ns: a tuple for each time it was laid on.
-
-    That is before every round and after the last. ``product_ns`` is ``PRODUCTS`` float32
-    products of ``SIDE`` × ``SIDE`` matrices in the nearest cache (how fast one core computes),
-    ``copy_ns`` one copy of ``COPY_BYTES`` (how fast memory is). Neither depends on the networks,
-    on ONNX Runtime or on the number of threads.
-    """
-
-    product_ns: tuple[tuple[int, ...], ...]
-    copy_ns: tuple[tuple[int, ...], ...]
 
 
 class Yardstick:

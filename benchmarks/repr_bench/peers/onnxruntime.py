@@ -61,7 +61,7 @@ def _on_gpu(name: str, provider: str) -> Peer:
             return reason
         import onnxruntime as ort
 
-        from repr_runtime.cuda.opening import cuda_status
+        from repr_runtime.cuda.driver import cuda_status
 
         if provider not in ort.get_available_providers():
             return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in its place"

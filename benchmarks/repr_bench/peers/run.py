@@ -7,7 +7,6 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +15,15 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import Clock, Plan, Timing, measure
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Runner, Workload
 from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
+from repr_bench.request import Listener, Request
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
-from repr_bench.results.results import Results, Row
-from repr_bench.run import Progress, Request
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
@@ -32,18 +33,18 @@ Selected = Sequence[tuple[Peer, str | None]]
 
 
 def with_peers(
-    results: Results, request: Request, selected: Selected, progress: Progress
+    results: Results, request: Request, selected: Selected, listener: Listener
 ) -> Results:
     """``results`` of ``request`` with the rows of peers; an interrupted run is left as it is."""
     if results.interrupted:
         return results
-    peers, interrupted = run_peers(request, selected, results.rows, progress)
+    peers, interrupted = run_peers(request, selected, results.rows, listener)
     return replace(
         results,
         peers=peers,
         interrupted=interrupted,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=results.environment.after(),
+        finished=now(),
+        environment=after_run(results.environment),
     )
 
 
@@ -51,7 +52,7 @@ def run_peers(
     request: Request,
     selected: Selected,
     rows: Sequence[Row],
-    progress: Progress,
+    listener: Listener,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[tuple[PeerRow, ...], bool]:
     """Compare every graph of ``rows`` with the peers, at the batch sizes that were measured.
@@ -65,7 +66,7 @@ def run_peers(
             graphs.setdefault((row.label, row.precision), []).append(row)
     found: list[PeerRow] = []
     for of_graph in graphs.values():
-        comparison = _Comparison(request, selected, of_graph, progress, clock)
+        comparison = _Comparison(request, selected, of_graph, listener, clock)
         try:
             comparison.run()
         except KeyboardInterrupt:
@@ -116,13 +117,13 @@ class _Comparison:
         request: Request,
         selected: Selected,
         rows: Sequence[Row],
-        progress: Progress,
+        listener: Listener,
         clock: Clock,
     ) -> None:
         graph = rows[0].graph
         assert graph is not None, "it was measured"
         assert rows[0].precision is not None, "it was measured"
-        self._request, self._progress, self._clock = request, progress, clock
+        self._request, self._listener, self._clock = request, listener, clock
         self._label, self._precision = rows[0].label, rows[0].precision
         self._folder, self._device = Path(graph.artifact), graph.device
         self._graph_sha256 = graph.sha256
@@ -144,7 +145,7 @@ class _Comparison:
     def run(self) -> None:
         """Prepare all, then time them, all latencies and then all throughputs."""
         names = ", ".join(peer.name for peer, reason in self._selected if reason is None)
-        self._progress.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
+        self._listener.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
         with contextlib.ExitStack() as stack:
             self._prepare(stack)
             for measure_name in MEASURES:
@@ -258,7 +259,7 @@ class _Comparison:
                 [entry.call for entry in ready if entry.call],
                 plan,
                 clock=self._clock,
-                report=partial(self._progress.advance, f"{which} of {self._label}"),
+                report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
         finally:
             gc.unfreeze()

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from importlib import resources
 
-from repr_bench.measuring.environment import Environment
 from repr_bench.report.plots.figures import distribution_plot, pareto_plot
 from repr_bench.report.plots.peers import peer_body
 from repr_bench.report.plots.roofline import roofline_body
@@ -23,7 +22,9 @@ from repr_bench.report.sections.scenarios import (
     scenario_problems,
     scenario_tables,
 )
-from repr_bench.results.results import Results, Row
+from repr_bench.results.machine import Environment
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.statistics import intervals as statistics
 
 

@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repr_bench.errors import UsageError
-
 if TYPE_CHECKING:
-    from repr_bench.report.sort import AnyRow, Order
+    from repr_bench.report.sort import AnyRow
+    from repr_bench.results.comparison import Comparison
     from repr_bench.results.results import Results
     from repr_bench.results.roofline import Roofline
     from repr_bench.statistics.intervals import Figure
-    from repr_bench.statistics.verdict import Comparison
 
 STANDARD_OUTPUT = Path("-")
 _FIGURES = (
@@ -34,37 +32,6 @@ CSV_COLUMNS = (
 """``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    for option, what in (
-        (
-            "--csv",
-            "write one table of all rows, which column kind tells apart (graph, scenario, "
-            "end-to-end, peer, other), with all figures in full precision and both ends of "
-            "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json",
-        ),
-        ("--markdown", "write all tables and notes as Markdown"),
-    ):
-        parser.add_argument(
-            option,
-            type=Path,
-            metavar="FILE",
-            help=f"{what} (- is standard output, in place of the table)",
-        )
-    parser.add_argument(
-        "--sort",
-        type=_order,
-        metavar="COLUMN[,desc]",
-        help="order the rows of all tables but --json's, as in --sort top-1,desc",
-    )
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` where both would go to standard output."""
-    if args.csv == args.markdown == STANDARD_OUTPUT:
-        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
-
-
 def files(args: argparse.Namespace) -> list[Path]:
     """Which files are to be written, without standard output."""
     return [path for path in (args.csv, args.markdown) if path not in (None, STANDARD_OUTPUT)]
@@ -72,7 +39,7 @@ def files(args: argparse.Namespace) -> list[Path]:
 
 def write(results: Results, args: argparse.Namespace) -> list[str]:
     """Write what is asked for into files; a sentence for each. Raises :class:`ResultsError`."""
-    from repr_bench.results.results import write_text
+    from repr_bench.results.file import write_text
 
     said = []
     for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
@@ -285,12 +252,3 @@ def _cell(text: str) -> str:
     for sign in ("\\", "|", "*", "_", "`", "<", "[", "]", "#"):
         plain = plain.replace(sign, f"\\{sign}")
     return plain
-
-
-def _order(text: str) -> Order:
-    from repr_bench.report.sort import parse_order
-
-    try:
-        return parse_order(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

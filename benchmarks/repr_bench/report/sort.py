@@ -8,10 +8,11 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from repr_bench.errors import UsageError
-from repr_bench.other_tools import OtherRow
 from repr_bench.results.graph import Graph
+from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import ScenarioRow, StageRow
 from repr_bench.statistics.intervals import Figure
 

@@ -11,7 +11,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from repr_bench.other_tools import OtherRow
 from repr_bench.report.sections.columns import (
     COLUMNS,
     NOTHING,
@@ -25,7 +24,9 @@ from repr_bench.report.sections.comparison import print_comparison
 from repr_bench.report.sections.figures import cautions, meanings, problems
 from repr_bench.report.sections.profiles import print_profiles
 from repr_bench.report.sections.roofline import print_roofline
-from repr_bench.results.results import Results, Row
+from repr_bench.results.other_tools import OtherRow
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 
 def print_report(results: Results, console: Console) -> None:

@@ -203,7 +203,7 @@ def measure_from_jpeg(system: SystemUnderTest, row: StageRow) -> StageRow:
         inputs,
         partial(infer, ready),
         system.request.plan,
-        report=partial(system.progress.advance, f"{row.label} from JPEG, batch {batch}"),
+        report=partial(system.listener.advance, f"{row.label} from JPEG, batch {batch}"),
     )
     stages_ns, bare_ns = timing.frozen()
     row = replace(

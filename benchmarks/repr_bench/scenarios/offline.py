@@ -30,7 +30,7 @@ def measure_offline(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
             batch=batch,
             instances=session.instances,
             seconds=lasting,
-            report=lambda done: system.progress.advance(
+            report=lambda done: system.listener.advance(
                 f"{system.label} offline, batch {batch}", min(done, lasting), lasting
             ),
         )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from repr_bench.errors import UsageError, sentence
+from repr_bench.measuring.environment import after_run, now
+from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import Scenario, ScenarioRow, StageRow, Status
-from repr_bench.run import Progress, Request
-from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenarios.end_to_end import measure_from_jpeg
 from repr_bench.scenarios.loadgen import library, measure_with_loadgen
 from repr_bench.scenarios.offline import measure_offline
@@ -36,7 +36,7 @@ AnyRow = TypeVar("AnyRow", ScenarioRow, StageRow)
 
 
 def with_scenarios(
-    results: Results, request: Request, options: ScenarioOptions, progress: Progress
+    results: Results, request: Request, options: ScenarioOptions, listener: Listener
 ) -> Results:
     """``results`` of ``request``, and each of its graphs put through every scenario asked for.
 
@@ -45,7 +45,7 @@ def with_scenarios(
     """
     if results.interrupted:
         return results
-    run = _Run(request, options, progress, library() if options.loadgen else None)
+    run = _Run(request, options, listener, library() if options.loadgen else None)
     interrupted = False
     graphs: dict[tuple[str, str | None], Row] = {}
     for row in results.rows:
@@ -61,9 +61,9 @@ def with_scenarios(
         gc.unfreeze()
     return replace(
         results,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=now(),
         interrupted=interrupted,
-        environment=results.environment.after(),
+        environment=after_run(results.environment),
         scenarios=tuple(run.rows),
         end_to_end=tuple(run.stages),
     )
@@ -75,7 +75,7 @@ class _Run:
 
     request: Request
     options: ScenarioOptions
-    progress: Progress
+    listener: Listener
     loadgen: Any
     rows: list[ScenarioRow] = field(default_factory=list)
     stages: list[StageRow] = field(default_factory=list)
@@ -130,7 +130,7 @@ class _Run:
                 images=request.images.for_artifact(session.manifest)[0],
                 request=request,
                 options=self.options,
-                progress=self.progress,
+                listener=self.listener,
             )
             for scenario in MEASURES:
                 if scenario in asked and scenario in STREAMS:
@@ -162,7 +162,7 @@ class _Run:
             _record(self.rows, row, partial(measure_with_loadgen, self.loadgen, ours, system))
 
     def _tell(self, row: ScenarioRow) -> ScenarioRow:
-        self.progress.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
+        self.listener.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
         return row
 
     def _end_to_end(self, system: SystemUnderTest) -> None:
@@ -178,7 +178,7 @@ class _Run:
                 choice=system.session.choice,
                 graph=system.graph,
             )
-            self.progress.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
+            self.listener.tell(f"{row.label} {row.precision}: from JPEG to label, batch {batch}")
             _record(self.stages, row, partial(measure_from_jpeg, system))
 
 

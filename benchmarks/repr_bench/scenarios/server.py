@@ -43,7 +43,7 @@ def measure_server(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
 
     def attempt(rate: float, confirm: bool) -> RateTrial:
         trial = try_rate(rate, system.serve, pool.samples, settings, confirm=confirm)
-        system.progress.tell(_in_words(trial))
+        system.listener.tell(_in_words(trial))
         return trial
 
     largest = system.session.runnable_batch(options.max_batch)

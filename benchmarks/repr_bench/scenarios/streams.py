@@ -17,7 +17,7 @@ def measure_streams(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
     measured = measure(
         [partial(system.session.run, *arrays)],
         system.request.plan,
-        report=partial(system.progress.advance, f"{system.label} {row.scenario}"),
+        report=partial(system.listener.advance, f"{system.label} {row.scenario}"),
     )
     timing = measured.timings[0]
     if timing.error is not None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.scenarios import MULTI_STREAM_SAMPLES, Scenario, ScenarioRow
-from repr_bench.run import Progress, Request
-from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenarios.arrivals import Service
 from repr_bench.scenarios.samples import SamplePool
 
@@ -35,7 +34,7 @@ class SystemUnderTest:
     images: Images | None
     request: Request
     options: ScenarioOptions
-    progress: Progress
+    listener: Listener
 
     @cached_property
     def pool(self) -> SamplePool:

@@ -1,7 +1,7 @@
 """Faster, slower, the same, or cannot tell: the verdict on two runs of one row.
 
 Samples of one round resemble each other and the machine drifts, so a round is one observation:
-the logarithm of its median. Two runs are compared by :func:`repr_bench.statistics.intervals.shift`, a
+the logarithm of its median. Two runs are compared by :func:`repr_bench.statistics.shift.shift`, a
 trimmed mean's t interval that allows for autocorrelation, at ``CONFIDENCE``; the slowest third of
 the rounds is left out. Before that :func:`steadied` takes out a drift within the run, as far as
 the yardstick drifted too: it is no noise, and would hide a change many times smaller.
@@ -35,20 +35,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repr_bench.statistics.intervals import (
-    FEWEST_ROUNDS,
-    Interval,
-    percentile,
-    shift,
-    trend,
-    without_trend,
-)
+from repr_bench.statistics.intervals import percentile
+from repr_bench.statistics.shift import FEWEST_ROUNDS, shift, trend, without_trend
 
 CONFIDENCE = 0.99
 NOISY_PERCENT = 5.0
@@ -68,50 +61,6 @@ FORMULA = (
     f"interval; widened by what the machine itself did between the runs (yardstick, waiting for a "
     f"CPU)."
 )
-
-
-@dataclass(frozen=True)
-class MachineShift:
-    """How a reading of the machine changed: the new run's time over the old one's.
-
-    ``interval`` is None for what was counted and not timed.
-    """
-
-    what: str
-    ratio: float
-    interval: Interval | None
-
-
-@dataclass(frozen=True)
-class RowVerdict:
-    """The verdict on one row, matched by label, precision and batch.
-
-    ``ratio`` is the new latency over the old one, ``interval`` holds it at ``confidence``,
-    machine included; None where a run has no or too few rounds of the row. ``reason`` says why
-    nothing can be told, ``warnings`` what else differs between the runs.
-    """
-
-    label: str
-    precision: str | None
-    batch: int | None
-    verdict: Verdict
-    ratio: float | None
-    interval: Interval | None
-    reason: str
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All verdicts on a run, as against the run in the file ``old``, which began ``started``."""
-
-    old: str
-    started: str
-    least_percent: float
-    confidence: float
-    machine: tuple[MachineShift, ...]
-    warnings: tuple[str, ...]
-    rows: tuple[RowVerdict, ...]
 
 
 class Judged(NamedTuple):
@@ -168,7 +117,7 @@ def steadied(medians: ArrayLike, yardstick: Sequence[ArrayLike]) -> NDArray[np.f
     """Log medians of rounds ``(..., n)`` less their trend, as far as the yardstick has it too.
 
     Each of ``yardstick`` is one part's log timings ``(..., m)`` in the same run. Of the row's
-    own trend (see :func:`repr_bench.statistics.intervals.trend`) no more is taken out than
+    own trend (see :func:`repr_bench.statistics.shift.trend`) no more is taken out than
     ``MOST_OF_TREND`` times the yardstick's, and nothing where that went the other way. The
     middle of the run stays where it is, so what the machine did *between* runs is not touched.
     """

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_export.parity import SampleSet, run_graph, run_in_batches
-from repr_export.sources.source import Source
+from repr_export.samples import SampleSet, run_graph, run_in_batches
+from repr_export.source import Source
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import CIFAR10
 from repr_runtime.preprocess import preprocess

@@ -28,6 +28,7 @@ from repr_export.precision.int8.quantizable import FLAVOURS, Flavour
 from repr_export.precision.int8.quantize import Quantized, quantize
 from repr_export.precision.int8.ranges import Ranges, measure_ranges
 from repr_export.precision.int8.sensitivity import Bisection, bisect, scan
+from repr_export.precision.options import MAX_DROP, PrecisionOptions
 from repr_export.precision.receipt import (
     AccuracyReceipt,
     compare_accuracy,
@@ -36,7 +37,6 @@ from repr_export.precision.receipt import (
     require_precision,
     wilson_interval,
 )
-from repr_export.precision_options import MAX_DROP, PrecisionOptions
 from repr_runtime.artifact.manifest import PreprocessingInfo
 
 LEAST_SQNR_DB = 12.0

@@ -27,7 +27,7 @@ from repr_export.tensorrt.graph_checks import read_graph, require_accepted, requ
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, shown
 from repr_export.tensorrt.receipt import EngineReceipt, network_receipt, shape_of
 from repr_runtime.artifact.manifest import EngineInfo, ProfileInfo
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 
 if TYPE_CHECKING:
     import tensorrt as trt

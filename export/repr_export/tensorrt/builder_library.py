@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repr_export.errors import EngineBuildError, OptionError, first_line
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import MissingExtraError
 
 Progress = Callable[[str, int, int], None]

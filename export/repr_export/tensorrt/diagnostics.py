@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx
 
+from repr_export.errors import ParserIssue
+
 if TYPE_CHECKING:
     import tensorrt as trt
-
-
-@dataclass(frozen=True)
-class ParserIssue:
-    """One reason for which a graph is refused, and the way out of it.
-
-    ``node`` is the node's name in the ONNX graph, or its number and first output where it has
-    none; ``operator`` its operator. Both are empty for what concerns no node.
-    """
-
-    node: str
-    operator: str
-    reason: str
-    hint: str
-
-    def __str__(self) -> str:
-        where = f"node {self.node} ({self.operator}): " if self.node else ""
-        return f"{where}{self.reason}; {self.hint}"
 
 
 # what the library says -> what to do; the first that is found in its words holds

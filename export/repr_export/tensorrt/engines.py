@@ -13,7 +13,7 @@ from repr_export.tensorrt.builder_library import open_library
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import inspect_engine
 from repr_runtime.artifact.manifest import EngineInfo
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 
 
 @dataclass(frozen=True)

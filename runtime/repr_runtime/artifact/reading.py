@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
 import hashlib
 import os
-import secrets
-import shutil
-import socket
 import stat
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from repr_runtime.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from repr_runtime.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest
+from repr_runtime.artifact.parsing import parse_manifest
 from repr_runtime.errors import (
     AlteredFileError,
     ArtifactError,
     ArtifactNotFoundError,
     ManifestError,
     MissingFileError,
-    OccupiedError,
     TruncatedFileError,
 )
 
 CACHE_SUFFIX = ".runtime-cache"  # beside an engine: what the runtime compiled for this GPU
 _MANIFEST_LIMIT = 64 * 2**20
 _REPLACED_LIMIT = 20  # times an artifact may be replaced while it is being read
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # a rename onto something says one of them
 _AGAIN = "copy the artifact again, or export it again"
-_RUN = secrets.token_hex(4)  # tells this process from a dead one that had its number
 
 T = TypeVar("T")
 
@@ -129,7 +119,7 @@ def read_file(folder: str | os.PathLike[str], entry: FileEntry) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     _compare_size(path, len(content), entry)
-    digest = _digest(content)
+    digest = sha256_of(content)
     if digest != entry.sha256:
         raise AlteredFileError(
             f"{path} was altered: its SHA-256 is {digest}, expected {entry.sha256}; {_AGAIN}"
@@ -151,184 +141,8 @@ def describe_file(
     path: str, content: bytes, role: str, precision: str | None = None, target: str = "any"
 ) -> FileEntry:
     """The manifest's entry for a file of this content."""
-    return FileEntry(path, role, precision, len(content), _digest(content), target)
+    return FileEntry(path, role, precision, len(content), sha256_of(content), target)
 
 
-def write_artifact(
-    folder: str | os.PathLike[str], manifest: Manifest, contents: Mapping[str, bytes]
-) -> Manifest:
-    """Write ``contents`` (path within the artifact to bytes) and the manifest to ``folder``.
-
-    The whole artifact is made in a hidden folder beside ``folder``, flushed, and put in
-    place by one rename, which swaps it with an artifact that was there before. A process
-    that is killed at any moment leaves the old artifact or the new one, whole; where the
-    system cannot swap two folders in one step (Windows, some network drives) there may be
-    none. Two writers at once leave one of the two, whole.
-
-    ``contents`` must be the files that ``manifest`` lists. Returns the manifest.
-    Raises :class:`OccupiedError` if ``folder`` holds anything but an artifact's own files,
-    and ``OSError`` if the system cannot write; what was there before stays then.
-    """
-    root = Path(os.path.abspath(folder))
-    listed = {entry.path: entry for entry in manifest.files}
-    if set(listed) != set(contents):
-        raise ValueError(
-            f"the manifest lists {sorted(listed)}, the contents are {sorted(contents)}"
-        )
-    for path, content in contents.items():
-        expected = replace(listed[path], bytes=len(content), sha256=_digest(content))
-        if listed[path] != expected:
-            raise ValueError(f"the manifest's entry for {path} is not of this content")
-    parse_manifest(manifest.to_bytes())  # what is written can be read
-    check_free(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}.{_RUN}.{secrets.token_hex(8)}")
-    partial.mkdir()
-    try:
-        for path, content in contents.items():
-            _write_flushed(partial / path, content)
-        _write_flushed(partial / MANIFEST_NAME, manifest.to_bytes())
-        for below in (partial, *(entry for entry in partial.rglob("*") if entry.is_dir())):
-            _flush_folder(below)
-        check_free(root)  # writing took a while; what came there since is not ours to remove
-        _put_in_place(partial, root)
-        _flush_folder(root.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
-
-
-def check_free(folder: str | os.PathLike[str]) -> None:
-    """Raise :class:`OccupiedError` unless ``folder`` may be written: absent, empty or an artifact."""
-    read_consistently(folder, lambda: _check_free(Path(folder)))
-
-
-def _check_free(root: Path) -> None:
-    way_out = "choose another place with -o, or move it away"
-    if not root.exists() and not root.is_symlink():
-        return
-    if not root.is_dir() or root.is_symlink():
-        raise OccupiedError(f"{root} is there and is not a folder of files; {way_out}")
-    found = {p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()}
-    if not found:
-        return
-    try:
-        files = read_manifest(root).files
-        own = {MANIFEST_NAME, *(entry.path for entry in files)}
-        own |= {entry.path + CACHE_SUFFIX for entry in files if entry.role == "engine"}
-    except ArtifactNotFoundError as error:
-        raise OccupiedError(
-            f"{root} holds {len(found)} files and is not an artifact; {way_out}"
-        ) from error
-    except ManifestError:
-        own = {MANIFEST_NAME, *(p for p in found if p.endswith((".onnx", "golden.npz")))}
-    foreign = sorted(found - own)
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise OccupiedError(
-            f"{root} holds files that are not the artifact's: {', '.join(foreign[:3])}{more}; {way_out}"
-        )
-
-
-def _digest(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_flushed(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _put_in_place(partial: Path, root: Path) -> None:
-    """Rename ``partial`` to ``root``; what was there takes the name ``partial``."""
-    for _ in range(100):  # another writer may come in between any two steps
-        try:
-            os.rename(partial, root)  # works where there is nothing, or an empty folder
-            return
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-        if _exchange(partial, root):
-            return
-        # No atomic exchange on this system: for a moment there is no artifact at all.
-        aside = partial.with_name(partial.name + ".old")
-        try:
-            os.rename(root, aside)
-        except FileNotFoundError:
-            continue
-        try:
-            os.rename(partial, root)
-            return
-        except OSError as error:
-            with contextlib.suppress(OSError):  # another writer may have filled the place
-                os.rename(aside, root)
-            if error.errno not in _TAKEN:
-                raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    raise OccupiedError(f"{root} is being written by others without end; try again")
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step, where the system can (Linux: renameat2, macOS: renamex_np)."""
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        source, target = os.fsencode(a), os.fsencode(b)
-        if sys.platform == "linux":
-            at_cwd, exchange = -100, 2
-            result = libc.renameat2(at_cwd, source, at_cwd, target, exchange)
-        elif sys.platform == "darwin":
-            swap = 2
-            result = libc.renamex_np(source, target, swap)
-        else:
-            return False
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(result == 0)
-
-
-def _partial_prefix(root: Path) -> str:
-    host = "".join(c if c.isalnum() else "-" for c in socket.gethostname())
-    return f".{root.name}.partial.{host}."
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Remove what killed writers of this machine left beside ``root``."""
-    if os.name != "posix":  # os.kill(pid, 0) ends the process on Windows
-        return
-    for path, pid, run in _partials(root):
-        if pid == os.getpid():
-            alive = run == _RUN
-        else:
-            try:
-                os.kill(pid, 0)  # asks whether the process lives, sends nothing
-                alive = True
-            except (ProcessLookupError, OverflowError):
-                alive = False
-            except PermissionError:
-                alive = True
-        if not alive:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _partials(root: Path) -> Iterator[tuple[Path, int, str]]:
-    """The folders of unfinished writes beside ``root``: path, process number, run."""
-    prefix = _partial_prefix(root)
-    for path in root.parent.iterdir():
-        if path.name.startswith(prefix):
-            pid, _, rest = path.name.removeprefix(prefix).partition(".")
-            if pid.isdecimal():
-                yield path, int(pid), rest.partition(".")[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from repr_runtime.backends import Timings
+from repr_runtime.backends.base import Timings
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.cuda.arrays import DeviceArray
 

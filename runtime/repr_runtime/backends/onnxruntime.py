@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import TensorSpec
-from repr_runtime.backends import Timings
+from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
-from repr_runtime.cuda.opening import cuda_status, wait_for_device
+from repr_runtime.cuda.driver import cuda_status, wait_for_device
 from repr_runtime.errors import (
     BackendError,
     DeviceUnavailableError,

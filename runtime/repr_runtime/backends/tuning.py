@@ -14,15 +14,17 @@ import hashlib
 import json
 import os
 import platform
-import secrets
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from repr_runtime.decoding import decode
+from repr_runtime.files import cache_folder, replace_file
+from repr_runtime.machine import cpu_name, usable_cores
+
 SCHEMA = 1
 GOALS = ("latency", "throughput")
-CACHE_VARIABLE = "REPR_CACHE"
 OPTIMIZATIONS = ("all", "extended", "basic")
 _LIMIT = 2**20  # bytes; a tuning has some thousand
 _HINT = "repr-bench --tune"
@@ -100,22 +102,14 @@ class Machine:
 def this_machine(onnxruntime: str) -> Machine:
     """The machine that this process runs on, with that version of ONNX Runtime."""
     cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return Machine(_cpu(), cores, usable, f"{platform.system()} {platform.machine()}", onnxruntime)
+    return Machine(
+        cpu_name(), cores, usable_cores(), f"{platform.system()} {platform.machine()}", onnxruntime
+    )
 
 
 def tuning_folder() -> Path:
-    """``$REPR_CACHE/tuning``, else ``$XDG_CACHE_HOME/repr-deploy/tuning``, else in ``~/.cache``.
-
-    Raises ``OSError`` where there is no home.
-    """
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named) / "tuning"
-    try:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:
-        raise OSError(f"there is no home for a cache; set {CACHE_VARIABLE} to a folder") from error
-    return caches / "repr-deploy" / "tuning"
+    """Where tunings are kept, in the user's cache. Raises ``OSError`` where there is no home."""
+    return cache_folder() / "tuning"
 
 
 def tuning_path(graph_sha256: str, machine: Machine) -> Path:
@@ -166,12 +160,7 @@ def store(
         "goals": goals,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", "utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, (json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -183,7 +172,7 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
         raise ValueError(_why_none(goal, graph_sha256, machine)) from None
     again = f"tune it again: {_HINT} {goal}"
     try:
-        made_on: Machine = _fields(Machine, body.get("machine"))
+        made_on: Machine = decode(Machine, body.get("machine"), "its machine")
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error
     if made_on != machine:
@@ -193,7 +182,7 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
             f"this graph is tuned for {', '.join(body['goals'])} alone; {_HINT} {goal}"
         )
     try:
-        setting: Setting = _fields(Setting, body["goals"][goal]["setting"])
+        setting: Setting = decode(Setting, body["goals"][goal]["setting"], "its setting")
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error
     return setting
@@ -203,7 +192,9 @@ def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
     for path in sorted(tuning_folder().glob(f"{graph_sha256[:16]}-*.json")):
         try:
-            other: Machine = _fields(Machine, _load(path, graph_sha256).get("machine"))
+            other: Machine = decode(
+                Machine, _load(path, graph_sha256).get("machine"), "its machine"
+            )
         except (OSError, ValueError, RecursionError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
@@ -225,27 +216,6 @@ def _load(path: Path, graph_sha256: str) -> dict[str, Any]:
     if not isinstance(body.get("goals"), dict):
         raise ValueError(f"{path} is damaged (it has no goals); tune it again: {_HINT}")
     return body
-
-
-def _fields(kind: Any, value: object) -> Any:
-    """A dataclass out of JSON; raises ``ValueError`` for other fields than its own."""
-    known = {field.name for field in fields(kind)}
-    needed = {field.name for field in fields(kind) if field.default is MISSING}
-    if not isinstance(value, dict) or not needed <= set(value) <= known:
-        raise ValueError(f"it has no {kind.__name__.lower()} with fields known here")
-    return kind(**value)
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model", "cpu model") and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _count(number: int, what: str) -> str:

@@ -11,7 +11,9 @@ import pycuda
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
-from repr_runtime.cuda.opening import _NON_BLOCKING, BindingsCuda, Cuda
+from repr_runtime.cuda.bindings import BindingsCuda
+from repr_runtime.cuda.device import Cuda
+from repr_runtime.cuda.driver import NON_BLOCKING
 from repr_runtime.errors import (
     CudaError,
     CudaGraphError,
@@ -83,7 +85,7 @@ class PyCuda(Cuda):
 
     def create_stream(self) -> int:
         with _errors("creating a stream"):
-            stream = driver.Stream(_NON_BLOCKING)
+            stream = driver.Stream(NON_BLOCKING)
         return self._keep(stream, int(stream.handle))
 
     def destroy_stream(self, stream: int) -> None:

@@ -16,8 +16,10 @@ from repr_bench import inputs as feeds
 from repr_bench.analysis import peaks, profile_session
 from repr_bench.analysis import run as analysis
 from repr_bench.analysis.peaks import Peaks
-from repr_bench.analysis.run import Analysis, Subject, Wanted, default_threads, work_of
-from repr_bench.results.results import Results, read_results
+from repr_bench.analysis.run import Analysis, Subject, default_threads, work_of
+from repr_bench.request import Wanted
+from repr_bench.results.file import read_results
+from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Work
 from repr_models.data.cifar10 import ImageSet
 

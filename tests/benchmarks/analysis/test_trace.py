@@ -15,11 +15,13 @@ from rich.console import Console
 
 from repr_bench.analysis.fused_nodes import original_nodes
 from repr_bench.analysis.profile_session import Turns, profile_session, to_profile
-from repr_bench.analysis.trace import Layer, Profile, read_trace
+from repr_bench.analysis.trace import read_trace
 from repr_bench.errors import BenchError
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.profiles import print_profiles
-from repr_bench.results.results import Results, from_json, to_json
+from repr_bench.results.file import from_json, to_json
+from repr_bench.results.profile import Layer, Profile
+from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Roofline
 from repr_runtime import load
 

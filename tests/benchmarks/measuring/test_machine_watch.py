@@ -12,12 +12,10 @@ import psutil
 import pytest
 
 from repr_bench.measuring import machine_watch as machine_state
-from repr_bench.measuring.machine_watch import (
+from repr_bench.measuring.machine_watch import MachineWatch, others_among, parse_gpus
+from repr_bench.results.machine import (
     GpuState,
-    MachineWatch,
     RoundState,
-    others_among,
-    parse_gpus,
     stolen_share,
     turn_seconds,
     waited_share,

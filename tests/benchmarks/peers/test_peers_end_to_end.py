@@ -8,8 +8,8 @@ import pytest
 
 from repr_bench import bars, cli
 from repr_bench.measuring.measure import Plan
+from repr_bench.results.file import read_results
 from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
-from repr_bench.results.results import read_results
 
 
 @pytest.mark.slow

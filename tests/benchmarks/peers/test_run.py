@@ -17,9 +17,10 @@ from repr_bench.peers import run as peer_run
 from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Workload
 from repr_bench.peers.ours import burst_length, burst_of_callers
 from repr_bench.peers.run import run_peers, with_peers
+from repr_bench.request import Request
+from repr_bench.results.file import from_json, to_json
 from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
-from repr_bench.results.results import from_json, to_json
-from repr_bench.run import Request, run
+from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
 MS = 1_000_000

@@ -15,7 +15,8 @@ from page_results import everything
 from repr_bench.report.html import render_page
 from repr_bench.report.plots.figures import pareto_front
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.statistics import intervals as statistics
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}

@@ -12,7 +12,6 @@ import page_results
 import pytest
 
 from repr_bench import cli
-from repr_bench.other_tools import OtherRow
 from repr_bench.report.markdown import CSV_COLUMNS, to_csv, to_markdown
 from repr_bench.report.sections import comparison as compare_table
 from repr_bench.report.sections import peers as peer_table
@@ -20,8 +19,11 @@ from repr_bench.report.sections import profiles as profile_table
 from repr_bench.report.sections import roofline as roofline_table
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.results.agreement import Flips
+from repr_bench.results.file import write_results
+from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
-from repr_bench.results.results import Results, Row, write_results
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.results.scenarios import ScenarioRow, StageRow
 
 MS = 1_000_000

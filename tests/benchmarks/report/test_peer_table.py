@@ -15,11 +15,10 @@ from repr_bench.report.sections.peers import (
     peer_problems,
     print_peers,
     summaries,
-    times,
 )
 from repr_bench.results.peers import OURS
 from repr_bench.results.results import Results
-from repr_bench.statistics.intervals import Figure, Interval
+from repr_bench.statistics.intervals import Figure, Interval, times
 
 
 def test_each_row_has_its_figure_and_its_ratio_at_the_same_batch() -> None:

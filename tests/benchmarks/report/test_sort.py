@@ -9,11 +9,13 @@ import pytest
 
 from repr_bench import cli
 from repr_bench.errors import UsageError
-from repr_bench.other_tools import OtherRow
 from repr_bench.report.sections.columns import COLUMNS
 from repr_bench.report.sort import VALUES, Order, in_order, parse_order
+from repr_bench.results.file import read_results, write_results
 from repr_bench.results.graph import Accuracy
-from repr_bench.results.results import Results, Row, read_results, write_results
+from repr_bench.results.other_tools import OtherRow
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 MS = 1_000_000
 

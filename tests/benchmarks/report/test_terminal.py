@@ -15,8 +15,10 @@ from repr_bench.report.sections.agreement import agreement_table
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.report.terminal import print_report
 from repr_bench.results.agreement import Agreement, Band, Flips
+from repr_bench.results.file import from_json, to_json
 from repr_bench.results.graph import Accuracy, Graph
-from repr_bench.results.results import Results, Row, from_json, to_json
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 
 def printed(results: Results, width: int, *, terminal: bool = True) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repr_bench.results.results import read_results
+from repr_bench.results.file import read_results
 
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "results"
 FILES = sorted(FOLDER.glob("*/*.json"))

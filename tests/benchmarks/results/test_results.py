@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from repr_bench.errors import ResultsError
-from repr_bench.results import results as module
-from repr_bench.results.results import (
-    Results,
-    Row,
-    from_json,
-    read_results,
-    to_json,
-    write_results,
-    write_text,
-)
+from repr_bench.results import file as module
+from repr_bench.results.file import from_json, read_results, to_json, write_results, write_text
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 
 
 def test_round_trip(results: Results, failed_row: Row, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from repr_bench.report.html import render_page
 from repr_bench.report.plots import roofline as plot_module
 from repr_bench.report.plots.roofline import roofline_plot
 from repr_bench.report.terminal import print_report
-from repr_bench.results.results import Results, from_json, to_json
+from repr_bench.results.file import from_json, to_json
+from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Reached, Roofline, Timed, Work, reached_by
 from repr_bench.statistics.intervals import Interval
 

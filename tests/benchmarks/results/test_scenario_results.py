@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
 
-from repr_bench.results.results import Results, from_json, to_json
+from repr_bench.results.file import from_json, to_json
+from repr_bench.results.results import Results
 from repr_bench.results.scenarios import (
     UNANSWERED,
     ScenarioRow,

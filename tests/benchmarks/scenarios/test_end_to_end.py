@@ -14,10 +14,9 @@ from PIL import Image
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
+from repr_bench.request import Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.scenarios import StageRow
-from repr_bench.run import Request
-from repr_bench.scenario_options import ScenarioOptions
 from repr_bench.scenarios.end_to_end import (
     PHOTOGRAPH,
     decode_jpeg,
@@ -144,7 +143,7 @@ def test_a_row_for_an_artifact(
             images=bundled_subset(),
             request=request,
             options=ScenarioOptions(),
-            progress=no_progress,
+            listener=no_progress,
         )
         found = measure_from_jpeg(system, row)
         own = measure_from_jpeg(replace(system, images=None), row)

@@ -18,9 +18,9 @@ from fake_queue import Seen
 
 from repr_bench import cli
 from repr_bench.errors import ResultsError
-from repr_bench.results.results import read_results
+from repr_bench.results.file import read_results
 from repr_bench.results.scenarios import RateTrial, latency_ms
-from repr_bench.scenarios import loadgen, server
+from repr_bench.scenarios import loadgen
 from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, Query, run_loadgen
 from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
 from repr_runtime.errors import MissingExtraError
@@ -288,7 +288,7 @@ def test_loadgen_and_we_agree(
         trials.append(replace(attempt(10.0, True), verdict="held"))
 
     monkeypatch.setattr(Session, "run", slow)
-    monkeypatch.setattr(server_scenario, "search", at_ten_a_second)
+    monkeypatch.setattr("repr_bench.scenarios.server.search", at_ten_a_second)
     path = tmp_path / "r.json"
     command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
     more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]

@@ -16,14 +16,17 @@ import pytest
 import scenario_rows as made
 from rich.console import Console
 
-from repr_bench import cli, scenario_options
+from repr_bench import cli
 from repr_bench import inputs as feeds
+from repr_bench.options import parser, scenario_options
 from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.scenarios import print_scenarios, with_interval
+from repr_bench.request import ScenarioOptions
 from repr_bench.results.agreement import Agreement
+from repr_bench.results.file import read_results
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, read_results
+from repr_bench.results.results import Results
 from repr_bench.results.scenarios import SCENARIOS, UNANSWERED, RateTrial, Verdict
 from repr_bench.scenarios import offline, server, streams
 from repr_bench.scenarios import run as scenarios
@@ -318,8 +321,8 @@ def test_wrong_options_exit_2(arguments: list[str], capsys: pytest.CaptureFixtur
 
 
 def test_options() -> None:
-    def chosen(*arguments: str) -> scenario_options.ScenarioOptions | None:
-        return scenario_options.chosen(cli.parser().parse_args(arguments))
+    def chosen(*arguments: str) -> ScenarioOptions | None:
+        return scenario_options(parser().parse_args(arguments))
 
     assert chosen() is None
     assert chosen("--slo", "20ms") is None

@@ -19,12 +19,12 @@ import pytest
 from numpy.typing import NDArray
 
 from repr_bench.compare import compare
-from repr_bench.measuring.machine_watch import RoundState, turn_seconds, waited_share
 from repr_bench.measuring.measure import Plan
-from repr_bench.measuring.reference_load import YardstickTimes
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Results, Row
-from repr_bench.statistics.intervals import shift
+from repr_bench.results.machine import RoundState, YardstickTimes, turn_seconds, waited_share
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
+from repr_bench.statistics.shift import shift
 from repr_bench.statistics.verdict import Judged, judge, log_medians, steadied, waiting_excess
 
 RECORDINGS = sorted(Path(__file__).with_name("recorded").glob("*.npz"))

@@ -11,7 +11,6 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repr_bench.statistics import intervals as statistics
 from repr_bench.statistics.intervals import (
     Interval,
     decimals,
@@ -21,6 +20,7 @@ from repr_bench.statistics.intervals import (
     ratio_interval,
     wilson_interval,
 )
+from repr_bench.statistics.shift import shift, student_quantile, trend, without_trend
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_student_quantiles_of_the_printed_tables() -> None:
         (0.975, 2, 4.303),
         (0.995, 22, 2.819),
     ):
-        found = statistics.student_quantile(probability, freedom)
+        found = student_quantile(probability, freedom)
         assert float(found) == pytest.approx(expected, abs=6e-4)
         assert float(found) == pytest.approx(scipy.stats.t.ppf(probability, freedom))
 
@@ -212,7 +212,7 @@ def test_shift_by_hand() -> None:
     # of 1..6 the two largest are left out: mean 2.5; winsorised 1 4 2 4 3 4, squares 8, of h = 4;
     # in this order neighbours' products are negative, and what is added stays below 0
     old = [1, 6, 2, 5, 3, 4]
-    found = statistics.shift(old, np.array(old) + 10)
+    found = shift(old, np.array(old) + 10)
     assert float(found.value) == 10
     assert float(found.autocorrelation) == 0
     assert float(found.variance) == pytest.approx(2 * 8 / (4 * 3))
@@ -222,7 +222,7 @@ def test_shift_by_hand() -> None:
 def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> None:
     rng = np.random.default_rng(0)
     old, new = (alternating(rng.uniform(size=n)) for n in (12, 15))
-    found = statistics.shift(old, new)
+    found = shift(old, new)
     means, errors, freedoms = [], [], []
     for series, kept in ((old, 8), (new, 10)):
         limits = (0, 1 / 3)
@@ -240,22 +240,22 @@ def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> Non
 def test_spikes_in_a_third_of_the_rounds_move_nothing() -> None:
     calm = alternating(np.arange(12.0))
     spiked = np.where(calm >= 8, 1000 * calm, calm)
-    found, without = statistics.shift(calm, spiked), statistics.shift(calm, calm)
+    found, without = shift(calm, spiked), shift(calm, calm)
     assert float(found.value) == 0
     assert found.half_width(0.99) == pytest.approx(without.half_width(0.99))
 
 
 def test_trend_is_the_median_of_all_slopes() -> None:
     # slopes of 0 1 5: 1, 4 and 5/2
-    assert float(statistics.trend([0.0, 1.0, 5.0])) == 2.5
+    assert float(trend([0.0, 1.0, 5.0])) == 2.5
     spiked = 3.0 * np.arange(12)
     spiked[[2, 7]] += 100
-    assert float(statistics.trend(spiked)) == 3
-    assert statistics.trend(np.zeros((4, 12))).shape == (4,)
+    assert float(trend(spiked)) == 3
+    assert trend(np.zeros((4, 12))).shape == (4,)
 
 
 def test_a_trend_is_taken_out_about_the_middle() -> None:
-    assert statistics.without_trend([1.0, 2.0, 6.0], 2.0).tolist() == [3.0, 2.0, 4.0]
+    assert without_trend([1.0, 2.0, 6.0], 2.0).tolist() == [3.0, 2.0, 4.0]
 
 
 def alternating(values: np.ndarray) -> np.ndarray:
@@ -269,7 +269,7 @@ def alternating(values: np.ndarray) -> np.ndarray:
 def test_rounds_that_resemble_their_neighbours_say_less() -> None:
     rising = np.arange(12.0)
     scattered = alternating(rising)
-    calm, drifting = (statistics.shift(s, s) for s in (scattered, rising))
+    calm, drifting = (shift(s, s) for s in (scattered, rising))
     # winsorised 0 1 2 … 7 7 7 7 7, products and squares about its mean 4.75
     winsorised = np.minimum(rising, 7) - 4.75
     r = (winsorised[1:] * winsorised[:-1]).sum() / (winsorised**2).sum()
@@ -283,15 +283,15 @@ def test_rounds_that_resemble_their_neighbours_say_less() -> None:
 def test_shift_is_computed_for_many_series_at_once() -> None:
     rng = np.random.default_rng(1)
     old, new = rng.normal(size=(5, 12)), rng.normal(size=(5, 9))
-    together = statistics.shift(old, new)
+    together = shift(old, new)
     for k in range(5):
-        alone = statistics.shift(old[k], new[k])
+        alone = shift(old[k], new[k])
         for one, many in zip(alone, together, strict=True):
             assert float(one) == pytest.approx(float(many[k]))
 
 
 def test_shift_of_equal_rounds_is_exact_and_of_too_few_an_error() -> None:
-    found = statistics.shift([3.0] * 12, [4.0] * 12)
+    found = shift([3.0] * 12, [4.0] * 12)
     assert (float(found.value), float(found.half_width(0.99))) == (1.0, 0.0)
     with pytest.raises(ValueError, match="6 rounds"):
-        statistics.shift([1.0] * 5, [1.0] * 12)
+        shift([1.0] * 5, [1.0] * 12)

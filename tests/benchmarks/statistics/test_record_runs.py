@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import record_runs
 
-from repr_bench.measuring.machine_watch import RoundState
 from repr_bench.measuring.measure import Plan
-from repr_bench.measuring.reference_load import YardstickTimes
+from repr_bench.results.machine import RoundState, YardstickTimes
 from repr_bench.results.results import Results
 from repr_bench.statistics.intervals import percentile
 

@@ -11,15 +11,15 @@ import pytest
 from repr_export import cli
 from repr_export.errors import OptionError, PrecisionError
 from repr_export.options import ExportOptions
-from repr_export.parity import run_graph
 from repr_export.pipeline import Exported, export
-from repr_export.precision_options import PrecisionOptions
+from repr_export.precision.options import PrecisionOptions
+from repr_export.samples import run_graph
 from repr_export.tensorrt.options import EngineOptions
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import resolve
 from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import PreprocessingInfo
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.preprocess import preprocess
 
 INT8 = ExportOptions(precision=PrecisionOptions(names=("int8",)))

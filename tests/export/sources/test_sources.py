@@ -16,7 +16,7 @@ from torch import nn
 from repr_export.errors import CaptureError, GraphError, OptionError, TargetError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import export
-from repr_export.sources.source import open_source
+from repr_export.sources.opening import open_source
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.errors import WeightsError
 from repr_runtime import load

@@ -18,7 +18,7 @@ from repr_export.tensorrt.build import BuiltEngine, build_engine
 from repr_export.tensorrt.builder_library import listen, open_library
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
 from repr_runtime.artifact.manifest import ProfileInfo
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 
 pytest.importorskip("tensorrt_rtx")
 

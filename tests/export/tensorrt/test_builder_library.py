@@ -19,7 +19,7 @@ from repr_export.errors import EngineBuildError, OptionError
 from repr_export.tensorrt.build import build_engine
 from repr_export.tensorrt.builder_library import BuildMonitor, open_library
 from repr_export.tensorrt.options import EngineOptions
-from repr_runtime.cuda.opening import CudaStatus, Gpu
+from repr_runtime.cuda.driver import CudaStatus, Gpu
 from repr_runtime.errors import MissingExtraError
 
 NO_GPU = CudaStatus(0, "no CUDA driver is installed")

@@ -15,7 +15,7 @@ from repr_export.tensorrt.build import build_engine
 from repr_export.tensorrt.builder_library import open_library
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import EngineReceipt, inspect_engine, read_layer_information
-from repr_runtime.cuda.opening import cuda_status
+from repr_runtime.cuda.driver import cuda_status
 
 RTX = EngineOptions(flavour="tensorrt-rtx")
 

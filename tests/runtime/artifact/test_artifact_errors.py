@@ -15,7 +15,8 @@ import pytest
 from onnx import helper
 
 from repr_runtime import load, preflight, read_manifest
-from repr_runtime.artifact.manifest import TensorSpec, is_plain_path, parse_manifest
+from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.artifact.parsing import is_plain_path, parse_manifest
 from repr_runtime.errors import (
     AlteredFileError,
     ArtifactError,
@@ -335,7 +336,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
 
 def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repr_runtime.backends import onnxruntime as backend
-    from repr_runtime.cuda import opening as cuda
+    from repr_runtime.cuda import driver as cuda
 
     class Library:
         __version__ = "1"

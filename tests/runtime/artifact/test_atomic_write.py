@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from repr_runtime import load, read_manifest
-from repr_runtime.artifact import reading as artifact_module
+from repr_runtime.artifact import writing as artifact_module
 from repr_runtime.artifact.manifest import Manifest
-from repr_runtime.artifact.reading import describe_file, read_file, write_artifact
+from repr_runtime.artifact.reading import describe_file, read_file
+from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.errors import ArtifactNotFoundError
 
 KILLS = 50  # of each kind, over an artifact and onto a free place

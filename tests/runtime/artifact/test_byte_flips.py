@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from repr_runtime import load, preflight
-from repr_runtime.artifact.manifest import parse_manifest
+from repr_runtime.artifact.parsing import parse_manifest
 from repr_runtime.errors import ArtifactError, ManifestError
 
 FLIPS = 250  # in each file

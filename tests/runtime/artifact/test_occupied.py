@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from repr_runtime import load, read_manifest
-from repr_runtime.artifact import reading as artifact_module
-from repr_runtime.artifact.reading import check_free, write_artifact
+from repr_runtime.artifact import writing as artifact_module
+from repr_runtime.artifact.writing import check_free, write_artifact
 from repr_runtime.errors import OccupiedError
 
 
@@ -31,13 +31,13 @@ def test_foreign_files_are_never_touched(tiny: Any, artifact: Path, name: str) -
 def test_a_foreign_file_that_comes_while_writing(
     tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = artifact_module._write_flushed
+    write = artifact_module.write_flushed
 
     def write_and_disturb(path: Path, content: bytes) -> None:
         write(path, content)
         (artifact / "thesis.txt").write_text("years of work")
 
-    monkeypatch.setattr(artifact_module, "_write_flushed", write_and_disturb)
+    monkeypatch.setattr(artifact_module, "write_flushed", write_and_disturb)
     with pytest.raises(OccupiedError, match=r"thesis\.txt"):
         tiny.write(artifact, seed=1)
     assert (artifact / "thesis.txt").read_text() == "years of work"

@@ -5,7 +5,7 @@ import pytest
 
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
-from repr_export.precision_options import PrecisionOptions
+from repr_export.precision.options import PrecisionOptions
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime import load
 from repr_runtime.errors import ModelLoadError

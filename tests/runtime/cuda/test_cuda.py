@@ -13,8 +13,12 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_drivers import install
 
+from repr_runtime.cuda import bindings
 from repr_runtime.cuda import opening as cuda_module
-from repr_runtime.cuda.opening import BindingsCuda, Cuda, CudaStatus, cuda_status, open_cuda
+from repr_runtime.cuda.bindings import BindingsCuda
+from repr_runtime.cuda.device import Cuda
+from repr_runtime.cuda.driver import CudaStatus, cuda_status
+from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import (
     CudaError,
     CudaGraphError,
@@ -285,7 +289,7 @@ def test_real_bindings_without_a_driver_say_so() -> None:
 
 def test_the_functions_that_are_called_are_there() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
-    source = Path(cuda_module.__file__).read_text()
+    source = Path(bindings.__file__).read_text()
     called = re.findall(r'_call\(\s*"(\w+)"((?:, [^,()]+)*)\)', source)
     assert len(called) >= 25
     for name, given in called:

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repr_bench.report.sections.columns import title_of
-from repr_bench.results.results import PERCENTILES, UNIT_NS, Row
+from repr_bench.results.row import PERCENTILES, UNIT_NS, Row
 
 INK, FAINT, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", ACCENT: "--accent", SECOND: "--second"}

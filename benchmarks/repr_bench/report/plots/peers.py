@@ -16,9 +16,9 @@ from repr_bench.report.sections.peers import (
     peer_cells,
     peer_problems,
     summaries,
-    times,
 )
 from repr_bench.results.peers import Overall, PeerRow
+from repr_bench.statistics.intervals import times
 
 _WIDTH, _ROW, _FRAME = 6.4, 0.26, 0.75
 """Inches: the plot's width, the height of a network, and that of everything else."""

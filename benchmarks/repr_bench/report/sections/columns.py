@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from repr_bench.other_tools import OtherRow
 from repr_bench.results.graph import Graph
-from repr_bench.results.results import Row
+from repr_bench.results.other_tools import OtherRow
+from repr_bench.results.row import Row
 from repr_bench.statistics.intervals import Interval
 
 NOTHING = "-"

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from repr_bench.report.sections.columns import NOTHING
+from repr_bench.results.comparison import Comparison, RowVerdict
 from repr_bench.statistics import intervals as statistics
 from repr_bench.statistics.intervals import Interval
-from repr_bench.statistics.verdict import FORMULA, Comparison, RowVerdict
+from repr_bench.statistics.verdict import FORMULA
 
 _STYLES = {"slower": "red", "faster": "green", "cannot tell": "yellow"}
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from repr_bench.measuring.machine_watch import RoundState, stolen_share, waited_share
 from repr_bench.report.sections.columns import title_of
-from repr_bench.results.results import Results, Row
+from repr_bench.results.machine import RoundState, stolen_share, waited_share
+from repr_bench.results.results import Results
+from repr_bench.results.row import Row
 from repr_bench.statistics.verdict import MOST_WAITING, NOISY_PERCENT, log_medians, spread_percent
 
 _OTHERS_SHARE = 0.1

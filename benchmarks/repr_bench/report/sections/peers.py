@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from rich import box
@@ -22,7 +21,7 @@ from repr_bench.results.peers import (
     throughput_ratios,
 )
 from repr_bench.results.results import Results
-from repr_bench.statistics.intervals import Figure
+from repr_bench.statistics.intervals import times
 
 NOTHING = "-"
 TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
@@ -139,15 +138,6 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
             f"{min(a.images for a in checked)} images."
         )
     return found
-
-
-def times(figure: Figure) -> str:
-    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
-    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
-    if figure.interval is None:
-        return f"{figure.value:,.{places}f} ×"
-    low, high = figure.interval
-    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"
 
 
 def _networks(count: int) -> str:

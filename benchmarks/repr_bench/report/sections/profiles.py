@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from repr_bench.analysis.trace import FORMULA, TOP, Layer, Profile
 from repr_bench.report.sections.columns import NOTHING
+from repr_bench.results.profile import FORMULA, TOP, Layer, Profile
 from repr_bench.results.results import Results
 from repr_bench.statistics import intervals as statistics
 

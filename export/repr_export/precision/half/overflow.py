@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from repr_export.errors import PrecisionError
 from repr_export.graph.values import Names, node_name
-from repr_export.parity import run_graph
 from repr_export.precision.half.formats import HalfFormat
 from repr_export.precision.half.rules import is_constant, is_float
+from repr_export.samples import run_graph
 
 HEADROOM = 2.0
 """How far below the end of fp16 the values seen must stay: those not seen may be larger."""

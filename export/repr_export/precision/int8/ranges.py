@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from repr_export.errors import CalibrationError, GraphError, OptionError, first_line
 from repr_export.precision.int8.calibration import CalibrationSet
-from repr_export.precision_options import METHODS, Method
+from repr_export.precision.options import METHODS, Method
 
 PERCENTILE = 99.99
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.backends import Timings
+from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, logger, said_last, sizes
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
     BatchSizeError,
     DeviceMemoryError,

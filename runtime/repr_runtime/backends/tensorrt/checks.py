@@ -16,7 +16,9 @@ import numpy as np
 from repr_runtime.artifact.manifest import EngineInfo, FileEntry, Manifest
 from repr_runtime.artifact.reading import check_size, read_file
 from repr_runtime.backends.tensorrt.library import FLAVOURS, Flavour, Library, open_library
-from repr_runtime.cuda.opening import Cuda, Gpu, cuda_status, open_cuda
+from repr_runtime.cuda.device import Cuda
+from repr_runtime.cuda.driver import Gpu, cuda_status
+from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import (
     BatchSizeError,
     DeviceMemoryError,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.cuda.arrays import DeviceArray
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError
 
 

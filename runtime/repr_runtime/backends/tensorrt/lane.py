@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.backends import Timings
+from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.library import said_last, sizes
 from repr_runtime.cuda.arrays import DeviceView
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError, CudaGraphError, ExecutionError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from repr_runtime.backends.tensorrt.lane import Lane
-from repr_runtime.cuda.opening import Cuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import DeviceMemoryError, ReproError, SessionClosedError
 
 

@@ -11,10 +11,10 @@ import pytest
 from half_graphs import BF16, FLOAT, FP16, folded, reasons, types_of
 
 from repr_export.graph.values import unrounded
-from repr_export.parity import run_graph
 from repr_export.passes import run_pipeline
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.half.emulate import emulate_half
+from repr_export.samples import run_graph
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20"])
@@ -61,8 +61,8 @@ def test_half_inputs_and_outputs_take_no_casts(graphs: Any, halve: Any) -> None:
 
 def test_trained_network_keeps_its_classes() -> None:
     from repr_export.options import ExportOptions
-    from repr_export.parity import sample_sets
-    from repr_export.sources.source import open_source
+    from repr_export.samples import sample_sets
+    from repr_export.sources.opening import open_source
     from repr_runtime.artifact.manifest import TensorSpec
 
     source = open_source("lenet5", ExportOptions())

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 from half_graphs import folded, types_of
 
-from repr_export.parity import run_graph
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.half.emulate import emulate_half
 from repr_export.precision.half.formats import FORMATS
+from repr_export.samples import run_graph
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -21,7 +21,8 @@ from fake_tensorrt import engine_bytes, expected
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
 from repr_runtime.backends.tensorrt.lane import CudaGraphWarning
 from repr_runtime.backends.tensorrt.library import FLAVOURS, Library
-from repr_runtime.cuda.opening import BindingsCuda, Cuda
+from repr_runtime.cuda.bindings import BindingsCuda
+from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
     BatchSizeError,
     CudaError,

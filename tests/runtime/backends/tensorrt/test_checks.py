@@ -21,14 +21,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_runtime import TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import EngineInfo, Manifest, ProfileInfo
-from repr_runtime.artifact.reading import describe_file, write_artifact
+from repr_runtime.artifact.reading import describe_file
+from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
 from repr_runtime.backends.tensorrt.checks import Subject, check_engine
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import FLAVOURS, Flavour, Library, open_library
 from repr_runtime.cli import main
-from repr_runtime.cuda.opening import CudaStatus, Gpu, cuda_status
+from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
 from repr_runtime.errors import (
     AlteredFileError,
     BackendError,

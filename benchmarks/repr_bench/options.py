@@ -1,0 +1,403 @@
+"""All options of `repr-bench`, in one parser: light, since a help text waits for no library."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repr_bench.errors import UsageError
+from repr_bench.measuring.measure import Plan
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Wanted
+from repr_bench.results.scenarios import SCENARIOS, Scenario
+from repr_runtime.backends.tuning import GOALS
+from repr_runtime.loading import DEVICES
+
+if TYPE_CHECKING:
+    from repr_bench.report.sort import Order
+
+STANDARD_OUTPUT = Path("-")
+QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
+QUICK_IMAGES = 200
+LEAST_PERCENT = 2.0
+
+_UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; what it parsed goes through :func:`check`."""
+    p = argparse.ArgumentParser(
+        prog="repr-bench",
+        description="Latency and accuracy of exported networks, side by side. "
+        "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate), 2 for a "
+        "wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
+    )
+    p.add_argument(
+        "targets",
+        nargs="*",
+        metavar="NAME|ARTIFACT",
+        help="networks by name (exported if need be) or artifact folders; "
+        "default: every network whose bundled weights reach their bar",
+    )
+    p.add_argument("--list", action="store_true", help="list every network, and stop")
+    p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
+    _add_what(p.add_argument_group("what is measured"))
+    _add_how_long(p.add_argument_group("how long, and on which images"))
+    _add_more(p.add_argument_group("what else is measured, in the same run"))
+    _add_scenarios(
+        p.add_argument_group(
+            "scenarios",
+            "measured after the table of batch sizes, of the same graphs, if any of the first three "
+            "is given",
+        )
+    )
+    _add_comparison(p.add_argument_group("comparing two runs"))
+    _add_output(p.add_argument_group("what is written"))
+    return p
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--all-bundled",
+        action="store_true",
+        help="without names: those below their bar too, which the table marks",
+    )
+    group.add_argument(
+        "--batch", type=whole_numbers, metavar="N,…", help="batch sizes (default: 1,8)"
+    )
+    group.add_argument(
+        "--precision",
+        type=_precisions,
+        metavar="P,…",
+        help=f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them",
+    )
+    for name in LOWER:
+        group.add_argument(
+            f"--{name}",
+            dest="lower",
+            action="append_const",
+            const=name,
+            help=f"measure {name} too, beside fp32; these options add up",
+        )
+    group.add_argument("--device", choices=DEVICES, default="auto")
+    group.add_argument(
+        "--threads", type=whole_number, metavar="N", help="CPU threads (default: one a core)"
+    )
+    group.add_argument(
+        "--artifacts",
+        type=Path,
+        default=Path("artifacts"),
+        metavar="DIR",
+        help="where the artifacts of named networks are (default: artifacts)",
+    )
+
+
+def _add_how_long(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a first look: {QUICK.seconds:g} s and {QUICK.samples} samples a row, accuracy on "
+        f"{QUICK_IMAGES} images, unless --seconds, --samples or --limit say otherwise",
+    )
+    group.add_argument(
+        "--seconds", type=seconds, help=f"timed for each row at least (default: {Plan.seconds:g})"
+    )
+    group.add_argument(
+        "--samples",
+        type=whole_number,
+        help=f"timed for each row at least (default: {Plan.samples})",
+    )
+    images = group.add_mutually_exclusive_group()
+    images.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="measure accuracy on CIFAR-10's 10,000 test images, or on a folder of images: a "
+        "folder for each class, or val.txt (default: the bundled CIFAR-10 subset)",
+    )
+    images.add_argument(
+        "--label-free",
+        type=Path,
+        metavar="DIR",
+        help="on any images: agreement with the original network alone, no accuracy",
+    )
+    group.add_argument(
+        "--limit", type=whole_number, metavar="N", help="on so many of them, drawn evenly by class"
+    )
+
+
+def _add_more(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--roofline",
+        action="store_true",
+        help="measure this machine's peaks, and each row's share of what they allow",
+    )
+    group.add_argument(
+        "--profile",
+        action="store_true",
+        help="where each row's time goes: by operator, and its slowest layers",
+    )
+    group.add_argument(
+        "--peers",
+        nargs="?",
+        const="",
+        metavar="P,…",
+        help="compare with other libraries in the same run: torch, torch.compile, onnxruntime, "
+        "openvino-latency, openvino-throughput, … (default: all that are installed); after the names",
+    )
+    group.add_argument(
+        "--tune",
+        choices=GOALS,
+        help="find the fastest setting on this CPU, keep it for load(tuned=…), and stop",
+    )
+
+
+def _add_scenarios(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scenario",
+        type=_scenarios,
+        default=(),
+        metavar="S,…",
+        help=f"MLPerf's shapes, in seconds: of {', '.join(SCENARIOS)}, or all",
+    )
+    group.add_argument(
+        "--loadgen",
+        action="store_true",
+        help="MLPerf's LoadGen drives the same sessions too (pip install 'repr-deploy[loadgen]')",
+    )
+    group.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="from JPEG bytes to label, and where the time goes",
+    )
+    group.add_argument(
+        "--slo",
+        type=_milliseconds,
+        default=DEFAULT_SLO_MS,
+        metavar="TIME",
+        help="the bound of the server scenario's p99, as in 15ms (default)",
+    )
+    group.add_argument(
+        "--instances",
+        type=whole_number,
+        metavar="N",
+        help="runs side by side, server and offline (default: one a core on a CPU)",
+    )
+    group.add_argument(
+        "--max-batch",
+        type=whole_number,
+        default=32,
+        metavar="N",
+        help="samples run together at most, server and offline (default: 32)",
+    )
+    group.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of the arrivals (default: 0)"
+    )
+
+
+def _add_comparison(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD.json",
+        help="say of each row whether it is faster or slower than in this file of --json",
+    )
+    group.add_argument(
+        "--from",
+        dest="take_from",
+        type=Path,
+        metavar="NEW.json",
+        help="measure nothing, and take the results of this file",
+    )
+    group.add_argument(
+        "--same-within",
+        type=_percent,
+        default=LEAST_PERCENT,
+        metavar="PERCENT",
+        help=f"the smallest difference that counts (default: {LEAST_PERCENT:g})",
+    )
+    group.add_argument(
+        "--with",
+        dest="others",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="beside ours, under its own label, another tool's run: a file of trtexec "
+        "--exportTimes, or LoadGen's mlperf_log_summary.txt or its folder (may be repeated)",
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write everything, raw samples too; with --list, the list (- is standard output)",
+    )
+    group.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    for option, what in (
+        (
+            "--csv",
+            "write one table of all rows, which column kind tells apart (graph, scenario, "
+            "end-to-end, peer, other), with all figures in full precision and both ends of "
+            "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json",
+        ),
+        ("--markdown", "write all tables and notes as Markdown"),
+    ):
+        group.add_argument(
+            option,
+            type=Path,
+            metavar="FILE",
+            help=f"{what} (- is standard output, in place of the table)",
+        )
+    group.add_argument(
+        "--sort",
+        type=_order,
+        metavar="COLUMN[,desc]",
+        help="order the rows of all tables but --json's, as in --sort top-1,desc",
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` for options that contradict each other, before any work."""
+    if args.targets and args.all_bundled:
+        raise UsageError("--all-bundled goes without names; leave out one of the two")
+    if args.precision and args.lower:
+        raise UsageError(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
+    more = bool(args.csv or args.markdown or args.sort or args.others)
+    if args.tune and (args.json or args.html or args.peers is not None or more):
+        raise UsageError(
+            "--tune keeps what it finds in the cache, and goes without --json, --html, --peers, "
+            "--csv, --markdown, --sort, --with"
+        )
+    if args.list and more:
+        raise UsageError("--list goes without --csv, --markdown, --sort, --with")
+    if args.json == STANDARD_OUTPUT and not args.list:
+        raise UsageError("--json - goes with --list; give the name of a file")
+    if args.csv == args.markdown == STANDARD_OUTPUT:
+        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
+    if args.take_from is not None and args.targets:
+        raise UsageError(
+            f"--from measures nothing, so {', '.join(args.targets)} would have no effect; "
+            f"leave out one or the other"
+        )
+
+
+def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
+    """How much is timed and on how many images, all if None: what is given, else the defaults."""
+    base = QUICK if args.quick else Plan()
+    plan = Plan(
+        seconds=base.seconds if args.seconds is None else args.seconds,
+        samples=args.samples or base.samples,
+        rounds=base.rounds,
+        warmup_seconds=base.warmup_seconds,
+    )
+    return plan, args.limit or (QUICK_IMAGES if args.quick else None)
+
+
+def wanted(args: argparse.Namespace) -> Wanted:
+    """The analyses that are asked for."""
+    return Wanted(roofline=args.roofline, profile=args.profile)
+
+
+def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
+    """The scenarios that are asked for; None if none is."""
+    if not (args.scenario or args.loadgen or args.end_to_end):
+        return None
+    return ScenarioOptions(
+        scenarios=args.scenario or (SCENARIOS if args.loadgen else ()),
+        loadgen=args.loadgen,
+        end_to_end=args.end_to_end,
+        slo_ms=args.slo,
+        instances=args.instances,
+        max_batch=args.max_batch,
+        seed=args.seed,
+    )
+
+
+def peer_names(text: str) -> tuple[str, ...] | None:
+    """The peers that stand in the option; None for all."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
+
+
+def whole_number(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Several of them, each once."""
+    return tuple(dict.fromkeys(whole_number(part) for part in text.split(",")))
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, "a number of seconds above 0", lambda value: 0 < value < math.inf)
+
+
+def _percent(text: str) -> float:
+    return _number(text, "a percentage above 0 and up to 100", lambda value: 0 < value <= 100)
+
+
+def _number(text: str, what: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    for part in text.split(","):
+        if part not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(PRECISIONS)}")
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _scenarios(text: str) -> tuple[Scenario, ...]:
+    found: dict[Scenario, None] = {}
+    for part in text.split(","):
+        named = SCENARIOS if part == "all" else tuple(s for s in SCENARIOS if s == part)
+        if not named:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not one of {', '.join(SCENARIOS)}, or all"
+            )
+        found |= dict.fromkeys(named)
+    return tuple(found)
+
+
+def _milliseconds(text: str) -> float:
+    """``15ms``, ``0.1s`` or ``800us`` in milliseconds; a bare number is not said to be anything."""
+    for unit, factor in _UNITS_MS.items():
+        number = text.removesuffix(unit)
+        if number == text:
+            continue
+        try:
+            value = float(number) * factor
+        except ValueError:
+            continue
+        if 0 < value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 with its unit, as in 15ms")
+
+
+def _order(text: str) -> Order:
+    from repr_bench.report.sort import parse_order
+
+    try:
+        return parse_order(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

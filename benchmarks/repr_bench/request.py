@@ -1,0 +1,64 @@
+"""What a run is asked to do, and who hears how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from repr_bench.inputs import EvaluationImages
+from repr_bench.measuring.measure import Plan
+from repr_bench.results.scenarios import Scenario
+
+LOWER = ("fp16", "bf16", "int8")
+PRECISIONS = ("fp32", *LOWER)
+
+DEFAULT_SLO_MS = 15.0
+"""MLPerf's bound for ResNet-50 in the server scenario (inference rules, "server")."""
+
+
+class Listener(Protocol):
+    """Hears how far the run is."""
+
+    def tell(self, text: str) -> None:
+        """A sentence about what is done now."""
+
+    def advance(self, what: str, done: float, total: float) -> None:
+        """``done`` of ``total`` seconds or images of ``what``."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which analyses are asked for; without either, a run does nothing more."""
+
+    roofline: bool = False
+    profile: bool = False
+
+
+@dataclass(frozen=True)
+class ScenarioOptions:
+    """Which scenarios; ``instances`` None means as many as there are cores, on a CPU."""
+
+    scenarios: tuple[Scenario, ...] = ()
+    loadgen: bool = False
+    end_to_end: bool = False
+    slo_ms: float = DEFAULT_SLO_MS
+    instances: int | None = None
+    max_batch: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure; ``batches`` None means 1 and 8, or what a graph is fixed to."""
+
+    targets: tuple[str, ...]
+    artifacts: Path = Path("artifacts")
+    batches: tuple[int, ...] | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    device: str = "auto"
+    threads: int | None = None
+    plan: Plan = field(default_factory=Plan)
+    images: EvaluationImages = field(default_factory=EvaluationImages)
+    command: tuple[str, ...] = ()
+    wanted: Wanted = field(default_factory=Wanted)

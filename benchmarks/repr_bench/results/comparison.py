@@ -1,0 +1,52 @@
+"""What comparing two runs found, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from repr_bench.statistics.intervals import Interval
+from repr_bench.statistics.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class MachineShift:
+    """How a reading of the machine changed: the new run's time over the old one's.
+
+    ``interval`` is None for what was counted and not timed.
+    """
+
+    what: str
+    ratio: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class RowVerdict:
+    """The verdict on one row, matched by label, precision and batch.
+
+    ``ratio`` is the new latency over the old one, ``interval`` holds it at ``confidence``,
+    machine included; None where a run has no or too few rounds of the row. ``reason`` says why
+    nothing can be told, ``warnings`` what else differs between the runs.
+    """
+
+    label: str
+    precision: str | None
+    batch: int | None
+    verdict: Verdict
+    ratio: float | None
+    interval: Interval | None
+    reason: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All verdicts on a run, as against the run in the file ``old``, which began ``started``."""
+
+    old: str
+    started: str
+    least_percent: float
+    confidence: float
+    machine: tuple[MachineShift, ...]
+    warnings: tuple[str, ...]
+    rows: tuple[RowVerdict, ...]

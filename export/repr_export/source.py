@@ -1,0 +1,53 @@
+"""What every source is: a network to export, its graph and what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from repr_models.registry import FoldContract
+from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the manifest says of the network, but for what is counted in its graph.
+
+    ``note`` is a sentence for the user about how the target was understood, or "".
+    """
+
+    name: str
+    architecture: str
+    dataset: str | None
+    source: str
+    folder: str
+    note: str = ""
+
+
+class Source(Protocol):
+    """A network to export."""
+
+    identity: Identity
+    weights: WeightsInfo
+    preprocessing: PreprocessingInfo | None
+    labels: tuple[str, ...] | None
+    fold: FoldContract | None
+    parameters: int | None
+
+    def model(self) -> ir.Model:
+        """A new graph of the network, with nothing folded yet."""
+        ...
+
+    def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """What the original network computes for ``inputs``."""
+        ...
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """The same in float64, where it can be, else :meth:`reference` again."""
+        ...

@@ -1,0 +1,187 @@
+"""A registered network, or a factory of the user's."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from repr_export.errors import CaptureError, OptionError, TargetError, first_line
+from repr_export.options import DEFAULT_OPSET, ExportOptions
+from repr_export.source import Arrays, Identity
+from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
+from repr_export.sources.given import preprocessing_of, read_labels
+from repr_models.registry import FoldContract, NetworkSpec
+from repr_models.weights.download import Progress
+from repr_models.weights.loading import (
+    RANDOM,
+    WeightsSource,
+    load_checkpoint,
+    load_weights,
+    randomize,
+)
+from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
+
+
+class TorchSource:
+    """A torch module with its parameters loaded, in eval mode."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        identity: Identity,
+        weights: WeightsInfo,
+        input_shape: tuple[int, ...],
+        options: ExportOptions,
+        *,
+        preprocessing: PreprocessingInfo | None,
+        labels: tuple[str, ...] | None,
+        fold: FoldContract | None,
+        parameters: int | None = None,
+    ) -> None:
+        self.network = network.eval()
+        self.identity = identity
+        self.weights = weights
+        self.preprocessing = preprocessing
+        self.labels = labels
+        self.fold = fold
+        counted = sum(p.numel() for p in network.parameters())
+        self.parameters: int | None = counted if parameters is None else parameters
+        self._input_shape = input_shape
+        self._options = options
+
+    def model(self) -> ir.Model:
+        return capture(
+            self.network,
+            self._input_shape,
+            batch=self._options.batch,
+            opset=self._options.opset or DEFAULT_OPSET,
+        )
+
+    def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
+        return {OUTPUT_NAME: output.numpy()}
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            network = copy.deepcopy(self.network).double()
+            output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
+        return {OUTPUT_NAME: output.numpy()}
+
+
+def _from_registry(
+    target: str, spec: NetworkSpec, options: ExportOptions, download: Progress | None
+) -> TorchSource:
+    options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
+    network = spec.build()
+    source = load_weights(network, options.weights, spec, progress=download)
+    if source.kind == "bundled" and spec.bar is not None:
+        source = replace(source, record={**source.record, "bar": spec.bar})
+    pre = spec.preprocessing
+    asked = target.strip().lower()
+    note = "" if asked == spec.name else f"{asked} is {spec.name}"
+    return TorchSource(
+        network,
+        Identity(
+            spec.name,
+            spec.architecture,
+            spec.dataset.name,
+            "registry",
+            options.name or asked,
+            note,
+        ),
+        _weights_info(source),
+        spec.input_shape,
+        options,
+        preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
+        labels=spec.dataset.labels,
+        fold=spec.fold,
+        parameters=spec.parameters,  # without heads that serve training alone
+    )
+
+
+def _weights_info(source: WeightsSource) -> WeightsInfo:
+    return WeightsInfo(**asdict(source))
+
+
+def _from_factory(target: str, options: ExportOptions) -> TorchSource:
+    if options.input_shape is None:
+        raise OptionError(f"{target} needs the shape of one sample, such as --input 3x224x224")
+    network = _call_factory(target)
+    name = options.name or target.rpartition(":")[2].rpartition(".")[2]
+    if options.weights is None:
+        weights = WeightsInfo("factory", target, None, {})
+    elif str(options.weights) == RANDOM:
+        weights = WeightsInfo(
+            RANDOM, f"seed {_randomize(network, name, options.input_shape)}", None, {}
+        )
+    else:
+        weights = _weights_info(load_checkpoint(network, Path(options.weights)))
+    return TorchSource(
+        network,
+        Identity(name, name, None, "factory", name),
+        weights,
+        options.input_shape,
+        options,
+        preprocessing=preprocessing_of(options, options.input_shape),
+        labels=read_labels(options.labels),
+        fold=None,
+    )
+
+
+def _randomize(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> int:
+    try:
+        return randomize(network, name, input_shape)
+    except Exception as error:  # whatever the user's network raises
+        raise CaptureError(
+            f"the network fails on an input of shape {input_shape}: {first_line(error)}; check --input"
+        ) from error
+
+
+def _call_factory(target: str) -> nn.Module:
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise TargetError(f"{target!r} is not of the form package.module:factory")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the working folder, as for `python -m`
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise TargetError(
+                f"there is no module {missing!r}; run the command from the folder that holds it, "
+                f"or install it"
+            ) from error
+        raise TargetError(f"{module_name} needs the module {missing!r}; install it") from error
+    except Exception as error:  # whatever the user's module raises
+        raise TargetError(
+            f"importing {module_name} fails: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise TargetError(f"{module_name} has no {attribute!r}{hint}")
+        found = getattr(found, part)
+    try:
+        network = found if isinstance(found, nn.Module) else found()
+    except Exception as error:  # whatever the user's factory raises
+        raise TargetError(
+            f"{target}() fails: {type(error).__name__}: {first_line(error)}; it is called without arguments"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise TargetError(
+            f"{target}() returns {type(network).__name__}, expected a torch.nn.Module"
+        )
+    return network

@@ -1,0 +1,91 @@
+"""The CUDA driver itself, asked without any package: is a GPU there, and which."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from repr_runtime.errors import (
+    CudaError,
+)
+
+# CUdevice_attribute
+_MAJOR, _MINOR = 75, 76
+
+
+SUCCESS, OUT_OF_MEMORY = 0, 2
+
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A device as the driver describes it: ``compute_capability`` like ``"9.0"``, memory in bytes."""
+
+    name: str
+    compute_capability: str
+    memory: int
+
+
+@dataclass(frozen=True)
+class CudaStatus:
+    """What the CUDA driver says: how many devices, and a reason where there are none.
+
+    ``driver`` is the newest CUDA version that the driver speaks, like ``(13, 0)``.
+    """
+
+    devices: int
+    reason: str
+    driver: tuple[int, int] | None = None
+    gpus: tuple[Gpu, ...] = ()
+
+
+@cache
+def cuda_status() -> CudaStatus:
+    """Ask the driver itself (``cuInit``), without any package; the answer is kept."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return CudaStatus(0, f"no CUDA driver is installed ({name} not found)")
+    code = driver.cuInit(0)
+    if code != SUCCESS:
+        return CudaStatus(0, f"the CUDA driver found no device (cuInit returned {code})")
+    count, number = ctypes.c_int(0), ctypes.c_int(0)
+    code = driver.cuDeviceGetCount(ctypes.byref(count))
+    if code != SUCCESS or count.value == 0:
+        return CudaStatus(0, f"the CUDA driver sees no device (code {code})")
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    version = (number.value // 1000, number.value % 1000 // 10)
+    gpus = tuple(_describe(driver, index) for index in range(count.value))
+    return CudaStatus(count.value, "", version, gpus)
+
+
+def _describe(driver: ctypes.CDLL, index: int) -> Gpu:
+    device, value, total = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    capability = []
+    for attribute in (_MAJOR, _MINOR):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        capability.append(str(value.value))
+    return Gpu(name.value.decode(errors="replace"), ".".join(capability), total.value)
+
+
+def wait_for_device(device: int) -> None:
+    """Wait until all work in the device's primary context is done, whoever began it."""
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    context, before = ctypes.c_void_p(), ctypes.c_void_p()
+    codes = [driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)]
+    if codes[0] == SUCCESS:
+        codes.append(driver.cuCtxPushCurrent_v2(context))
+        codes.append(driver.cuCtxSynchronize())
+        codes.append(driver.cuCtxPopCurrent_v2(ctypes.byref(before)))
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+    if any(codes):
+        raise CudaError(f"waiting for device {device} failed (codes {codes})")
