@@ -15,10 +15,7 @@ from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
 
 if TYPE_CHECKING:
-    from repr_models.registry import NetworkSpec
-
-
-"""What an export adds to fp32 where it is asked for."""
+    from repr_models.spec import NetworkSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
     to compare.
     """
     from repr_models.registry import networks
-    from repr_models.weights.loading import is_bundled
+    from repr_models.weights.bundled import is_bundled
 
     every = list(networks())
     bundled = [spec for spec in every if is_bundled(spec)]
@@ -59,7 +56,7 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
 
 def reason_to_leave_out(spec: NetworkSpec) -> str | None:
     """Why a run without names does without ``spec``; None if it does not."""
-    from repr_models.weights.loading import bundled_record, is_bundled
+    from repr_models.weights.bundled import bundled_record, is_bundled
 
     if not is_bundled(spec):
         return "no bundled weights"
@@ -127,7 +124,7 @@ def _named(
     name: str, artifacts: Path, tell: Callable[[str], None], precisions: Sequence[str]
 ) -> Path:
     from repr_models.registry import resolve
-    from repr_models.weights.loading import is_bundled
+    from repr_models.weights.bundled import is_bundled
 
     spec = resolve(name)
     folder = artifacts / name.strip().lower()  # where repr-export puts it
@@ -165,7 +162,7 @@ def _had(folder: Path) -> tuple[str, ...]:
 
 
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:
-    from repr_models.weights.loading import bundled_record, is_bundled
+    from repr_models.weights.bundled import bundled_record, is_bundled
 
     if not (folder / MANIFEST_NAME).exists():
         return False

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from repr_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images, ImageSet
     from repr_models.data.folder import ClassNames
+    from repr_models.data.images import Images, ImageSet
     from repr_runtime import Manifest, Session
     from repr_runtime.artifact.manifest import TensorSpec
 
@@ -57,7 +57,7 @@ class EvaluationImages:
         Raises :class:`repr_models.errors.DataError` if those of the folder are not its classes.
         """
         from repr_models.data.folder import labelled_folder, unlabelled_folder
-        from repr_models.registry import CIFAR10
+        from repr_models.spec import CIFAR10
 
         dataset = manifest.network.dataset
         if manifest.preprocessing is None:
@@ -95,7 +95,7 @@ def _cifar10(folder: Path) -> ImageSet | None:
 def _classes(manifest: Manifest) -> ClassNames | None:
     """What folders may call the artifact's classes; None if it does not classify."""
     from repr_models.data.folder import ClassNames, imagenet_wnids
-    from repr_models.registry import IMAGENET
+    from repr_models.spec import IMAGENET
 
     shape, labels = manifest.outputs[0].shape, manifest.labels
     count = shape[1] if len(shape) == 2 else None
@@ -109,8 +109,8 @@ def _classes(manifest: Manifest) -> ClassNames | None:
 
 def _drawn(images: ImageSet, limit: int | None) -> ImageSet:
     """``limit`` of the images, evenly by class, or all."""
-    from repr_models.data.cifar10 import ImageSet
     from repr_models.data.folder import DRAW_SEED, draw_evenly
+    from repr_models.data.images import ImageSet
 
     chosen = draw_evenly(images.labels, len(images), limit)
     if len(chosen) == len(images):

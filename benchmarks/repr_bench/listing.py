@@ -17,7 +17,7 @@ from repr_bench.artifacts import reason_to_leave_out, short_name
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
-    from repr_models.registry import NetworkSpec
+    from repr_models.spec import NetworkSpec
 
 SCHEMA = 1
 NOTHING = "-"
@@ -97,7 +97,7 @@ def _entry(spec: NetworkSpec, artifacts: Path) -> Entry:
 
 
 def _weights(spec: NetworkSpec) -> Weights:
-    from repr_models.weights.loading import bundled_path, bundled_record, is_bundled
+    from repr_models.weights.bundled import bundled_path, bundled_record, is_bundled
 
     if is_bundled(spec):
         record = bundled_record(spec)

@@ -34,7 +34,7 @@ from repr_export.samples import Arrays, SampleSet, run_graph, run_in_batches, sa
 from repr_export.source import Source
 from repr_export.sources.opening import open_source
 from repr_export.tensorrt.engines import build_engines
-from repr_models.registry import FoldContract
+from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import DTYPES, Manifest, NetworkInfo, TensorSpec
 from repr_runtime.artifact.reading import describe_file

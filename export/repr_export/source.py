@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_models.registry import FoldContract
+from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
 Arrays = Mapping[str, NDArray[Any]]

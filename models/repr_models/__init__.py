@@ -3,7 +3,8 @@
 Importing this package imports no torch: the look-up of a name and the loading of weights do.
 """
 
-from repr_models.data.cifar10 import ImageSet, bundled_subset, load_cifar10
+from repr_models.data.cifar10 import bundled_subset, load_cifar10
+from repr_models.data.images import ImageSet
 from repr_models.errors import (
     DataError,
     DuplicateNetworkError,
@@ -12,7 +13,8 @@ from repr_models.errors import (
     UnknownNetworkError,
     WeightsError,
 )
-from repr_models.registry import (
+from repr_models.registry import networks, resolve
+from repr_models.spec import (
     CIFAR10,
     IMAGENET,
     Dataset,
@@ -20,18 +22,11 @@ from repr_models.registry import (
     NetworkSpec,
     Preprocessing,
     Published,
-    networks,
     register,
-    resolve,
 )
-from repr_models.weights.loading import (
-    WeightsSource,
-    bundled_record,
-    is_bundled,
-    load_checkpoint,
-    load_weights,
-    randomize,
-)
+from repr_models.weights.bundled import bundled_record, is_bundled
+from repr_models.weights.loading import WeightsSource, load_checkpoint, load_weights
+from repr_models.weights.randomize import randomize
 
 __all__ = [
     "CIFAR10",

@@ -18,12 +18,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from repr_models.registry import (
-    MULTIPLY_ADDS_FILE,
-    NetworkSpec,
-    networks,
-    stored_multiply_adds,
-)
+from repr_models.registry import networks
+from repr_models.spec import MULTIPLY_ADDS_FILE, NetworkSpec, stored_multiply_adds
 
 COMMAND = "python -m repr_models.count"
 

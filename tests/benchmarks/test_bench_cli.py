@@ -19,7 +19,7 @@ from repr_bench import cli
 from repr_bench import inputs as feeds
 from repr_bench.artifacts import Selection
 from repr_bench.results.file import read_results
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1")

@@ -21,7 +21,7 @@ from repr_bench.results.file import from_json, to_json
 from repr_bench.run import run
 from repr_export.errors import PrecisionError
 from repr_export.options import ExportOptions
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 from repr_models.errors import DataError
 from repr_runtime import read_manifest
 
@@ -237,7 +237,7 @@ class TestNames:
     @pytest.fixture(autouse=True)
     def exporter(self, monkeypatch: pytest.MonkeyPatch, make_artifact: ArtifactMaker) -> None:
         import repr_export.pipeline
-        from repr_models.weights import loading as weights
+        from repr_models.weights import bundled as weights
 
         self.exported: list[str] = []
         self.precisions: list[tuple[str, ...]] = []
@@ -375,14 +375,14 @@ class TestSelection:
 
     def select(self, monkeypatch: pytest.MonkeyPatch, *taken: str, **how: bool) -> Any:
         from repr_models import registry
-        from repr_models.weights import loading as weights
+        from repr_models.weights import bundled as weights
 
         bundled = {name: self.BUNDLED[name] for name in taken or self.BUNDLED}
         known = [
             replace(spec, bar=bundled.get(spec.name, (0.0, spec.bar))[1])
             for spec in list(registry.networks())
         ]
-        monkeypatch.setattr(registry, "_networks", {spec.name: spec for spec in known})
+        monkeypatch.setattr(registry, "registered", {spec.name: spec for spec in known})
         monkeypatch.setattr(weights, "is_bundled", lambda spec: spec.name in bundled)
         monkeypatch.setattr(registry, "is_bundled", lambda spec: spec.name in bundled)
         monkeypatch.setattr(

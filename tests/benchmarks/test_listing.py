@@ -16,8 +16,8 @@ from rich.console import Console
 from repr_bench import listing
 from repr_bench.listing import Entry, Weights, entries, print_list, to_json
 from repr_models import registry
-from repr_models.registry import FoldContract, NetworkSpec, Published
-from repr_models.weights import loading as weights
+from repr_models.spec import FoldContract, NetworkSpec, Published
+from repr_models.weights import bundled as weights
 
 BEHIND = "behind an addition, whose other reader needs the sum"
 LENET = Entry(
@@ -165,7 +165,7 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         published=Published("library W", "https://example.org/a.pth", "ab" * 4, 0.76),
         fold=FoldContract(53, 3, BEHIND),
     )
-    monkeypatch.setattr(registry, "_networks", known)
+    monkeypatch.setattr(registry, "registered", known)
 
 
 @pytest.mark.usefixtures("scratch_registry")

@@ -125,7 +125,7 @@ def captured(name: str, size: int | None) -> ir.Model:
     import torch
 
     from repr_models.registry import resolve
-    from repr_models.weights.loading import randomize
+    from repr_models.weights.randomize import randomize
 
     spec = resolve(name)
     channels, height, width = spec.input_shape

@@ -16,7 +16,7 @@ from repr_export import cli
 from repr_export.options import ExportOptions
 from repr_export.sources.opening import open_source
 from repr_models import Published, registry, resolve
-from repr_models.weights.loading import randomize
+from repr_models.weights.randomize import randomize
 from repr_runtime import load
 
 NAME = "lenet5.cifar10"
@@ -52,7 +52,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
         hashlib.sha256(content).hexdigest(),
         0.7613,
     )
-    monkeypatch.setitem(registry._networks, NAME, replace(spec, published=found))
+    monkeypatch.setitem(registry.registered, NAME, replace(spec, published=found))
     monkeypatch.setattr("repr_models.weights.loading.is_bundled", lambda _: False)
     try:
         yield found
@@ -117,7 +117,7 @@ def test_without_a_network_there_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     gone = replace(published, url="http://127.0.0.1:9/net.pth")  # nobody is there
-    monkeypatch.setitem(registry._networks, NAME, replace(resolve(NAME), published=gone))
+    monkeypatch.setitem(registry.registered, NAME, replace(resolve(NAME), published=gone))
     assert cli.main([NAME, "-o", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
     assert out == ""

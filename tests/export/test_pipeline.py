@@ -16,7 +16,8 @@ from repr_export.errors import FoldContractError, OptionError, ParityError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
 from repr_models.data.cifar10 import bundled_subset
-from repr_models.registry import FoldContract, resolve
+from repr_models.registry import resolve
+from repr_models.spec import FoldContract
 from repr_models.weights.loading import load_weights
 from repr_runtime import load, preflight, read_manifest
 

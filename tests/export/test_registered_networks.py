@@ -27,8 +27,9 @@ from repr_export.tensorrt.build import BuiltEngine, build_engine
 from repr_export.tensorrt.options import EngineOptions
 from repr_models import count
 from repr_models.data.cifar10 import bundled_subset
-from repr_models.registry import NetworkSpec, networks
-from repr_models.weights.loading import randomize
+from repr_models.registry import networks
+from repr_models.spec import NetworkSpec
+from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.preprocess import preprocess
 
@@ -133,7 +134,7 @@ def assert_builds(graph: bytes, precision: str, counted: MultiplyAdds) -> None:
 
 def build(graph: bytes, counted: MultiplyAdds) -> BuiltEngine:
     """The engine, which computes as many products in as many layers as the graph states."""
-    built = build_engine(graph, EngineOptions(flavour="tensorrt-rtx"))
+    built = build_engine(graph, EngineOptions(edition="tensorrt-rtx"))
     assert len(built.content) > 0
     assert sum(built.receipt.layers.values()) == len(counted.nodes)
     assert sum(built.receipt.multiply_adds.values()) == counted.total

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from repr_models import count, networks, registry
-from repr_models.registry import NetworkSpec, resolve, stored_multiply_adds
+from repr_models import count, networks
+from repr_models import spec as spec_module
+from repr_models.registry import resolve
+from repr_models.spec import NetworkSpec, stored_multiply_adds
 
 ALL = list(networks())
 
@@ -32,7 +34,7 @@ def test_counts_are_the_published_ones(name: str, published: float) -> None:
 
 
 def test_a_network_without_an_entry_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "stored_multiply_adds", dict)
+    monkeypatch.setattr(spec_module, "stored_multiply_adds", dict)
     assert resolve("lenet5").multiply_adds is None
 
 

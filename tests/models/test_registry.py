@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from repr_models import (
     registry,
     resolve,
 )
+from repr_models.spec import registered
 
 CIFAR10_NAMES = {
     "lenet5",
@@ -46,9 +48,12 @@ ALL = list(networks())
 
 
 @pytest.fixture
-def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def scratch_registry() -> Iterator[None]:
     """Registrations of the test alone are forgotten behind it."""
-    monkeypatch.setattr(registry, "_networks", dict(registry._networks))
+    before = dict(registered)
+    yield
+    registered.clear()
+    registered.update(before)
 
 
 def a_network(name: str, dataset: Dataset = CIFAR10) -> None:
@@ -163,4 +168,4 @@ def test_a_kept_batchnorm_needs_a_reason() -> None:
 
 def test_every_family_module_registers_something() -> None:
     modules = {inspect.getmodule(spec.builder).__name__ for spec in ALL}  # type: ignore[union-attr]
-    assert modules == {f"repr_models.{name}" for name in registry.FAMILY_MODULES}
+    assert modules == {f"repr_models.networks.{name}" for name in registry.FAMILY_MODULES}

@@ -22,7 +22,8 @@ def torch_network(manifest: Manifest) -> Network | None:
     """
     from repr_models.errors import UnknownNetworkError
     from repr_models.registry import resolve
-    from repr_models.weights.loading import bundled_record, is_bundled, load_weights
+    from repr_models.weights.bundled import bundled_record, is_bundled
+    from repr_models.weights.loading import load_weights
 
     if manifest.weights.kind != "bundled" or manifest.network.source != "registry":
         return None

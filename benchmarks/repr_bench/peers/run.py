@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import Clock, Plan, Timing, measure
+from repr_bench.measuring.measure import Clock, Plan, Timing, garbage_frozen, measure
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Runner, Workload
 from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
@@ -87,16 +86,14 @@ class _Entry:
     plan: Plan = field(default_factory=Plan)
 
     def finished(self) -> PeerRow:
-        timing, plan = self.timing, self.plan
+        timing = self.timing
         if timing is None:
             return self.row
-        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
-        if timing.error is not None:
-            return replace(row, status="failed", reason=sentence(timing.error))
-        if timing.is_whole(plan):
-            return replace(row, status="measured", reason="")
-        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
-        return replace(row, status="interrupted", reason=reason)
+        status, reason = timing.outcome(self.plan)
+        rounds = tuple(map(tuple, timing.rounds))
+        return replace(
+            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
+        )
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class _Comparison:
             except Exception as error:
                 self._give_up(row, peer, error)
                 continue
-            checked = replace(row, settings=prepared.settings, agreement=same)
+            checked = replace(row, settings=prepared.settings, same_answers=same)
             for each in peer.measures:
                 self._entries.append(self._entry(replace(checked, measure=each), prepared))
 
@@ -215,16 +212,14 @@ class _Comparison:
             label=self._label,
             precision=self._precision,
             measure="latency",
-            batch=None,
             peer=peer,
             status="absent",
-            reason="",
         )
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
-        assert row.agreement is not None, "it was just checked"
+        assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        if different := why_not_same(row.agreement, self._precision):
+        if different := why_not_same(row.same_answers, self._precision):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
@@ -252,17 +247,13 @@ class _Comparison:
             plan = replace(plan, samples=plan.rounds)  # each sample is a burst of many batches
         for entry in ready:
             entry.plan = plan
-        gc.collect()
-        gc.freeze()
-        try:
+        with garbage_frozen():
             measured = measure(
                 [entry.call for entry in ready if entry.call],
                 plan,
                 clock=self._clock,
                 report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
-        finally:
-            gc.unfreeze()
         for entry, timing in zip(ready, measured.timings, strict=True):
             entry.timing = timing
         if measured.interrupted:

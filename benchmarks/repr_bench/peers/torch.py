@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from repr_models.registry import NetworkSpec
+    from repr_models.spec import NetworkSpec
 
 _TRIAL_SECONDS = 0.3
 _TRIAL_CALLS = 5

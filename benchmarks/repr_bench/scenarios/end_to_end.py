@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Call, Clock, Plan
-from repr_bench.results.scenarios import StageRow, Windows
+from repr_bench.results.scenarios import StageRow
+from repr_bench.results.trials import Windows
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
     from repr_runtime.artifact.manifest import PreprocessingInfo
 

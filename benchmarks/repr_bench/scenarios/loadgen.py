@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from repr_bench.errors import UsageError
-from repr_bench.results.scenarios import (
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
     LoadGenSummary,
     Scenario,
-    ScenarioRow,
     Windows,
 )
 from repr_bench.scenarios.arrivals import Sample, Service

@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 
 from repr_bench.measuring.measure import Call, Clock
-from repr_bench.results.scenarios import BatchTrial, ScenarioRow
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import BatchTrial
 from repr_bench.scenarios.samples import indices_of
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time

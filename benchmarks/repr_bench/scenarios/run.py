@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,11 +9,13 @@ from typing import Any, TypeVar
 
 from repr_bench.errors import UsageError, sentence
 from repr_bench.measuring.environment import after_run, now
+from repr_bench.measuring.measure import garbage_frozen
 from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
-from repr_bench.results.scenarios import Scenario, ScenarioRow, StageRow, Status
+from repr_bench.results.row import Row, Status
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import Scenario
 from repr_bench.scenarios.end_to_end import measure_from_jpeg
 from repr_bench.scenarios.loadgen import library, measure_with_loadgen
 from repr_bench.scenarios.offline import measure_offline
@@ -50,15 +51,12 @@ def with_scenarios(
     graphs: dict[tuple[str, str | None], Row] = {}
     for row in results.rows:
         graphs.setdefault((row.label, row.precision), row)
-    gc.collect()
-    gc.freeze()  # collecting what was imported is not part of a network's latency
     try:
-        for row in graphs.values():
-            run.run_graph(row)
+        with garbage_frozen():
+            for row in graphs.values():
+                run.run_graph(row)
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        gc.unfreeze()
     return replace(
         results,
         finished=now(),

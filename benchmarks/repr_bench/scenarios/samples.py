@@ -13,7 +13,7 @@ from repr_bench.inputs import make_feed
 from repr_bench.scenarios.arrivals import Sample
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
 
 POOL = 32

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from repr_bench.results.scenarios import RateTrial, Status, Verdict, per_second
+from repr_bench.results.row import Status
+from repr_bench.results.trials import Outcome, RateTrial, per_second
 
 Attempt = Callable[[float, bool], RateTrial]
 """Try a rate in queries/s; the second says whether to confirm it by a longer run."""
@@ -68,11 +69,11 @@ def search(
     says what that means. A trial that failed ends the search.
     """
 
-    def tried(rate: float, confirm: bool) -> Verdict:
+    def tried(rate: float, confirm: bool) -> Outcome:
         trials.append(attempt(rate, confirm))
         if trials[-1].generator_limited:  # which tells nothing, and a stall passes
             trials.append(attempt(rate, confirm))
-        return trials[-1].verdict
+        return trials[-1].outcome
 
     held, above, rate = 0.0, math.inf, first
     for _ in range(MOST_RATES):
@@ -107,9 +108,9 @@ def conclusion(trials: Sequence[RateTrial], settings: SearchSettings) -> tuple[S
     was on time; any other search without a confirmed rate has failed.
     """
     last, slo = trials[-1], f"{settings.slo_ms:g} ms"
-    if last.verdict == "failed":
+    if last.outcome == "failed":
         return "failed", last.reason
-    if last.verdict == "held" and last.confirms:
+    if last.outcome == "held" and last.confirms:
         return "measured", ""
     if last.generator_limited:
         return "failed", (
@@ -117,7 +118,7 @@ def conclusion(trials: Sequence[RateTrial], settings: SearchSettings) -> tuple[S
             f"p99, still at {per_second(last.offered)} queries/s, and {last.allowed_late_ms:.3g} ms is "
             f"allowed; run it on a machine with an idle core"
         )
-    if any(trial.verdict == "held" for trial in trials):
+    if any(trial.outcome == "held" for trial in trials):
         return "failed", (
             f"no rate was confirmed: some held {slo} in a short run, and none in a longer one, down "
             f"to {per_second(last.offered)} queries/s; run it on an idle machine, or for longer (--seconds)"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from repr_bench.measuring.measure import Clock
-from repr_bench.results.scenarios import PERCENT, RateTrial, ScenarioRow, Verdict, per_second
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import PERCENT, Outcome, RateTrial, per_second
 from repr_bench.scenarios.arrivals import (
     REALTIME_SPIN_NS,
     SPIN_NS,
@@ -57,7 +58,7 @@ def measure_server(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
 
 
 def _in_words(trial: RateTrial) -> str:
-    name: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
+    name: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
     if trial.generator_limited:
         name = f"missed, generator {trial.late_ms:.3g} ms late"
     p99 = trial.latency_ms(PERCENT["server"])
@@ -98,17 +99,17 @@ def try_rate(
     finally:
         service.close(drain=False)
     missed = sum(not 0 <= latency <= bound_ns for latency in driven.latency_ns)
-    verdict: Verdict = "missed" if driven.hopeless or missed > allowed else "held"
+    outcome: Outcome = "missed" if driven.hopeless or missed > allowed else "held"
     reason = ""
     if driven.error is not None:
-        verdict, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
+        outcome, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
     moments = schedule[: len(driven.latency_ns)].tolist()
     windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
     return RateTrial(
         offered=rate,
         seed=seed,
         confirms=confirm,
-        verdict=verdict,
+        outcome=outcome,
         reason=reason,
         slo_ms=settings.slo_ms,
         scheduled=count,
@@ -118,5 +119,5 @@ def try_rate(
         window_seconds=lengths,
         lateness_ns=driven.lateness_ns,
         batches=tuple(sorted(service.stats().batches.items())),
-        urgent=realtime,
+        realtime=realtime,
     )

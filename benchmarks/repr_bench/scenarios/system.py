@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
-from repr_bench.results.scenarios import MULTI_STREAM_SAMPLES, Scenario, ScenarioRow
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import MULTI_STREAM_SAMPLES, Scenario
 from repr_bench.scenarios.arrivals import Service
 from repr_bench.scenarios.samples import SamplePool
 
 if TYPE_CHECKING:
-    from repr_models.data.cifar10 import Images
+    from repr_models.data.images import Images
     from repr_runtime import Session
 
 QUEUE_LIMIT = 4096

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from repr_export.samples import SampleSet, run_graph, run_in_batches
 from repr_export.source import Source
 from repr_models.data.cifar10 import bundled_subset
-from repr_models.registry import CIFAR10
+from repr_models.spec import CIFAR10
 from repr_runtime.preprocess import preprocess
 
 _AT_ONCE = 250  # samples: what intermediate values need in memory

@@ -15,7 +15,7 @@ from repr_export.options import ExportOptions
 from repr_export.samples import run_graph
 from repr_export.source import Arrays, Identity
 from repr_export.sources.given import preprocessing_of, read_labels
-from repr_models.registry import FoldContract
+from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo
 
 

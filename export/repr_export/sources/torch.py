@@ -20,15 +20,15 @@ from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Arrays, Identity
 from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.sources.given import preprocessing_of, read_labels
-from repr_models.registry import FoldContract, NetworkSpec
+from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
 from repr_models.weights.loading import (
     RANDOM,
     WeightsSource,
     load_checkpoint,
     load_weights,
-    randomize,
 )
+from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_models.data.cifar10 import Batch
+from repr_models.data.images import Batch
 from repr_models.errors import DataError
 
 if TYPE_CHECKING:

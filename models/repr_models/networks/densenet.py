@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
 BOTTLENECK = 4
 """The 1x1 convolution of a layer gives this many times the growth rate of channels (§3)."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_xavier
-from repr_models.registry import CIFAR10, FoldContract, register
+from repr_models.spec import CIFAR10, FoldContract, register
 
 
 class LeNet5(nn.Module):

@@ -20,14 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.registry import (
-    CIFAR10,
-    IMAGENET,
-    FoldContract,
-    Preprocessing,
-    Published,
-    register,
-)
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
 
 
 def depthwise3x3(channels: int, stride: int) -> nn.Conv2d:

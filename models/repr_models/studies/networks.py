@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from repr_models.networks.initialisation import init_xavier
 from repr_models.networks.resnet import ResNet
 from repr_models.networks.resnet_blocks import BasicBlock, BlockOptions
-from repr_models.registry import CIFAR10, FoldContract, NetworkSpec
+from repr_models.spec import CIFAR10, FoldContract, NetworkSpec
 from repr_models.studies.catalogue import GROUPS, Run
 
 

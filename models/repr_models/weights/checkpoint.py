@@ -17,7 +17,7 @@ from repr_models.weights.codec import decode
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from repr_models.registry import NetworkSpec
+    from repr_models.spec import NetworkSpec
 
 Renames = Sequence[tuple[str, str]]
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")

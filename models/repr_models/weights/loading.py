@@ -1,28 +1,25 @@
-"""Where a network's parameters come from: the package, a publisher, a file, or a seeded draw."""
+"""Where a network's parameters come from: the package, a publisher, a file, or a draw."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_models.errors import WeightsError
+from repr_models.weights.bundled import REINSTALL, bundled_path, bundled_record, is_bundled
 from repr_models.weights.checkpoint import load_content, read_file
+from repr_models.weights.randomize import randomize
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from repr_models.registry import NetworkSpec, Published
+    from repr_models.spec import NetworkSpec, Published
     from repr_models.weights.download import Progress
 
 RANDOM = "random"
-_REINSTALL = "install the package again"
 
 
 @dataclass(frozen=True)
@@ -38,29 +35,6 @@ class WeightsSource:
     location: str
     sha256: str | None
     record: Mapping[str, Any]
-
-
-def bundled_path(spec: NetworkSpec) -> Path:
-    """Where the bundled checkpoint of ``spec`` lies, or would lie."""
-    return Path(str(resources.files("repr_models"))) / "bundled" / f"{spec.name}.safetensors"
-
-
-def is_bundled(spec: NetworkSpec) -> bool:
-    """Whether trained weights of ``spec`` ship with the package."""
-    return bundled_path(spec).is_file()
-
-
-def bundled_record(spec: NetworkSpec) -> dict[str, Any]:
-    """What training recorded of the bundled checkpoint: recipe, seed, versions, accuracy, data.
-
-    Raises :class:`WeightsError` if the record is missing or unreadable.
-    """
-    path = bundled_path(spec).with_suffix(".json")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); {_REINSTALL}") from error
-    return record
 
 
 def load_weights(
@@ -99,7 +73,7 @@ def _load_bundled(network: nn.Module, spec: NetworkSpec) -> WeightsSource:
     if record.get("weights_sha256") != digest:
         raise WeightsError(
             f"{path} is not the file that its record describes (SHA-256 {digest}, "
-            f"expected {record.get('weights_sha256')}); {_REINSTALL}"
+            f"expected {record.get('weights_sha256')}); {REINSTALL}"
         )
     load_content(network, content, path, spec)
     return WeightsSource("bundled", path.name, digest, record)
@@ -134,64 +108,3 @@ def load_checkpoint(
     renames = spec.published.renames if spec is not None and spec.published is not None else ()
     load_content(network, content, path, spec, renames)
     return WeightsSource("file", path.name, hashlib.sha256(content).hexdigest(), {})
-
-
-def randomize(network: nn.Module, name: str, input_shape: Sequence[int]) -> int:
-    """Draw every parameter from a seed made of ``name``, in place; returns the seed.
-
-    The same name gives the same network, whatever its own initialisation was. Weights of
-    convolutions and linear layers keep the signal's size: variance 2 / fan_in (He et al.
-    2015, §2.2). Scales and shifts of normalisations are drawn away from the identity,
-    since folding an identity would prove nothing; BatchNorm statistics are those of four
-    noise images of ``input_shape`` sent through the network, without which the signal of
-    a deep network dies out or explodes. They are the same up to the rounding of the
-    machine's convolutions.
-    """
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    seed = zlib.crc32(name.encode())
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, parameter in network.named_parameters():
-            if parameter.ndim > 1:
-                draw = torch.randn(parameter.shape, generator=generator)
-                draw *= (2.0 / parameter[0].numel()) ** 0.5
-            else:
-                low, high = (0.5, 1.5) if key.endswith("weight") else (-0.1, 0.1)
-                draw = torch.rand(parameter.shape, generator=generator) * (high - low) + low
-            parameter.copy_(draw)
-
-        norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
-        settings = [(module, module.momentum) for module in norms if module.track_running_stats]
-        if not settings:
-            return seed
-        training = network.training
-        network.eval()
-        for module, _ in settings:
-            module.reset_running_stats()
-            module.momentum = None  # the plain average: here, of one batch
-            module.train()
-        network(_noise(input_shape, generator))
-        for module, momentum in settings:
-            module.momentum = momentum
-        network.train(training)
-    return seed
-
-
-def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Four samples of noise at every octave, whose spectrum falls off as that of photographs.
-
-    White noise looks alike everywhere to deep layers: their statistics would not fit images.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    noise = torch.randn(4, *shape, generator=generator)
-    if len(shape) == 3:
-        side = min(shape[1:])
-        while side := side // 2:
-            coarse = torch.randn(4, shape[0], side, side, generator=generator)
-            noise += F.interpolate(coarse, size=tuple(shape[1:]), mode="bilinear")
-        noise /= noise.std()
-    return noise

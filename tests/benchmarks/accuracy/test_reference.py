@@ -14,7 +14,8 @@ import torch
 
 from repr_bench.accuracy.reference import torch_network
 from repr_models.registry import resolve
-from repr_models.weights.loading import bundled_record, load_weights
+from repr_models.weights.bundled import bundled_record
+from repr_models.weights.loading import load_weights
 from repr_runtime import Manifest, read_manifest
 
 

@@ -21,7 +21,7 @@ from repr_bench.request import Wanted
 from repr_bench.results.file import read_results
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Work
-from repr_models.data.cifar10 import ImageSet
+from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")

@@ -88,7 +88,7 @@ class TestTorch:
 
     def bundled(self, work: Workload) -> Workload:
         from repr_models.registry import resolve
-        from repr_models.weights.loading import bundled_record
+        from repr_models.weights.bundled import bundled_record
 
         digest = bundled_record(resolve("lenet5"))["weights_sha256"]
         return self.work(work, kind="bundled", sha256=digest)

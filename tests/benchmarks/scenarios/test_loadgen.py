@@ -19,7 +19,7 @@ from fake_queue import Seen
 from repr_bench import cli
 from repr_bench.errors import ResultsError
 from repr_bench.results.file import read_results
-from repr_bench.results.scenarios import RateTrial, latency_ms
+from repr_bench.results.trials import RateTrial, latency_ms
 from repr_bench.scenarios import loadgen
 from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, Query, run_loadgen
 from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
@@ -285,7 +285,7 @@ def test_loadgen_and_we_agree(
         return real(self, *arrays, **named)
 
     def at_ten_a_second(attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]) -> None:
-        trials.append(replace(attempt(10.0, True), verdict="held"))
+        trials.append(replace(attempt(10.0, True), outcome="held"))
 
     monkeypatch.setattr(Session, "run", slow)
     monkeypatch.setattr("repr_bench.scenarios.server.search", at_ten_a_second)

@@ -22,7 +22,7 @@ from repr_models.data.folder import (
     unlabelled_folder,
 )
 from repr_models.errors import DataError
-from repr_models.registry import IMAGENET
+from repr_models.spec import IMAGENET
 
 PETS = ClassNames(3, ("tabby cat", "dog", "crane bird"), ("n01", "n02", "n03"))
 

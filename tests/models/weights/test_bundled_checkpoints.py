@@ -16,7 +16,7 @@ from repr_models import (
     resolve,
 )
 from repr_models.training.recipe import Recipe, ResidentImages, evaluate
-from repr_models.weights.loading import bundled_path
+from repr_models.weights.bundled import bundled_path
 
 BUNDLED = [spec for spec in networks() if is_bundled(spec)]
 
