@@ -25,7 +25,7 @@ from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, garbage_frozen, measure
-from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow, ratio
@@ -142,7 +142,7 @@ def tune_artifact(
                         load(folder, device="cpu", precision=precision, tuned=bare)
                     )
                     stack.callback(opened[bare].close)
-                    same = agreement(
+                    same = compare_top1(
                         reference,
                         in_batches(opened[bare].logits, inputs, session.batch_size or CHUNK),
                     )
