@@ -34,7 +34,7 @@ from repr_bench.statistics.intervals import times
 from repr_runtime import load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, store, this_machine
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 KEPT = 3
 """As many are timed to the end."""

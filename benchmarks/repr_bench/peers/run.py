@@ -28,7 +28,7 @@ from repr_bench.results.row import Row
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
 

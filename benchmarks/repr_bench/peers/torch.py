@@ -19,6 +19,7 @@ from repr_bench.peers.base import (
     repeated,
 )
 from repr_bench.statistics import intervals as statistics
+from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class TorchRunner:
     def __init__(self, work: Work) -> None:
         import torch
 
-        torch.set_num_threads(work.threads or _usable_cores())
+        torch.set_num_threads(work.threads or usable_cores())
         self._network: Any = build_network(work).eval()
         self._torch = torch
         self._like_last = False
@@ -84,7 +85,7 @@ class CompiledRunner:
     def __init__(self, work: Work) -> None:
         import torch
 
-        torch.set_num_threads(work.threads or _usable_cores())
+        torch.set_num_threads(work.threads or usable_cores())
         self._network = build_network(work).eval()
         self._torch = torch
 
@@ -166,12 +167,6 @@ def _median_seconds(call: partial[Any]) -> float:
 def _threads(torch: Any) -> str:
     count = torch.get_num_threads()
     return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _usable_cores() -> int:
-    from repr_runtime.loading import usable_cores
-
-    return usable_cores()
 
 
 def _eager(work: Work) -> Runner:

@@ -36,7 +36,7 @@ from repr_bench.scenarios.offline import measure_offline
 from repr_bench.scenarios.samples import POOL, SamplePool, timed
 from repr_bench.scenarios.server import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images

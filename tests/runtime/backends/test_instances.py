@@ -20,7 +20,7 @@ from repr_runtime.backends.instances import Instances
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.errors import SessionClosedError
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 
 class FakeBackend:
@@ -223,7 +223,7 @@ def test_little_work_runs_on_the_calling_thread(
         backend = session.backend
         assert isinstance(backend, OnnxRuntimeBackend)
         ran: list[str] = []
-        for name in ("_run", "_run_alone"):
+        for name in ("_run", "_run_small"):
             run = getattr(backend, name)
             monkeypatch.setattr(
                 backend, name, lambda *args, run=run, name=name: ran.append(name) or run(*args)
@@ -232,7 +232,7 @@ def test_little_work_runs_on_the_calling_thread(
             x = tiny.inputs(count)
             got = session.run(x)["logits"]
             np.testing.assert_allclose(got, tiny.logits(x), rtol=1e-4, atol=1e-5)
-    assert ran == ["_run_alone", "_run_alone", "_run"]
+    assert ran == ["_run_small", "_run_small", "_run"]
     with pytest.raises(SessionClosedError):
         backend.run({"input": tiny.inputs(1)})
 
@@ -245,9 +245,9 @@ def test_threads_that_were_asked_for_run_little_work_too(
     made: list[int] = []
     init = OnnxRuntimeBackend.__init__
 
-    def noted(self: Any, *args: Any) -> None:
-        made.append(args[5])
-        init(self, *args)
+    def noted(self: Any, *args: Any, **named: Any) -> None:
+        made.append(named["single_thread_batch"])
+        init(self, *args, **named)
 
     monkeypatch.setattr(OnnxRuntimeBackend, "__init__", noted)
     load(artifact, device="cpu", **asked).close()

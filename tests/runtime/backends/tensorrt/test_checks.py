@@ -171,7 +171,7 @@ def test_auto_takes_an_engine_that_passes_all_checks(place: Place) -> None:
         np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
         assert session.self_test().samples == 3
         many = place.tiny.inputs(50)  # more than the engine's largest batch
-        logits = session._run_in_batches({"input": many})["logits"]
+        logits = session.run_all({"input": many})["logits"]
         np.testing.assert_array_equal(logits, expected(many))
         images = np.zeros((20, 4, 4, 3), np.uint8)
         assert len(session.classify(images)) == 20
