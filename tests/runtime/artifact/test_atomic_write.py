@@ -320,7 +320,7 @@ def test_without_an_atomic_swap_a_failing_rename_puts_the_old_one_back(
     assert os.listdir(target.parent) == ["net"]
 
 
-def full(*_: Any, **__: Any) -> None:
+def full(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -358,13 +358,13 @@ def test_a_disk_that_is_full_when_a_file_is_opened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tiny.write(tmp_path / "out" / "net", seed=0)
-    open_file = Path.open
+    open_file = os.open
 
-    def open_to_read(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        return open_file(path, mode, *rest, **named) if "r" in mode else full()
+    def open_to_read(path: Path, flags: int, *rest: Any, **named: Any) -> int:
+        return full() if flags & os.O_WRONLY else open_file(path, flags, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_to_read)
+        patch.setattr(os, "open", open_to_read)
         with pytest.raises(OSError, match="No space left"):
             tiny.write(target, seed=1)
     assert contents(target) == tiny.parts(seed=0)
