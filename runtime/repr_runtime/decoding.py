@@ -6,8 +6,11 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
+
+JSON_KEY = "json"
+"""In a field's metadata: its key in JSON, where that is another word than its name."""
 
 
 class DecodingError(ValueError):
@@ -70,12 +73,12 @@ class _Decoder:
 
     def _dataclass(self, kind: type, value: Mapping[str, object], place: str) -> Any:
         hints = typing.get_type_hints(kind)
-        known = fields(typing.cast("Any", kind))
-        names = {field.name for field in known}
-        missing = names - set(value) - {f.name for f in known if f.default is not MISSING}
-        unknown = set(value) - names
+        known = {key_of(field): field for field in fields(typing.cast("Any", kind))}
+        given = set(value)
+        missing = {k for k, f in known.items() if f.default is MISSING} - given
+        unknown = given - set(known)
         if self.lenient:
-            absent = {name for name in missing if type(None) in typing.get_args(hints[name])}
+            absent = {k for k in missing if type(None) in typing.get_args(hints[known[k].name])}
             value, missing, unknown = {**dict.fromkeys(absent), **value}, missing - absent, set()
         if wrong := (missing | unknown) - set(self.ignored):
             raise DecodingError(
@@ -83,10 +86,16 @@ class _Decoder:
             )
         return kind(
             **{
-                name: self.decode(hints[name], value[name], f"{place}.{name}")
-                for name in names & set(value)
+                field.name: self.decode(hints[field.name], value[key], f"{place}.{key}")
+                for key, field in known.items()
+                if key in value
             }
         )
+
+
+def key_of(field: Field[Any]) -> str:
+    """What ``field`` of a dataclass is called in JSON."""
+    return str(field.metadata.get(JSON_KEY, field.name))
 
 
 def _is_finite(value: Any) -> bool:
