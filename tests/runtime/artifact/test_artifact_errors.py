@@ -357,13 +357,6 @@ def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_wrong_arguments(artifact: Path) -> None:
-    with pytest.raises(ValueError, match="'error' or 'allow', got 'ignore'"):
-        load(artifact, nonfinite="ignore")
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        load(artifact, threads=0)
-
-
 def test_parse_names_the_place() -> None:
     with pytest.raises(ManifestError, match=re.escape("some/where is not readable JSON")):
         parse_manifest(b"{", "some/where")
