@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from repr_export.errors import EngineBuildError
-from repr_export.tensorrt.builder_library import Library, listen
+from repr_export.tensorrt.builder_library import listen
+from repr_runtime.backends.tensorrt.library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt

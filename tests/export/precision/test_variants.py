@@ -29,7 +29,7 @@ INT8 = ExportOptions(precision=PrecisionOptions(names=("int8",)))
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     options = ExportOptions(
         precision=PrecisionOptions(names=("fp16", "bf16", "int8")),
-        engine=EngineOptions(flavour="tensorrt-rtx"),
+        engine=EngineOptions(library="tensorrt-rtx"),
     )
     return export("lenet5", tmp_path_factory.mktemp("artifacts"), options)
 

@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_export.errors import EngineBuildError
 from repr_export.tensorrt.build import build_engine
-from repr_export.tensorrt.builder_library import open_library
+from repr_export.tensorrt.builder_library import open_builder
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import EngineReceipt, inspect_engine, read_layer_information
 from repr_runtime.cuda.driver import cuda_status
 
-RTX = EngineOptions(flavour="tensorrt-rtx")
+RTX = EngineOptions(library="tensorrt-rtx")
 
 
 def network(text: str, **weights: Any) -> EngineReceipt:
@@ -208,7 +208,7 @@ def test_other_answers_are_refused(text: str) -> None:
 def test_inspecting_needs_a_gpu() -> None:
     pytest.importorskip("tensorrt_rtx")
     with pytest.raises(EngineBuildError, match="cannot load the engine to inspect it"):
-        inspect_engine(open_library("tensorrt-rtx"), small_engine("tensorrt-rtx"))
+        inspect_engine(open_builder("tensorrt-rtx"), small_engine("tensorrt-rtx"))
 
 
 @pytest.mark.gpu
@@ -216,7 +216,7 @@ def test_inspecting_needs_a_gpu() -> None:
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_engine_is_inspected(flavour: str) -> None:
     pytest.importorskip(flavour.replace("-", "_"))
-    receipt = inspect_engine(open_library(flavour), small_engine(flavour))
+    receipt = inspect_engine(open_builder(flavour), small_engine(flavour))
     assert receipt.source == "engine"
     assert set(receipt.layers) == ({"fp32"} if flavour == "tensorrt" else {"unknown"})
 
@@ -230,4 +230,4 @@ def small_engine(flavour: str) -> bytes:
         [numpy_helper.from_array(ones(4, 3, 3, 3), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return build_engine(model.SerializeToString(), EngineOptions(flavour=flavour)).content
+    return build_engine(model.SerializeToString(), EngineOptions(library=flavour)).content

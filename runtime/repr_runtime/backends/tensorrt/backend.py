@@ -14,9 +14,9 @@ from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
-from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
+from repr_runtime.backends.tensorrt.lane import EngineTensors, GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
-from repr_runtime.backends.tensorrt.library import Library, logger, said_last, sizes
+from repr_runtime.backends.tensorrt.library import Library, collect, last_error, logger, sizes
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
@@ -128,7 +128,7 @@ class TensorRTBackend:
         self._cached = b""
         try:
             # The device first: an engine that another one was current for captures empty graphs.
-            with cuda.current():
+            with cuda.current(), collect():
                 self._open()
         except BaseException:
             self._engine = self._runtime = self._config = self._cache = None
@@ -166,7 +166,7 @@ class TensorRTBackend:
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
             raise EngineLoadError(
                 f"the engine was built without weights, and {self.library.title} cannot put the "
-                f"graph's into it ({said_last()}); {self._file.rebuild}"
+                f"graph's into it ({last_error()}); {self._file.rebuild}"
             )
 
     def _profile(self, engine: trt.ICudaEngine, index: int) -> ProfileInfo:
@@ -212,14 +212,12 @@ class TensorRTBackend:
             context = engine.create_execution_context(self._config)
         if context is None:  # for want of memory, as a rule
             raise DeviceMemoryError(
-                f"{self.library.title} makes no execution context ({said_last()}); free memory on "
+                f"{self.library.title} makes no execution context ({last_error()}); free memory on "
                 f"the device, or build with a smaller largest batch: {self._file.rebuild}"
             )
-        profile = (index, self.profiles[index])
-        return Lane(
-            *(self._cuda, context, profile, self.inputs, self.outputs),
-            *(self._policy, self.options.timed),
-        )
+        tensors = EngineTensors(self.inputs, self.outputs, self.profiles)
+        timed = self.options.timed
+        return Lane(self._cuda, context, index, tensors, self._policy, timed=timed)
 
     @property
     def timings(self) -> Timings | None:
@@ -262,7 +260,7 @@ class TensorRTBackend:
         index = self._choose_profile(batch)
         capturing = self._policy.on and self._pads
         rows = self._bucket(self.profiles[index], batch) if capturing else batch
-        with self._lanes.take(index, rows, self._policy.on) as (lane, is_new):
+        with collect(), self._lanes.take(index, rows, self._policy.on) as (lane, is_new):
             outputs = lane.run(feed, batch, rows, fresh)
             self._last.timings = lane.timings
             if is_new and self._cache is not None:

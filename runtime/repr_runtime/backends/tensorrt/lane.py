@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
-from repr_runtime.backends.tensorrt.library import said_last, sizes
+from repr_runtime.backends.tensorrt.library import last_error, sizes
 from repr_runtime.cuda.arrays import DeviceView
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError, CudaGraphError, ExecutionError
@@ -62,6 +62,15 @@ class _Buffer:
         return self.host[: self.bytes_of(shape)].view(self.dtype).reshape(shape)
 
 
+@dataclass(frozen=True)
+class EngineTensors:
+    """What goes into an engine and comes out of it, and the batch sizes of its profiles."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[ProfileInfo, ...]
+
+
 class Lane:
     """Runs batches of one profile, one at a time; only one thread may be in it.
 
@@ -74,14 +83,14 @@ class Lane:
         self,
         cuda: Cuda,
         context: trt.IExecutionContext,
-        profile: tuple[int, ProfileInfo],
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
+        profile: int,
+        tensors: EngineTensors,
         policy: GraphPolicy,
-        timed: bool,
+        *,
+        timed: bool = False,
     ) -> None:
         self._cuda, self._context, self._policy = cuda, context, policy
-        self.profile, self._limits = profile
+        self.profile = profile
         self.rows: int | None = None
         self.timings: Timings | None = None
         self._graph: int | None = None
@@ -93,9 +102,9 @@ class Lane:
             for event in self._events:
                 self._owned.callback(cuda.destroy_event, event)
             self._select_profile()
-            self._set_shapes(inputs, self._limits.max)
-            self._inputs = {spec.name: self._allocate(spec) for spec in inputs}
-            self._outputs = [self._allocate(spec) for spec in outputs]
+            self._set_shapes(tensors.inputs, tensors.profiles[profile].max)
+            self._inputs = {spec.name: self._allocate(spec) for spec in tensors.inputs}
+            self._outputs = [self._allocate(spec) for spec in tensors.outputs]
         except BaseException:
             self._owned.close()
             raise
@@ -141,7 +150,7 @@ class Lane:
 
     def _check(self, succeeded: bool, what: str) -> None:
         if not succeeded:
-            raise ExecutionError(f"TensorRT {what} ({said_last() or 'it says no more'})")
+            raise ExecutionError(f"TensorRT {what} ({last_error() or 'it says no more'})")
 
     def run(
         self,

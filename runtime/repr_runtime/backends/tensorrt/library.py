@@ -1,4 +1,4 @@
-"""`tensorrt` and `tensorrt_rtx` behind one face, for running engines: what differs stands here."""
+"""`tensorrt` and `tensorrt_rtx` behind one face: what differs between them, and what they say."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import importlib.metadata
 import re
 import threading
 import types
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from repr_runtime.errors import (
     BackendError,
@@ -22,29 +24,29 @@ from repr_runtime.errors import (
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_KEPT = 20  # messages of the library, the last ones
+_KEPT = 100  # messages of a kind, the last ones
 
 
 @dataclass(frozen=True)
-class Flavour:
+class Product:
     """One of the two libraries, and what the other does differently.
 
-    ``exact_gpu``: an engine runs on GPUs of its compute capability alone, and not on those
-    that the builder listed. ``distributions`` are the names of its package by the CUDA major
-    version that it needs.
+    ``name`` is that of the extra too. ``just_in_time``: kernels are compiled on the GPU that
+    runs the engine. So an engine suits many GPUs, and building it needs none, times nothing and
+    comes out the same at every optimization level. ``distributions`` are the names of its
+    package by the CUDA major version that it needs.
     """
 
     name: str
     module: str
     title: str
-    extra: str
-    exact_gpu: bool
-    distributions: tuple[tuple[str, int], ...]
+    just_in_time: bool
+    distributions: Mapping[str, int]
 
     @property
     def cuda_major(self) -> int | None:
         """The CUDA version that the installed build needs of the driver; None if unknown."""
-        for name, major in self.distributions:
+        for name, major in self.distributions.items():
             try:
                 importlib.metadata.distribution(name)
             except importlib.metadata.PackageNotFoundError:
@@ -53,32 +55,60 @@ class Flavour:
         return None
 
 
-FLAVOURS: dict[str, Flavour] = {
-    flavour.name: flavour
-    for flavour in (
-        Flavour(
-            *("tensorrt", "tensorrt", "TensorRT", "tensorrt", True),
-            (("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
+PRODUCTS: dict[str, Product] = {
+    product.name: product
+    for product in (
+        Product(
+            name="tensorrt",
+            module="tensorrt",
+            title="TensorRT",
+            just_in_time=False,
+            distributions={"tensorrt_cu13": 13, "tensorrt_cu12": 12},
         ),
-        Flavour(
-            *("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx", False),
-            (("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
+        Product(
+            name="tensorrt-rtx",
+            module="tensorrt_rtx",
+            title="TensorRT-RTX",
+            just_in_time=True,
+            distributions={"tensorrt_rtx_cu13": 13, "tensorrt_rtx_cu12": 12},
         ),
     )
 }
-"""In the order in which ``device="tensorrt"`` and ``"auto"`` try them."""
+"""In the order in which ``device="tensorrt"`` and ``"auto"`` try them, to run and to build."""
 
 
-def flavour_of(content: bytes) -> Flavour:
+def product_of(content: bytes) -> Product:
     """Whose engine it is: those of TensorRT-RTX open with ``vtrt``."""
-    return FLAVOURS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
+    return PRODUCTS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
+
+
+@dataclass(eq=False)
+class Messages:
+    """What a library said while something was done: errors and warnings, each once."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def add(self, severity: str, text: str) -> None:
+        """Keep ``text`` if ``severity`` is a warning or worse; what is said again comes last."""
+        if severity in ("WARNING", "ERROR", "INTERNAL_ERROR"):
+            kept = self.warnings if severity == "WARNING" else self.errors
+            if text in kept:
+                kept.remove(text)
+            kept.append(text)
+            del kept[:-_KEPT]
+
+    @property
+    def last_error(self) -> str:
+        """The first line of the last complaint; "" if there was none."""
+        return self.errors[-1].split("\n")[0][:300] if self.errors else ""
 
 
 @dataclass(frozen=True)
 class Library:
     """A library that was imported; ``trt`` is the module, with the API of ``tensorrt``."""
 
-    flavour: Flavour
+    product: Product
     trt: Any
 
     @property
@@ -88,7 +118,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        return f"{self.flavour.title} {self.version}"
+        return f"{self.product.title} {self.version}"
 
     @property
     def captures_itself(self) -> bool:
@@ -116,15 +146,14 @@ class Library:
         Raises :class:`EngineVersionError`, :class:`WrongGpuError` or :class:`EngineLoadError`
         with what the library said of it.
         """
-        _said.clear()
-        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
+        with collect() as messages:
+            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise self.refusal(content)
+            raise self._refusal(content, messages.last_error)
         return engine
 
-    def refusal(self, content: bytes) -> EngineLoadError:
-        """Why the library just refused ``content``, from its header and the library's messages."""
-        said = said_last()
+    def _refusal(self, content: bytes, said: str) -> EngineLoadError:
+        """Why the library refused ``content``, from its header and what it ``said``."""
         # The header is asked first: what the library says in words differs between versions.
         found = self.invalid(content) or tuple(
             kind for kind, words in _COMPLAINTS if re.search(words, said, re.IGNORECASE)
@@ -158,25 +187,26 @@ _COMPLAINTS = (
 )
 
 
-def open_library(flavour: Flavour) -> Library:
+def open_library(product: Product, purpose: Literal["running", "building"] = "running") -> Library:
     """Import the library.
 
     Raises :class:`MissingExtraError` if it is not installed and :class:`BackendError` if it is
     and cannot be loaded.
     """
-    missing = MissingExtraError(f"running {flavour.title} engines", flavour.extra, flavour.module)
+    missing = MissingExtraError(f"{purpose} {product.title} engines", product.name, product.module)
     try:
-        module = importlib.import_module(flavour.module)
+        module = importlib.import_module(product.module)
     except Exception as error:  # whatever a package with shared libraries raises
-        if isinstance(error, ModuleNotFoundError) and error.name == flavour.module:
+        if isinstance(error, ModuleNotFoundError) and error.name == product.module:
             raise missing from error
         raise BackendError(
-            f"{flavour.module} is installed but cannot be loaded ({error!r:.200}); install it "
-            f"again: pip install --force-reinstall 'repr-deploy[{flavour.extra}]'"
+            f"{product.module} is installed but cannot be loaded ({error!r:.200}); install it "
+            f"again: pip install --force-reinstall 'repr-deploy[{product.name}]'"
         ) from error
-    if not hasattr(module, "Runtime"):  # type stubs alone make an empty namespace package
+    # Type stubs alone make an empty namespace package.
+    if not hasattr(module, "Runtime" if purpose == "running" else "Builder"):
         raise missing
-    return Library(flavour, module)
+    return Library(product, module)
 
 
 def sizes(dims: trt.Dims) -> tuple[int, ...]:
@@ -184,31 +214,58 @@ def sizes(dims: trt.Dims) -> tuple[int, ...]:
     return tuple(dims[axis] for axis in range(len(dims)))
 
 
-_said: list[str] = []
-_lock = threading.Lock()
+class _Collecting(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Messages] = []
 
 
-def said_last() -> str:
-    """What the library complained of last, the first sentence of it; "" if it was silent."""
-    return _said[0].split("\n")[0][:300] if _said else ""
+_here = _Collecting()
+_everywhere: list[Messages] = []
 
 
-def logger(library: Library) -> Any:
-    """The process's one logger for the library, which keeps the first that it gets."""
-    return _logger(library.trt)
+@contextmanager
+def collect(*, all_threads: bool = False) -> Iterator[Messages]:
+    """What the libraries say meanwhile in this thread, to the innermost who collects.
+
+    With ``all_threads`` also what they say in threads where nobody collects, such as those
+    that a builder starts; one at a time may ask for that.
+    """
+    messages = Messages()
+    _here.stack.append(messages)
+    if all_threads:
+        _everywhere.append(messages)
+    try:
+        yield messages
+    finally:
+        _here.stack.pop()
+        if all_threads:
+            _everywhere.remove(messages)
+
+
+def last_error() -> str:
+    """The last complaint to whoever collects in this thread, one line; "" if there was none."""
+    return _here.stack[-1].last_error if _here.stack else ""
 
 
 @functools.cache
 def _logger(module: Any) -> Any:
     def log(_: Any, severity: Any, text: str) -> None:
-        if severity.name in ("ERROR", "INTERNAL_ERROR"):
-            with _lock:
-                _said.append(text)
-                del _said[:-_KEPT]
+        for messages in (_here.stack or _everywhere)[-1:]:
+            messages.add(severity.name, text)
 
-    def init(self: Any) -> None:
-        module.ILogger.__init__(self)  # C++ wants its own called, not super()'s
+    return implement(module.ILogger, log=log)
 
-    methods = {"log": log, "__init__": init}
-    kind = types.new_class("Logger", (module.ILogger,), exec_body=lambda n: n.update(methods))
-    return kind()
+
+def logger(library: Library) -> Any:
+    """The process's one logger for the library, for runtimes and builders alike.
+
+    The library keeps the first that it gets as long as anything made with it lives, and
+    answers any other with a warning.
+    """
+    return _logger(library.trt)
+
+
+def implement(base: Any, **methods: Callable[..., Any]) -> Any:
+    """An object of a class below ``base``, which is C++ and wants its own ``__init__`` called."""
+    methods["__init__"] = lambda self: base.__init__(self)
+    return types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(methods))()
