@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_export.errors import EngineBuildError, OptionError, first_line
-from repr_export.tensorrt.builder_library import BuilderLibrary, listen, open_builder
+from repr_export.tensorrt.builder_library import BuilderLibrary, listen_alone, open_library
 from repr_export.tensorrt.diagnostics import build_failure, plain
 from repr_export.tensorrt.graph_checks import read_graph, require_accepted, require_types
 from repr_export.tensorrt.monitor import BuildMonitor, Progress
@@ -39,7 +39,7 @@ class BuiltEngine:
     """
 
     content: bytes
-    library: str
+    edition: str
     version: str
     platform: str
     compute_capabilities: tuple[str, ...]
@@ -55,7 +55,7 @@ class BuiltEngine:
         return EngineInfo(
             path=path,
             precision=precision,
-            flavour=self.library,
+            flavour=self.edition,
             version=self.version,
             platform=self.platform,
             compute_capabilities=self.compute_capabilities,
@@ -82,14 +82,14 @@ def build_engine(
     """
     options = options or EngineOptions()
     model = read_graph(graph)
-    library = open_builder(options.library)
+    library = open_library(options.edition)
     notes = _first_notes(library, options)
     cache = _usable_cache(library, options)
     targets = _targets(library, options)
     monitor = BuildMonitor(progress)
     reporter = monitor.implement(library)  # must outlive the builder
     started = time.perf_counter()
-    with listen(library) as (logger, messages), monitor.stopping():
+    with listen_alone(library) as (logger, messages), monitor.stopping():
         try:
             builder: trt.Builder = library.trt.Builder(logger)
             network = builder.create_network(library.strongly_typed())
@@ -120,7 +120,7 @@ def build_engine(
             replace_file(cache, bytes(config.get_timing_cache().serialize()))
     return BuiltEngine(
         content=content,
-        library=library.product.name,
+        edition=library.edition.name,
         version=library.version,
         platform=f"{sys.platform}-{platform.machine().lower()}",
         compute_capabilities=_built_for(library, options),
@@ -232,31 +232,31 @@ def _built_for(library: BuilderLibrary, options: EngineOptions) -> tuple[str, ..
     asked = options.compute_capabilities
     if asked and asked != ("current",):
         return asked
-    if library.default_targets and not asked:
-        return library.default_targets
+    if library.edition.default_targets and not asked:
+        return library.edition.default_targets
     return (cuda_status().gpus[0].compute_capability,)
 
 
 def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]:
     """What of the options shapes the engine, for the manifest."""
     return {
-        "opt_level": None if library.product.just_in_time else options.opt_level,
+        "opt_level": options.opt_level if library.edition.honours_opt_level else None,
         "tf32": options.tf32,
         "version_compatible": options.version_compatible,
         "strip_weights": options.strip_weights,
         "refit_before_use": options.strip_weights,
-        "later_compute_capabilities": bool(library.default_targets)
+        "later_compute_capabilities": bool(library.edition.default_targets)
         and not options.compute_capabilities,
     }
 
 
 def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
     """Which library it is if ``auto`` chose, and which options it takes for nothing."""
-    title = library.product.title
+    title = library.edition.title
     notes = [library.choice] if library.choice else []
-    if options.opt_level is not None and library.product.just_in_time:
+    if options.opt_level is not None and not library.edition.honours_opt_level:
         notes.append(f"{title} takes --opt-level and builds the same at each")
-    if options.timing_cache is not None and library.product.just_in_time:
+    if options.timing_cache is not None and not library.edition.keeps_timing_cache:
         notes.append(
             f"{title} times nothing while building: {options.timing_cache} was neither read nor "
             f"written"
@@ -267,7 +267,7 @@ def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
 def _usable_cache(library: BuilderLibrary, options: EngineOptions) -> Path | None:
     """The timing cache's file, if this library keeps one and it can be written."""
     path = options.timing_cache
-    if path is None or library.product.just_in_time:
+    if path is None or not library.edition.keeps_timing_cache:
         return None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""What building needs of `tensorrt` and `tensorrt_rtx` besides running: which, and what it can do."""
+"""Which library builds engines here, and what its builder can be told."""
 
 from __future__ import annotations
 
@@ -6,37 +6,26 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from repr_export.errors import EngineBuildError, OptionError
-from repr_runtime.backends.tensorrt.library import (
-    PRODUCTS,
-    Library,
-    Messages,
-    Product,
-    collect,
-    logger,
-    open_library,
-)
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, import_library
+from repr_runtime.backends.tensorrt.messages import Messages, listen, logger
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import BackendError, MissingExtraError
+
+_PURPOSE = "building TensorRT engines"
 
 
 @dataclass(frozen=True)
 class BuilderLibrary(Library):
-    """A library that can build here; ``choice`` is why ``auto`` took it, else empty."""
+    """A library that can build here.
+
+    ``choice`` is why ``auto`` took it, and empty where it was asked for by name.
+    """
 
     choice: str = ""
-
-    @property
-    def default_targets(self) -> tuple[str, ...]:
-        """The compute capabilities of an engine built for none in particular.
-
-        Such an engine runs on later ones too (NVIDIA, TensorRT-RTX documentation, "CPU-Only
-        AOT"). Empty: the GPU's own.
-        """
-        return ("8.0", "8.6", "8.9", "12.0") if self.product.just_in_time else ()
 
     @property
     def targets(self) -> dict[str, Any]:
@@ -63,7 +52,7 @@ class BuilderLibrary(Library):
             raise EngineBuildError(
                 f"{self.title} cannot build strongly typed networks, so that the engine would not "
                 f"have the types of the graph; update it: "
-                f"pip install -U 'repr-deploy[{self.product.name}]'"
+                f"pip install -U 'repr-deploy[{self.edition.extra}]'"
             )
         return 0
 
@@ -78,8 +67,8 @@ class BuilderLibrary(Library):
         return flag
 
 
-def open_builder(name: str = "auto") -> BuilderLibrary:
-    """The library called ``name``, or for ``auto`` the first one that can build here.
+def open_library(name: str = "auto") -> BuilderLibrary:
+    """Import the edition called ``name``, or for ``auto`` the first one that can build here.
 
     ``auto`` is ``tensorrt`` where it is installed and a GPU is there, else ``tensorrt-rtx``.
     Raises :class:`MissingExtraError` if it is not installed, :class:`OptionError` for an
@@ -87,53 +76,53 @@ def open_builder(name: str = "auto") -> BuilderLibrary:
     """
     if name == "auto":
         return _choose()
-    if name not in PRODUCTS:
-        raise OptionError(f"--engine must be {', '.join(PRODUCTS)} or auto, got {name!r}")
-    return _open(PRODUCTS[name])
+    if name not in EDITIONS:
+        raise OptionError(f"--engine must be {', '.join(EDITIONS)} or auto, got {name!r}")
+    return _open(EDITIONS[name])
 
 
 def _choose() -> BuilderLibrary:
     reasons, broken = [], []
-    for product in PRODUCTS.values():
+    for edition in EDITIONS.values():
         try:
-            library = _open(product)
-        except MissingExtraError as error:
-            reasons.append(f"{product.title} is not installed")
-            missing = error
+            library = _open(edition)
+        except MissingExtraError:
+            reasons.append(f"{edition.title} is not installed")
         except EngineBuildError as error:
             reasons.append(str(error).split(";")[0])
-            if cuda_status().devices or product.just_in_time:
+            if cuda_status().devices or not edition.builder_needs_gpu:
                 broken.append(error)
         else:
             reason = "; ".join(reasons) or "a GPU is there"
-            return BuilderLibrary(product, library.trt, f"auto took {library.title}: {reason}")
+            return replace(library, choice=f"auto took {library.title}: {reason}")
     # Without a GPU, the library that needs none is the one to install.
-    raise broken[0] if broken else missing
+    raise broken[0] if broken else MissingExtraError(_PURPOSE, "tensorrt-rtx", "tensorrt_rtx")
 
 
-def _open(product: Product) -> BuilderLibrary:
+def _open(edition: Edition) -> BuilderLibrary:
     try:
-        library = open_library(product, "building")
+        module = import_library(edition, _PURPOSE, "Builder")
+    except MissingExtraError:
+        raise
     except BackendError as error:
         raise EngineBuildError(str(error)) from error
     status = cuda_status()
-    if not product.just_in_time and not status.devices:
+    if edition.builder_needs_gpu and not status.devices:
         raise EngineBuildError(
-            f"the builder of {product.title} needs a GPU: {status.reason}; use --engine "
+            f"the builder of {edition.title} needs a GPU: {status.reason}; use --engine "
             f"tensorrt-rtx, whose builder needs none"
         )
-    return BuilderLibrary(product, library.trt)
+    return BuilderLibrary(edition, module)
 
 
-_one_at_a_time = threading.RLock()
+_building = threading.RLock()
 
 
 @contextlib.contextmanager
-def listen(library: Library) -> Iterator[tuple[Any, Messages]]:
+def listen_alone(library: Library) -> Iterator[tuple[Any, Messages]]:
     """The logger to make a builder with, and the messages that come while the context lasts.
 
-    Builders have threads of their own, of which nobody could say whose they are: so one build
-    runs at a time.
+    One build at a time, since a builder's worker threads do not say whose they are.
     """
-    with _one_at_a_time, collect(all_threads=True) as messages:
-        yield logger(library), messages
+    with _building, listen(library.trt) as messages:
+        yield logger(library.trt), messages

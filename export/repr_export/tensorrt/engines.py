@@ -9,7 +9,7 @@ from typing import Any
 from repr_export.errors import EngineBuildError, PrecisionError
 from repr_export.precision.receipt import MINIMUM_SHARE
 from repr_export.tensorrt.build import BuiltEngine, build_engine
-from repr_export.tensorrt.builder_library import open_builder
+from repr_export.tensorrt.builder_library import open_library
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import inspect_engine
 from repr_runtime.artifact.manifest import EngineInfo
@@ -48,7 +48,7 @@ def build_engines(
             raise PrecisionError(
                 f"the {precision} engine did not come out in {precision}: its layers are {got}"
             )
-        path = f"engines/{precision}.{built.library}.engine"
+        path = f"engines/{precision}.{built.edition}.engine"
         summary = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
         engines.append(
             ArtifactEngine(
@@ -73,6 +73,6 @@ def _inspected(built: BuiltEngine) -> dict[str, Any] | str:
     if built.options.get("strip_weights"):
         return "not here: the engine has no weights until it is refitted"
     try:
-        return inspect_engine(open_builder(built.library), built.content).as_dict()
+        return inspect_engine(open_library(built.edition), built.content).as_dict()
     except EngineBuildError as error:  # built for another GPU than this machine's
         return f"not here: {error}"

@@ -1,4 +1,4 @@
-"""A builder's progress, handed on, and its end before its time: Ctrl-C, or an error of the listener."""
+"""How far a build is, and stopping it: what the builder calls from C++."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from repr_runtime.backends.tensorrt.library import Library, implement
+from repr_runtime.backends.tensorrt.library import Library
+from repr_runtime.backends.tensorrt.messages import implement
 
 Progress = Callable[[str, int, int], None]
 """Gets a phase's name, the steps of it that are done, and how many there are."""

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 from rtx_builds import build, convolution, graph, options, quantized, refused, value
 
 from repr_export.errors import EngineBuildError, OptionError
-from repr_export.tensorrt.builder_library import listen, open_builder
+from repr_export.tensorrt.builder_library import listen_alone, open_library
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
 from repr_runtime.artifact.manifest import ProfileInfo
-from repr_runtime.backends.tensorrt.library import logger
+from repr_runtime.backends.tensorrt.messages import logger
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import EngineLoadError
 
@@ -61,9 +61,9 @@ def test_tf32_is_off_unless_asked_for() -> None:
 
 
 def test_header_is_one_that_the_library_knows() -> None:
-    library = open_builder("tensorrt-rtx")
+    library = open_library("tensorrt-rtx")
     content = build(convolution()).content
-    with listen(library) as (logger, _):
+    with listen_alone(library) as (logger, _):
         runtime = library.trt.Runtime(logger)
         malformed = int(library.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
         found = {
@@ -132,11 +132,11 @@ def test_options_are_checked_when_made(chosen: dict[str, Any], message: str) -> 
         options(**chosen)
 
 
-def test_unknown_flavour_is_refused() -> None:
+def test_unknown_edition_is_refused() -> None:
     with pytest.raises(
         OptionError, match="--engine must be tensorrt, tensorrt-rtx or auto, got 'x'"
     ):
-        EngineOptions(library="x")
+        EngineOptions(edition="x")
 
 
 # Options of the builder
@@ -267,8 +267,8 @@ def test_builds_in_threads() -> None:
 
 
 def test_a_living_runtime_and_its_messages_leave_the_notes_alone() -> None:
-    library = open_builder("tensorrt-rtx")
-    runtime = library.trt.Runtime(logger(library))
+    library = open_library("tensorrt-rtx")
+    runtime = library.trt.Runtime(logger(library.trt))
 
     def load(*_: Any) -> None:
         with pytest.raises(EngineLoadError, match="damaged"):

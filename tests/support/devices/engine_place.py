@@ -22,7 +22,7 @@ from repr_runtime.artifact.reading import describe_file
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
-from repr_runtime.backends.tensorrt.library import Library, Product
+from repr_runtime.backends.tensorrt.library import Edition, Library
 from repr_runtime.cuda.driver import CudaStatus, Gpu
 from repr_runtime.errors import (
     MissingExtraError,
@@ -85,11 +85,11 @@ class Place:
         rtx = library == "tensorrt-rtx"
         self.modules[library] = fake_tensorrt.module(rtx=rtx, version=version, **choices)
 
-    def _library(self, product: Product) -> Library:
-        module = self.modules[product.name]
+    def _library(self, edition: Edition) -> Library:
+        module = self.modules[edition.name]
         if module is None:
-            raise MissingExtraError("running engines", product.name, product.module)
-        return Library(product, module)
+            raise MissingExtraError("running engines", edition.name, edition.module)
+        return Library(edition, module)
 
     def _cuda(self, device: int) -> FakeCuda:
         self.devices.append(FakeCuda(device, self.memory))

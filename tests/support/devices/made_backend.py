@@ -11,13 +11,13 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import engine_bytes
 
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
-from repr_runtime.backends.tensorrt.library import PRODUCTS, Library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Library
 
 EAGER = TensorRTOptions(cuda_graphs=False)
 
 
 def library(rtx: bool = False, **choices: Any) -> Library:
-    flavour = PRODUCTS["tensorrt-rtx" if rtx else "tensorrt"]
+    flavour = EDITIONS["tensorrt-rtx" if rtx else "tensorrt"]
     return Library(flavour, fake_tensorrt.module(rtx=rtx, **choices))
 
 

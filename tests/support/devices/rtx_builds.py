@@ -15,7 +15,7 @@ from repr_export.tensorrt.options import EngineOptions
 
 
 def options(**chosen: Any) -> EngineOptions:
-    return EngineOptions(library="tensorrt-rtx", **chosen)
+    return EngineOptions(edition="tensorrt-rtx", **chosen)
 
 
 def build(graph: bytes, progress: Any = None, **chosen: Any) -> BuiltEngine:

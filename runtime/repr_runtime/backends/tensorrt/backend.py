@@ -16,7 +16,8 @@ from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import EngineTensors, GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
-from repr_runtime.backends.tensorrt.library import Library, collect, last_error, logger, sizes
+from repr_runtime.backends.tensorrt.library import Library, sizes
+from repr_runtime.backends.tensorrt.messages import last_error, logger
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
@@ -128,7 +129,7 @@ class TensorRTBackend:
         self._cached = b""
         try:
             # The device first: an engine that another one was current for captures empty graphs.
-            with cuda.current(), collect():
+            with cuda.current():
                 self._open()
         except BaseException:
             self._engine = self._runtime = self._config = self._cache = None
@@ -139,7 +140,7 @@ class TensorRTBackend:
         self._lanes = Lanes(cuda, self._make_lane, self._dispose, options.contexts)
 
     def _open(self) -> None:
-        self._runtime = self._trt.Runtime(logger(self.library))
+        self._runtime = self._trt.Runtime(logger(self._trt))
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
         engine = self.library.deserialize(self._runtime, self._file.content)
@@ -161,8 +162,8 @@ class TensorRTBackend:
         self._config = self._runtime_config(engine)
 
     def _refit(self, engine: trt.ICudaEngine, graph: bytes) -> None:
-        refitter = self._trt.Refitter(engine, logger(self.library))
-        parser = self._trt.OnnxParserRefitter(refitter, logger(self.library))
+        refitter = self._trt.Refitter(engine, logger(self._trt))
+        parser = self._trt.OnnxParserRefitter(refitter, logger(self._trt))
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
             raise EngineLoadError(
                 f"the engine was built without weights, and {self.library.title} cannot put the "
@@ -260,7 +261,7 @@ class TensorRTBackend:
         index = self._choose_profile(batch)
         capturing = self._policy.on and self._pads
         rows = self._bucket(self.profiles[index], batch) if capturing else batch
-        with collect(), self._lanes.take(index, rows, self._policy.on) as (lane, is_new):
+        with self._lanes.take(index, rows, self._policy.on) as (lane, is_new):
             outputs = lane.run(feed, batch, rows, fresh)
             self._last.timings = lane.timings
             if is_new and self._cache is not None:

@@ -58,11 +58,11 @@ def _key() -> bytes:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Only the first of several processes may make the key; it is whole once it has its name.
     if not path.exists():
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            write_flushed(beside, secrets.token_bytes(_SIZE), mode=0o600)
+            write_flushed(partial, secrets.token_bytes(_SIZE), mode=0o600)
             with contextlib.suppress(FileExistsError):
-                os.link(beside, path)
+                os.link(partial, path)
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
     return path.read_bytes()

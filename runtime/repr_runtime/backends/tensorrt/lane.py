@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
-from repr_runtime.backends.tensorrt.library import last_error, sizes
+from repr_runtime.backends.tensorrt.library import sizes
+from repr_runtime.backends.tensorrt.messages import last_error
 from repr_runtime.cuda.arrays import DeviceView
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError, CudaGraphError, ExecutionError

@@ -1,18 +1,19 @@
-"""`tensorrt` and `tensorrt_rtx` behind one face: what differs between them, and what they say."""
+"""`tensorrt` and `tensorrt_rtx` behind one face: all that differs between them stands here."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 import re
-import threading
-import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from repr_runtime.backends.tensorrt.messages import (
+    Messages,
+    first_sentence,
+    listen,
+    logger,
+)
 from repr_runtime.errors import (
     BackendError,
     EngineLoadError,
@@ -24,29 +25,40 @@ from repr_runtime.errors import (
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_KEPT = 100  # messages of a kind, the last ones
-
 
 @dataclass(frozen=True)
-class Product:
-    """One of the two libraries, and what the other does differently.
+class Edition:
+    """TensorRT or TensorRT-RTX, and what the other does differently.
 
-    ``name`` is that of the extra too. ``just_in_time``: kernels are compiled on the GPU that
-    runs the engine. So an engine suits many GPUs, and building it needs none, times nothing and
-    comes out the same at every optimization level. ``distributions`` are the names of its
-    package by the CUDA major version that it needs.
+    ``exact_gpu``: an engine runs on GPUs of its compute capability alone, and not on those
+    that the builder listed. ``distributions`` are the names of its package by the CUDA major
+    version that it needs. The rest is about building; running needs a GPU always.
+    ``keeps_timing_cache``: the RTX builder times nothing, and its timing-cache calls do nothing.
+    ``honours_opt_level``: the RTX builder takes all levels and writes the same engine.
+    ``default_targets`` are the compute capabilities of an engine built for none in particular;
+    such an engine runs on later ones too (NVIDIA, TensorRT-RTX documentation, "CPU-Only AOT").
+    Empty: the GPU's own.
     """
 
     name: str
     module: str
     title: str
-    just_in_time: bool
-    distributions: Mapping[str, int]
+    exact_gpu: bool
+    distributions: tuple[tuple[str, int], ...]
+    builder_needs_gpu: bool
+    keeps_timing_cache: bool
+    honours_opt_level: bool
+    default_targets: tuple[str, ...]
+
+    @property
+    def extra(self) -> str:
+        """The extra of ``repr-deploy`` that installs it."""
+        return self.name
 
     @property
     def cuda_major(self) -> int | None:
         """The CUDA version that the installed build needs of the driver; None if unknown."""
-        for name, major in self.distributions.items():
+        for name, major in self.distributions:
             try:
                 importlib.metadata.distribution(name)
             except importlib.metadata.PackageNotFoundError:
@@ -55,60 +67,46 @@ class Product:
         return None
 
 
-PRODUCTS: dict[str, Product] = {
-    product.name: product
-    for product in (
-        Product(
+EDITIONS: dict[str, Edition] = {
+    edition.name: edition
+    for edition in (
+        Edition(
             name="tensorrt",
             module="tensorrt",
             title="TensorRT",
-            just_in_time=False,
-            distributions={"tensorrt_cu13": 13, "tensorrt_cu12": 12},
+            exact_gpu=True,
+            distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
+            builder_needs_gpu=True,
+            keeps_timing_cache=True,
+            honours_opt_level=True,
+            default_targets=(),
         ),
-        Product(
+        Edition(
             name="tensorrt-rtx",
             module="tensorrt_rtx",
             title="TensorRT-RTX",
-            just_in_time=True,
-            distributions={"tensorrt_rtx_cu13": 13, "tensorrt_rtx_cu12": 12},
+            exact_gpu=False,
+            distributions=(("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
+            builder_needs_gpu=False,
+            keeps_timing_cache=False,
+            honours_opt_level=False,
+            default_targets=("8.0", "8.6", "8.9", "12.0"),
         ),
     )
 }
-"""In the order in which ``device="tensorrt"`` and ``"auto"`` try them, to run and to build."""
+"""In the order in which ``auto`` tries them, to run an engine and to build one."""
 
 
-def product_of(content: bytes) -> Product:
+def edition_of(content: bytes) -> Edition:
     """Whose engine it is: those of TensorRT-RTX open with ``vtrt``."""
-    return PRODUCTS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
-
-
-@dataclass(eq=False)
-class Messages:
-    """What a library said while something was done: errors and warnings, each once."""
-
-    errors: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def add(self, severity: str, text: str) -> None:
-        """Keep ``text`` if ``severity`` is a warning or worse; what is said again comes last."""
-        if severity in ("WARNING", "ERROR", "INTERNAL_ERROR"):
-            kept = self.warnings if severity == "WARNING" else self.errors
-            if text in kept:
-                kept.remove(text)
-            kept.append(text)
-            del kept[:-_KEPT]
-
-    @property
-    def last_error(self) -> str:
-        """The first line of the last complaint; "" if there was none."""
-        return self.errors[-1].split("\n")[0][:300] if self.errors else ""
+    return EDITIONS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
 
 
 @dataclass(frozen=True)
 class Library:
     """A library that was imported; ``trt`` is the module, with the API of ``tensorrt``."""
 
-    product: Product
+    edition: Edition
     trt: Any
 
     @property
@@ -118,7 +116,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        return f"{self.product.title} {self.version}"
+        return f"{self.edition.title} {self.version}"
 
     @property
     def captures_itself(self) -> bool:
@@ -133,7 +131,7 @@ class Library:
         """
         if not hasattr(self.trt.Runtime, "get_engine_validity"):
             return None
-        validity, bits = self.trt.Runtime(logger(self)).get_engine_validity(content)
+        validity, bits = self.trt.Runtime(logger(self.trt)).get_engine_validity(content)
         known = self.trt.EngineInvalidityDiagnostics.__members__.items()
         found = tuple(name for name, flag in known if int(bits) & int(flag.value))
         if validity == self.trt.EngineValidity.INVALID:
@@ -146,14 +144,16 @@ class Library:
         Raises :class:`EngineVersionError`, :class:`WrongGpuError` or :class:`EngineLoadError`
         with what the library said of it.
         """
-        with collect() as messages:
+        with listen(self.trt) as messages:
             engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise self._refusal(content, messages.last_error)
+            raise self.refusal(content, messages)
         return engine
 
-    def _refusal(self, content: bytes, said: str) -> EngineLoadError:
-        """Why the library refused ``content``, from its header and what it ``said``."""
+    def refusal(self, content: bytes, messages: Messages) -> EngineLoadError:
+        """Why the library refused ``content``, from its header and its ``messages`` of that."""
+        # The first error is the cause, those after it what came of it.
+        said = first_sentence(messages.errors[0]) if messages.errors else ""
         # The header is asked first: what the library says in words differs between versions.
         found = self.invalid(content) or tuple(
             kind for kind, words in _COMPLAINTS if re.search(words, said, re.IGNORECASE)
@@ -187,85 +187,32 @@ _COMPLAINTS = (
 )
 
 
-def open_library(product: Product, purpose: Literal["running", "building"] = "running") -> Library:
-    """Import the library.
+def open_library(edition: Edition) -> Library:
+    """Import the library, for running engines.
 
     Raises :class:`MissingExtraError` if it is not installed and :class:`BackendError` if it is
     and cannot be loaded.
     """
-    missing = MissingExtraError(f"{purpose} {product.title} engines", product.name, product.module)
+    return Library(edition, import_library(edition, f"running {edition.title} engines", "Runtime"))
+
+
+def import_library(edition: Edition, purpose: str, needed: str) -> Any:
+    """The library's module, which must have ``needed``; raises as :func:`open_library`."""
+    missing = MissingExtraError(purpose, edition.extra, edition.module)
     try:
-        module = importlib.import_module(product.module)
+        module = importlib.import_module(edition.module)
     except Exception as error:  # whatever a package with shared libraries raises
-        if isinstance(error, ModuleNotFoundError) and error.name == product.module:
+        if isinstance(error, ModuleNotFoundError) and error.name == edition.module:
             raise missing from error
         raise BackendError(
-            f"{product.module} is installed but cannot be loaded ({error!r:.200}); install it "
-            f"again: pip install --force-reinstall 'repr-deploy[{product.name}]'"
+            f"{edition.module} is installed but cannot be loaded ({error!r:.200}); install it "
+            f"again: pip install --force-reinstall 'repr-deploy[{edition.extra}]'"
         ) from error
-    # Type stubs alone make an empty namespace package.
-    if not hasattr(module, "Runtime" if purpose == "running" else "Builder"):
+    if not hasattr(module, needed):  # type stubs alone make an empty namespace package
         raise missing
-    return Library(product, module)
+    return module
 
 
 def sizes(dims: trt.Dims) -> tuple[int, ...]:
     """A shape of the library as a tuple; -1 stands for what is free."""
     return tuple(dims[axis] for axis in range(len(dims)))
-
-
-class _Collecting(threading.local):
-    def __init__(self) -> None:
-        self.stack: list[Messages] = []
-
-
-_here = _Collecting()
-_everywhere: list[Messages] = []
-
-
-@contextmanager
-def collect(*, all_threads: bool = False) -> Iterator[Messages]:
-    """What the libraries say meanwhile in this thread, to the innermost who collects.
-
-    With ``all_threads`` also what they say in threads where nobody collects, such as those
-    that a builder starts; one at a time may ask for that.
-    """
-    messages = Messages()
-    _here.stack.append(messages)
-    if all_threads:
-        _everywhere.append(messages)
-    try:
-        yield messages
-    finally:
-        _here.stack.pop()
-        if all_threads:
-            _everywhere.remove(messages)
-
-
-def last_error() -> str:
-    """The last complaint to whoever collects in this thread, one line; "" if there was none."""
-    return _here.stack[-1].last_error if _here.stack else ""
-
-
-@functools.cache
-def _logger(module: Any) -> Any:
-    def log(_: Any, severity: Any, text: str) -> None:
-        for messages in (_here.stack or _everywhere)[-1:]:
-            messages.add(severity.name, text)
-
-    return implement(module.ILogger, log=log)
-
-
-def logger(library: Library) -> Any:
-    """The process's one logger for the library, for runtimes and builders alike.
-
-    The library keeps the first that it gets as long as anything made with it lives, and
-    answers any other with a warning.
-    """
-    return _logger(library.trt)
-
-
-def implement(base: Any, **methods: Callable[..., Any]) -> Any:
-    """An object of a class below ``base``, which is C++ and wants its own ``__init__`` called."""
-    methods["__init__"] = lambda self: base.__init__(self)
-    return types.new_class(base.__name__, (base,), exec_body=lambda space: space.update(methods))()

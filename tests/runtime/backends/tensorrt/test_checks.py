@@ -10,7 +10,7 @@ from engine_place import HERE, PATH, REBUILD, RTX_PATH, Place
 from repr_runtime import TensorRTOptions, load, preflight
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt.checks import Subject, check_engine
-from repr_runtime.backends.tensorrt.library import Product
+from repr_runtime.backends.tensorrt.library import Edition
 from repr_runtime.errors import (
     BatchSizeError,
     DeviceMemoryError,
@@ -122,7 +122,7 @@ def test_a_gpu_that_is_not_there(place: Place) -> None:
 def test_a_driver_that_is_too_old(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("tensorrt")
     place.gpu("9.0", driver=(12, 4))
-    monkeypatch.setattr(Product, "cuda_major", 13)
+    monkeypatch.setattr(Edition, "cuda_major", 13)
     refused(place, DeviceUnavailableError, "driver", "speaks CUDA 12.4", "needs 13.0", "update")
 
 

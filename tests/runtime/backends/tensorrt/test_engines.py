@@ -15,7 +15,7 @@ from fake_tensorrt import engine_bytes, expected
 from repr_runtime import TensorRTOptions, load
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import Product
+from repr_runtime.backends.tensorrt.library import Edition
 from repr_runtime.cli import main
 from repr_runtime.errors import (
     AlteredFileError,
@@ -246,7 +246,7 @@ def test_engines_that_lack_the_same_are_told_together(
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", options={})
     place.gpu()
-    place.patch.setattr(Product, "cuda_major", 13)
+    place.patch.setattr(Edition, "cuda_major", 13)
     main([str(path), "--device", "cpu"])
     told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
     assert told in capsys.readouterr().out

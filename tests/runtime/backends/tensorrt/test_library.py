@@ -1,17 +1,13 @@
-"""The libraries behind one face: what they say and to whom, and the real TensorRT-RTX."""
+"""The real TensorRT-RTX behind the face that all libraries have, up to where a GPU is needed."""
 
 from __future__ import annotations
 
-import enum
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import fake_tensorrt
 import pytest
 from engine_place import RTX_PATH, engine_info
 
@@ -20,14 +16,12 @@ from repr_runtime.artifact.manifest import ProfileInfo
 from repr_runtime.artifact.reading import describe_file
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.library import (
-    PRODUCTS,
+    EDITIONS,
     Library,
-    collect,
-    last_error,
-    logger,
+    edition_of,
     open_library,
-    product_of,
 )
+from repr_runtime.backends.tensorrt.messages import logger
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import (
     BackendError,
@@ -37,84 +31,19 @@ from repr_runtime.errors import (
 )
 from repr_runtime.preflight import preflight_engines
 
-# What a library says, and to whom
-
-
-class Severity(enum.Enum):
-    INTERNAL_ERROR = 0
-    ERROR = 1
-    WARNING = 2
-    INFO = 3
-
-
-@pytest.fixture
-def say() -> Callable[..., None]:
-    """The library says something, in this thread unless called in another."""
-    log = logger(Library(PRODUCTS["tensorrt"], fake_tensorrt.module())).log
-    return lambda text, severity="ERROR": log(Severity[severity], text)
-
-
-def in_a_thread(work: Callable[[], Any]) -> Any:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()
-
-
-def test_the_last_error_is_the_last(say: Callable[..., None]) -> None:
-    with collect() as messages:
-        assert messages.last_error == ""
-        for text in ("first", "second\nand more of it", "first", "third\nand more"):
-            say(text)
-            say("not an error", "WARNING")
-        assert messages.last_error == last_error() == "third"
-        say("second\nand more of it")  # said again: now it is the last
-        assert last_error() == "second"
-        say("no complaint", "INFO")
-        assert messages.warnings == ["not an error"]
-    say("to nobody")
-    assert last_error() == ""
-    assert messages.errors[-1] == "second\nand more of it"
-
-
-def test_messages_of_one_are_not_anothers(say: Callable[..., None]) -> None:
-    def load() -> list[str]:
-        with collect() as mine:
-            say("of the load")
-        return mine.errors
-
-    with collect(all_threads=True) as build:
-        say("of the build")
-        assert in_a_thread(load) == ["of the load"]
-        in_a_thread(lambda: say("of a thread of the builder's"))
-        with collect() as inner:
-            say("of a load within")
-    assert build.errors == ["of the build", "of a thread of the builder's"]
-    assert inner.errors == ["of a load within"]
-
-
-def test_a_runtime_and_a_builder_share_the_first_logger(rtx: Library) -> None:
-    """The library warns of any other logger as long as something made with the first lives."""
-    with collect() as messages:
-        runtime = rtx.trt.Runtime(logger(rtx))
-        builder = rtx.trt.Builder(logger(Library(rtx.product, rtx.trt)))
-    assert [text for text in messages.warnings if "logger" in text] == []
-    del builder, runtime
-
-
-# The real TensorRT-RTX, up to where a GPU is needed
-
 
 @pytest.fixture(scope="module")
 def rtx() -> Library:
     pytest.importorskip("tensorrt_rtx")
-    return open_library(PRODUCTS["tensorrt-rtx"])
+    return open_library(EDITIONS["tensorrt-rtx"])
 
 
 @pytest.fixture(scope="module")
 def real_engine(rtx: Library, tiny: Any) -> bytes:
     trt = rtx.trt
-    builder = trt.Builder(logger(rtx))
+    builder = trt.Builder(logger(rtx.trt))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    assert trt.OnnxParser(network, logger(rtx)).parse(tiny.graph())
+    assert trt.OnnxParser(network, logger(rtx.trt)).parse(tiny.graph())
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("input", (1, 3, 4, 4), (2, 3, 4, 4), (8, 3, 4, 4))
     config.add_optimization_profile(profile)
@@ -122,9 +51,9 @@ def real_engine(rtx: Library, tiny: Any) -> bytes:
 
 
 def test_the_real_library_is_what_the_table_says(rtx: Library, real_engine: bytes) -> None:
-    assert product_of(real_engine) is rtx.product
+    assert edition_of(real_engine) is rtx.edition
     assert rtx.captures_itself
-    assert rtx.product.cuda_major in (12, 13)
+    assert rtx.edition.cuda_major in (12, 13)
     assert rtx.title == f"TensorRT-RTX {rtx.version}"
     context = "set_optimization_profile_async set_input_shape get_tensor_shape set_tensor_address"
     engine = "get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape num_io_tensors"
@@ -158,7 +87,7 @@ def test_the_real_library_knows_damage_from_the_header(rtx: Library, real_engine
 @pytest.mark.skipif(cuda_status().devices > 0, reason="there is a GPU")
 def test_the_real_library_without_a_gpu(rtx: Library, real_engine: bytes) -> None:
     assert rtx.invalid(real_engine) is None  # it cannot tell
-    runtime = rtx.trt.Runtime(logger(rtx))
+    runtime = rtx.trt.Runtime(logger(rtx.trt))
     with pytest.raises(
         EngineLoadError, match="it needs a GPU and a driver that is new enough"
     ) as e:
@@ -199,7 +128,7 @@ def test_a_real_engine_in_an_artifact_on_a_machine_without_a_gpu(
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises((MissingExtraError, BackendError)):
-        open_library(PRODUCTS["tensorrt-rtx"])
+        open_library(EDITIONS["tensorrt-rtx"])
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # as stubs alone are
     with pytest.raises(MissingExtraError, match="needs the extra 'tensorrt'"):
-        open_library(PRODUCTS["tensorrt"])
+        open_library(EDITIONS["tensorrt"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from fake_tensorrt import expected
 from made_backend import Made, batch, library
 
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
+from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 
 
 def test_rtx_captures_graphs_itself(make: Callable[..., Made]) -> None:
@@ -78,12 +81,37 @@ def test_a_cache_that_is_not_ones_own_is_not_read(
 
 @pytest.mark.usefixtures("own_key")
 def test_a_cache_of_another_engine_is_not_read(tmp_path: Path) -> None:
-    from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
-
     assert write_cache(tmp_path / "a.engine", "a" * 64, b"kernels")
     assert read_cache(tmp_path / "a.engine", "a" * 64) == b"kernels"
     assert read_cache(tmp_path / "a.engine", "b" * 64) is None
     assert not write_cache(tmp_path / "nowhere" / "a.engine", "a" * 64, b"kernels")
+
+
+def test_the_key_is_made_once_and_for_this_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "caches"))
+    key, link = tmp_path / "caches" / "runtime-cache.key", os.link
+
+    def late(beside: Path, path: Path) -> None:  # another process was first
+        assert stat.S_IMODE(beside.stat().st_mode) == 0o600
+        path.write_bytes(b"k" * 32)
+        link(beside, path)
+
+    monkeypatch.setattr(os, "link", late)
+    for name in "ab":
+        assert write_cache(tmp_path / name, "a" * 64, b"kernels")
+        assert key.read_bytes() == b"k" * 32
+    assert read_cache(tmp_path / "a", "a" * 64) == b"kernels"
+    assert list(key.parent.iterdir()) == [key]
+    key.unlink()
+    monkeypatch.setattr(os, "link", link)
+    assert write_cache(tmp_path / "c", "a" * 64, b"kernels")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    key.unlink()
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    assert not write_cache(tmp_path / "d", "a" * 64, b"kernels")
+    assert list(key.parent.iterdir()) == []
 
 
 def test_no_cache_where_none_is_wanted(make: Callable[..., Made], tmp_path: Path) -> None:
