@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from repr_runtime.preprocess import preprocess
 
 _WORK = 20e9  # multiply-adds to spend on each set of samples
 _FEWEST, _MOST = 8, 256
+_AT_ONCE = 250  # samples: what intermediate values need in memory
 _NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -112,13 +113,35 @@ def _noise(
     return generator.integers(0, 2, shape).astype(dtype)
 
 
+def batches(count: int, size: int, *, whole: bool) -> Iterator[NDArray[np.intp]]:
+    """The rows of ``count`` samples in order, ``size`` at a time.
+
+    ``whole``: the last batch is filled up from the first rows, for graphs of one batch size.
+    """
+    for begin in range(0, count, size):
+        rows = np.arange(begin, begin + size)
+        yield rows % count if whole else rows[: count - begin]
+
+
 def run_in_batches(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
-    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1 and more."""
+    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1, 2 and more."""
     count = len(next(iter(inputs.values())))
-    # A free batch size is tried as 1, as 2, and as all the rest.
-    cuts = list(range(0, count, batch)) if batch else [c for c in (0, 1, 3) if c < count]
-    parts = [
-        network({name: values[begin:end] for name, values in inputs.items()})
-        for begin, end in zip(cuts, [*cuts[1:], count], strict=True)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if batch is None:
+        rows = [part for part in np.split(np.arange(count), (1, 3)) if len(part)]
+    else:
+        rows = list(batches(count, batch, whole=True))
+    return _run(network, inputs, rows, count)
+
+
+def run_in_parts(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
+    """``network`` on all of many ``inputs``, no more at once than fit into memory."""
+    count = len(next(iter(inputs.values())))
+    rows = batches(count, batch or _AT_ONCE, whole=batch is not None)
+    return _run(network, inputs, rows, count)
+
+
+def _run(
+    network: Network, inputs: Arrays, rows: Iterable[NDArray[np.intp]], count: int
+) -> dict[str, NDArray[Any]]:
+    parts = [network({name: values[part] for name, values in inputs.items()}) for part in rows]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}

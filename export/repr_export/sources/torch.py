@@ -17,7 +17,8 @@ from torch import nn
 
 from repr_export.errors import CaptureError, OptionError, TargetError, first_line
 from repr_export.options import DEFAULT_OPSET, ExportOptions
-from repr_export.source import Arrays, Identity
+from repr_export.samples import Arrays
+from repr_export.source import Identity
 from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_models.spec import FoldContract, NetworkSpec

@@ -487,7 +487,7 @@ def test_a_namesake_of_another_domain_is_no_batchnorm(graphs):
         w=graphs.draw(6, 4, 3, 3),
         **graphs.batchnorm(6),
     )
-    assert fold_batchnorm(model) == FoldReport(0, (), ())
+    assert fold_batchnorm(model) == FoldReport.of((), ())
 
 
 def test_a_conv_of_another_domain_is_no_conv(graphs):
@@ -500,8 +500,8 @@ def test_a_conv_of_another_domain_is_no_conv(graphs):
 
 
 def test_the_report_is_plain_data():
-    report = FoldReport(
-        2, (Folded("bn1", "conv1", "Conv -> BatchNorm"),), (Refused("bn2", "no reason"),)
+    report = FoldReport.of(
+        (Folded("bn1", "conv1", "Conv -> BatchNorm"),), (Refused("bn2", "no reason"),)
     )
     assert str(report) == "1 of 2 BatchNorms folded"
     assert json.loads(json.dumps(report.as_dict())) == {
