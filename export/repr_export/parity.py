@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import ParityError
-from repr_export.samples import Arrays, SampleSet, run_graph, run_in_batches
+from repr_export.samples import Arrays, CpuGraph, SampleSet, run_in_batches
 from repr_export.source import Source
 
 PARITY_BOUND = 1e-4
@@ -93,9 +93,10 @@ def prove_parity(
     """
     differences: list[Difference] = []
     golden: list[Golden] = []
+    run_graph = CpuGraph(graph)
     for samples in sets:
         expected = run_in_batches(source.reference, samples.inputs, batch)
-        actual = run_in_batches(lambda feed: run_graph(graph, feed), samples.inputs, batch)
+        actual = run_in_batches(run_graph, samples.inputs, batch)
         rows = compare(samples, expected, actual)
         if not all(row.relative <= row.allowed for row in rows):
             progress("computing the original network in float64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from repr_runtime.preprocess import preprocess
 
 _WORK = 20e9  # multiply-adds to spend on each set of samples
 _FEWEST, _MOST = 8, 256
-_AT_ONCE = 250  # samples: what intermediate values need in memory
 _NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,18 +36,43 @@ class SampleSet:
         return len(next(iter(self.inputs.values())))
 
 
-def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
-    """Run an ONNX graph on the CPU; raises :class:`GraphError` if it cannot be."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+class CpuGraph:
+    """An ONNX graph opened on the CPU, to be called with inputs by name.
+
+    ``input`` is the name of its first input, ``batch`` that one's first dimension where it is
+    fixed. Raises :class:`GraphError` if it cannot be opened, or run.
+    """
+
+    def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with _graph_errors():
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        entry = next(iter(self._session.get_inputs()), None)
+        first = entry.shape[0] if entry is not None and entry.shape else None
+        self.input: str = "" if entry is None else entry.name
+        self.batch = first if isinstance(first, int) else None
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        with _graph_errors():
+            outputs = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, outputs, strict=True))
+
+
+@contextmanager
+def _graph_errors() -> Iterator[None]:
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # its exceptions share no base but this
+        yield
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+
+
+def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
+    """Run an ONNX graph once on the CPU; raises :class:`GraphError` if it cannot be."""
+    return CpuGraph(graph, optimize=optimize)(inputs)
 
 
 def sample_sets(
@@ -133,10 +158,12 @@ def run_in_batches(network: Network, inputs: Arrays, batch: int | None) -> dict[
     return _run(network, inputs, rows, count)
 
 
-def run_in_parts(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
-    """``network`` on all of many ``inputs``, no more at once than fit into memory."""
+def run_in_parts(
+    network: Network, inputs: Arrays, batch: int | None, at_once: int = 250
+) -> dict[str, NDArray[Any]]:
+    """``network`` on many ``inputs``: ``batch`` at a time, or where that is free, ``at_once``."""
     count = len(next(iter(inputs.values())))
-    rows = batches(count, batch or _AT_ONCE, whole=batch is not None)
+    rows = batches(count, batch or at_once, whole=batch is not None)
     return _run(network, inputs, rows, count)
 
 

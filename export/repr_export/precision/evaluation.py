@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_export.samples import SampleSet, run_graph, run_in_parts
+from repr_export.samples import CpuGraph, SampleSet, run_in_parts
 from repr_export.source import Source
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.spec import CIFAR10
@@ -35,7 +35,7 @@ class Evaluation:
 
     def run(self, graph: bytes) -> dict[str, NDArray[Any]]:
         """The outputs of ``graph`` on all samples, computed on the CPU."""
-        return run_in_parts(lambda feed: run_graph(graph, feed), self.samples.inputs, self.batch)
+        return run_in_parts(CpuGraph(graph), self.samples.inputs, self.batch)
 
     @property
     def reference_accuracy(self) -> float:

@@ -358,14 +358,8 @@ def test_dense_layers_of_matmul_and_add_take_a_batchnorm(graphs, shape, swapped)
     [
         # stacks of matrices, a variable weight, a bias for each row, a second reader
         (f"g (float[N,6,5] x) => (float y) {{ m = MatMul(x, w) y = {BN}(m, {PARAMETERS}) }}", ""),
-        (
-            f"{DENSE} {{ v = Mul(w, x) m = MatMul(x, v) y = {BN}(m, {PARAMETERS}) }}",
-            "",
-        ),
-        (
-            f"{DENSE} {{ m = MatMul(x, w) a = Add(m, rows) y = {BN}(a, {PARAMETERS}) }}",
-            "Add",
-        ),
+        (f"{DENSE} {{ v = Mul(w, x) m = MatMul(x, v) y = {BN}(m, {PARAMETERS}) }}", ""),
+        (f"{DENSE} {{ m = MatMul(x, w) a = Add(m, rows) y = {BN}(a, {PARAMETERS}) }}", "Add"),
         (
             f"""g (float[N,5] x) => (float[A,B] y, float[A,B] z)
             {{ m = MatMul(x, w) y = {BN}(m, {PARAMETERS}) z = Relu(m) }}""",

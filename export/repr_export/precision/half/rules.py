@@ -259,10 +259,7 @@ def _constants(node: ir.Node, fmt: HalfFormat) -> str | None:
 
 
 def _between(
-    graph: ir.Graph,
-    floating: Sequence[ir.Node],
-    kept: Mapping[ir.Node, str],
-    io_is_half: bool,
+    graph: ir.Graph, floating: Sequence[ir.Node], kept: Mapping[ir.Node, str], io_is_half: bool
 ) -> set[ir.Node]:
     """The largest set of nodes that have nothing but fp32 around them; no matrix product is."""
     work = set(floating)

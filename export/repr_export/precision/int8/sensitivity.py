@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, PrecisionError, first_line
+from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.int8.quantizable import Target, name_nodes
 from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
 from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
+from repr_export.samples import CpuGraph, run_in_parts
 
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
@@ -191,16 +191,6 @@ def _multiply_adds(graph: bytes) -> dict[str, int] | None:
 
 
 def _first_output(graph: bytes, images: CalibrationSet) -> NDArray[np.float64]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        entry = session.get_inputs()[0]
-        fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None
-        parts = [
-            session.run([session.get_outputs()[0].name], {entry.name: batch})[0]
-            for batch in images.batches(fixed or _BATCH, whole=fixed is not None)
-        ]
-    except Exception as error:  # its exceptions share no base but this
-        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
-    return np.concatenate(parts).astype(np.float64)
+    network = CpuGraph(graph)
+    outputs = run_in_parts(network, {network.input: images.inputs}, network.batch, _BATCH)
+    return next(iter(outputs.values())).astype(np.float64)

@@ -213,11 +213,5 @@ def test_an_accuracy_in_percent_is_refused(graphs: Any) -> None:
     ranges, calibration = measured(graph)
     with pytest.raises(PrecisionError, match=r"must lie in 0\.\.1, got 91"):
         bisect(
-            graph,
-            ranges,
-            calibration,
-            lambda _: 91.0,
-            target="cpu",
-            reference=0.9,
-            max_drop=0.5,
+            graph, ranges, calibration, lambda _: 91.0, target="cpu", reference=0.9, max_drop=0.5
         )
