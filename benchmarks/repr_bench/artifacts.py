@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from repr_models.spec import NetworkSpec
 
 
-"""What an export adds to fp32 where it is asked for."""
-
-
 @dataclass(frozen=True)
 class Selection:
     """What a run without names measures: short names, and a sentence on what it does without."""

@@ -137,7 +137,14 @@ def int8_ratios(results: Results) -> dict[str, list[Ratio]]:
 def _as_peer(row: Row) -> PeerRow:
     assert row.precision is not None, "it was measured"
     assert row.batch is not None, "it was measured"
-    blank = PeerRow(row.label, row.precision, "latency", row.batch, row.precision, "measured", "")
+    blank = PeerRow(
+        label=row.label,
+        precision=row.precision,
+        measure="latency",
+        batch=row.batch,
+        peer=row.precision,
+        status="measured",
+    )
     return replace(blank, images=row.batch, rounds_ns=row.rounds_ns)
 
 

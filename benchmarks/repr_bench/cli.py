@@ -1,4 +1,4 @@
-"""The command `repr-bench`: arguments, progress and the files it writes."""
+"""The command `repr-bench`: read the options, run or read a file, write files, print the table."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.options import STANDARD_OUTPUT
-from repr_bench.other_tools import read_other
-from repr_bench.report import markdown
+from repr_bench.request import Listener, Request, ScenarioOptions, Wanted
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from repr_bench.progress import RunProgress
-    from repr_bench.request import Request, ScenarioOptions, Wanted
     from repr_bench.results.results import Results
 
 INSTALL = "pip install 'repr-deploy[bench]'"
@@ -37,17 +34,14 @@ INSTALL = "pip install 'repr-deploy[bench]'"
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is that of the help text."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = options.parser().parse_args(arguments)
-    try:
-        options.check(args)
-    except UsageError as error:
-        options.parser().error(str(error))
+    args = options.parse(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that it lacks becomes "?"
             stream.reconfigure(errors="replace")
+    command = _list if args.list else _tune if args.tune else _bench
     try:
         with _terminated_as_interrupted():
-            return _list(args) if args.list else _bench(args, arguments)
+            return command(args, arguments)
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
     except (BenchError, ModelsError, ReproError) as error:
@@ -71,25 +65,42 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _list(args: argparse.Namespace, _arguments: Sequence[str]) -> int:
+    from repr_bench.listing import entries, print_list, to_json
+    from repr_bench.results.file import write_text
+
+    listed = entries(args.artifacts)
+    if args.json is None:
+        print_list(listed, _output())
+    elif args.json == STANDARD_OUTPUT:
+        sys.stdout.write(to_json(listed))
+    else:
+        _make_place_for(args.json)
+        write_text(args.json, to_json(listed))
+    return 0
+
+
+def _tune(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from repr_bench.progress import RunProgress
+    from repr_bench.tune import tune
+
+    options.check(args)
+    with RunProgress(quiet=args.quiet) as progress:
+        return tune(_requested(args, arguments)[0], args.tune, progress, _output())
+
+
 def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.compare import compare
+    from repr_bench.other_tools import read_other
     from repr_bench.progress import RunProgress
-    from repr_bench.report.sections.peers import print_peers
-    from repr_bench.report.sections.scenarios import print_scenarios
-    from repr_bench.report.sort import in_order
-    from repr_bench.report.terminal import print_others, print_report
-    from repr_bench.results.file import read_results, write_results, write_text
+    from repr_bench.results.file import read_results
 
     if args.html:
-        from repr_bench.report.html import render_page
-    for path in (args.json, args.html, *markdown.files(args)):
-        if path is not None:
+        import repr_bench.report.html  # noqa: F401  # says now what is missing
+    options.check(args)
+    for path in (args.json, args.html, args.csv, args.markdown):
+        if path not in (None, STANDARD_OUTPUT):
             _make_place_for(path)
-    if args.tune:
-        from repr_bench.tune import tune
-
-        with RunProgress(quiet=args.quiet) as progress:
-            return tune(_requested(args, arguments)[0], args.tune, progress, _output())
     old = read_results(args.compare) if args.compare else None
     beside = tuple(map(read_other, args.others))
     with RunProgress(quiet=args.quiet) as progress:
@@ -101,47 +112,30 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
             results = replace(results, comparison=comparison)
         results = replace(results, others=(*results.others, *beside))
         # The files first: a reader of the table may leave early, and close the pipe.
-        if args.json:
-            write_results(results, args.json)
-            progress.tell(f"results: {args.json}")
-        results = in_order(results, args.sort)
-        for text in markdown.write(results, args):
-            progress.tell(text)
-        if args.html:
-            write_text(args.html, render_page(results))
-            progress.tell(f"page: {args.html}")
-    if not markdown.print_instead(results, args):
-        scenarios = bool(results.scenarios or results.end_to_end)
-        if results.rows or not scenarios:
-            print_report(results, _output())
-        if scenarios:
-            print_scenarios(results, _output())
-        if scenarios and not results.rows:
-            print_others(results, _output())
-        if results.peers:
-            print_peers(results, _output())
+        ordered = _write(results, args, progress)
+    _print(ordered, args)
     if results.left_out and not args.take_from:
         progress.tell(results.left_out)
     return exit_status(results)
 
 
-def _measured(args: argparse.Namespace, arguments: Sequence[str], progress: RunProgress) -> Results:
+def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: Listener) -> Results:
     from repr_bench.peers.known import select
     from repr_bench.peers.run import with_peers
     from repr_bench.run import run
     from repr_bench.scenarios.run import with_scenarios
 
     request, left_out = _requested(args, arguments)
-    selected = None if args.peers is None else select(options.peer_names(args.peers))
+    peers = None if args.peers is None else select(args.peers or None)
     scenarios = options.scenario_options(args)
     _check_installed(request.wanted, scenarios)
-    found = run(request, progress)
+    results = run(request, listener)
     if scenarios:
-        found = with_scenarios(found, request, scenarios, progress)
-    if selected is not None:
-        found = with_peers(found, request, selected, progress)
-    settings = replace(found.settings, quick=args.quick)
-    return replace(found, left_out=left_out, settings=settings)
+        results = with_scenarios(results, request, scenarios, listener)
+    if peers is not None:
+        results = with_peers(results, request, peers, listener)
+    settings = replace(results.settings, quick=args.quick)
+    return replace(results, left_out=left_out, settings=settings)
 
 
 def _check_installed(wanted: Wanted, scenarios: ScenarioOptions | None) -> None:
@@ -161,8 +155,6 @@ def _check_installed(wanted: Wanted, scenarios: ScenarioOptions | None) -> None:
 
 def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Request, str]:
     """What is to be measured, and the sentence on what a run without names leaves out."""
-    from repr_bench.request import Request
-
     targets, left_out = tuple(args.targets), ""
     if not targets:
         selection = default_selection(all_bundled=args.all_bundled)
@@ -174,7 +166,6 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
     plan, limit = options.plan_and_limit(args)
     images = EvaluationImages(args.data, args.label_free, limit)
     images.check()
-    wanted = options.wanted(args)
     request = Request(
         targets=targets,
         artifacts=args.artifacts,
@@ -185,9 +176,53 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         plan=plan,
         images=images,
         command=("repr-bench", *arguments),
-        wanted=wanted,
+        wanted=Wanted(roofline=args.roofline, profile=args.profile),
     )
     return request, left_out
+
+
+def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Results:
+    """Write the files that are asked for; the results in the order of the tables."""
+    from repr_bench.report.markdown import to_csv, to_markdown
+    from repr_bench.report.sort import in_order
+    from repr_bench.results.file import write_results, write_text
+
+    if args.json:
+        write_results(results, args.json)
+        listener.tell(f"results: {args.json}")
+    ordered = in_order(results, args.sort)
+    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
+        if path not in (None, STANDARD_OUTPUT):
+            write_text(path, render(ordered))
+            listener.tell(f"table: {path}")
+    if args.html:
+        from repr_bench.report.html import render_page
+
+        write_text(args.html, render_page(ordered))
+        listener.tell(f"page: {args.html}")
+    return ordered
+
+
+def _print(results: Results, args: argparse.Namespace) -> None:
+    """The tables, or in their place the file that goes to standard output."""
+    from repr_bench.report.markdown import to_csv, to_markdown
+    from repr_bench.report.sections.peers import print_peers
+    from repr_bench.report.sections.scenarios import print_scenarios
+    from repr_bench.report.terminal import print_others, print_report
+
+    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
+        if path == STANDARD_OUTPUT:
+            sys.stdout.write(render(results))
+            return
+    scenarios = bool(results.scenarios or results.end_to_end)
+    if results.rows or not scenarios:
+        print_report(results, _output())
+    if scenarios:
+        print_scenarios(results, _output())
+    if scenarios and not results.rows:
+        print_others(results, _output())
+    if results.peers:
+        print_peers(results, _output())
 
 
 def exit_status(results: Results) -> int:
@@ -204,21 +239,6 @@ def exit_status(results: Results) -> int:
         return 1
     verdicts = results.comparison.rows if results.comparison else ()
     return 3 if any(row.verdict == "slower" for row in verdicts) else 0
-
-
-def _list(args: argparse.Namespace) -> int:
-    from repr_bench.listing import entries, print_list, to_json
-    from repr_bench.results.file import write_text
-
-    listed = entries(args.artifacts)
-    if args.json is None:
-        print_list(listed, _output())
-    elif args.json == STANDARD_OUTPUT:
-        sys.stdout.write(to_json(listed))
-    else:
-        _make_place_for(args.json)
-        write_text(args.json, to_json(listed))
-    return 0
 
 
 def _output() -> Console:

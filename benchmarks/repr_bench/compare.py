@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
+from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict, Verdict
 from repr_bench.results.machine import stolen_share, turn_seconds, waited_share
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
@@ -18,7 +18,6 @@ from repr_bench.statistics.shift import FEWEST_ROUNDS, Shift, shift
 from repr_bench.statistics.verdict import (
     CONFIDENCE,
     COPIES_FROM_BYTES,
-    Verdict,
     judge,
     log_medians,
     steadied,
@@ -65,7 +64,7 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
 
 
 class _Reading(NamedTuple):
-    """One part of the yardstick: its log timings in the old run and in the new one, compared."""
+    """One part of the reference load: its log timings in the old run and in the new one, compared."""
 
     series: tuple[NDArray[np.float64], NDArray[np.float64]]
     shift: Shift
@@ -106,7 +105,7 @@ class _Runs(NamedTuple):
         verdict, reason = _VERDICTS.get(float(found.verdict), "cannot tell"), ""
         if not self.readings:
             verdict = "cannot tell"
-            reason = "whether the machine itself changed is unknown: a run has no yardstick"
+            reason = "whether the machine itself changed is unknown: a run has no reference load"
         elif verdict == "cannot tell":
             value, half = float(found.value), float(found.half)
             reason = _why(value, half, self.least, machine)
@@ -160,13 +159,13 @@ def _key(row: Row) -> tuple[str, str | None, int | None]:
 
 
 def _readings(old: Results, new: Results) -> dict[str, _Reading]:
-    """The yardstick's; the fastest of its timings each time, for others only add to it."""
+    """The reference load's; the fastest of its timings each time, for others only add to it."""
     found: dict[str, _Reading] = {}
-    if old.yardstick is None or new.yardstick is None:
+    if old.reference_load is None or new.reference_load is None:
         return found
     for what, *parts in (
-        (_PRODUCT, old.yardstick.product_ns, new.yardstick.product_ns),
-        (_COPY, old.yardstick.copy_ns, new.yardstick.copy_ns),
+        (_PRODUCT, old.reference_load.product_ns, new.reference_load.product_ns),
+        (_COPY, old.reference_load.copy_ns, new.reference_load.copy_ns),
     ):
         if min(map(len, parts)) >= FEWEST_ROUNDS:
             before, after = (np.log([max(1, min(times)) for times in part]) for part in parts)

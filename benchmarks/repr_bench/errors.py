@@ -27,3 +27,10 @@ def sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     written_for_users = isinstance(error, ReproError | ValueError | OSError) and text
     return text if written_for_users else f"{type(error).__name__}: {text}"
+
+
+def above_0(**numbers: float | None) -> None:
+    """Raise :class:`UsageError` for the first of ``numbers`` that is known and not above 0."""
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be above 0, got {value}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
-from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Wanted
-from repr_bench.results.scenarios import SCENARIOS, Scenario
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions
+from repr_bench.results.trials import SCENARIOS, Scenario
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
 
@@ -27,7 +27,7 @@ _UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; what it parsed goes through :func:`check`."""
+    """The parser; :func:`parse` says what of it does not go together."""
     p = argparse.ArgumentParser(
         prog="repr-bench",
         description="Latency and accuracy of exported networks, side by side. "
@@ -143,6 +143,7 @@ def _add_more(group: argparse._ArgumentGroup) -> None:
         "--peers",
         nargs="?",
         const="",
+        type=_peers,
         metavar="P,…",
         help="compare with other libraries in the same run: torch, torch.compile, onnxruntime, "
         "openvino-latency, openvino-throughput, … (default: all that are installed); after the names",
@@ -261,29 +262,36 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` for options that contradict each other, before any work."""
-    if args.targets and args.all_bundled:
-        raise UsageError("--all-bundled goes without names; leave out one of the two")
-    if args.precision and args.lower:
-        raise UsageError(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; a command line that contradicts itself ends the program with status 2."""
+    p = parser()
+    args = p.parse_args(arguments)
     more = bool(args.csv or args.markdown or args.sort or args.others)
+    if args.targets and args.all_bundled:
+        p.error("--all-bundled goes without names; leave out one of the two")
+    if args.precision and args.lower:
+        p.error(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
     if args.tune and (args.json or args.html or args.peers is not None or more):
-        raise UsageError(
+        p.error(
             "--tune keeps what it finds in the cache, and goes without --json, --html, --peers, "
             "--csv, --markdown, --sort, --with"
         )
     if args.list and more:
-        raise UsageError("--list goes without --csv, --markdown, --sort, --with")
+        p.error("--list goes without --csv, --markdown, --sort, --with")
     if args.json == STANDARD_OUTPUT and not args.list:
-        raise UsageError("--json - goes with --list; give the name of a file")
-    if args.csv == args.markdown == STANDARD_OUTPUT:
-        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
+        p.error("--json - goes with --list; give the name of a file")
+    return args
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise :class:`UsageError` where what is read or written stands in the way of the rest."""
     if args.take_from is not None and args.targets:
         raise UsageError(
             f"--from measures nothing, so {', '.join(args.targets)} would have no effect; "
             f"leave out one or the other"
         )
+    if args.csv == args.markdown == STANDARD_OUTPUT:
+        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
 
 
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
@@ -296,11 +304,6 @@ def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
         warmup_seconds=base.warmup_seconds,
     )
     return plan, args.limit or (QUICK_IMAGES if args.quick else None)
-
-
-def wanted(args: argparse.Namespace) -> Wanted:
-    """The analyses that are asked for."""
-    return Wanted(roofline=args.roofline, profile=args.profile)
 
 
 def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
@@ -316,11 +319,6 @@ def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
         max_batch=args.max_batch,
         seed=args.seed,
     )
-
-
-def peer_names(text: str) -> tuple[str, ...] | None:
-    """The peers that stand in the option; None for all."""
-    return tuple(part.strip() for part in text.split(",") if part.strip()) or None
 
 
 def whole_number(text: str) -> int:
@@ -344,9 +342,9 @@ def _percent(text: str) -> float:
     return _number(text, "a percentage above 0 and up to 100", lambda value: 0 < value <= 100)
 
 
-def _number(text: str, what: str, fits: Callable[[float], bool]) -> float:
+def _number(text: str, what: str, fits: Callable[[float], bool], unit: str = "") -> float:
     try:
-        value = float(text)
+        value = float(text.removesuffix(unit))
     except ValueError:
         value = math.nan
     if not fits(value):
@@ -367,6 +365,11 @@ def _precisions(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(",")))
 
 
+def _peers(text: str) -> tuple[str, ...]:
+    """Their names; none for all that are installed."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _scenarios(text: str) -> tuple[Scenario, ...]:
     found: dict[Scenario, None] = {}
     for part in text.split(","):
@@ -381,17 +384,10 @@ def _scenarios(text: str) -> tuple[Scenario, ...]:
 
 def _milliseconds(text: str) -> float:
     """``15ms``, ``0.1s`` or ``800us`` in milliseconds; a bare number is not said to be anything."""
-    for unit, factor in _UNITS_MS.items():
-        number = text.removesuffix(unit)
-        if number == text:
-            continue
-        try:
-            value = float(number) * factor
-        except ValueError:
-            continue
-        if 0 < value < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 with its unit, as in 15ms")
+    unit = next((unit for unit in _UNITS_MS if text.endswith(unit)), "")
+    factor = _UNITS_MS.get(unit, math.nan)
+    what = "a time above 0 with its unit, as in 15ms"
+    return factor * _number(text, what, lambda value: 0 < factor * value < math.inf, unit)
 
 
 def _order(text: str) -> Order:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from repr_bench.errors import ResultsError
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.scenarios.loadgen_log import SUMMARY, read_loadgen_summary
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the option."""
+    parser.add_argument(
+        "--with",
+        dest="others",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="beside ours, under its own label, another tool's run: a file of trtexec "
+        f"--exportTimes, or LoadGen's {SUMMARY} or its folder (may be repeated)",
+    )
 
 
 def read_other(path: Path) -> OtherRow:
@@ -19,11 +34,17 @@ def read_other(path: Path) -> OtherRow:
         name = path.resolve().name if path.is_dir() else path.stem
         if path.name in (SUMMARY, "mlperf_log_detail.txt"):  # all are called so
             name = path.resolve().parent.name
-        return OtherRow("LoadGen", name, str(path), loadgen=summary)
+        return OtherRow(tool="LoadGen", name=name, file=str(path), loadgen=summary)
     from repr_bench.peers.trtexec import read_times
 
     samples, copies = read_times(path)
-    return OtherRow("trtexec", path.name.removesuffix(".json"), str(path), samples, copies)
+    return OtherRow(
+        tool="trtexec",
+        name=path.name.removesuffix(".json"),
+        file=str(path),
+        samples_ns=samples,
+        copies=copies,
+    )
 
 
 def _is_json_list(path: Path) -> bool:

@@ -8,7 +8,6 @@ drift and of who went first, to first order.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -21,9 +20,9 @@ import numpy as np
 
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import make_feed
-from repr_bench.measuring.measure import Call, Clock
-from repr_bench.statistics import intervals as statistics
-from repr_bench.statistics.intervals import Interval
+from repr_bench.measuring.measure import Call, Clock, garbage_frozen
+from repr_bench.options import seconds, whole_number
+from repr_bench.statistics.intervals import Interval, percentile, percentile_interval
 from repr_runtime import ReproError, Session, load
 from repr_runtime.loading import DEVICES
 
@@ -68,12 +67,12 @@ def compare(
         blocks.append((a, b, c, d))
     samples = np.array(blocks) / 1e3
     differences = (samples[:, 0] - samples[:, 1] - samples[:, 2] + samples[:, 3]) / 2
-    interval = statistics.percentile_interval(np.array_split(differences, ROUNDS), 50)
+    interval = percentile_interval(np.array_split(differences, ROUNDS), 50)
     assert interval is not None, f"there are {ROUNDS} rounds"
     return Overhead(
-        ours_us=statistics.percentile(samples[:, [0, 3]], 50),
-        plain_us=statistics.percentile(samples[:, [1, 2]], 50),
-        difference_us=statistics.percentile(differences, 50),
+        ours_us=percentile(samples[:, [0, 3]], 50),
+        plain_us=percentile(samples[:, [1, 2]], 50),
+        difference_us=percentile(differences, 50),
         interval_us=interval,
         blocks=len(blocks),
     )
@@ -90,14 +89,9 @@ def measure_overhead(session: Session, seconds: float) -> Overhead:
     arrays, _ = make_feed(session, None, session.batch_size or 1)
     feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
     names = [spec.name for spec in session.outputs]
-    gc.collect()
-    gc.freeze()
-    try:
-        return compare(
-            partial(session.run, *arrays), partial(library_session.run, names, feed), seconds
-        )
-    finally:
-        gc.unfreeze()
+    ours, plain = partial(session.run, *arrays), partial(library_session.run, names, feed)
+    with garbage_frozen():
+        return compare(ours, plain, seconds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,8 +100,10 @@ def parser() -> argparse.ArgumentParser:
         description="What Session.run costs over plain ONNX Runtime on the same graph, at batch 1.",
     )
     p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="folders of repr-export")
-    p.add_argument("--seconds", type=float, default=3.0, help="for each artifact (default: 3)")
-    p.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core)")
+    p.add_argument("--seconds", type=seconds, default=3.0, help="for each artifact (default: 3)")
+    p.add_argument(
+        "--threads", type=whole_number, metavar="N", help="CPU threads (default: one a core)"
+    )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--max-us", type=float, metavar="US", help="exit 1 if it costs more")
     p.add_argument("--max-percent", type=float, metavar="PERCENT", help="exit 1 if it costs more")

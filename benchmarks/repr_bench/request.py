@@ -1,4 +1,4 @@
-"""What a run is asked to do, and who hears how far it is."""
+"""What a run is asked for, in objects that check themselves; and who hears how far it is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from repr_bench.errors import above_0
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.scenarios import Scenario
+from repr_bench.results.trials import Scenario
 
 LOWER = ("fp16", "bf16", "int8")
+"""What an export adds to fp32 where it is asked for."""
 PRECISIONS = ("fp32", *LOWER)
 
 DEFAULT_SLO_MS = 15.0
@@ -47,6 +49,9 @@ class ScenarioOptions:
     max_batch: int = 32
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        above_0(slo_ms=self.slo_ms, instances=self.instances, max_batch=self.max_batch)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -62,3 +67,8 @@ class Request:
     images: EvaluationImages = field(default_factory=EvaluationImages)
     command: tuple[str, ...] = ()
     wanted: Wanted = field(default_factory=Wanted)
+
+    def __post_init__(self) -> None:
+        for batch in self.batches or ():
+            above_0(batch=batch)
+        above_0(threads=self.threads)

@@ -1,59 +1,55 @@
-"""One benchmark run: targets to artifacts, sessions, accuracies, interleaved timings, rows."""
+"""The main table of a run: from a target's name to its artifact, graphs, accuracies, times, rows."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from repr_bench.accuracy.accuracy import Judgement, judge_artifact
+from repr_bench.accuracy.evaluate import Evaluation, evaluate_artifact
 from repr_bench.analysis.run import Analysis, Subject
 from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, capture_environment, now
 from repr_bench.measuring.machine_watch import MachineWatch
-from repr_bench.measuring.measure import Plan, Timing, measure
-from repr_bench.measuring.reference_load import Yardstick
+from repr_bench.measuring.measure import Plan, Timing, garbage_frozen, measure
+from repr_bench.measuring.reference_load import ReferenceLoad
 from repr_bench.request import Listener, Request
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results, Settings
-from repr_bench.results.row import Row, Status
+from repr_bench.results.row import Row
 from repr_runtime import Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
+
+if TYPE_CHECKING:
+    from repr_models.data.images import Images
 
 DEFAULT_BATCHES = (1, 8)
 
 
 @dataclass
 class _Pending:
-    """A row in the making: what it will be if nothing more is learnt of it, and its call."""
+    """A row in the making: what it will be if nothing more is learnt of it, and what is timed."""
 
     row: Row
-    call: Callable[[], object] | None = None
-    timing: Timing | None = None
     subject: Subject | None = None
+    timing: Timing | None = None
 
     def finished(self, plan: Plan) -> Row:
-        timing = self.timing
-        if timing is None:
+        if self.timing is None:
             return self.row
-        status: Status = "interrupted"
-        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
-        if timing.error is not None:
-            status, reason = "failed", sentence(timing.error)
-        elif timing.is_whole(plan):
-            status, reason = "measured", ""
+        status, reason = self.timing.outcome(plan)
         return replace(
             self.row,
             status=status,
             reason=reason,
-            warmup_ns=tuple(timing.warmup),
-            steady=timing.steady,
-            rounds_ns=tuple(map(tuple, timing.rounds)),
+            warmup_ns=tuple(self.timing.warmup),
+            steady=self.timing.steady,
+            rounds_ns=tuple(map(tuple, self.timing.rounds)),
         )
 
 
@@ -65,19 +61,20 @@ def run(request: Request, listener: Listener) -> Results:
     started, environment = now(), capture_environment()
     pending: list[_Pending] = []
     analysis = Analysis(request.wanted, request.threads, environment)
-    watch, yardstick = MachineWatch(), Yardstick()
+    watch, reference_load = MachineWatch(), ReferenceLoad()
 
     def between() -> None:
         watch.end_round()
-        yardstick.lay_on()
+        reference_load.run()
         watch.begin_round()
 
     with contextlib.ExitStack() as stack:
         try:
-            _prepare(request, listener, pending, stack)
-            interrupted = _measure(request.plan, listener, pending, between)
+            pending.extend(_prepared(request, listener, stack))  # as far as an interrupt lets it
+            interrupted = _measure(pending, request.plan, listener, between)
             if not interrupted:
-                analysis.run([p.subject for p in pending if p.subject and _timed(p)], listener)
+                timed = [p for p in pending if p.timing is not None and p.timing.error is None]
+                analysis.run([p.subject for p in timed if p.subject], listener)
         except KeyboardInterrupt:
             interrupted = True
     return Results(
@@ -85,101 +82,98 @@ def run(request: Request, listener: Listener) -> Results:
         finished=now(),
         interrupted=interrupted,
         command=request.command,
-        settings=Settings(
-            seconds=request.plan.seconds,
-            samples=request.plan.samples,
-            rounds=request.plan.rounds,
-            warmup_seconds=request.plan.warmup_seconds,
-            device=request.device,
-            threads=request.threads,
-        ),
+        settings=Settings(**asdict(request.plan), device=request.device, threads=request.threads),
         environment=after_run(environment),
         rows=tuple(item.finished(request.plan) for item in pending),
         roofline=analysis.roofline,
         profiles=tuple(analysis.profiles),
         machine=tuple(watch.rounds),
-        yardstick=yardstick.times(),
+        reference_load=reference_load.times(),
     )
 
 
-def _prepare(
-    request: Request, listener: Listener, pending: list[_Pending], stack: contextlib.ExitStack
-) -> None:
-    """Find or make each artifact, load its graphs, measure their accuracy, lay out the rows."""
+def _prepared(
+    request: Request, listener: Listener, stack: contextlib.ExitStack
+) -> Iterator[_Pending]:
+    """Each target to its artifact, found or made, and that to its rows, ready to be timed."""
     seen: dict[str, Path] = {}
     for target in request.targets:
         try:
             folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
         except Exception as error:  # whatever goes wrong with it is its row
-            pending.append(_Pending(_row(target, None, None, "failed", sentence(error))))
+            yield _Pending(
+                Row(
+                    label=target,
+                    precision=None,
+                    batch=None,
+                    status="failed",
+                    reason=sentence(error),
+                )
+            )
             continue
         if folder.resolve() in (path.resolve() for path in seen.values()):
             continue
-        label = _label(folder, seen)
+        # Two artifacts' folders may have one name; the second is called by its path.
+        label = folder.name if folder.name and folder.name not in seen else str(folder)
         seen[label] = folder
-        pending += _rows_of_artifact(request, listener, stack, label, folder)
-
-
-def _label(folder: Path, seen: dict[str, Path]) -> str:
-    """The folder's name, or its path where two artifacts' folders have one name."""
-    return folder.name if folder.name and folder.name not in seen else str(folder)
+        yield from _rows_of_artifact(label, folder, request, listener, stack)
 
 
 def _rows_of_artifact(
-    request: Request,
-    listener: Listener,
-    stack: contextlib.ExitStack,
-    label: str,
-    folder: Path,
+    label: str, folder: Path, request: Request, listener: Listener, stack: contextlib.ExitStack
 ) -> Iterator[_Pending]:
-    sessions: dict[str, Session] = {}
-    missing: dict[str, _Pending] = {}
+    """Open its graphs, evaluate them all on the same images, and lay out their rows."""
+    opened: dict[str, Session] = {}
+    missing: dict[str, Row] = {}
     open_graph = partial(load, folder, device=request.device, threads=request.threads)
     for precision in request.precisions:
+        row = Row(label=label, precision=precision, batch=None, status="failed")
         try:
-            sessions[precision] = stack.enter_context(open_graph(precision=precision))
+            opened[precision] = stack.enter_context(open_graph(precision=precision))
         except PrecisionNotFoundError:
             how = how_to_add(read_manifest(folder), folder, precision)
             reason = f"no {precision} graph in this artifact" + (f"; {how}" if how else "")
-            missing[precision] = _Pending(_row(label, precision, None, "absent", reason))
+            missing[precision] = replace(row, status="absent", reason=reason)
         except Exception as error:  # whatever goes wrong with it is its row
-            missing[precision] = _Pending(_row(label, precision, None, "failed", sentence(error)))
-    images, judged = judge_artifact(
-        sessions,
+            missing[precision] = replace(row, reason=sentence(error))
+    images, evaluations = evaluate_artifact(
+        opened,
         request.images,
         partial(open_graph, precision="fp32"),
-        lambda done, total: listener.advance(f"accuracy of {label}", done, total),
+        partial(listener.advance, f"accuracy of {label}"),
     )
     for precision in request.precisions:
         if precision in missing:
-            yield missing[precision]
+            yield _Pending(missing[precision])
             continue
-        session = sessions[precision]
-        graph = _graph(folder, session, judged[precision])
-        for batch in request.batches or _batches(session):
-            row = _row(label, precision, batch, "interrupted", "interrupted before it was measured")
-            try:
-                arrays, what = make_feed(session, images, batch)
-            except UsageError as error:
-                yield _Pending(replace(row, status="absent", reason=str(error), graph=graph))
-                continue
-            except Exception as error:
-                yield _Pending(replace(row, status="failed", reason=sentence(error), graph=graph))
-                continue
-            row = replace(row, graph=graph, inputs=what)
-            subject = Subject(label, precision, batch, session, tuple(arrays), row.emulated)
-            yield _Pending(row, partial(session.run, *arrays), subject=subject)
+        session = opened[precision]
+        graph = _graph(folder, session, evaluations[precision])
+        fixed = session.batch_size
+        for batch in request.batches or (DEFAULT_BATCHES if fixed is None else (fixed,)):
+            yield _ready(Subject(label, precision, batch, session, (), False), graph, images)
 
 
-def _timed(item: _Pending) -> bool:
-    return item.timing is not None and item.timing.error is None
+def _ready(subject: Subject, graph: Graph, images: Images | None) -> _Pending:
+    """The row with what its session is fed, or with the reason why it cannot be."""
+    row = Row(
+        label=subject.label,
+        precision=subject.precision,
+        batch=subject.batch,
+        status="absent",
+        graph=graph,
+    )
+    try:
+        arrays, what = make_feed(subject.session, images, subject.batch)
+    except UsageError as error:
+        return _Pending(replace(row, reason=str(error)))
+    except Exception as error:
+        return _Pending(replace(row, status="failed", reason=sentence(error)))
+    reason = "interrupted before it was measured"
+    row = replace(row, status="interrupted", reason=reason, inputs=what)
+    return _Pending(row, subject._replace(arrays=tuple(arrays), emulated=row.emulated))
 
 
-def _batches(session: Session) -> tuple[int, ...]:
-    return DEFAULT_BATCHES if session.batch_size is None else (session.batch_size,)
-
-
-def _graph(folder: Path, session: Session, judged: Judgement) -> Graph:
+def _graph(folder: Path, session: Session, found: Evaluation) -> Graph:
     manifest = session.manifest
     entry = manifest.file(session.graph)
     assert entry is not None, "the session was loaded from it"
@@ -195,14 +189,14 @@ def _graph(folder: Path, session: Session, judged: Judgement) -> Graph:
         sha256=entry.sha256,
         device=session.device,
         choice=session.choice,
-        accuracy=judged.accuracy,
-        accuracy_note=sentence(judged.error) if judged.error is not None else judged.note,
+        accuracy=found.accuracy,
+        accuracy_note=sentence(found.error) if found.error is not None else found.note,
         trained_top1=_number(manifest.weights.record, "accuracy", "test_top1"),
         bar=_number(manifest.weights.record, "bar"),
-        agreement=judged.agreement,
-        flips=judged.flips,
-        skipped=judged.skipped,
-        skip_reason=judged.skip_reason,
+        agreement=found.agreement,
+        flips=found.flips,
+        skipped=found.skipped,
+        skip_reason=found.skip_reason,
     )
 
 
@@ -214,27 +208,18 @@ def _number(record: object, *keys: str) -> float | None:
 
 
 def _measure(
-    plan: Plan, listener: Listener, pending: Sequence[_Pending], between: Callable[[], None]
+    pending: list[_Pending], plan: Plan, listener: Listener, between: Callable[[], None]
 ) -> bool:
-    """Time all rows that have a call; whether Ctrl-C ended it."""
-    ready = [item for item in pending if item.call is not None]
+    """Time all rows that are ready; whether Ctrl-C ended it."""
+    ready = [(item, item.subject) for item in pending if item.subject is not None]
     listener.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
-    # Collecting the garbage of all that was imported is not part of a network's latency.
-    gc.collect()
-    gc.freeze()
-    try:
+    with garbage_frozen():
         measured = measure(
-            [item.call for item in ready if item.call],
+            [partial(subject.session.run, *subject.arrays) for _, subject in ready],
             plan,
             report=partial(listener.advance, "measuring"),
             between=between,
         )
-    finally:
-        gc.unfreeze()
-    for item, timing in zip(ready, measured.timings, strict=True):
+    for (item, _), timing in zip(ready, measured.timings, strict=True):
         item.timing = timing
     return measured.interrupted
-
-
-def _row(label: str, precision: str | None, batch: int | None, status: Status, reason: str) -> Row:
-    return Row(label, precision, batch, status, reason, None, "", (), False, ())

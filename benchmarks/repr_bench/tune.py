@@ -9,7 +9,6 @@ slower than the fastest, the first in the list, the simplest, is taken.
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from rich.text import Text
 from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
-from repr_bench.measuring.measure import Call, Clock, Plan, measure
+from repr_bench.measuring.measure import Call, Clock, Plan, garbage_frozen, measure
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
 from repr_bench.request import Listener, Request
@@ -34,7 +33,7 @@ from repr_bench.statistics.intervals import times
 from repr_runtime import load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, store, this_machine
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 KEPT = 3
 """As many are timed to the end."""
@@ -127,8 +126,12 @@ def tune_artifact(
         opened: dict[Setting, OursRunner] = {}
         for setting in candidates(goal, request.threads or usable_cores(), batches):
             row = PeerRow(
-                *(folder.name, precision, which, setting.batch),
-                *(str(replace(setting, batch=None)), "failed", ""),
+                label=folder.name,
+                precision=precision,
+                measure=which,
+                batch=setting.batch,
+                peer=str(replace(setting, batch=None)),
+                status="failed",
             )
             candidate = Candidate(setting, row)
             found.append(candidate)
@@ -150,12 +153,8 @@ def tune_artifact(
             except Exception as error:  # this one cannot be had
                 candidate.row, candidate.outcome = replace(row, reason=sentence(error)), "failed"
         listener.tell(f"tuning {folder.name} {precision} for {goal}: {len(found)} settings")
-        gc.collect()
-        gc.freeze()
-        try:
+        with garbage_frozen():
             chosen = search(found, request.plan, listener, f"tuning {folder.name}", clock)
-        finally:
-            gc.unfreeze()
     record = {"candidates": [_record(each) for each in found]}
     machine = this_machine(version())
     return found, store(goal, chosen.setting, entry.sha256, machine, search=record)

@@ -206,7 +206,7 @@ def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
                 raise OptionError(f"{option} is for engines; give --engine too")
         return None
     return EngineOptions(
-        flavour=args.engine,
+        edition=args.engine,
         profiles=tuple(parse_profile(text) for text in args.shapes or ()),
         opt_level=args.opt_level,
         timing_cache=args.timing_cache,

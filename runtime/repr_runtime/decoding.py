@@ -6,8 +6,11 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal
+
+JSON_KEY = "json"
+"""In a field's metadata: its key in JSON, where that is another word than its name."""
 
 
 class DecodingError(ValueError):
@@ -54,18 +57,23 @@ def decode(kind: Any, value: object, place: str, *, ignored: Collection[str] = (
     raise DecodingError(f"{place} must be {wanted}, got {value!r:.60}")
 
 
+def key_of(field: Field[Any]) -> str:
+    """What ``field`` of a dataclass is called in JSON."""
+    return str(field.metadata.get(JSON_KEY, field.name))
+
+
 def _dataclass(
     kind: type, value: Mapping[str, object], place: str, ignored: Collection[str]
 ) -> Any:
     hints = typing.get_type_hints(kind)
-    known = fields(typing.cast("Any", kind))
-    names = {field.name for field in known}
-    missing = names - set(value) - {f.name for f in known if f.default is not MISSING}
-    if wrong := (missing | set(value) - names) - set(ignored):
+    known = {key_of(field): field for field in fields(typing.cast("Any", kind))}
+    missing = {key for key, field in known.items() if field.default is MISSING} - set(value)
+    if wrong := (missing | set(value) - set(known)) - set(ignored):
         raise DecodingError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
     return kind(
         **{
-            name: decode(hints[name], value[name], f"{place}.{name}", ignored=ignored)
-            for name in names & set(value)
+            field.name: decode(hints[field.name], value[key], f"{place}.{key}", ignored=ignored)
+            for key, field in known.items()
+            if key in value
         }
     )

@@ -53,13 +53,27 @@ def graph() -> Graph:
 def row(graph: Graph) -> Row:
     rounds = tuple(tuple((k + i) * MILLISECOND for i in range(1, 11)) for k in range(12))
     return Row(
-        "lenet5", "fp32", 1, "measured", "", graph, "evaluation images", (2, 1), True, rounds
+        label="lenet5",
+        precision="fp32",
+        batch=1,
+        status="measured",
+        graph=graph,
+        inputs="evaluation images",
+        warmup_ns=(2, 1),
+        steady=True,
+        rounds_ns=rounds,
     )
 
 
 @pytest.fixture
 def failed_row() -> Row:
-    return Row("mine", "fp32", None, "failed", "model.onnx was altered", None, "", (), False, ())
+    return Row(
+        label="mine",
+        precision="fp32",
+        batch=None,
+        status="failed",
+        reason="model.onnx was altered",
+    )
 
 
 @pytest.fixture

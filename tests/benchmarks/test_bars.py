@@ -20,8 +20,16 @@ NETWORKS = ("small", "large")
 
 
 def peer_row(label: str, measure: Measure, peer: str, ns: int) -> PeerRow:
-    blank = PeerRow(label, "fp32", measure, 1, peer, "measured", "")
-    return replace(blank, images=1, rounds_ns=tuple((ns + k, ns + k, ns + k) for k in range(3)))
+    return PeerRow(
+        label=label,
+        precision="fp32",
+        measure=measure,
+        batch=1,
+        peer=peer,
+        status="measured",
+        images=1,
+        rounds_ns=tuple((ns + k, ns + k, ns + k) for k in range(3)),
+    )
 
 
 def peers(speedups: dict[tuple[Measure, str], dict[str, float]]) -> tuple[PeerRow, ...]:
@@ -107,7 +115,16 @@ def test_it_says_what_a_bar_that_is_not_held_would_take(held: Results) -> None:
     works = tuple(Work(name, "fp32", 8, 1, 400_000_000, 1, 1) for name in NETWORKS)
     layer = Layer("conv", "Conv", ("conv",), 1, (900,))
     others = Layer("add", "Add", ("add",), 0, (100,))
-    profile = Profile("small", "fp32", 1, 1, (layer, others), (1000,), (1,), (1,))
+    profile = Profile(
+        label="small",
+        precision="fp32",
+        batch=1,
+        multiply_adds=1,
+        layers=(layer, others),
+        runs_us=(1000,),
+        plain_ns=(1,),
+        profiled_ns=(1,),
+    )
     slow = peers({**ALL_HELD, ("throughput", "onnxruntime"): {"small": 0.5, "large": 2.0}})
     results = replace(
         held, peers=slow, roofline=Roofline(2, (peak, memory), works), profiles=(profile,)

@@ -13,7 +13,7 @@ from repr_bench import cli
 from repr_bench.compare import compare
 from repr_bench.report.html import render_page
 from repr_bench.results.file import from_json, to_json, write_results
-from repr_bench.results.machine import GpuState, RoundState, YardstickTimes
+from repr_bench.results.machine import GpuState, ReferenceLoadTimes, RoundState
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.statistics.verdict import (
@@ -35,9 +35,9 @@ def rounds(ms: float, noise: float = 0.002) -> tuple[tuple[int, ...], ...]:
 
 @pytest.fixture
 def run(results: Results) -> Results:
-    yardstick = YardstickTimes(rounds(0.13)[:13], rounds(0.3)[:13])
+    reference_load = ReferenceLoadTimes(rounds(0.13)[:13], rounds(0.3)[:13])
     row = replace(results.rows[0], rounds_ns=rounds(1.0))
-    return replace(results, rows=(row,), machine=(STATE,) * 12, yardstick=yardstick)
+    return replace(results, rows=(row,), machine=(STATE,) * 12, reference_load=reference_load)
 
 
 def with_row(run: Results, **changes: object) -> Results:
@@ -63,8 +63,8 @@ def test_the_smallest_difference_that_counts_is_the_users(run: Results) -> None:
 
 
 def test_a_machine_that_got_slower_is_blamed(run: Results) -> None:
-    slow = YardstickTimes(rounds(0.1404), rounds(0.3))
-    later = replace(with_row(run, rounds_ns=rounds(1.05)), yardstick=slow)
+    slow = ReferenceLoadTimes(rounds(0.1404), rounds(0.3))
+    later = replace(with_row(run, rounds_ns=rounds(1.05)), reference_load=slow)
     comparison = compare(run, later, "", 2.0)
     assert comparison.rows[0].verdict == "cannot tell"
     assert comparison.rows[0].reason == "the machine itself was 7.8% slower (matrix product)"
@@ -72,8 +72,8 @@ def test_a_machine_that_got_slower_is_blamed(run: Results) -> None:
 
 
 def test_the_copy_counts_for_large_graphs_alone(run: Results) -> None:
-    slow = YardstickTimes(rounds(0.13), rounds(0.36))
-    later = replace(with_row(run, rounds_ns=rounds(1.05)), yardstick=slow)
+    slow = ReferenceLoadTimes(rounds(0.13), rounds(0.36))
+    later = replace(with_row(run, rounds_ns=rounds(1.05)), reference_load=slow)
     assert compare(run, later, "", 2.0).rows[0].verdict == "slower"
     graph = run.rows[0].graph
     assert graph is not None
@@ -108,9 +108,11 @@ def test_a_gpus_clock_counts_for_what_runs_on_it(run: Results) -> None:
 
 
 def test_without_a_yardstick_nothing_is_told(run: Results) -> None:
-    row = compare(replace(run, yardstick=None), with_row(run, rounds_ns=rounds(2)), "", 2.0).rows[0]
+    row = compare(
+        replace(run, reference_load=None), with_row(run, rounds_ns=rounds(2)), "", 2.0
+    ).rows[0]
     assert row.verdict == "cannot tell"
-    assert "no yardstick" in row.reason
+    assert "no reference load" in row.reason
 
 
 def test_rows_of_one_run_and_of_too_few_rounds(run: Results, failed_row: Row) -> None:
@@ -222,9 +224,9 @@ def test_a_slow_down_shows_on_a_machine_that_drifts(run: Results) -> None:
     old = with_row(run, rounds_ns=drifting(1.0, 12))
     new = with_row(run, rounds_ns=drifting(1.05, 12))
     assert compare(old, new, "", 2.0).rows[0].verdict == "cannot tell"
-    both = YardstickTimes(
+    both = ReferenceLoadTimes(
         tuple((round(130_000 * step),) for step in np.linspace(0.95, 1.05, 13)),
-        run.yardstick.copy_ns if run.yardstick else (),
+        run.reference_load.copy_ns if run.reference_load else (),
     )
-    old, new = (replace(r, yardstick=both) for r in (old, new))
+    old, new = (replace(r, reference_load=both) for r in (old, new))
     assert compare(old, new, "", 2.0).rows[0].verdict == "slower"

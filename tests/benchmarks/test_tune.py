@@ -35,6 +35,18 @@ def cache(
     return tmp_path / "cache" / "tuning"
 
 
+def _peer_row(peer: str, **rest: Any) -> PeerRow:
+    return PeerRow(
+        label="net",
+        precision="fp32",
+        measure="latency",
+        batch=1,
+        peer=peer,
+        status="failed",
+        **rest,
+    )
+
+
 class World:
     """A clock, and candidates that take as long as they are told, in ms."""
 
@@ -47,7 +59,7 @@ class World:
     def candidates(self, *durations: float | Callable[[int], float]) -> list[Candidate]:
         found = []
         for number, duration in enumerate(durations):
-            row = PeerRow("net", "fp32", "latency", 1, f"s{number}", "failed", "", images=1)
+            row = _peer_row(f"s{number}", images=1)
             found.append(Candidate(Setting(threads=number + 1), row, self._call(number, duration)))
         return found
 
@@ -129,7 +141,7 @@ class TestSearch:
         assert "no memory" in every[1].row.reason
 
     def test_where_nothing_can_be_timed_it_says_why(self, no_progress: Any) -> None:
-        row = PeerRow("net", "fp32", "latency", 1, "s", "failed", "no kernel")
+        row = _peer_row("s", reason="no kernel")
         with pytest.raises(ValueError, match="no setting could be timed: no kernel"):
             search([Candidate(Setting(), row)], PLAN, no_progress, "tuning")
 

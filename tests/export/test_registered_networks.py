@@ -134,7 +134,7 @@ def assert_builds(graph: bytes, precision: str, counted: MultiplyAdds) -> None:
 
 def build(graph: bytes, counted: MultiplyAdds) -> BuiltEngine:
     """The engine, which computes as many products in as many layers as the graph states."""
-    built = build_engine(graph, EngineOptions(flavour="tensorrt-rtx"))
+    built = build_engine(graph, EngineOptions(edition="tensorrt-rtx"))
     assert len(built.content) > 0
     assert sum(built.receipt.layers.values()) == len(counted.nodes)
     assert sum(built.receipt.multiply_adds.values()) == counted.total

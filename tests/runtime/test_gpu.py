@@ -25,7 +25,7 @@ from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import FLAVOURS
+from repr_runtime.backends.tensorrt.library import EDITIONS
 from repr_runtime.cuda.arrays import DeviceArray
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.cuda.opening import open_cuda
@@ -85,14 +85,14 @@ def reference() -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: backend.run({"input": x})[0]
 
 
-@pytest.fixture(scope="module", params=[*FLAVOURS])
+@pytest.fixture(scope="module", params=[*EDITIONS])
 def engine_artifact(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: Any
 ) -> Path:
     if not cuda_status().devices:
         pytest.skip(f"no GPU: {cuda_status().reason}")
-    flavour = FLAVOURS[request.param]
-    pytest.importorskip(flavour.module)
+    edition = EDITIONS[request.param]
+    pytest.importorskip(edition.module)
     if importlib.util.find_spec("cuda.bindings") is None:
         pytest.skip("cuda.bindings is not installed")
     from repr_export.tensorrt.build import build_engine
@@ -100,12 +100,12 @@ def engine_artifact(
 
     graph = convolutions()
     options = EngineOptions(
-        flavour=flavour.name,
+        edition=edition.name,
         profiles=(ProfileInfo(1, 8, 32),),
-        compute_capabilities=() if flavour.exact_gpu else ("current",),
+        compute_capabilities=() if edition.exact_gpu else ("current",),
     )
     built = build_engine(graph, options)
-    path = f"engines/fp32.{flavour.name}.engine"
+    path = f"engines/fp32.{edition.name}.engine"
     x = batch(5)
     logits = ort.OnnxRuntimeBackend(graph, "cpu", 2).run({"input": x})[0]
     manifest, files = tiny.parts(
@@ -124,7 +124,7 @@ def engine_artifact(
         engines=(built.to_engine_info(path, "fp32"),),
     )
     assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
-    folder = tmp_path_factory.mktemp("engines") / flavour.name
+    folder = tmp_path_factory.mktemp("engines") / edition.name
     write_artifact(folder, manifest, files)
     return folder
 

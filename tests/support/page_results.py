@@ -8,13 +8,13 @@ import numpy as np
 
 from repr_bench.results.agreement import Agreement, Band, Flips
 from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
-from repr_bench.results.peers import OURS, Measure, PeerRow
-from repr_bench.results.peers import Agreement as SameAnswers
+from repr_bench.results.peers import OURS, Measure, PeerRow, SameAnswers
 from repr_bench.results.profile import Layer, Profile
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Roofline, Work
 from repr_bench.results.row import Row
-from repr_bench.results.scenarios import UNANSWERED, RateTrial, ScenarioRow, StageRow, Verdict
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import UNANSWERED, RateTrial
 from repr_bench.statistics.intervals import Interval
 
 MS = 1_000_000
@@ -40,7 +40,10 @@ def everything(results: Results) -> Results:
         rows=(*rows, replace(failed, reason="artifacts/mine/model.onnx was altered")),
         comparison=_comparison(rows),
         roofline=_roofline(rows),
-        profiles=(_profile(random), Profile("vgg16", "int8", 1, 0, (), (), (), (), "no trace")),
+        profiles=(
+            _profile(random),
+            Profile(label="vgg16", precision="int8", batch=1, reason="no trace"),
+        ),
         peers=_peers(random),
         scenarios=(server(random), replace(server(random), label="resnet50", precision="int8")),
         end_to_end=(_stages(random),),
@@ -61,8 +64,17 @@ def _row(row: Row, random: np.random.Generator, network: int, precision: str, ba
     time = 0.1 * 2.5**network * batch**0.8 * (0.6 if precision == "int8" else 1)
     right = 1300 + 100 * network - (6 if precision == "int8" else 0)
     same = Agreement(
-        *("torch in fp32", 2000, 1996 - network, (Band(0.1, 1900, 1899), Band(0.5, 1500, 1500))),
-        *(1400.0, 0.4, 0.08, 1e-3, 0.02, "2,000 made-up images", "ef" * 32),
+        reference="torch in fp32",
+        images=2000,
+        same=1996 - network,
+        bands=(Band(0.1, 1900, 1899), Band(0.5, 1500, 1500)),
+        margins=1400.0,
+        flipped_margins=0.4,
+        largest_flipped_margin=0.08,
+        mean_kl=1e-3,
+        largest_shift=0.02,
+        description="2,000 made-up images",
+        sha256="ef" * 32,
     )
     graph = replace(
         row.graph,
@@ -112,7 +124,16 @@ def _profile(random: np.random.Generator) -> Profile:
         for at in range(12)
     )
     times = tuple(map(int, random.integers(900_000, 990_000, 20)))
-    return Profile("resnet20", "fp32", 1, 40_000_000, layers, (960,) * 20, times, times)
+    return Profile(
+        label="resnet20",
+        precision="fp32",
+        batch=1,
+        multiply_adds=40_000_000,
+        layers=layers,
+        runs_us=(960,) * 20,
+        plain_ns=times,
+        profiled_ns=times,
+    )
 
 
 def _peers(random: np.random.Generator) -> tuple[PeerRow, ...]:
@@ -122,12 +143,22 @@ def _peers(random: np.random.Generator) -> tuple[PeerRow, ...]:
         for measure, batch in cases:
             for peer, factor in ((OURS, 1.0), ("torch eager", 1.9), ("openvino", 0.93)):
                 time = 0.1 * 2.0**network * batch * factor * random.lognormal(0, 0.2)
-                blank = PeerRow(label, "fp32", measure, batch, peer, "measured", "", "2 threads")
-                rounds = _rounds(random, time, 8, 5)
-                same = SameAnswers(199, 200)
-                rows.append(replace(blank, images=batch, rounds_ns=rounds, agreement=same))
-    absent = PeerRow("lenet5", "fp32", "latency", None, "ncnn", "absent", "ncnn is not installed")
-    return (*rows, absent)
+                rows.append(
+                    PeerRow(
+                        label=label,
+                        precision="fp32",
+                        measure=measure,
+                        batch=batch,
+                        peer=peer,
+                        status="measured",
+                        settings="2 threads",
+                        same_answers=SameAnswers(199, 200),
+                        images=batch,
+                        rounds_ns=_rounds(random, time, 8, 5),
+                    )
+                )
+    absent = replace(rows[0], batch=None, peer="ncnn", status="absent", rounds_ns=())
+    return (*rows, replace(absent, reason="ncnn is not installed", settings="", same_answers=None))
 
 
 def server(random: np.random.Generator) -> ScenarioRow:
@@ -135,7 +166,11 @@ def server(random: np.random.Generator) -> ScenarioRow:
     rates = (100.0, 200.0, 400.0, 800.0, 600.0, 500.0)
     trials = [_trial(random, rate, confirms=False) for rate in rates]
     return ScenarioRow(
-        *("lenet5", "fp32", "server", "repr-bench", "measured"),
+        label="lenet5",
+        precision="fp32",
+        scenario="server",
+        source="repr-bench",
+        status="measured",
         slo_ms=15.0,
         batch=32,
         trials=(*trials, _trial(random, 500.0, confirms=True)),
@@ -144,11 +179,19 @@ def server(random: np.random.Generator) -> ScenarioRow:
 
 def _trial(random: np.random.Generator, offered: float, *, confirms: bool) -> RateTrial:
     windows = _rounds(random, 1 + 14 * (offered / 560) ** 4, 10, 30)
-    verdict: Verdict = "held" if offered < 550 else "missed"
     if offered > 700:
         windows = tuple((UNANSWERED,) * 3 + window[3:] for window in windows)
     return RateTrial(
-        *(offered, 1, confirms, verdict, "", 15.0, 300, 0, 300 / offered, windows),
+        offered=offered,
+        seed=1,
+        confirms=confirms,
+        outcome="held" if offered < 550 else "missed",
+        reason="",
+        slo_ms=15.0,
+        scheduled=300,
+        refused=0,
+        seconds=300 / offered,
+        windows_ns=windows,
         window_seconds=(30 / offered,) * 10,
         lateness_ns=(1000, 2000),
         batches=((1, 30), (4, 20)),
@@ -158,7 +201,10 @@ def _trial(random: np.random.Generator, offered: float, *, confirms: bool) -> Ra
 def _stages(random: np.random.Generator) -> StageRow:
     stages = tuple(_rounds(random, time) for time in (2.1, 0.7, 1.4, 0.1))
     return StageRow(
-        *("resnet50-imagenet", "fp32", 1, "measured"),
+        label="resnet50-imagenet",
+        precision="fp32",
+        batch=1,
+        status="measured",
         images="JPEGs of 500 by 375 pixels",
         stages=("decode", "prepare", "infer", "label"),
         stages_ns=stages,

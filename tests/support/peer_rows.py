@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from repr_bench.results.peers import OURS, Agreement, Measure, PeerRow
+from repr_bench.results.peers import OURS, Measure, PeerRow, SameAnswers
+from repr_bench.results.row import Status
 
 
 def row(
     label: str, measure: Measure, peer: str, milliseconds: float, batch: int = 1, images: int = 1
 ) -> PeerRow:
-    blank = PeerRow(label, "fp32", measure, batch, peer, "measured", "", f"settings of {peer}")
     rounds = tuple((round(milliseconds * 1e6) + 1000 * k,) * 5 for k in range(4))
-    return replace(blank, images=images, rounds_ns=rounds, agreement=Agreement(199, 200))
+    return PeerRow(
+        label=label,
+        precision="fp32",
+        measure=measure,
+        batch=batch,
+        peer=peer,
+        status="measured",
+        settings=f"settings of {peer}",
+        same_answers=SameAnswers(199, 200),
+        images=images,
+        rounds_ns=rounds,
+    )
+
+
+def lost(label: str, peer: str, status: Status, reason: str, batch: int | None = None) -> PeerRow:
+    """A row without samples."""
+    return PeerRow(
+        label=label,
+        precision="fp32",
+        measure="latency",
+        batch=batch,
+        peer=peer,
+        status=status,
+        reason=reason,
+    )
 
 
 ROWS = (
@@ -24,7 +46,7 @@ ROWS = (
     row("a", "throughput", OURS, 100, batch=8, images=400),
     row("a", "throughput", "p", 100, batch=1, images=100),
     row("a", "throughput", "p", 100, batch=8, images=80),
-    PeerRow("a", "fp32", "latency", None, "q", "absent", "q is not installed: pip install q"),
-    PeerRow("b", "fp32", "latency", None, "q", "absent", "q is not installed: pip install q"),
-    PeerRow("a", "fp32", "latency", 8, "p", "failed", "no kernel"),
+    lost("a", "q", "absent", "q is not installed: pip install q"),
+    lost("b", "q", "absent", "q is not installed: pip install q"),
+    lost("a", "p", "failed", "no kernel", 8),
 )

@@ -153,7 +153,7 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
     rounds = first.settings.rounds
     if rounds < FEWEST_ROUNDS:
         raise RecordingError(f"{rounds} rounds, and {FEWEST_ROUNDS} are needed")
-    assert all(run.yardstick is not None for run in runs), "every run lays it on"
+    assert all(run.reference_load is not None for run in runs), "every run lays it on"
     states = {
         "seconds": "seconds",
         "own": "own_cpu_seconds",
@@ -170,11 +170,19 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
             [[[thinned(r) for r in row.rounds_ns] for row in run.rows] for run in runs]
         ),
         "product_ns": np.array(
-            [[sorted(t)[:4] for t in run.yardstick.product_ns] for run in runs if run.yardstick],
+            [
+                [sorted(t)[:4] for t in run.reference_load.product_ns]
+                for run in runs
+                if run.reference_load
+            ],
             np.int32,
         ),
         "copy_ns": np.array(
-            [[sorted(t)[:4] for t in run.yardstick.copy_ns] for run in runs if run.yardstick],
+            [
+                [sorted(t)[:4] for t in run.reference_load.copy_ns]
+                for run in runs
+                if run.reference_load
+            ],
             np.int32,
         ),
     }

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from repr_bench.results.scenarios import (
-    UNANSWERED,
-    BatchTrial,
-    LoadGenSummary,
-    RateTrial,
-    ScenarioRow,
-    StageRow,
-)
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import UNANSWERED, BatchTrial, LoadGenSummary, RateTrial
 
 MS = 1_000_000
 
@@ -19,7 +13,7 @@ HELD = RateTrial(
     offered=100.0,
     seed=1,
     confirms=True,
-    verdict="held",
+    outcome="held",
     reason="",
     slo_ms=15.0,
     scheduled=6,
@@ -31,24 +25,36 @@ HELD = RateTrial(
     batches=((1, 3), (2, 1)),
 )
 SERVER = ScenarioRow(
-    *("lenet5", "fp32", "server", "repr-bench", "measured"),
+    label="lenet5",
+    precision="fp32",
+    scenario="server",
+    source="repr-bench",
+    status="measured",
     slo_ms=15.0,
     batch=32,
     trials=(
-        replace(HELD, offered=200.0, confirms=False, verdict="missed", scheduled=1000),
-        replace(HELD, offered=150.0, confirms=False, verdict="missed"),
+        replace(HELD, offered=200.0, confirms=False, outcome="missed", scheduled=1000),
+        replace(HELD, offered=150.0, confirms=False, outcome="missed"),
         replace(HELD, confirms=False),
         HELD,
     ),
 )
 STREAM = ScenarioRow(
-    *("lenet5", "fp32", "multi-stream", "repr-bench", "measured"),
+    label="lenet5",
+    precision="fp32",
+    scenario="multi-stream",
+    source="repr-bench",
+    status="measured",
     batch=8,
     windows_ns=((1 * MS, 3 * MS), (2 * MS, 4 * MS)),
     window_seconds=(0.004, 0.006),
 )
 OFFLINE = ScenarioRow(
-    *("lenet5", "fp32", "offline", "repr-bench", "measured"),
+    label="lenet5",
+    precision="fp32",
+    scenario="offline",
+    source="repr-bench",
+    status="measured",
     batch=32,
     instances=2,
     windows_ns=((MS,), (MS, MS)),
@@ -56,12 +62,20 @@ OFFLINE = ScenarioRow(
     batches=(BatchTrial(1, ((MS,),), (0.001,)),),
 )
 LOADGEN = ScenarioRow(
-    *("lenet5", "fp32", "single-stream", "LoadGen", "measured"),
+    label="lenet5",
+    precision="fp32",
+    scenario="single-stream",
+    source="LoadGen",
+    status="measured",
     batch=1,
     windows_ns=((5 * MS, 6 * MS), (7 * MS,)),
     window_seconds=(0.011, 0.007),
     loadgen=LoadGenSummary(
-        *("single-stream", "PerformanceOnly", True, "90.0th percentile latency (ns)", 7e6),
+        scenario="single-stream",
+        mode="PerformanceOnly",
+        valid=True,
+        result_name="90.0th percentile latency (ns)",
+        result=7e6,
         percentiles_ns={"90": 7e6},
         parameters={"target_qps": "500"},
         reasons=("Early stopping not satisfied",),
@@ -69,7 +83,10 @@ LOADGEN = ScenarioRow(
     ),
 )
 STAGES = StageRow(
-    *("lenet5", "fp32", 1, "measured"),
+    label="lenet5",
+    precision="fp32",
+    batch=1,
+    status="measured",
     images="JPEGs",
     stages=("decode", "infer"),
     stages_ns=(((1 * MS, 2 * MS), (3 * MS,)), ((4 * MS, 6 * MS), (5 * MS,))),

@@ -78,9 +78,10 @@ def profile_session(
 
     ``graph`` is the ONNX model that it runs. Whatever goes wrong is the profile's reason.
     """
+    named: Any = dict(zip(("label", "precision", "batch"), row, strict=True))
     plain: Any = getattr(session.backend, "session", None)
     if session.backend.name != "onnxruntime" or plain is None or session.device != "cpu":
-        return Profile(*row, 0, (), (), (), (), _NO_TRACE.format(choice=session.choice))
+        return Profile(**named, reason=_NO_TRACE.format(choice=session.choice))
     feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
     names = [spec.name for spec in session.outputs]
     try:
@@ -90,7 +91,7 @@ def profile_session(
         counts = _multiply_adds(graph, row[2])
         return to_profile(row, trace, originals, counts, turns)
     except Exception as error:  # the other rows still have their profiles
-        return Profile(*row, 0, (), (), (), (), " ".join(str(error).split()) or repr(error))
+        return Profile(**named, reason=" ".join(str(error).split()) or repr(error))
 
 
 def to_profile(
@@ -112,12 +113,14 @@ def to_profile(
         for node in trace.nodes
     )
     return Profile(
-        *row,
-        sum(counts.values()),
-        layers,
-        trace.runs_us,
-        tuple(turns.plain_ns),
-        tuple(turns.profiled_ns),
+        label=row[0],
+        precision=row[1],
+        batch=row[2],
+        multiply_adds=sum(counts.values()),
+        layers=layers,
+        runs_us=trace.runs_us,
+        plain_ns=tuple(turns.plain_ns),
+        profiled_ns=tuple(turns.profiled_ns),
     )
 
 

@@ -83,24 +83,24 @@ def work_of(subject: Subject) -> Work:
 
     key = (subject.label, subject.precision, subject.batch)
     if subject.emulated:
-        return Work(*key, 0, 0, 0, 0, f"{subject.precision} is emulated on a CPU")
+        return Work(*key, reason=f"{subject.precision} is emulated on a CPU")
     if subject.session.device != "cpu":
         reason = (
             f"runs on {subject.session.device}, whose peaks are not measured; with --device cpu"
         )
-        return Work(*key, 0, 0, 0, 0, reason)
+        return Work(*key, reason=reason)
     try:
         layers = layer_traffic(_graph(subject.session), subject.batch)
     except Exception as error:  # the other rows still have their places
-        return Work(*key, 0, 0, 0, 0, str(error) or type(error).__name__)
+        return Work(*key, reason=str(error) or type(error).__name__)
     if not layers:
-        return Work(*key, 0, 0, 0, 0, "its graph has no weighted layer")
+        return Work(*key, reason="its graph has no weighted layer")
     return Work(
         *key,
-        len(layers),
-        sum(layer.multiply_adds for layer in layers),
-        sum(layer.weight_bytes for layer in layers),
-        sum(layer.activation_bytes for layer in layers),
+        layers=len(layers),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        weight_bytes=sum(layer.weight_bytes for layer in layers),
+        activation_bytes=sum(layer.activation_bytes for layer in layers),
     )
 
 

@@ -1,7 +1,4 @@
-"""Where a network's time goes: ONNX Runtime's trace as layers, their medians, and their shares.
-
-ONNX Runtime counts whole microseconds, so that a layer of a few has a median that is no finer.
-"""
+"""ONNX Runtime's trace: the runs that are kept, and the nodes that each of them ran."""
 
 from __future__ import annotations
 

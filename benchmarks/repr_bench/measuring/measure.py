@@ -7,10 +7,15 @@ slice is not counted: it pays for what the call before it left in the caches.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+from repr_bench.errors import above_0, sentence
 
 Call = Callable[[], object]
 Clock = Callable[[], int]
@@ -34,6 +39,9 @@ class Plan:
     samples: int = 32
     rounds: int = 16
     warmup_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        above_0(seconds=self.seconds, samples=self.samples, rounds=self.rounds)
 
     @property
     def slice_ns(self) -> float:
@@ -65,6 +73,14 @@ class Timing:
             return False
         last = self.rounds[-1]
         return len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns
+
+    def outcome(self, plan: Plan) -> tuple[Literal["measured", "failed", "interrupted"], str]:
+        """What became of the row that was timed by ``plan``, and why it was not measured."""
+        if self.error is not None:
+            return "failed", sentence(self.error)
+        if self.is_whole(plan):
+            return "measured", ""
+        return "interrupted", f"interrupted after {len(self.rounds)} of {plan.rounds} rounds"
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,20 @@ def measure(
         for timing in timings:  # an interrupt may leave a slice without a sample
             timing.rounds = [samples for samples in timing.rounds if samples]
     return Measured(timings, interrupted=False)
+
+
+@contextlib.contextmanager
+def garbage_frozen() -> Iterator[None]:
+    """Garbage is collected before, and nothing that was there by then is looked through again.
+
+    Collecting what imports and preparations left is not part of a network's latency.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _guarded(

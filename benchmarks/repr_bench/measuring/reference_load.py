@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.results.machine import YardstickTimes
+from repr_bench.results.machine import ReferenceLoadTimes
 
 SIDE = 64
 """Of the matrices that are multiplied: OpenBLAS keeps products this small in one thread, and
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     copy_ns: tuple[int, ...]
 
 
-class Yardstick:
+class ReferenceLoad:
     """Holds the arrays, and times the two parts; about 10 ms a time on a core of 2023."""
 
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -43,7 +43,7 @@ class Yardstick:
         self._source[:] = 1  # pages never written to would all be one page of zeros
         self.readings: list[Reading] = []
 
-    def lay_on(self) -> None:
+    def run(self) -> None:
         """Time both parts once more. What was in the caches before it is not counted."""
         self._multiply()
         product = tuple(self._timed(self._multiply) for _ in range(REPEATS))
@@ -51,9 +51,9 @@ class Yardstick:
         copy = tuple(self._timed(self._copy) for _ in range(REPEATS))
         self.readings.append(Reading(product, copy))
 
-    def times(self) -> YardstickTimes:
+    def times(self) -> ReferenceLoadTimes:
         """All timings so far."""
-        return YardstickTimes(
+        return ReferenceLoadTimes(
             tuple(reading.product_ns for reading in self.readings),
             tuple(reading.copy_ns for reading in self.readings),
         )

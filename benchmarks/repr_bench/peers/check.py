@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.errors import UsageError
-from repr_bench.results.peers import Agreement
+from repr_bench.results.peers import SameAnswers
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
@@ -63,7 +63,7 @@ def in_batches(logits: Logits, inputs: Sequence[NDArray[Any]], batch: int) -> ND
     return found
 
 
-def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Agreement:
+def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> SameAnswers:
     """How many of both (N, classes) have one top-1, ties of ours included.
 
     Raises ``ValueError`` for other shapes.
@@ -74,10 +74,10 @@ def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Agreeme
     top = ours.max(axis=1)
     lacks = top - ours[rows, theirs.argmax(axis=1)]
     same = (lacks <= TIE * (top - ours.min(axis=1))) & np.isfinite(theirs).all(axis=1)
-    return Agreement(int(same.sum()), len(ours))
+    return SameAnswers(int(same.sum()), len(ours))
 
 
-def why_not_same(found: Agreement, precision: str) -> str:
+def why_not_same(found: SameAnswers, precision: str) -> str:
     """In words, with the numbers; empty if the peer computes the same."""
     flips = found.images - found.same
     if flips <= FLIPS.get(precision, FLIPS_ELSEWHERE) * found.images:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import Clock, Plan, Timing, measure
+from repr_bench.measuring.measure import Clock, Plan, Timing, garbage_frozen, measure
 from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Work
 from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
@@ -28,7 +27,7 @@ from repr_bench.results.row import Row
 from repr_runtime import Session, load
 from repr_runtime.backends.onnxruntime import version
 from repr_runtime.backends.tuning import Setting, resolve
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
 
@@ -43,16 +42,14 @@ class _Entry:
     plan: Plan = field(default_factory=Plan)
 
     def finished(self) -> PeerRow:
-        timing, plan = self.timing, self.plan
+        timing = self.timing
         if timing is None:
             return self.row
-        row = replace(self.row, steady=timing.steady, rounds_ns=tuple(map(tuple, timing.rounds)))
-        if timing.error is not None:
-            return replace(row, status="failed", reason=sentence(timing.error))
-        if timing.is_whole(plan):
-            return replace(row, status="measured", reason="")
-        reason = f"interrupted after {len(timing.rounds)} of {plan.rounds} rounds"
-        return replace(row, status="interrupted", reason=reason)
+        status, reason = timing.outcome(self.plan)
+        rounds = tuple(map(tuple, timing.rounds))
+        return replace(
+            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
+        )
 
 
 def with_peers(
@@ -131,7 +128,13 @@ class _Comparison:
 
     def fail(self, error: Exception) -> None:
         """A row that says why nobody was compared."""
-        row = PeerRow(self._label, self._precision, "latency", None, OURS, "failed", "")
+        row = PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            peer=OURS,
+            status="failed",
+        )
         self._entries = [_Entry(_gone(row, error))]
 
     def run(self) -> None:
@@ -173,7 +176,13 @@ class _Comparison:
         reference: NDArray[np.float64],
     ) -> None:
         """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
-        blank = PeerRow(self._label, self._precision, "latency", None, peer.name, "absent", "")
+        blank = PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            peer=peer.name,
+            status="absent",
+        )
         try:
             if reason is not None:
                 raise PeerAbsentError(reason)
@@ -192,14 +201,14 @@ class _Comparison:
                 for each in peer.measures:
                     self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
                 continue
-            row = replace(row, settings=prepared.settings, agreement=found)
+            row = replace(row, settings=prepared.settings, same_answers=found)
             for each in peer.measures:
                 self._entries.append(self._entry(replace(row, measure=each), prepared))
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
-        assert row.agreement is not None, "it was just checked"
+        assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        if different := why_not_same(row.agreement, self._precision):
+        if different := why_not_same(row.same_answers, self._precision):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
@@ -227,17 +236,13 @@ class _Comparison:
             plan = replace(plan, samples=plan.rounds)  # each sample is a burst of many batches
         for entry in ready:
             entry.plan = plan
-        gc.collect()
-        gc.freeze()
-        try:
+        with garbage_frozen():
             measured = measure(
                 [entry.call for entry in ready if entry.call],
                 plan,
                 clock=self._clock,
                 report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
-        finally:
-            gc.unfreeze()
         for entry, timing in zip(ready, measured.timings, strict=True):
             entry.timing = timing
         if measured.interrupted:

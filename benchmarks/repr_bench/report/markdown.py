@@ -1,13 +1,10 @@
-"""`--csv`, `--markdown`, `--sort`: the rows for a spreadsheet and for a text, in a chosen order."""
+"""`--csv`, `--markdown`: the rows for a spreadsheet and for a text."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
     from repr_bench.results.roofline import Roofline
     from repr_bench.statistics.intervals import Figure
 
-STANDARD_OUTPUT = Path("-")
 _FIGURES = (
     *("p50_ms", "p90_ms", "p99_ms", "images_per_second"),
     *("top1_percent", "top5_percent", "agreement_percent"),
@@ -30,32 +26,6 @@ CSV_COLUMNS = (
     *("slo_ms", "held_rate"),
 )
 """``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
-
-
-def files(args: argparse.Namespace) -> list[Path]:
-    """Which files are to be written, without standard output."""
-    return [path for path in (args.csv, args.markdown) if path not in (None, STANDARD_OUTPUT)]
-
-
-def write(results: Results, args: argparse.Namespace) -> list[str]:
-    """Write what is asked for into files; a sentence for each. Raises :class:`ResultsError`."""
-    from repr_bench.results.file import write_text
-
-    said = []
-    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
-        if path not in (None, STANDARD_OUTPUT):
-            write_text(path, render(results))
-            said.append(f"table: {path}")
-    return said
-
-
-def print_instead(results: Results, args: argparse.Namespace) -> bool:
-    """Print the one that goes to standard output; whether there is one."""
-    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
-        if path == STANDARD_OUTPUT:
-            sys.stdout.write(render(results))
-            return True
-    return False
 
 
 def to_csv(results: Results) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 from repr_bench.statistics.intervals import Interval
 
 MARGINS = (0.1, 0.5)
@@ -28,7 +28,7 @@ class Flips:
     @property
     def p_value(self) -> float:
         """How likely chance alone makes them at least as unequal (McNemar's exact test)."""
-        return statistics.mcnemar_p(self.lost, self.gained)
+        return intervals.mcnemar_p(self.lost, self.gained)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Agreement:
     @property
     def interval(self) -> Interval:
         """Wilson's interval of :attr:`percent`."""
-        low, high = statistics.wilson_interval(self.same, self.images)
+        low, high = intervals.wilson_interval(self.same, self.images)
         return Interval(100 * low, 100 * high)
 
     @property

@@ -1,11 +1,13 @@
-"""What comparing two runs found, row by row."""
+"""Two runs compared: a verdict on each row, and what the machine itself did between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from repr_bench.statistics.intervals import Interval
-from repr_bench.statistics.verdict import Verdict
+
+Verdict = Literal["faster", "slower", "same", "cannot tell", "only old", "only new"]
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
-"""The JSON file of a run: written whole, read back with errors that name the field."""
+"""The JSON file of a run: raw samples with what they belong to, read back checked in every field."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from repr_bench.errors import ResultsError
-from repr_bench.results import profile as profiles
-from repr_bench.results import roofline
+from repr_bench.results import profile, roofline
 from repr_bench.results.peers import RATIO_FORMULA
 from repr_bench.results.results import Results
 from repr_bench.results.scenarios import with_derived
 from repr_bench.statistics import intervals, verdict
-from repr_runtime.decoding import DecodingError, decode
+from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
 SCHEMA = 2
@@ -24,7 +24,7 @@ SCHEMA = 2
 
 def to_json(results: Results) -> str:
     """The results as JSON text; ``derived`` and ``formulae`` are for the reader's ease alone."""
-    body: dict[str, Any] = {"schema": SCHEMA, **asdict(results)}
+    body: dict[str, Any] = {"schema": SCHEMA, **_encode(results)}
     for row, encoded in zip(results.rows, body["rows"], strict=True):
         derived = {f"p{percent}_ms": found for percent, found in row.latency_ms.items()}
         if row.images_per_second:
@@ -35,8 +35,8 @@ def to_json(results: Results) -> str:
         encoded["derived"]["resolution_percent"] = row.resolution_percent
     if results.roofline:
         body["roofline"]["derived"] = roofline.derived(results.roofline, results.timed())
-    for profile, encoded in zip(results.profiles, body["profiles"], strict=True):
-        encoded["derived"] = profiles.derived(profile)
+    for one, encoded in zip(results.profiles, body["profiles"], strict=True):
+        encoded["derived"] = profile.derived(one)
     with_derived(results.scenarios, body["scenarios"])
     with_derived(results.end_to_end, body["end_to_end"])
     body["formulae"] = {
@@ -100,10 +100,21 @@ def write_text(path: Path, text: str) -> None:
         path = path.resolve()  # what a link leads to is written, the link stays
         if path.exists() and not path.is_file():
             path.write_text(text, "utf-8")
-            return
-        replace_file(path, text.encode("utf-8"))
+        else:
+            replace_file(path, text.encode(), mode=0o644)
     except OSError as error:
         raise ResultsError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _encode(value: Any) -> Any:
+    """``value`` as JSON has it, each field under its key."""
+    if is_dataclass(value):
+        return {key_of(one): _encode(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _encode(one) for key, one in value.items()}
+    if isinstance(value, tuple) and not (value and type(value[0]) is int):  # samples are many
+        return [_encode(one) for one in value]
+    return value
 
 
 _IGNORED = frozenset({"schema", "derived", "formulae"})

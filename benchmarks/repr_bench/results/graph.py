@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repr_bench.results.agreement import Agreement, Flips
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 from repr_bench.statistics.intervals import Figure, Interval
 
 
@@ -22,7 +22,7 @@ class Accuracy:
     @property
     def top1_percent(self) -> Figure:
         """Top-1 in percent, with Wilson's interval."""
-        low, high = statistics.wilson_interval(self.top1, self.images)
+        low, high = intervals.wilson_interval(self.top1, self.images)
         return Figure(100 * self.top1 / self.images, Interval(100 * low, 100 * high))
 
     @property
@@ -30,7 +30,7 @@ class Accuracy:
         """Likewise of top-5, where there is one."""
         if self.top5 is None:
             return None
-        low, high = statistics.wilson_interval(self.top5, self.images)
+        low, high = intervals.wilson_interval(self.top5, self.images)
         return Figure(100 * self.top5 / self.images, Interval(100 * low, 100 * high))
 
 

@@ -1,10 +1,38 @@
-"""What the machine did meanwhile: its state in each round, and the environment."""
+"""The machine that a run was on, and what it did meanwhile, round by round."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and with what a benchmark ran; None where the machine does not tell.
+
+    ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
+    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
+    """
+
+    platform: str
+    machine: str
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int | None
+    usable_cpus: int | None
+    cpu_quota: float | None
+    governor: str | None
+    memory_bytes: int
+    gpus: tuple[str, ...]
+    python: str
+    versions: Mapping[str, str]
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+
+    def busy(self) -> bool:
+        """Whether others kept at least half a CPU busy as the run began (1-minute average)."""
+        return bool(self.load_before) and self.load_before[0] >= 0.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,20 @@ class RoundState:
     gpu_others: int | None = None
 
 
+@dataclass(frozen=True)
+class ReferenceLoadTimes:
+    """What the reference load took, in ns: a tuple for each time it was run.
+
+    That is before every round and after the last. ``product_ns`` is a number of float32
+    products of small matrices in the nearest cache (how fast one core computes),
+    ``copy_ns`` one copy of some MiB (how fast memory is). Neither depends on the networks,
+    on ONNX Runtime or on the number of threads.
+    """
+
+    product_ns: tuple[tuple[int, ...], ...]
+    copy_ns: tuple[tuple[int, ...], ...]
+
+
 def waited_share(rounds: Sequence[RoundState]) -> float:
     """Which share of the time that this process wanted a CPU it waited for one, 0 to 1.
 
@@ -64,45 +106,3 @@ def stolen_share(rounds: Sequence[RoundState]) -> float:
     stolen = sum(r.stolen_cpu_seconds or 0.0 for r in rounds)
     used = sum(r.own_cpu_seconds + r.others_cpu_seconds for r in rounds)
     return stolen / (used + stolen) if stolen > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class YardstickTimes:
-    """What the yardstick took, in ns: a tuple for each time it was laid on.
-
-    That is before every round and after the last. ``product_ns`` is ``PRODUCTS`` float32
-    products of ``SIDE`` × ``SIDE`` matrices in the nearest cache (how fast one core computes),
-    ``copy_ns`` one copy of ``COPY_BYTES`` (how fast memory is). Neither depends on the networks,
-    on ONNX Runtime or on the number of threads.
-    """
-
-    product_ns: tuple[tuple[int, ...], ...]
-    copy_ns: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what a benchmark ran; None where the machine does not tell.
-
-    ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
-    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
-    """
-
-    platform: str
-    machine: str
-    cpu: str
-    physical_cores: int | None
-    logical_cores: int | None
-    usable_cpus: int | None
-    cpu_quota: float | None
-    governor: str | None
-    memory_bytes: int
-    gpus: tuple[str, ...]
-    python: str
-    versions: Mapping[str, str]
-    load_before: tuple[float, ...]
-    load_after: tuple[float, ...]
-
-    def busy(self) -> bool:
-        """Whether others kept at least half a CPU busy as the run began (1-minute average)."""
-        return bool(self.load_before) and self.load_before[0] >= 0.5

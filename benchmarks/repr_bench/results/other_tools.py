@@ -1,4 +1,4 @@
-"""A run of another tool, beside ours."""
+"""A run of trtexec or LoadGen, by their own definitions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from repr_bench.results.scenarios import LoadGenSummary
+from repr_bench.results.row import PERCENTILES
+from repr_bench.results.trials import LoadGenSummary
 from repr_bench.statistics.intervals import Figure
-
-PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True)

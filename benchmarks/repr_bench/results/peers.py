@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.statistics import intervals as statistics
-from repr_bench.statistics.intervals import Figure, Interval
+from repr_bench.results.row import Status
+from repr_bench.statistics.intervals import (
+    Figure,
+    Interval,
+    middle,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+)
+from repr_runtime.decoding import JSON_KEY
 
 OURS = "ours"
 Measure = Literal["latency", "throughput"]
 MEASURES: tuple[Measure, ...] = ("latency", "throughput")
-PeerStatus = Literal["measured", "interrupted", "absent", "failed"]
 RESAMPLES = 2000
 
 RATIO_FORMULA = (
@@ -29,14 +36,14 @@ RATIO_FORMULA = (
 
 
 @dataclass(frozen=True)
-class Agreement:
+class SameAnswers:
     """On how many of ``images`` a peer has our top-1 (ties that rounding decides count as same)."""
 
     same: int
     images: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PeerRow:
     """One peer (or ``ours``) on one graph at one batch size.
 
@@ -49,12 +56,12 @@ class PeerRow:
     label: str
     precision: str
     measure: Measure
-    batch: int | None
+    batch: int | None = None
     peer: str
-    status: PeerStatus
-    reason: str
+    status: Status
+    reason: str = ""
     settings: str = ""
-    agreement: Agreement | None = None
+    same_answers: SameAnswers | None = field(default=None, metadata={JSON_KEY: "agreement"})
     images: int = 0
     steady: bool = False
     rounds_ns: tuple[tuple[int, ...], ...] = ()
@@ -67,7 +74,7 @@ class PeerRow:
     @cached_property
     def log_ns(self) -> NDArray[np.float64]:
         """The logarithm of the median time for an image, a value a round."""
-        medians = [statistics.percentile(samples, 50) for samples in self.rounds_ns]
+        medians = [percentile(samples, 50) for samples in self.rounds_ns]
         return np.log(np.array(medians) / self.images)
 
     @cached_property
@@ -76,9 +83,9 @@ class PeerRow:
         if not self.rounds_ns:
             return None
         pooled = [sample for samples in self.rounds_ns for sample in samples]
-        found = statistics.percentile_interval(self.rounds_ns, 50)
+        found = percentile_interval(self.rounds_ns, 50)
         interval = found and Interval(found.low / 1e6, found.high / 1e6)
-        return Figure(statistics.percentile(pooled, 50) / 1e6, interval)
+        return Figure(percentile(pooled, 50) / 1e6, interval)
 
     @cached_property
     def images_per_second(self) -> Figure | None:
@@ -87,7 +94,7 @@ class PeerRow:
             return None
         images = [self.images * len(samples) for samples in self.rounds_ns]
         seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
-        return Figure(sum(images) / sum(seconds), statistics.ratio_interval(images, seconds))
+        return Figure(sum(images) / sum(seconds), ratio_interval(images, seconds))
 
 
 @dataclass(frozen=True)
@@ -193,5 +200,5 @@ def _figure(logs: Sequence[float], drawn: NDArray[np.float64] | None) -> Figure:
     value = math.exp(sum(logs) / len(logs))
     if drawn is None:
         return Figure(value, None)
-    low, high = statistics.middle(drawn)
+    low, high = middle(drawn)
     return Figure(value, Interval(math.exp(low), math.exp(high)))

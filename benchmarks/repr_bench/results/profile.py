@@ -1,15 +1,17 @@
-"""Where a network's time goes: layers and shares."""
+"""Where a network's time goes: its layers, their medians, and their shares.
+
+ONNX Runtime counts whole microseconds, so that a layer of a few has a median that is no finer.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics.intervals import percentile
 
 TOP = 10
 """Layers that a report shows, the slowest first."""
-
 
 FORMULA = (
     "Profile: medians over the profiled runs, warm-up excluded, of a session of its own with the "
@@ -36,7 +38,7 @@ class Layer:
     @property
     def microseconds(self) -> float:
         """The median."""
-        return statistics.percentile(self.samples_us, 50)
+        return percentile(self.samples_us, 50)
 
     @property
     def gflops(self) -> float | None:
@@ -54,7 +56,7 @@ class Share(NamedTuple):
     microseconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """The layers of a row in the order in which they ran; ``reason`` says why there are none.
 
@@ -65,17 +67,17 @@ class Profile:
     label: str
     precision: str
     batch: int
-    multiply_adds: int
-    layers: tuple[Layer, ...]
-    runs_us: tuple[int, ...]
-    plain_ns: tuple[int, ...]
-    profiled_ns: tuple[int, ...]
+    multiply_adds: int = 0
+    layers: tuple[Layer, ...] = ()
+    runs_us: tuple[int, ...] = ()
+    plain_ns: tuple[int, ...] = ()
+    profiled_ns: tuple[int, ...] = ()
     reason: str = ""
 
     @property
     def run_us(self) -> float:
         """The median of the whole runs."""
-        return statistics.percentile(self.runs_us, 50)
+        return percentile(self.runs_us, 50)
 
     @property
     def overhead_percent(self) -> float:
@@ -85,12 +87,12 @@ class Profile:
     @property
     def plain_us(self) -> float:
         """The median of calls without the profiler."""
-        return statistics.percentile(self.plain_ns, 50) / 1e3
+        return percentile(self.plain_ns, 50) / 1e3
 
     @property
     def profiled_us(self) -> float:
         """The median of calls with it."""
-        return statistics.percentile(self.profiled_ns, 50) / 1e3
+        return percentile(self.profiled_ns, 50) / 1e3
 
     @property
     def slowest(self) -> list[Layer]:
@@ -114,7 +116,7 @@ class Profile:
         """The part of a run that is in no layer: calls, memory, and the profiler itself."""
         spent = map(sum, zip(*(layer.samples_us for layer in self.layers), strict=True))
         rest = [run - layers for run, layers in zip(self.runs_us, spent, strict=True)]
-        return max(0.0, statistics.percentile(rest, 50))
+        return max(0.0, percentile(rest, 50))
 
     @property
     def unassigned(self) -> int:

@@ -1,17 +1,18 @@
-"""What a benchmark found: raw samples with what they belong to, and the JSON file of them."""
+"""A whole run: what was asked for, where it ran, and every row of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repr_bench.results.comparison import Comparison
-from repr_bench.results.machine import Environment, RoundState, YardstickTimes
+from repr_bench.results.machine import Environment, ReferenceLoadTimes, RoundState
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.profile import Profile
 from repr_bench.results.roofline import Roofline, Timed
 from repr_bench.results.row import Row
 from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_runtime.decoding import JSON_KEY
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Results:
     rows: tuple[Row, ...]
     left_out: str = ""
     machine: tuple[RoundState, ...] = ()
-    yardstick: YardstickTimes | None = None
+    reference_load: ReferenceLoadTimes | None = field(
+        default=None, metadata={JSON_KEY: "yardstick"}
+    )
     comparison: Comparison | None = None
     roofline: Roofline | None = None
     profiles: tuple[Profile, ...] = ()
@@ -55,7 +58,11 @@ class Results:
     def timed(self) -> list[Timed]:
         """Median latencies of the rows that have any, as the roofline takes them."""
         return [
-            Timed((row.label, row.precision, row.batch), *row.latency_ms[50])
+            Timed(
+                key=(row.label, row.precision, row.batch),
+                latency_ms=row.latency_ms[50].value,
+                interval_ms=row.latency_ms[50].interval,
+            )
             for row in self.rows
             if row.samples
         ]

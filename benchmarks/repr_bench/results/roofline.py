@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 from repr_bench.statistics.intervals import Interval
 
 Kind = Literal["float32", "int8", "memory", "cache"]
@@ -55,10 +55,10 @@ class Work:
     label: str
     precision: str
     batch: int
-    layers: int
-    multiply_adds: int
-    weight_bytes: int
-    activation_bytes: int
+    layers: int = 0
+    multiply_adds: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
     reason: str = ""
 
     @property
@@ -94,7 +94,7 @@ class Reached(NamedTuple):
         """The share in percent, with the digits that it supports."""
         scale = 100 / self.ceiling
         scaled = self.interval and Interval(*(scale * end for end in self.interval))
-        return statistics.figure(self.share_percent, scaled)
+        return intervals.figure(self.share_percent, scaled)
 
 
 @dataclass(frozen=True)

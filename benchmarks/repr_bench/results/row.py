@@ -1,4 +1,4 @@
-"""A row of the main table: a graph at a batch size, its times, and what came of it."""
+"""One graph at one batch size: its raw samples, and the figures that they give."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from functools import cached_property
 from typing import Literal
 
 from repr_bench.results.graph import Graph
-from repr_bench.statistics import intervals as statistics
-from repr_bench.statistics import verdict as verdicts
-from repr_bench.statistics.intervals import Figure, Interval
+from repr_bench.statistics import verdict
+from repr_bench.statistics.intervals import (
+    Figure,
+    Interval,
+    percentile,
+    percentile_interval,
+    ratio_interval,
+)
 
 PERCENTILES = (50, 90, 99)
-
-
 UNIT_NS = 1e6
 """Nanoseconds in the unit of shown latencies, the millisecond."""
-
 
 Status = Literal["measured", "interrupted", "absent", "failed"]
 """``absent``: the artifact has no such graph. ``interrupted``: fewer samples than asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One graph at one batch size: raw samples in ns, a tuple for each round.
 
@@ -35,12 +37,12 @@ class Row:
     precision: str | None
     batch: int | None
     status: Status
-    reason: str
-    graph: Graph | None
-    inputs: str
-    warmup_ns: tuple[int, ...]
-    steady: bool
-    rounds_ns: tuple[tuple[int, ...], ...]
+    reason: str = ""
+    graph: Graph | None = None
+    inputs: str = ""
+    warmup_ns: tuple[int, ...] = ()
+    steady: bool = False
+    rounds_ns: tuple[tuple[int, ...], ...] = ()
 
     @property
     def samples(self) -> int:
@@ -61,9 +63,9 @@ class Row:
         pooled = [sample for samples in self.rounds_ns for sample in samples]
         found = {}
         for percent in PERCENTILES:
-            interval = statistics.percentile_interval(self.rounds_ns, percent)
+            interval = percentile_interval(self.rounds_ns, percent)
             found[percent] = Figure(
-                statistics.percentile(pooled, percent) / UNIT_NS,
+                percentile(pooled, percent) / UNIT_NS,
                 interval and Interval(interval.low / UNIT_NS, interval.high / UNIT_NS),
             )
         return found
@@ -75,15 +77,15 @@ class Row:
             return None
         images = [self.batch * len(samples) for samples in self.rounds_ns]
         seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
-        interval = statistics.ratio_interval(images, seconds)
+        interval = ratio_interval(images, seconds)
         return Figure(sum(images) / sum(seconds), interval)
 
     @cached_property
     def resolution_percent(self) -> float | None:
-        """The least change that a comparison would show; see ``verdicts.resolution_percent``."""
-        return verdicts.resolution_percent(self.rounds_ns)
+        """The least change that a comparison would show; see ``verdict.resolution_percent``."""
+        return verdict.resolution_percent(self.rounds_ns)
 
     @property
     def noisy(self) -> bool:
-        """Whether a change of ``verdicts.NOISY_PERCENT`` might not show."""
-        return (self.resolution_percent or 0.0) > verdicts.NOISY_PERCENT / 2
+        """Whether a change of ``verdict.NOISY_PERCENT`` might not show."""
+        return (self.resolution_percent or 0.0) > verdict.NOISY_PERCENT / 2

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.measuring.measure import Clock
-from repr_bench.results.scenarios import UNANSWERED
+from repr_bench.results.trials import UNANSWERED
 from repr_runtime.errors import QueueFullError
 
 Sleep = Callable[[float], None]

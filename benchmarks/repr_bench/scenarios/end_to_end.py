@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Call, Clock, Plan
-from repr_bench.results.scenarios import StageRow, Windows
+from repr_bench.results.scenarios import StageRow
+from repr_bench.results.trials import Windows
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
 
 if TYPE_CHECKING:

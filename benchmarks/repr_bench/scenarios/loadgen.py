@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repr_bench.results.scenarios import (
+from repr_bench.results.trials import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
     LoadGenSummary,

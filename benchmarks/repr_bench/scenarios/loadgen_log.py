@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repr_bench.errors import ResultsError
-from repr_bench.results.scenarios import LoadGenSummary, Scenario, Windows
+from repr_bench.results.trials import LoadGenSummary, Scenario, Windows
 from repr_bench.scenarios.windows import by_time
 
 SUMMARY = "mlperf_log_summary.txt"

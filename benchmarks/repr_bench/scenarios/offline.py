@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from repr_bench.measuring.measure import Call, Clock
-from repr_bench.results.scenarios import BatchTrial
+from repr_bench.results.trials import BatchTrial
 from repr_bench.scenarios.windows import by_time
 
 LEAST_CALLS = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import measure
+from repr_bench.measuring.measure import garbage_frozen, measure
 from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
-from repr_bench.results.scenarios import (
+from repr_bench.results.row import Row, Status
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
     BatchTrial,
     RateTrial,
     Scenario,
-    ScenarioRow,
-    StageRow,
-    Status,
     per_second,
 )
 from repr_bench.scenarios import loadgen
@@ -36,7 +33,7 @@ from repr_bench.scenarios.offline import measure_offline
 from repr_bench.scenarios.samples import POOL, SamplePool, timed
 from repr_bench.scenarios.server import SearchPlan, outcome, search, try_rate
 from repr_runtime import Session, load
-from repr_runtime.loading import usable_cores
+from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
@@ -83,21 +80,18 @@ def with_scenarios(
         return results
     run = _Run(request, options, listener, loadgen.library() if options.loadgen else None)
     interrupted = False
-    gc.collect()
-    gc.freeze()  # collecting what was imported is not part of a network's latency
     try:
-        for row in _graphs(results):
-            if row.precision is None or row.graph is None:
-                _fail(run, row.label, row.precision, row.status, row.reason)
-            elif row.emulated:
-                why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
-                _fail(run, row.label, row.precision, "absent", why)
-            else:
-                _run_graph(run, row.label, row.precision, row.graph)
+        with garbage_frozen():
+            for row in _graphs(results):
+                if row.precision is None or row.graph is None:
+                    _fail(run, row.label, row.precision, row.status, row.reason)
+                elif row.emulated:
+                    why = f"{row.precision} on a CPU is emulation: its latency would say nothing"
+                    _fail(run, row.label, row.precision, "absent", why)
+                else:
+                    _run_graph(run, row.label, row.precision, row.graph)
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        gc.unfreeze()
     return replace(
         results,
         finished=now(),
@@ -121,10 +115,21 @@ def _fail(run: _Run, label: str, precision: str | None, status: Status, reason: 
     there = {row.scenario for row in run.rows if (row.label, row.precision) == (label, precision)}
     for scenario in run.options.scenarios:
         if scenario not in there:
-            run.rows.append(ScenarioRow(label, precision, scenario, "repr-bench", status, reason))
+            run.rows.append(
+                ScenarioRow(
+                    label=label,
+                    precision=precision,
+                    scenario=scenario,
+                    source="repr-bench",
+                    status=status,
+                    reason=reason,
+                )
+            )
     done = {(row.label, row.precision) for row in run.stages}
     if run.options.end_to_end and (label, precision) not in done:
-        run.stages.append(StageRow(label, precision, None, status, reason))
+        run.stages.append(
+            StageRow(label=label, precision=precision, batch=None, status=status, reason=reason)
+        )
 
 
 def _run_graph(run: _Run, label: str, precision: str, graph: Graph) -> None:
@@ -196,7 +201,12 @@ def _add(run: _Run, row: ScenarioRow, work: Callable[[ScenarioRow], ScenarioRow]
 
 def _row(run: _Run, target: _Target, session: Session, scenario: Scenario) -> ScenarioRow:
     return ScenarioRow(
-        *(target.label, target.precision, scenario, "repr-bench", "interrupted", "interrupted"),
+        label=target.label,
+        precision=target.precision,
+        scenario=scenario,
+        source="repr-bench",
+        status="interrupted",
+        reason="interrupted",
         choice=session.choice,
         instances=session.instances,
         seconds=run.request.plan.seconds,
@@ -268,7 +278,7 @@ def _server(run: _Run, target: _Target, session: Session) -> None:
 
         def attempt(rate: float, confirm: bool) -> RateTrial:
             trial = try_rate(rate, open_service, pool.samples, plan, confirm=confirm)
-            name: str = "confirmed" if confirm and trial.verdict == "held" else trial.verdict
+            name: str = "confirmed" if confirm and trial.outcome == "held" else trial.outcome
             if trial.generator_limited:
                 name = f"missed, generator {trial.late_ms:.3g} ms late"
             p99 = trial.latency_ms(PERCENT["server"])
@@ -377,7 +387,11 @@ def _end_to_end(run: _Run, target: _Target, session: Session) -> None:
     fixed = session.batch_size
     for batch in END_TO_END_BATCHES if fixed is None else (fixed,):
         row = StageRow(
-            *(target.label, target.precision, batch, "interrupted", "interrupted"),
+            label=target.label,
+            precision=target.precision,
+            batch=batch,
+            status="interrupted",
+            reason="interrupted",
             choice=session.choice,
             graph=target.graph,
         )

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repr_bench.measuring.measure import Clock
-from repr_bench.results.scenarios import PERCENT, RateTrial, Status, Verdict, per_second
+from repr_bench.results.row import Status
+from repr_bench.results.trials import PERCENT, Outcome, RateTrial, per_second
 from repr_bench.scenarios.arrivals import (
     SPIN_NS,
     URGENT_SPIN_NS,
@@ -79,15 +80,15 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
     says what that means. A trial that failed ends the search.
     """
 
-    def verdict(rate: float, confirm: bool) -> Verdict:
+    def tried(rate: float, confirm: bool) -> Outcome:
         trials.append(attempt(rate, confirm))
         if trials[-1].generator_limited:  # which tells nothing, and a stall passes
             trials.append(attempt(rate, confirm))
-        return trials[-1].verdict
+        return trials[-1].outcome
 
     held, above, rate = 0.0, math.inf, first
     for _ in range(MOST_RATES):
-        found = verdict(rate, False)
+        found = tried(rate, False)
         if found == "failed":
             return
         if found == "held":
@@ -106,7 +107,7 @@ def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTr
             return
     rate, step = held, 1 + plan.within
     while held:
-        if verdict(rate, True) in ("held", "failed") or not plan.queries_meet(rate):
+        if tried(rate, True) in ("held", "failed") or not plan.queries_meet(rate):
             return
         rate, step = rate / step, min(step**2, STEP)
 
@@ -118,9 +119,9 @@ def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]
     was on time; any other search without a confirmed rate has failed.
     """
     last, slo = trials[-1], f"{plan.slo_ms:g} ms"
-    if last.verdict == "failed":
+    if last.outcome == "failed":
         return "failed", last.reason
-    if last.verdict == "held" and last.confirms:
+    if last.outcome == "held" and last.confirms:
         return "measured", ""
     if last.generator_limited:
         return "failed", (
@@ -128,7 +129,7 @@ def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]
             f"p99, still at {per_second(last.offered)} queries/s, and {last.allowed_late_ms:.3g} ms is "
             f"allowed; run it on a machine with an idle core"
         )
-    if any(trial.verdict == "held" for trial in trials):
+    if any(trial.outcome == "held" for trial in trials):
         return "failed", (
             f"no rate was confirmed: some held {slo} in a short run, and none in a longer one, down "
             f"to {per_second(last.offered)} queries/s; run it on an idle machine, or for longer (--seconds)"
@@ -166,12 +167,12 @@ def try_rate(
     finally:
         service.close(drain=False)
     missed = sum(not 0 <= latency <= bound_ns for latency in driven.latency_ns)
-    verdict: Verdict = "held"
+    found: Outcome = "held"
     reason = ""
     if driven.error is not None:
-        verdict, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
+        found, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
     elif driven.hopeless or missed > allowed:
-        verdict = "missed"
+        found = "missed"
     sent = len(driven.latency_ns)
     moments = schedule[:sent].tolist()
     windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
@@ -179,7 +180,7 @@ def try_rate(
         offered=rate,
         seed=seed,
         confirms=confirm,
-        verdict=verdict,
+        outcome=found,
         reason=reason,
         slo_ms=plan.slo_ms,
         scheduled=count,
@@ -189,5 +190,5 @@ def try_rate(
         window_seconds=lengths,
         lateness_ns=driven.lateness_ns,
         batches=tuple(sorted(service.stats().batches.items())),
-        urgent=on_time,
+        realtime=on_time,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from repr_bench.results.scenarios import Windows
+from repr_bench.results.trials import Windows
 
 WINDOWS = 12
 

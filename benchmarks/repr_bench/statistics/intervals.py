@@ -164,6 +164,15 @@ def figure(value: float, interval: Interval | None = None) -> str:
     return f"{value:,.{decimals(value, interval)}f}"
 
 
+def times(figure: Figure) -> str:
+    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
+    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
+    if figure.interval is None:
+        return f"{figure.value:,.{places}f} ×"
+    low, high = figure.interval
+    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"
+
+
 def mcnemar_p(lost: int, gained: int) -> float:
     """The two-sided p-value of McNemar's exact test for paired answers, right and wrong.
 
@@ -179,12 +188,3 @@ def mcnemar_p(lost: int, gained: int) -> float:
         tail += ways
         ways = ways * (pairs - k) // (k + 1)
     return min(1.0, 2 * tail / (1 << pairs))
-
-
-def times(figure: Figure) -> str:
-    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
-    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
-    if figure.interval is None:
-        return f"{figure.value:,.{places}f} ×"
-    low, high = figure.interval
-    return f"{figure.value:,.{places}f} × ({low:,.{places}f}–{high:,.{places}f})"

@@ -1,4 +1,4 @@
-"""How far two series of rounds lie apart: Yuen's trimmed means and Welch's t."""
+"""The shift between two series of rounds, robust to spikes and to noise that lasts; trends."""
 
 from __future__ import annotations
 
@@ -9,17 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 TRIM = 1 / 3
 """Share of the rounds left out, the slowest: co-tenants make rounds slower, and none faster."""
-
-
 FEWEST_ROUNDS = 6
-
-
 _MOST_AUTOCORRELATION = 0.9
-
-
 _LEAST_FREEDOM = 3.5
-
-
 _ERRORS_ABOVE = 1.5
 """These two weigh short noise against noise that lasts: with few degrees of freedom an
 autocorrelation found by chance would hide a change, with small errors a true one would be missed.

@@ -4,10 +4,10 @@ Samples of one round resemble each other and the machine drifts, so a round is o
 the logarithm of its median. Two runs are compared by :func:`repr_bench.statistics.shift.shift`, a
 trimmed mean's t interval that allows for autocorrelation, at ``CONFIDENCE``; the slowest third of
 the rounds is left out. Before that :func:`steadied` takes out a drift within the run, as far as
-the yardstick drifted too: it is no noise, and would hide a change many times smaller.
+the reference load drifted too: it is no noise, and would hide a change many times smaller.
 
 Between two runs the machine may have changed, which nothing inside a run can show. So each run
-carries readings of the machine itself: the yardstick's two parts, and how long the process had to
+carries readings of the machine itself: the reference load's two parts, and how long the process had to
 wait for a CPU. A change of the machine hits one network wholly and another not at all; dividing by
 it would be as wrong as leaving it out. So the interval is widened to hold both: the shift as it
 is, and the shift less the machine's, for every reading. A verdict then holds whatever share of the
@@ -16,7 +16,7 @@ did. (Taking only readings that moved by more than their own spread was tried, a
 false verdicts on a drifting machine, whose readings spread widely for the very reason that
 matters.) The readings are
 
-- the yardstick's matrix product, and for graphs beyond a core's own cache its memory copy;
+- the reference load's matrix product, and for graphs beyond a core's own cache its memory copy;
 - what waiting for a CPU added to the median, see :func:`waiting_excess`;
 - the GPU's clock, for what runs on a GPU.
 
@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,17 +48,15 @@ NOISY_PERCENT = 5.0
 """A row is noisy where a change of so much would not show nearly always."""
 MOST_WAITING = 0.1
 MOST_OF_TREND = 1.5
-"""A network may feel a change of the machine more than the yardstick does, whose own trend is
+"""A network may feel a change of the machine more than the reference load does, whose own trend is
 known no better than its timings spread."""
 COPIES_FROM_BYTES = 2 * 2**20
 """The copy counts for larger graphs: smaller ones stay in a core's own cache."""
 
-Verdict = Literal["faster", "slower", "same", "cannot tell", "only old", "only new"]
-
 FORMULA = (
-    f"Verdict: log medians of rounds, less a drift that the yardstick shows too; means without the "
+    f"Verdict: log medians of rounds, less a drift that the reference load shows too; means without the "
     f"slowest third by Yuen and Welch's t with an allowance for autocorrelation, {CONFIDENCE:.0%} "
-    f"interval; widened by what the machine itself did between the runs (yardstick, waiting for a "
+    f"interval; widened by what the machine itself did between the runs (reference load, waiting for a "
     f"CPU)."
 )
 
@@ -113,16 +111,16 @@ def judge(
     return Judged(verdict, found.value, low, high, np.broadcast_to(half, low.shape))
 
 
-def steadied(medians: ArrayLike, yardstick: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Log medians of rounds ``(..., n)`` less their trend, as far as the yardstick has it too.
+def steadied(medians: ArrayLike, reference_load: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Log medians of rounds ``(..., n)`` less their trend, as far as the reference load has it too.
 
-    Each of ``yardstick`` is one part's log timings ``(..., m)`` in the same run. Of the row's
+    Each of ``reference_load`` is one part's log timings ``(..., m)`` in the same run. Of the row's
     own trend (see :func:`repr_bench.statistics.shift.trend`) no more is taken out than
-    ``MOST_OF_TREND`` times the yardstick's, and nothing where that went the other way. The
+    ``MOST_OF_TREND`` times the reference load's, and nothing where that went the other way. The
     middle of the run stays where it is, so what the machine did *between* runs is not touched.
     """
     own = trend(medians)
-    bounds = [np.zeros(own.shape), *(MOST_OF_TREND * trend(series) for series in yardstick)]
+    bounds = [np.zeros(own.shape), *(MOST_OF_TREND * trend(series) for series in reference_load)]
     low, high = np.minimum.reduce(bounds), np.maximum.reduce(bounds)
     return without_trend(medians, np.clip(own, low, high))
 

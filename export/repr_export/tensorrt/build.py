@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,19 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_export.errors import EngineBuildError, OptionError, first_line
-from repr_export.tensorrt.builder_library import (
-    BuildMonitor,
-    Library,
-    Progress,
-    listen,
-    open_library,
-)
+from repr_export.tensorrt.builder_library import BuilderLibrary, listen_alone, open_library
 from repr_export.tensorrt.diagnostics import build_failure, plain
 from repr_export.tensorrt.graph_checks import read_graph, require_accepted, require_types
+from repr_export.tensorrt.monitor import BuildMonitor, Progress
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, shown
 from repr_export.tensorrt.receipt import EngineReceipt, network_receipt, shape_of
 from repr_runtime.artifact.manifest import EngineInfo, ProfileInfo
 from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.files import replace_file
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -44,7 +39,7 @@ class BuiltEngine:
     """
 
     content: bytes
-    flavour: str
+    edition: str
     version: str
     platform: str
     compute_capabilities: tuple[str, ...]
@@ -60,7 +55,7 @@ class BuiltEngine:
         return EngineInfo(
             path=path,
             precision=precision,
-            flavour=self.flavour,
+            flavour=self.edition,
             version=self.version,
             platform=self.platform,
             compute_capabilities=self.compute_capabilities,
@@ -87,14 +82,14 @@ def build_engine(
     """
     options = options or EngineOptions()
     model = read_graph(graph)
-    library = open_library(options.flavour)
+    library = open_library(options.edition)
     notes = _first_notes(library, options)
     cache = _usable_cache(library, options)
     targets = _targets(library, options)
     monitor = BuildMonitor(progress)
     reporter = monitor.implement(library)  # must outlive the builder
     started = time.perf_counter()
-    with listen(library) as (logger, messages), monitor.stopping():
+    with listen_alone(library) as (logger, messages), monitor.stopping():
         try:
             builder: trt.Builder = library.trt.Builder(logger)
             network = builder.create_network(library.strongly_typed())
@@ -125,7 +120,7 @@ def build_engine(
             _write_cache(config, cache)
     return BuiltEngine(
         content=content,
-        flavour=library.flavour.name,
+        edition=library.edition.name,
         version=library.version,
         platform=f"{sys.platform}-{platform.machine().lower()}",
         compute_capabilities=_built_for(library, options),
@@ -139,7 +134,7 @@ def build_engine(
 
 
 def _add_profiles(
-    library: Library,
+    library: BuilderLibrary,
     builder: trt.Builder,
     config: trt.IBuilderConfig,
     network: trt.INetworkDefinition,
@@ -180,7 +175,9 @@ def _add_profiles(
     return profiles
 
 
-def _set_options(library: Library, config: trt.IBuilderConfig, options: EngineOptions) -> None:
+def _set_options(
+    library: BuilderLibrary, config: trt.IBuilderConfig, options: EngineOptions
+) -> None:
     flag: Callable[[str, str], Any] = library.builder_flag
     if options.tf32:
         config.set_flag(flag("TF32", "--tf32"))
@@ -198,7 +195,7 @@ def _set_options(library: Library, config: trt.IBuilderConfig, options: EngineOp
         config.profiling_verbosity = library.trt.ProfilingVerbosity.DETAILED
 
 
-def _targets(library: Library, options: EngineOptions) -> tuple[Any, ...]:
+def _targets(library: BuilderLibrary, options: EngineOptions) -> tuple[Any, ...]:
     """The library's own values for the compute capabilities asked for."""
     asked = options.compute_capabilities
     if not asked:
@@ -231,35 +228,35 @@ def _set_target(config: Any, target: Any, index: int, count: int) -> None:
         raise OptionError(f"TensorRT refuses --compute-capability {target.name} here; leave it out")
 
 
-def _built_for(library: Library, options: EngineOptions) -> tuple[str, ...]:
+def _built_for(library: BuilderLibrary, options: EngineOptions) -> tuple[str, ...]:
     asked = options.compute_capabilities
     if asked and asked != ("current",):
         return asked
-    if library.flavour.default_targets and not asked:
-        return library.flavour.default_targets
+    if library.edition.default_targets and not asked:
+        return library.edition.default_targets
     return (cuda_status().gpus[0].compute_capability,)
 
 
-def _recorded(library: Library, options: EngineOptions) -> dict[str, Any]:
+def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]:
     """What of the options shapes the engine, for the manifest."""
     return {
-        "opt_level": options.opt_level if library.flavour.honours_opt_level else None,
+        "opt_level": options.opt_level if library.edition.honours_opt_level else None,
         "tf32": options.tf32,
         "version_compatible": options.version_compatible,
         "strip_weights": options.strip_weights,
         "refit_before_use": options.strip_weights,
-        "later_compute_capabilities": bool(library.flavour.default_targets)
+        "later_compute_capabilities": bool(library.edition.default_targets)
         and not options.compute_capabilities,
     }
 
 
-def _first_notes(library: Library, options: EngineOptions) -> list[str]:
+def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
     """Which library it is if ``auto`` chose, and which options it takes for nothing."""
-    title = library.flavour.title
+    title = library.edition.title
     notes = [library.choice] if library.choice else []
-    if options.opt_level is not None and not library.flavour.honours_opt_level:
+    if options.opt_level is not None and not library.edition.honours_opt_level:
         notes.append(f"{title} takes --opt-level and builds the same at each")
-    if options.timing_cache is not None and not library.flavour.keeps_timing_cache:
+    if options.timing_cache is not None and not library.edition.keeps_timing_cache:
         notes.append(
             f"{title} times nothing while building: {options.timing_cache} was neither read nor "
             f"written"
@@ -267,10 +264,10 @@ def _first_notes(library: Library, options: EngineOptions) -> list[str]:
     return notes
 
 
-def _usable_cache(library: Library, options: EngineOptions) -> Path | None:
+def _usable_cache(library: BuilderLibrary, options: EngineOptions) -> Path | None:
     """The timing cache's file, if this library keeps one and it can be written."""
     path = options.timing_cache
-    if path is None or not library.flavour.keeps_timing_cache:
+    if path is None or not library.edition.keeps_timing_cache:
         return None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise OptionError(
@@ -301,15 +298,4 @@ def _load_cache(config: trt.IBuilderConfig, path: Path, notes: list[str]) -> Non
 
 def _write_cache(config: trt.IBuilderConfig, path: Path) -> None:
     """Replace the file by the cache as it is now, whole or not at all."""
-    content = bytes(config.get_timing_cache().serialize())
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    replace_file(path, bytes(config.get_timing_cache().serialize()))

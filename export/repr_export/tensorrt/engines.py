@@ -48,7 +48,7 @@ def build_engines(
             raise PrecisionError(
                 f"the {precision} engine did not come out in {precision}: its layers are {got}"
             )
-        path = f"engines/{precision}.{built.flavour}.engine"
+        path = f"engines/{precision}.{built.edition}.engine"
         summary = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
         engines.append(
             ArtifactEngine(
@@ -73,6 +73,6 @@ def _inspected(built: BuiltEngine) -> dict[str, Any] | str:
     if built.options.get("strip_weights"):
         return "not here: the engine has no weights until it is refitted"
     try:
-        return inspect_engine(open_library(built.flavour), built.content).as_dict()
+        return inspect_engine(open_library(built.edition), built.content).as_dict()
     except EngineBuildError as error:  # built for another GPU than this machine's
         return f"not here: {error}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import onnx
 
 from repr_export.errors import GraphError, ParserError, ParserIssue, first_line
-from repr_export.tensorrt.builder_library import Library, Messages
 from repr_export.tensorrt.diagnostics import describe_node, parser_issues
 from repr_runtime.artifact.onnx_file import external_tensors
+from repr_runtime.backends.tensorrt.library import Library
+from repr_runtime.backends.tensorrt.messages import Messages
 from repr_runtime.errors import ModelLoadError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repr_export.errors import OptionError
-from repr_export.tensorrt.builder_library import FLAVOURS
 from repr_runtime.artifact.manifest import ProfileInfo
+from repr_runtime.backends.tensorrt.library import EDITIONS
 
 DEFAULT_PROFILE = ProfileInfo(1, 8, 32)
 """The batch sizes of an engine whose graph leaves them free, where none are asked for."""
@@ -20,7 +20,7 @@ _LARGEST_BATCH = 2**31 - 1
 class EngineOptions:
     """How to build an engine; checked when made, raising :class:`OptionError`.
 
-    ``flavour`` is ``tensorrt``, ``tensorrt-rtx`` or ``auto``. ``profiles`` are the batch sizes
+    ``edition`` is ``tensorrt``, ``tensorrt-rtx`` or ``auto``. ``profiles`` are the batch sizes
     to optimize for, each with its smallest, its best and its largest; empty means
     :data:`DEFAULT_PROFILE`, or the one batch size of a graph that has just one. ``opt_level``
     0..5 is how long to search for faster kernels; None is the library's own choice.
@@ -33,7 +33,7 @@ class EngineOptions:
     mantissa; it is TensorRT's default and not ours, so that fp32 means fp32.
     """
 
-    flavour: str = "auto"
+    edition: str = "auto"
     profiles: tuple[ProfileInfo, ...] = ()
     opt_level: int | None = None
     timing_cache: Path | None = None
@@ -43,9 +43,9 @@ class EngineOptions:
     tf32: bool = False
 
     def __post_init__(self) -> None:
-        if self.flavour not in (*FLAVOURS, "auto"):
+        if self.edition not in (*EDITIONS, "auto"):
             raise OptionError(
-                f"--engine must be {', '.join(FLAVOURS)} or auto, got {self.flavour!r}"
+                f"--engine must be {', '.join(EDITIONS)} or auto, got {self.edition!r}"
             )
         for profile in self.profiles:
             if not 1 <= profile.min <= profile.opt <= profile.max <= _LARGEST_BATCH:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from repr_export.errors import EngineBuildError
-from repr_export.tensorrt.builder_library import Library, listen
+from repr_export.tensorrt.builder_library import listen_alone
+from repr_runtime.backends.tensorrt.library import Library
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -136,7 +137,7 @@ def inspect_engine(library: Library, content: bytes) -> EngineReceipt:
     Needs a GPU that can run the engine. Give it engines of one's own making alone: an engine
     is executable code. Raises :class:`EngineBuildError` if the library cannot load it.
     """
-    with listen(library) as (logger, messages):
+    with listen_alone(library) as (logger, messages):
         engine: trt.ICudaEngine | None = library.trt.Runtime(logger).deserialize_cuda_engine(
             content
         )

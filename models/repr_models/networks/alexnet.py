@@ -44,6 +44,17 @@ class Convolution(NamedTuple):
     pooled: bool = False
 
 
+class AverageTo(nn.AdaptiveAvgPool2d):
+    """Averages (N, C, H, W) to (N, C, side, side), in front of linear layers of a fixed size.
+
+    A map of that size passes as it is: no node of the exported graph.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.output_size
+        return x if x.shape[2:] == (side, side) else super().forward(x)
+
+
 class AlexNet(nn.Module):
     """Convolutions, then two hidden linear layers and the classifier, dropout before the hidden.
 
@@ -72,8 +83,7 @@ class AlexNet(nn.Module):
                 layers.append(nn.MaxPool2d(kernel_size=3, stride=2))
             channels = outputs
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d((side, side))
-        self.side = side
+        self.avgpool = AverageTo(side)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(channels * side * side, hidden),
@@ -86,10 +96,7 @@ class AlexNet(nn.Module):
         init_msra(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)
-        # At the size it was made for, pooling is the identity: no node of the exported graph.
-        if x.shape[2:] != (self.side, self.side):
-            x = self.avgpool(x)
+        x = self.avgpool(self.features(x))
         result: Tensor = self.classifier(torch.flatten(x, 1))
         return result
 

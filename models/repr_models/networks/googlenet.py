@@ -45,6 +45,10 @@ class Widths(NamedTuple):
         """Channels of the four branches together."""
         return self.one + self.three + self.five + self.pool
 
+    def divided(self, divisor: int) -> Widths:
+        """The same module with fewer channels."""
+        return Widths(*(width // divisor for width in self))
+
 
 # Table 1, a row for each module
 MODULES = {
@@ -143,39 +147,37 @@ class GoogLeNet(nn.Module):
         self.conv3 = BasicConv2d(first, third, 3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
-        channels = third
-        inputs = {}
-        for name, row in MODULES.items():
-            widths = Widths(*(width // divisor for width in row))
-            inputs[name] = channels
-            self.add_module(f"inception{name}", Inception(channels, widths, large))
-            channels = widths.outputs
-            if name == "3b":
-                self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-            elif name == "4e":
-                self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        at = {name: widths.divided(divisor) for name, widths in MODULES.items()}
+        self.inception3a = Inception(third, at["3a"], large)
+        self.inception3b = Inception(at["3a"].outputs, at["3b"], large)
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        self.inception4a = Inception(at["3b"].outputs, at["4a"], large)
+        self.inception4b = Inception(at["4a"].outputs, at["4b"], large)
+        self.inception4c = Inception(at["4b"].outputs, at["4c"], large)
+        self.inception4d = Inception(at["4c"].outputs, at["4d"], large)
+        self.inception4e = Inception(at["4d"].outputs, at["4e"], large)
+        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
+        self.inception5a = Inception(at["4e"].outputs, at["5a"], large)
+        self.inception5b = Inception(at["5a"].outputs, at["5b"], large)
         width, hidden = 128 // divisor, 1024 // divisor
-        self.aux1 = InceptionAux(inputs["4b"], width, hidden, classes)
-        self.aux2 = InceptionAux(inputs["4e"], width, hidden, classes)
+        self.aux1 = InceptionAux(at["4a"].outputs, width, hidden, classes)
+        self.aux2 = InceptionAux(at["4d"].outputs, width, hidden, classes)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.2)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(at["5b"].outputs, classes)
         init_msra(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         x = self.maxpool1(self.conv1(x))
         x = self.maxpool2(self.conv3(self.conv2(x)))
-        at = {}
-        for name in MODULES:
-            x = self.get_submodule(f"inception{name}")(x)
-            at[name] = x
-            if name == "3b":
-                x = self.maxpool3(x)
-            elif name == "4e":
-                x = self.maxpool4(x)
+        x = self.maxpool3(self.inception3b(self.inception3a(x)))
+        at_4a = self.inception4a(x)
+        at_4d = self.inception4d(self.inception4c(self.inception4b(at_4a)))
+        x = self.maxpool4(self.inception4e(at_4d))
+        x = self.inception5b(self.inception5a(x))
         logits: Tensor = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
         if self.training:
-            return logits, self.aux2(at["4d"]), self.aux1(at["4a"])
+            return logits, self.aux2(at_4d), self.aux1(at_4a)
         return logits
 
 

@@ -21,59 +21,15 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from repr_models.networks.inception_blocks import (
+    ConvBnRelu,
+    Parallel,
+    average_pooled,
+    chain,
+    inception_preprocessing,
+)
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import IMAGENET, FoldContract, Preprocessing, Published, register
-
-Kernel = int | tuple[int, int]
-
-
-class ConvBnRelu(nn.Module):
-    """Convolution without bias, BatchNorm, rectifier.
-
-    Input (N, inputs, H, W), output (N, outputs, H', W'). With ``padded`` each side gets
-    half of the kernel in zeros, so that stride 1 keeps H and W; without, none.
-    """
-
-    def __init__(
-        self, inputs: int, outputs: int, kernel: Kernel = 1, stride: int = 1, padded: bool = True
-    ) -> None:
-        super().__init__()
-        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = (height // 2, width // 2) if padded else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.relu(self.bn(self.conv(x)))
-        return result
-
-
-class Parallel(nn.Module):
-    """Each branch gets the input (N, C, H, W); their outputs are concatenated by channels."""
-
-    def __init__(self, **branches: nn.Module) -> None:
-        super().__init__()
-        for name, branch in branches.items():
-            self.add_module(name, branch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([branch(x) for branch in self.children()], 1)
-
-
-def chain(
-    inputs: int, *convs: tuple[int, Kernel], stride: int = 1, padded: bool = True
-) -> nn.Module:
-    """A branch of convolutions (outputs, kernel), the last with ``stride`` and ``padded``.
-
-    One alone is that :class:`ConvBnRelu` itself, several are a ``Sequential``: so timm has it.
-    """
-    modules: list[nn.Module] = []
-    for outputs, kernel in convs[:-1]:
-        modules.append(ConvBnRelu(inputs, outputs, kernel))
-        inputs = outputs
-    modules.append(ConvBnRelu(inputs, *convs[-1], stride, padded))
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+from repr_models.spec import IMAGENET, FoldContract, Published, register
 
 
 class Mixed35(nn.Module):
@@ -249,12 +205,6 @@ class InceptionV3(nn.Module):
         return logits
 
 
-def average_pooled(inputs: int, outputs: int) -> nn.Module:
-    """The pooling branch of v4: 3x3 averages of what lies inside the image, then 1x1."""
-    pool = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-    return nn.Sequential(pool, ConvBnRelu(inputs, outputs))
-
-
 class InceptionC(nn.Module):
     """Module of v4 on the 8x8 grid, with forks (Fig. 6): (N, 1536, H, W) to the same."""
 
@@ -370,11 +320,6 @@ class InceptionV4(nn.Sequential):
             )
         )
         init_msra(self)
-
-
-def inception_preprocessing(resize: int) -> Preprocessing:
-    """299x299 pixels between -1 and 1, as Google's networks of this family take them."""
-    return Preprocessing(resize=resize, crop=299, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @register(

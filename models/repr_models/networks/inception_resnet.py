@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from repr_models.networks.inception import (
+from repr_models.networks.inception_blocks import (
     ConvBnRelu,
     Parallel,
     average_pooled,
@@ -36,7 +36,7 @@ from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, registe
 class ScaledResidual(nn.Module):
     """``relu(x + scale * conv1x1(branches of x))``: (N, width, H, W) to the same (Fig. 20).
 
-    ``joined`` is how many channels the branches have together. The convolution is linear;
+    There are two or three ``branches``, of ``joined`` channels together. The convolution is linear;
     ``rectified=False`` leaves out the rectifier behind the addition too.
     """
 
@@ -49,15 +49,16 @@ class ScaledResidual(nn.Module):
         rectified: bool = True,
     ) -> None:
         super().__init__()
-        self.branches = len(branches)
-        for index, branch in enumerate(branches):
-            self.add_module(f"branch{index}", branch)
+        self.branch0, self.branch1, *more = branches
+        self.branch2 = more[0] if more else None
         self.conv2d = nn.Conv2d(joined, width, kernel_size=1)
         self.scale = scale
         self.act = nn.ReLU() if rectified else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = [self.get_submodule(f"branch{index}")(x) for index in range(self.branches)]
+        parts = [self.branch0(x), self.branch1(x)]
+        if self.branch2 is not None:
+            parts.append(self.branch2(x))
         branch = self.conv2d(torch.cat(parts, 1))
         if self.scale != 1.0:  # no multiplication by one in the exported graph
             branch = branch * self.scale
@@ -66,7 +67,7 @@ class ScaledResidual(nn.Module):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Widths:
     """Widths, depths and scales of everything behind the stem.
 
     ``width`` is the stem's output. Of each kind of module, A to C, there are ``counts``;
@@ -90,59 +91,59 @@ class Plan:
     dropout: float
 
 
-def block_a(width: int, plan: Plan) -> nn.Module:
+def block_a(width: int, widths: Widths) -> nn.Module:
     """Inception-ResNet-A: one, two and three convolutions side by side (Fig. 16)."""
-    (one,), (two, two_b), (three, three_b, three_c) = plan.a
+    (one,), (two, two_b), (three, three_b, three_c) = widths.a
     branches = [
         chain(width, (one, 1)),
         chain(width, (two, 1), (two_b, 3)),
         chain(width, (three, 1), (three_b, 3), (three_c, 3)),
     ]
-    return ScaledResidual(width, branches, one + two_b + three_c, plan.scales[0])
+    return ScaledResidual(width, branches, one + two_b + three_c, widths.scales[0])
 
 
-def block_b(width: int, plan: Plan) -> nn.Module:
+def block_b(width: int, widths: Widths) -> nn.Module:
     """Inception-ResNet-B: 1x1 beside 1x1, 1x7, 7x1 (Fig. 17)."""
-    (one,), (first, second, third) = plan.b
+    (one,), (first, second, third) = widths.b
     branches = [
         chain(width, (one, 1)),
         chain(width, (first, 1), (second, (1, 7)), (third, (7, 1))),
     ]
-    return ScaledResidual(width, branches, one + third, plan.scales[1])
+    return ScaledResidual(width, branches, one + third, widths.scales[1])
 
 
-def block_c(width: int, plan: Plan, last: bool = False) -> nn.Module:
+def block_c(width: int, widths: Widths, last: bool = False) -> nn.Module:
     """Inception-ResNet-C: 1x1 beside 1x1, 1x3, 3x1 (Fig. 19).
 
     The last one of the network has neither scale nor rectifier, as in the authors' code.
     """
-    (one,), (first, second, third) = plan.c
+    (one,), (first, second, third) = widths.c
     branches = [
         chain(width, (one, 1)),
         chain(width, (first, 1), (second, (1, 3)), (third, (3, 1))),
     ]
-    scale = 1.0 if last else plan.scales[2]
+    scale = 1.0 if last else widths.scales[2]
     return ScaledResidual(width, branches, one + third, scale, rectified=not last)
 
 
-def reduction_a(width: int, plan: Plan) -> nn.Module:
+def reduction_a(width: int, widths: Widths) -> nn.Module:
     """Half the side: a 3x3, three convolutions, and max pooling, concatenated (Fig. 7)."""
-    (one,), (first, second, third) = plan.reduce_a
+    (one,), (first, second, third) = widths.reduce_a
     return Parallel(
-        branch0=chain(width, (one, 3), stride=2, padded=plan.padded),
-        branch1=chain(width, (first, 1), (second, 3), (third, 3), stride=2, padded=plan.padded),
-        branch2=nn.MaxPool2d(3, stride=2, padding=int(plan.padded)),
+        branch0=chain(width, (one, 3), stride=2, padded=widths.padded),
+        branch1=chain(width, (first, 1), (second, 3), (third, 3), stride=2, padded=widths.padded),
+        branch2=nn.MaxPool2d(3, stride=2, padding=int(widths.padded)),
     )
 
 
-def reduction_b(width: int, plan: Plan) -> nn.Module:
+def reduction_b(width: int, widths: Widths) -> nn.Module:
     """Half the side: three branches that end in a strided 3x3, and max pooling (Fig. 18)."""
-    (one, one_b), (two, two_b), (first, second, third) = plan.reduce_b
+    (one, one_b), (two, two_b), (first, second, third) = widths.reduce_b
     return Parallel(
-        branch0=chain(width, (one, 1), (one_b, 3), stride=2, padded=plan.padded),
-        branch1=chain(width, (two, 1), (two_b, 3), stride=2, padded=plan.padded),
-        branch2=chain(width, (first, 1), (second, 3), (third, 3), stride=2, padded=plan.padded),
-        branch3=nn.MaxPool2d(3, stride=2, padding=int(plan.padded)),
+        branch0=chain(width, (one, 1), (one_b, 3), stride=2, padded=widths.padded),
+        branch1=chain(width, (two, 1), (two_b, 3), stride=2, padded=widths.padded),
+        branch2=chain(width, (first, 1), (second, 3), (third, 3), stride=2, padded=widths.padded),
+        branch3=nn.MaxPool2d(3, stride=2, padding=int(widths.padded)),
     )
 
 
@@ -152,25 +153,25 @@ class InceptionResNet(nn.Sequential):
     Input (N, 3, H, W) float32, output logits (N, classes) float32. MSRA initialisation.
     """
 
-    def __init__(self, stem: dict[str, nn.Module], plan: Plan, classes: int) -> None:
-        at_a = plan.width
-        at_b = at_a + plan.reduce_a[0][-1] + plan.reduce_a[1][-1]
-        at_c = at_b + sum(branch[-1] for branch in plan.reduce_b)
-        count_a, count_b, count_c = plan.counts
+    def __init__(self, stem: dict[str, nn.Module], widths: Widths, classes: int) -> None:
+        at_a = widths.width
+        at_b = at_a + widths.reduce_a[0][-1] + widths.reduce_a[1][-1]
+        at_c = at_b + sum(branch[-1] for branch in widths.reduce_b)
+        count_a, count_b, count_c = widths.counts
         super().__init__(
             OrderedDict(
                 **stem,
-                repeat=nn.Sequential(*(block_a(at_a, plan) for _ in range(count_a))),
-                mixed_6a=reduction_a(at_a, plan),
-                repeat_1=nn.Sequential(*(block_b(at_b, plan) for _ in range(count_b))),
-                mixed_7a=reduction_b(at_b, plan),
-                repeat_2=nn.Sequential(*(block_c(at_c, plan) for _ in range(count_c - 1))),
-                block8=block_c(at_c, plan, last=True),
-                conv2d_7b=ConvBnRelu(at_c, plan.final),
+                repeat=nn.Sequential(*(block_a(at_a, widths) for _ in range(count_a))),
+                mixed_6a=reduction_a(at_a, widths),
+                repeat_1=nn.Sequential(*(block_b(at_b, widths) for _ in range(count_b))),
+                mixed_7a=reduction_b(at_b, widths),
+                repeat_2=nn.Sequential(*(block_c(at_c, widths) for _ in range(count_c - 1))),
+                block8=block_c(at_c, widths, last=True),
+                conv2d_7b=ConvBnRelu(at_c, widths.final),
                 global_pool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(),
-                head_drop=nn.Dropout(plan.dropout),
-                classif=nn.Linear(plan.final, classes),
+                head_drop=nn.Dropout(widths.dropout),
+                classif=nn.Linear(widths.final, classes),
             )
         )
         init_msra(self)
@@ -206,7 +207,7 @@ def cifar_stem() -> dict[str, nn.Module]:
     }
 
 
-IMAGENET_PLAN = Plan(
+IMAGENET_WIDTHS = Widths(
     width=320,
     counts=(10, 20, 10),
     a=((32,), (32, 32), (32, 48, 64)),
@@ -220,7 +221,7 @@ IMAGENET_PLAN = Plan(
     dropout=0.2,
 )
 
-CIFAR_PLAN = Plan(
+CIFAR_WIDTHS = Widths(
     width=128,
     counts=(2, 3, 3),
     a=((24,), (24, 24), (24, 32, 48)),
@@ -251,7 +252,7 @@ CIFAR_PLAN = Plan(
     smallest_side=75,
 )
 def inception_resnet_v2() -> nn.Module:
-    return InceptionResNet(imagenet_stem(), IMAGENET_PLAN, IMAGENET.class_count)
+    return InceptionResNet(imagenet_stem(), IMAGENET_WIDTHS, IMAGENET.class_count)
 
 
 @register(
@@ -270,4 +271,4 @@ def inception_resnet_cifar10() -> nn.Module:
     widths: on 16x16, 8x8 and 4x4 maps. In stacks as short as these the residuals carry the
     largest scale that the paper names, 0.3.
     """
-    return InceptionResNet(cifar_stem(), CIFAR_PLAN, CIFAR10.class_count)
+    return InceptionResNet(cifar_stem(), CIFAR_WIDTHS, CIFAR10.class_count)

@@ -28,6 +28,7 @@ from repr_models.networks.resnet_blocks import (
     BasicBlock,
     Block,
     BlockOptions,
+    BlockShape,
     Bottleneck,
     Norms,
     PadShortcut,
@@ -41,7 +42,7 @@ STANDARD = BlockOptions()
 
 
 class ResNet(nn.Module):
-    """A stem, stages of equal blocks, global average pooling and one linear layer.
+    """A stem, up to four stages of equal blocks, global average pooling and one linear layer.
 
     Input (N, 3, H, W) float32, output logits (N, classes) float32.
 
@@ -83,10 +84,12 @@ class ResNet(nn.Module):
         preact = block.preactivation
         self.bn1 = nn.Identity() if preact else options.norms(self.channels)
         self.relu = nn.Identity() if preact else nn.ReLU(inplace=True)
-        self.stages = len(depths)
-        for index, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            stage = self._stage(block, depth, width, stride=1 if index == 0 else 2)
-            self.add_module(f"layer{index + 1}", stage)
+        stages: list[nn.Module] = [
+            self._stage(block, depth, width, stride=1 if index == 0 else 2)
+            for index, (depth, width) in enumerate(zip(depths, widths, strict=True))
+        ]
+        stages += [nn.Identity() for _ in range(4 - len(stages))]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.bn2 = options.norms(self.channels) if preact else nn.Identity()
         self.relu2 = nn.ReLU(inplace=True) if preact else nn.Identity()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -104,8 +107,8 @@ class ResNet(nn.Module):
         for index in range(depth):
             step = stride if index == 0 else 1
             outputs = width * block.expansion
-            downsample = self._downsample(block, outputs, step)
-            blocks.append(block(self.channels, width, step, downsample, self.options))
+            shape = BlockShape(self.channels, width, step)
+            blocks.append(block(shape, self.options, self._downsample(block, outputs, step)))
             self.channels = outputs
         return nn.Sequential(*blocks)
 
@@ -121,8 +124,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for index in range(self.stages):
-            x = self.get_submodule(f"layer{index + 1}")(x)
+        x = self.layer2(self.layer1(x))
+        x = self.layer4(self.layer3(x))
         x = self.relu2(self.bn2(x))
         result: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return result

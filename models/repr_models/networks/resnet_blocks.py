@@ -59,6 +59,15 @@ class BlockOptions:
     base_width: int = 64
 
 
+@dataclass(frozen=True)
+class BlockShape:
+    """Channels that a block gets, the width of its stage, and its stride."""
+
+    inputs: int
+    width: int
+    stride: int = 1
+
+
 class PadShortcut(nn.Module):
     """Parameter-free shortcut of §4.2 (option A): subsample, then pad channels with zeros.
 
@@ -76,27 +85,41 @@ class PadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """``relu(branch + shortcut)``; of a plain network the branch alone.
+
+    The shortcut is the input, or ``downsample`` of it where the shape changes.
+    """
+
+    relu: nn.Module
+    downsample: nn.Module | None
+    residual: bool
+
+    def joined(self, branch: Tensor, x: Tensor) -> Tensor:
+        """The output, of the branch's and of the block's input."""
+        if self.residual:
+            branch = branch + (x if self.downsample is None else self.downsample(x))
+        result: Tensor = self.relu(branch)
+        return result
+
+
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions (Fig. 5, left); takes neither groups nor a base width."""
 
     expansion = 1
     preactivation = False
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        downsample: nn.Module | None,
-        options: BlockOptions,
+        self, shape: BlockShape, options: BlockOptions, downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
+        width = shape.width
         if (options.groups, options.base_width) != (1, 64):
             raise ValueError(
                 f"a BasicBlock has no {options.groups}x{options.base_width}d convolution; "
                 "take a Bottleneck"
             )
-        self.conv1 = conv3x3(inputs, width, stride)
+        self.conv1 = conv3x3(shape.inputs, width, shape.stride)
         self.bn1 = options.norms(width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width)
@@ -106,32 +129,24 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.residual:
-            out = out + (x if self.downsample is None else self.downsample(x))
-        result: Tensor = self.relu(out)
-        return result
+        return self.joined(self.bn2(self.conv2(out)), x)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1 convolutions (Fig. 5, right), the stride on the 3x3, which may be grouped."""
 
     expansion = 4
     preactivation = False
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        downsample: nn.Module | None,
-        options: BlockOptions,
+        self, shape: BlockShape, options: BlockOptions, downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
+        width = shape.width
         inner = width * options.base_width // 64 * options.groups
-        self.conv1 = conv1x1(inputs, inner)
+        self.conv1 = conv1x1(shape.inputs, inner)
         self.bn1 = options.norms(inner)
-        self.conv2 = conv3x3(inner, inner, stride, options.groups)
+        self.conv2 = conv3x3(inner, inner, shape.stride, options.groups)
         self.bn2 = options.norms(inner)
         self.conv3 = conv1x1(inner, width * self.expansion)
         self.bn3 = options.norms(width * self.expansion)
@@ -142,11 +157,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.residual:
-            out = out + (x if self.downsample is None else self.downsample(x))
-        result: Tensor = self.relu(out)
-        return result
+        return self.joined(self.bn3(self.conv3(out)), x)
 
 
 class PreactBottleneck(nn.Module):
@@ -160,18 +171,14 @@ class PreactBottleneck(nn.Module):
     preactivation = True
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        downsample: nn.Module | None,
-        options: BlockOptions,
+        self, shape: BlockShape, options: BlockOptions, downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
+        width = shape.width
         if options != BlockOptions(norms=options.norms):
             raise ValueError(f"a PreactBottleneck takes no option but its norms, got {options}")
-        self.bn1 = options.norms(inputs)
-        self.conv1 = conv1x1(inputs, width, stride)
+        self.bn1 = options.norms(shape.inputs)
+        self.conv1 = conv1x1(shape.inputs, width, shape.stride)
         self.bn2 = options.norms(width)
         self.conv2 = conv3x3(width, width)
         self.bn3 = options.norms(width)

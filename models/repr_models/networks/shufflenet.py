@@ -123,7 +123,7 @@ class ShuffleNetV1(nn.Module):
         init_msra(self)
         # Else 13 additions swell the features, and the first steps of training diverge.
         for unit in units:
-            last = unit.get_submodule("branch_main_2.1")
+            last = unit.branch_main_2[1]
             if isinstance(last, nn.BatchNorm2d) and unit.stride == 1:
                 nn.init.zeros_(last.weight)
 
@@ -171,6 +171,11 @@ class ShuffleUnitV2(nn.Module):
         return channel_shuffle(x, 2)
 
 
+def _stage_v2(inputs: int, width: int, repeats: int) -> nn.Sequential:
+    rest = (ShuffleUnitV2(width, width, stride=1) for _ in range(repeats - 1))
+    return nn.Sequential(ShuffleUnitV2(inputs, width, stride=2), *rest)
+
+
 class ShuffleNetV2(nn.Module):
     """A stem, three stages of shuffle units, a last 1x1, global average pooling, a linear layer.
 
@@ -191,21 +196,18 @@ class ShuffleNetV2(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1, self.maxpool = _stem(stem, small_images)
-        channels = stem
-        for stage, (repeats, width) in enumerate(zip(REPEATS, widths, strict=True)):
-            units = [ShuffleUnitV2(channels, width, stride=2)]
-            units += [ShuffleUnitV2(width, width, stride=1) for _ in range(repeats - 1)]
-            self.add_module(f"stage{stage + 2}", nn.Sequential(*units))
-            channels = width
-        self.conv5 = _rectified(_convolution(channels, last, 1, 1, 1))
+        second, third, fourth = widths
+        self.stage2 = _stage_v2(stem, second, REPEATS[0])
+        self.stage3 = _stage_v2(second, third, REPEATS[1])
+        self.stage4 = _stage_v2(third, fourth, REPEATS[2])
+        self.conv5 = _rectified(_convolution(fourth, last, 1, 1, 1))
         self.globalpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, classes)
         init_msra(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(x))
-        for stage in range(len(REPEATS)):
-            x = self.get_submodule(f"stage{stage + 2}")(x)
+        x = self.stage4(self.stage3(self.stage2(x)))
         result: Tensor = self.fc(torch.flatten(self.globalpool(self.conv5(x)), 1))
         return result
 

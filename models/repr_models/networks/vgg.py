@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from repr_models.networks.alexnet import AverageTo
 from repr_models.networks.initialisation import init_msra
 from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
@@ -69,8 +70,7 @@ class VGG(nn.Module):
             features.append(nn.ReLU(inplace=True))
             channels = layer
         self.features = nn.Sequential(*features)
-        self.avgpool = nn.AdaptiveAvgPool2d((side, side))
-        self.side = side
+        self.avgpool = AverageTo(side)
         inputs = channels * side * side
         self.classifier: nn.Module = nn.Linear(inputs, classes)
         if hidden:
@@ -86,10 +86,7 @@ class VGG(nn.Module):
         init_msra(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x)
-        # At the size it was made for, pooling is the identity: no node of the exported graph.
-        if x.shape[2:] != (self.side, self.side):
-            x = self.avgpool(x)
+        x = self.avgpool(self.features(x))
         result: Tensor = self.classifier(torch.flatten(x, 1))
         return result
 

@@ -15,12 +15,13 @@ the paper), so that its published checkpoint loads with ``strict=True``.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from repr_models.networks.inception import inception_preprocessing
+from repr_models.networks.inception_blocks import inception_preprocessing
 from repr_models.networks.initialisation import init_msra
 from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
 
@@ -74,7 +75,7 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Flows:
     """Widths and depths of the three flows.
 
     ``stem`` are the outputs of the two full convolutions and ``stem_stride`` the stride of
@@ -94,57 +95,55 @@ class Plan:
     dropout: float
 
 
-class Xception(nn.Module):
+class Xception(nn.Sequential):
     """Entry, middle and exit flow, global average pooling and one linear layer.
 
     Input (N, 3, H, W) float32, output logits (N, classes) float32. MSRA initialisation, in
     which the 3x3 half of a separable convolution counts as linear.
     """
 
-    def __init__(self, plan: Plan, classes: int) -> None:
-        super().__init__()
-        first, second = plan.stem
-        padding = 1 if plan.stem_padded else 0
-        self.conv1 = nn.Conv2d(3, first, 3, plan.stem_stride, padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, 1, padding, bias=False)
-        self.bn2 = nn.BatchNorm2d(second)
-        self.relu = nn.ReLU()
-        width = second
-        blocks: list[Block] = []
-        for outputs in plan.entry:
-            blocks.append(Block(width, (outputs, outputs), stride=2, rectified=not blocks))
-            width = outputs
-        blocks += [Block(width, (width,) * 3, stride=1) for _ in range(plan.middle)]
-        blocks.append(Block(width, (width, plan.exit), stride=2))
-        self.blocks = len(blocks)
-        for index, block in enumerate(blocks, start=1):
-            self.add_module(f"block{index}", block)
-        self.conv3 = SeparableConv2d(plan.exit, plan.tail[0])
-        self.bn3 = nn.BatchNorm2d(plan.tail[0])
-        self.conv4 = SeparableConv2d(*plan.tail)
-        self.bn4 = nn.BatchNorm2d(plan.tail[1])
-        self.global_pool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(plan.dropout)
-        self.fc = nn.Linear(plan.tail[1], classes)
+    def __init__(self, flows: Flows, classes: int) -> None:
+        first, second = flows.stem
+        padding = 1 if flows.stem_padded else 0
+        widths = (second, *flows.entry)
+        entry = [
+            Block(inputs, (outputs, outputs), stride=2, rectified=index == 0)
+            for index, (inputs, outputs) in enumerate(pairwise(widths))
+        ]
+        width = widths[-1]
+        middle = [Block(width, (width,) * 3, stride=1) for _ in range(flows.middle)]
+        leave = Block(width, (width, flows.exit), stride=2)
+        blocks = enumerate((*entry, *middle, leave), start=1)
+        third, fourth = flows.tail
+        super().__init__(
+            OrderedDict[str, nn.Module](
+                conv1=nn.Conv2d(3, first, 3, flows.stem_stride, padding, bias=False),
+                bn1=nn.BatchNorm2d(first),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(first, second, 3, 1, padding, bias=False),
+                bn2=nn.BatchNorm2d(second),
+                relu2=nn.ReLU(),
+                **{f"block{index}": block for index, block in blocks},
+                conv3=SeparableConv2d(flows.exit, third),
+                bn3=nn.BatchNorm2d(third),
+                relu3=nn.ReLU(),
+                conv4=SeparableConv2d(third, fourth),
+                bn4=nn.BatchNorm2d(fourth),
+                relu4=nn.ReLU(),
+                global_pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                dropout=nn.Dropout(flows.dropout),
+                fc=nn.Linear(fourth, classes),
+            )
+        )
         init_msra(self)
         for module in self.modules():
             if isinstance(module, SeparableConv2d):
                 # A channel's 9 inputs, and no rectifier behind: the variance is 1 / 9.
                 nn.init.normal_(module.conv1.weight, std=1 / 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        for index in range(1, self.blocks + 1):
-            x = self.get_submodule(f"block{index}")(x)
-        x = self.relu(self.bn3(self.conv3(x)))
-        x = self.relu(self.bn4(self.conv4(x)))
-        result: Tensor = self.fc(self.dropout(torch.flatten(self.global_pool(x), 1)))
-        return result
 
-
-IMAGENET_PLAN = Plan(
+IMAGENET_FLOWS = Flows(
     stem=(32, 64),
     stem_stride=2,
     stem_padded=False,
@@ -155,7 +154,7 @@ IMAGENET_PLAN = Plan(
     dropout=0.5,
 )
 
-CIFAR_PLAN = Plan(
+CIFAR_FLOWS = Flows(
     stem=(32, 64),
     stem_stride=1,
     stem_padded=True,
@@ -182,7 +181,7 @@ CIFAR_PLAN = Plan(
     own_preprocessing=inception_preprocessing(resize=333),
 )
 def xception_imagenet() -> nn.Module:
-    return Xception(IMAGENET_PLAN, IMAGENET.class_count)
+    return Xception(IMAGENET_FLOWS, IMAGENET.class_count)
 
 
 @register(
@@ -201,4 +200,4 @@ def xception_cifar10() -> nn.Module:
     the middle flow works at 8x8 and the last separable convolutions at 4x4, where the paper
     has 19x19 and 10x10.
     """
-    return Xception(CIFAR_PLAN, CIFAR10.class_count)
+    return Xception(CIFAR_FLOWS, CIFAR10.class_count)

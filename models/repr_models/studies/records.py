@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repr_models.errors import DataError
+from repr_models.files import replace_file
 
 _CHECKPOINT = re.compile(r"(plain|resnet)(20|32|44|56|110)\.cifar10\.json")
 """Of the networks of He et al. 2016, §4.2."""
@@ -41,12 +41,7 @@ def write_record(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
     """Write the record of the run ``name``; the file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
     return path
 
 

@@ -16,14 +16,10 @@ from repr_models.errors import TrainingError
 from repr_models.spec import NetworkSpec
 from repr_models.studies.catalogue import GROUPS, REDUCTION, Run
 from repr_models.studies.networks import network_spec
-from repr_models.training.recipe import (
-    Recipe,
-    ResidentImages,
-    evaluate,
-    make_record,
-    start,
-    train_epoch,
-)
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import evaluate, start, train_epoch
+from repr_models.training.recipe import Recipe
+from repr_models.training.record import make_record
 
 CPU = torch.device("cpu")
 _SIGNAL_IMAGES = 256
@@ -109,7 +105,7 @@ def train_run(
 
         began = time.process_time()
         try:
-            row = train_epoch(state, train_data, recipe, run.seed, step)
+            row = train_epoch(state, train_data, step)
         except TrainingError as error:
             if state.epoch == before:  # not one step was made: not the run's outcome
                 raise
@@ -119,10 +115,8 @@ def train_run(
         row["test_top1"] = evaluate(state.network, test_data)
         state.history.append(row)
     top1 = {name: state.history[-1][name] for name in ("test_top1", "train_top1") if state.history}
-    record = make_record(
-        spec, recipe, run.seed, state, train_data.source, test_data.source, top1, "", {}, CPU
-    )
-    del record["weights_sha256"], record["storage"]  # none are kept
+    images = {"train": train_data.source, "test": test_data.source}
+    record = make_record(state, images, top1, weights={})
     record["parameters"] = sum(parameter.numel() for parameter in state.network.parameters())
     return {
         **record,

@@ -1,28 +1,29 @@
-"""The command `repr-train`: arguments, progress, resuming and the files it writes."""
+"""The command ``repr-train``: its arguments, what it prints, the files it writes."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_models.data.cifar10 import load_cifar10
-from repr_models.data.images import ImageSet
 from repr_models.errors import ModelsError, TrainingError
+from repr_models.files import replace_file
 from repr_models.registry import networks, resolve
 from repr_models.spec import CIFAR10, NetworkSpec
+from repr_models.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from repr_models.training.recipe import Recipe, ResidentImages, TrainingState
+    from repr_models.training.augment import ResidentImages
+    from repr_models.training.loop import TrainingState
     from repr_models.training.stored import StoredCheckpoint
 
 INSTALL = "pip install 'repr-deploy[export]'"
@@ -103,120 +104,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
+def _recipe(args: argparse.Namespace, spec: NetworkSpec) -> Recipe:
+    """The default recipe, changed by what the network asks for, changed by the options."""
+    changes = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return Recipe(**{**spec.recipe, **given})
+
+
 def _run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from repr_models.training import recipe as train
-    from repr_models.training.stored import store
+    from repr_models.training.augment import ResidentImages
+    from repr_models.training.loop import evaluate, start
+    from repr_models.training.record import make_record
+    from repr_models.training.stored import read_checkpoint, store
+    from repr_models.training.unfinished import keep, resume
 
     spec = _network(args.name)
-    changes = {
-        field: value
-        for field in asdict(train.Recipe())
-        if (value := getattr(args, field, None)) is not None
-    }
-    recipe = train.Recipe(**{**spec.recipe, **changes})
+    recipe = _recipe(args, spec)
     device = _device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    train_set, test_set = load_cifar10(args.data, "train"), load_cifar10(args.data, "test")
-
+    images = {split: load_cifar10(args.data, split) for split in ("train", "test")}
     args.out.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True, quiet=args.quiet)
+    console = Console(stderr=True, quiet=args.quiet, highlight=False, soft_wrap=True)
+
     if args.re_encode is not None:
-        return _re_encode(args, spec, train_set, test_set, device, console)
-    state_path = args.out / f"{spec.name}.state.pt"
-    identity = {
-        "network": spec.name,
-        "recipe": asdict(recipe),
-        "seed": args.seed,
-        "data": train_set.sha256,
-    }
-    state = train.start(spec, recipe, args.seed, device)
-    if state_path.exists() and not args.restart:
-        _resume(state, state_path, identity, device)
+        parameters, record = read_checkpoint(spec, args.re_encode, images)
+        resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
+        stored = store(spec, parameters, args.store, resident)
+        record |= {**stored.weights, "accuracy": dict(stored.top1)}
+        _write_checkpoint(args, stored, record, console)
+        return 0
+
+    unfinished = args.out / f"{spec.name}.state.pt"
+    state = start(spec, recipe, args.seed, device)
+    if unfinished.exists() and not args.restart:
+        resume(state, images["train"], unfinished)
         console.print(f"resuming {spec.name} after epoch {state.epoch} of {recipe.epochs}")
-
-    train_data = train.ResidentImages(train_set, spec, device)
-    test_data = train.ResidentImages(test_set, spec, device)
-    for row in _epochs(state, train_data, recipe, args.seed, console):
+    resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
+    for row in _epochs(state, resident["train"], console):
         if state.epoch % args.eval_every == 0 or state.epoch == recipe.epochs:
-            row["test_top1"] = train.evaluate(state.network, test_data)
+            row["test_top1"] = evaluate(state.network, resident["test"])
         state.history.append(row)
-        buffer = io.BytesIO()
-        torch.save({"identity": identity, **state.as_dict()}, buffer)
-        _write(state_path, buffer.getvalue())
-        console.print(_line(row, recipe.epochs), highlight=False)
-
-    stored = store(spec, state.network.state_dict(), args.store, test_data, train_data)
-    record = train.make_record(
-        spec,
-        recipe,
-        args.seed,
-        state,
-        train_set,
-        test_set,
-        dict(stored.top1),
-        stored.sha256,
-        dict(stored.storage),
-        device,
-    )
-    _write_checkpoint(args, spec, stored, record, console)
-    state_path.unlink(missing_ok=True)
-    return 0
-
-
-def _re_encode(
-    args: argparse.Namespace,
-    spec: NetworkSpec,
-    train_set: ImageSet,
-    test_set: ImageSet,
-    device: torch.device,
-    console: Console,
-) -> int:
-    """Store a whole checkpoint anew: the record keeps what is said of its training."""
-    from repr_models.training.recipe import ResidentImages
-    from repr_models.training.stored import read_checkpoint, store
-
-    digests = {"train": train_set.sha256, "test": test_set.sha256}
-    state, record = read_checkpoint(spec, args.re_encode, digests)
-    stored = store(
-        spec,
-        state,
-        args.store,
-        ResidentImages(test_set, spec, device),
-        ResidentImages(train_set, spec, device),
-    )
-    record |= {
-        "weights_sha256": stored.sha256,
-        "storage": dict(stored.storage),
-        "accuracy": dict(stored.top1),
-    }
-    _write_checkpoint(args, spec, stored, record, console)
+        keep(state, images["train"], unfinished)
+        if _is_told(state.epoch, recipe.epochs):
+            console.print(_line(row, recipe.epochs))
+    stored = store(spec, state.network.state_dict(), args.store, resident)
+    record = make_record(state, images, stored.top1, stored.weights)
+    _write_checkpoint(args, stored, record, console)
+    unfinished.unlink(missing_ok=True)
     return 0
 
 
 def _write_checkpoint(
-    args: argparse.Namespace,
-    spec: NetworkSpec,
-    stored: StoredCheckpoint,
-    record: dict[str, Any],
-    console: Console,
+    args: argparse.Namespace, stored: StoredCheckpoint, record: dict[str, Any], console: Console
 ) -> None:
     text = json.dumps(record, indent=1) + "\n"
-    path = args.out / f"{spec.name}.safetensors"
-    _write(path, stored.content)
-    _write(path.with_suffix(".json"), text.encode())
+    path = args.out / f"{record['network']}.safetensors"
+    replace_file(path, stored.content)
+    replace_file(path.with_suffix(".json"), text.encode())
     if args.json:
         print(text, end="")
         return
     console.print(
-        f"{spec.name}: {stored.top1['test_top1']:.2%} top-1 on "
+        f"{record['network']}: {stored.top1['test_top1']:.2%} top-1 on "
         f"{record['data']['test']['description']} ({stored.top1['train_top1']:.2%} on the "
-        f"training set), as stored\n{path}: {len(stored.content) / 1e6:.2f} MB",
-        highlight=False,
-        soft_wrap=True,
+        f"training set), as stored\n{path}: {len(stored.content) / 1e6:.2f} MB"
     )
 
 
@@ -252,64 +207,31 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _resume(
-    state: TrainingState, path: Path, identity: dict[str, Any], device: torch.device
-) -> None:
-    """Restore ``state`` from the unfinished run at ``path``, if it is this run's."""
-    import torch
-
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        same = saved["identity"] == identity
-        if same:
-            state.restore(saved)
-    except Exception as error:  # torch raises many kinds here, all of them about this file
-        raise TrainingError(
-            f"{path} is an unfinished run that cannot be read; start anew with --restart"
-        ) from error
-    if not same:
-        raise TrainingError(
-            f"{path} is an unfinished run with another recipe, seed or data; finish it with "
-            f"the command that began it, or start anew with --restart"
-        )
-
-
 def _epochs(
-    state: TrainingState,
-    data: ResidentImages,
-    recipe: Recipe,
-    seed: int,
-    console: Console,
+    state: TrainingState, data: ResidentImages, console: Console
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch behind a progress bar; yields each one's row of the history."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from repr_models.training.recipe import train_epoch
+    from repr_models.training.loop import train_epoch
 
     columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
     hidden = console.quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        task = progress.add_task("", total=recipe.epochs, completed=state.epoch)
-        while state.epoch < recipe.epochs:
+    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
+        epochs = state.recipe.epochs
+        task = progress.add_task("", total=epochs, completed=state.epoch)
+        while state.epoch < epochs:
             before = state.epoch
 
             def tick(done: int, total: int, before: int = before) -> None:
                 progress.update(task, completed=before + done / total)
 
-            yield train_epoch(state, data, recipe, seed, tick)
+            yield train_epoch(state, data, tick)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write beside ``path``, flush, then rename: an interrupted run leaves the old file whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _is_told(epoch: int, epochs: int) -> bool:
+    """The first epoch, which shows how long one takes, every tenth of the run, and the last."""
+    return epoch in (1, epochs) or epoch % math.ceil(epochs / 10) == 0
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

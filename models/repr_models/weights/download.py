@@ -8,6 +8,7 @@ wait for it, and find it there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from repr_models.errors import WeightsError
-from repr_models.file_lock import locked
+from repr_models.files import CACHE_VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes there so far, and all bytes (None: not known)."""
 
-CACHE_VARIABLE = "REPR_CACHE"
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # in a row that bring less than _HEADWAY
 FIRST_PAUSE = 1.0  # seconds; doubled for each attempt that fails
 _BLOCK = 1 << 18
 _HEADWAY = 1 << 20
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -58,33 +59,23 @@ class _NetworkError(Exception):
         self.part = part
 
 
-def cache_folder() -> Path:
-    """``$REPR_CACHE``, else ``$XDG_CACHE_HOME/repr-deploy``, else ``~/.cache/repr-deploy``.
-
-    Raises :class:`WeightsError` if there is neither of these nor a home.
-    """
-    if own := os.environ.get(CACHE_VARIABLE):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "repr-deploy"
-    try:
-        return Path.home() / ".cache" / "repr-deploy"
-    except RuntimeError as error:
-        raise WeightsError(
-            f"there is no home for a cache; set {CACHE_VARIABLE} to a folder"
-        ) from error
-
-
 def cached_path(published: Published) -> Path:
     """Where the checkpoint lies in the cache, or would lie.
 
     The name is that in the address, led by the digest's first digits unless it holds them:
-    many addresses end in ``model.safetensors``.
+    many addresses end in ``model.safetensors``. Raises :class:`WeightsError` if there is no place
+    for a cache.
     """
     name = urllib.parse.unquote(urllib.parse.urlsplit(published.url).path.rpartition("/")[2])
     name = re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "checkpoint"
     start = published.sha256[:8]
-    return cache_folder() / "weights" / (name if start in name else f"{start}-{name}")
+    try:
+        folder = cache_folder()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"there is no home for a cache; set {CACHE_VARIABLE} to a folder"
+        ) from error
+    return folder / "weights" / (name if start in name else f"{start}-{name}")
 
 
 def fetch(
@@ -105,7 +96,7 @@ def fetch(
         return path
     with _disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = locked(path.with_name(f".{path.name}.lock"), lambda: tell(path.name, 0, None))
+        lock = _locked(path.with_name(f".{path.name}.lock"), lambda: tell(path.name, 0, None))
         with lock as alone:
             if _fits(path, published.sha256):  # by now: another process fetched it
                 return path
@@ -113,6 +104,31 @@ def fetch(
             partial = path.with_name(f".{path.name}{own}.partial")
             _Transfer(published, path, partial, tell, timeout).run(pause)
             return path
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock ``path`` between processes; False where the file system knows no locks.
+
+    Calls ``waiting`` once if another process has it, and waits as long as that lives.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, fallback_to_soft=False)
+    held = True
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire(poll_interval=0.1)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        held = False
+    try:
+        yield held
+    finally:
+        lock.release()
 
 
 def _fits(path: Path, sha256: str) -> bool:

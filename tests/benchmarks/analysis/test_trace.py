@@ -244,7 +244,7 @@ def test_where_there_is_no_trace_the_reason_is_said(make_artifact: Callable[...,
 
 
 def test_profiles_are_kept_and_shown(results: Results, profile: Profile) -> None:
-    failed = Profile("other", "fp32", 1, 0, (), (), (), (), "no <trace>")
+    failed = Profile(label="other", precision="fp32", batch=1, reason="no <trace>")
     with_profiles = replace(
         results,
         profiles=(profile, failed),

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from repr_bench.measuring import environment
-from repr_bench.measuring.environment import capture_environment
+from repr_bench.measuring.environment import after_run, capture_environment
 
 
 def test_environment_is_this_machine() -> None:
@@ -21,7 +21,7 @@ def test_environment_is_this_machine() -> None:
     assert found.memory_bytes == psutil.virtual_memory().total
     assert found.cpu
     assert len(found.load_before) == 3
-    later = found.after()
+    later = after_run(found)
     assert later.load_before == found.load_before
     assert later.cpu == found.cpu
     if hasattr(os, "sched_getaffinity"):

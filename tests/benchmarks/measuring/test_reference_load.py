@@ -1,29 +1,27 @@
-"""The yardstick: what it times, how often, and that its arrays are what they should be."""
+"""The reference load: what it times, how often, and that its arrays are what they should be."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from repr_bench.measuring.reference_load import COPY_BYTES, REPEATS, Yardstick
+from repr_bench.measuring.reference_load import COPY_BYTES, REPEATS, ReferenceLoad
 
 
 def test_each_part_is_timed_by_the_clock_and_kept_raw() -> None:
     ticks = iter(range(0, 10**9, 7))
-    yardstick = Yardstick(clock=lambda: next(ticks))
-    yardstick.lay_on()
-    yardstick.lay_on()
-    times = yardstick.times()
+    load = ReferenceLoad(clock=lambda: next(ticks))
+    load.run()
+    load.run()
+    times = load.times()
     assert times.product_ns == ((7,) * REPEATS,) * 2
     assert times.copy_ns == ((7,) * REPEATS,) * 2
 
 
 def test_it_works_on_whole_pages_and_does_the_work() -> None:
-    yardstick = Yardstick()
-    yardstick.lay_on()
-    np.testing.assert_allclose(
-        yardstick._product, yardstick._left @ yardstick._right, rtol=1e-4, atol=1e-4
-    )
-    assert yardstick._target.size == COPY_BYTES
-    assert yardstick._target.all()
-    for array in (yardstick._left, yardstick._product, yardstick._source, yardstick._target):
+    load = ReferenceLoad()
+    load.run()
+    np.testing.assert_allclose(load._product, load._left @ load._right, rtol=1e-4, atol=1e-4)
+    assert load._target.size == COPY_BYTES
+    assert load._target.all()
+    for array in (load._left, load._product, load._source, load._target):
         assert array.ctypes.data % 4096 == 0

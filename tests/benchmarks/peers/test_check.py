@@ -10,7 +10,7 @@ import pytest
 
 from repr_bench.errors import UsageError
 from repr_bench.peers.check import IMAGES, agreement, check_inputs, in_batches, why_not_same
-from repr_bench.results.peers import Agreement
+from repr_bench.results.peers import SameAnswers
 from repr_models.data.images import ImageSet
 from repr_runtime import load
 
@@ -20,8 +20,8 @@ def test_agreement_counts_images_of_one_top1() -> None:
     theirs = ours.copy()
     theirs[1] = [0.0, 5.0, 1.0]
     theirs[3, 0] = np.nan
-    assert agreement(ours, theirs) == Agreement(2, 4)
-    assert agreement(ours, ours * 3 + 1) == Agreement(4, 4)
+    assert agreement(ours, theirs) == SameAnswers(2, 4)
+    assert agreement(ours, ours * 3 + 1) == SameAnswers(4, 4)
 
 
 def test_a_tie_that_rounding_decides_is_no_flip() -> None:
@@ -36,10 +36,10 @@ def test_other_shapes_are_an_error() -> None:
 
 
 def test_fp32_may_not_flip_and_int8_hardly() -> None:
-    assert why_not_same(Agreement(200, 200), "fp32") == ""
-    assert "on 1 of 200 images" in why_not_same(Agreement(199, 200), "fp32")
-    assert why_not_same(Agreement(198, 200), "int8") == ""
-    assert "on 3 of 200" in why_not_same(Agreement(197, 200), "int8")
+    assert why_not_same(SameAnswers(200, 200), "fp32") == ""
+    assert "on 1 of 200 images" in why_not_same(SameAnswers(199, 200), "fp32")
+    assert why_not_same(SameAnswers(198, 200), "int8") == ""
+    assert "on 3 of 200" in why_not_same(SameAnswers(197, 200), "int8")
 
 
 def test_batches_are_filled_up_and_cut_again() -> None:

@@ -133,8 +133,8 @@ def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
 def test_each_is_checked_and_says_how_it_ran(compare: Any, world: World) -> None:
     found = compare(world.peer("p", 1), batches=(1, 8))
     for row in found:
-        assert row.agreement is not None
-        assert (row.agreement.same, row.agreement.images) == (20, 20)
+        assert row.same_answers is not None
+        assert (row.same_answers.same, row.same_answers.images) == (20, 20)
     peers = [row for row in found if row.peer == "p"]
     assert [row.settings for row in peers] == ["p with 1", "p with 8"] * 2
     ours = [row for row in found if row.peer == OURS]

@@ -14,10 +14,11 @@ from page_results import everything
 
 from repr_bench.report.html import render_page
 from repr_bench.report.plots.figures import pareto_front
+from repr_bench.results import peers, row, trials
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics.intervals import percentile_interval
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -188,13 +189,13 @@ def test_a_page_finds_each_interval_and_draws_each_plot_once(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: Counter[str] = Counter()
-    percentile_interval = statistics.percentile_interval
 
     def counted(rounds: Any, percent: int) -> Any:
         found[f"{percent} of {rounds!r}"] += 1
         return percentile_interval(rounds, percent)
 
-    monkeypatch.setattr(statistics, "percentile_interval", counted)
+    for module in (row, trials, peers):
+        monkeypatch.setattr(module, "percentile_interval", counted)
     drawn: list[Figure] = []
     draw = Figure.draw
     monkeypatch.setattr(

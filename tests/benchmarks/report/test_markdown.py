@@ -10,6 +10,7 @@ from pathlib import Path
 
 import page_results
 import pytest
+import scenario_rows as made
 
 from repr_bench import cli
 from repr_bench.report.markdown import CSV_COLUMNS, to_csv, to_markdown
@@ -24,25 +25,38 @@ from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
-from repr_bench.results.scenarios import ScenarioRow, StageRow
 
 MS = 1_000_000
-STREAM = ScenarioRow(
-    *("lenet5", "fp32", "single-stream", "repr-bench", "measured"),
+STREAM = replace(
+    made.STREAM,
+    scenario="single-stream",
     batch=1,
     windows_ns=((1 * MS, 3 * MS), (2 * MS, 4 * MS)),
     window_seconds=(0.004, 0.006),
 )
-STAGES = StageRow(
-    *("lenet5", "fp32", 1, "measured"),
-    stages=("decode", "infer"),
+STAGES = replace(
+    made.STAGES,
+    images="",
     stages_ns=(((2 * MS,), (2 * MS,)), ((3 * MS,), (3 * MS,))),
     bare_ns=((3 * MS,), (3 * MS,)),
 )
 PEER = PeerRow(
-    *("lenet5", "fp32", "latency", 1, "torch", "measured", ""), images=1, rounds_ns=((7 * MS,),) * 2
+    label="lenet5",
+    precision="fp32",
+    measure="latency",
+    batch=1,
+    peer="torch",
+    status="measured",
+    images=1,
+    rounds_ns=((7 * MS,),) * 2,
 )
-OTHER = OtherRow("trtexec", "resnet50.times", "r/resnet50.times.json", (2 * MS, 3 * MS), True)
+OTHER = OtherRow(
+    tool="trtexec",
+    name="resnet50.times",
+    file="r/resnet50.times.json",
+    samples_ns=(2 * MS, 3 * MS),
+    copies=True,
+)
 
 
 @pytest.fixture

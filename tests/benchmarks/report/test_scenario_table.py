@@ -9,7 +9,7 @@ from page_results import server
 
 from repr_bench.report.sections.scenarios import scenario_cautions
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import LoadGenSummary
+from repr_bench.results.trials import LoadGenSummary
 
 
 def test_a_caution_names_all_its_rows(results: Results) -> None:
@@ -20,7 +20,16 @@ def test_a_caution_names_all_its_rows(results: Results) -> None:
     assert p99.interval is not None
     near = replace(row, slo_ms=p99.interval.high - 1e-6)
     far = replace(row, label="far", slo_ms=p99.interval.high + 1.0)
-    summary = LoadGenSummary("server", "", False, "", 1.0, {}, {}, ("Too short",))
+    summary = LoadGenSummary(
+        scenario="server",
+        mode="",
+        valid=False,
+        result_name="",
+        result=1.0,
+        percentiles_ns={},
+        parameters={},
+        reasons=("Too short",),
+    )
     driven = replace(row, source="LoadGen", loadgen=summary, trials=())
     rows = (near, replace(near, label="other"), far, driven, replace(driven, label="other"))
     found = scenario_cautions(replace(results, scenarios=rows))

@@ -82,7 +82,9 @@ def test_equals_stay_as_they_were(several: Results) -> None:
 
 
 def test_runs_of_other_tools_are_sorted_among_themselves(several: Results) -> None:
-    others = tuple(OtherRow("trtexec", str(t), "f", (t * MS,)) for t in (3, 1, 2))
+    others = tuple(
+        OtherRow(tool="trtexec", name=str(t), file="f", samples_ns=(t * MS,)) for t in (3, 1, 2)
+    )
     found = in_order(replace(several, others=others), Order("p50"))
     assert [row.name for row in found.others] == ["1", "2", "3"]
     assert [row.label for row in found.rows] == ["C", "b", "a", "mine"]

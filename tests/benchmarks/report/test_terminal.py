@@ -83,7 +83,11 @@ def test_pipe_is_plain_and_cuts_nothing(results: Results) -> None:
 
 def test_failed_and_absent_rows_say_why(results: Results, failed_row: Row) -> None:
     absent = Row(
-        "lenet5", "fp16", None, "absent", "no fp16 graph in this artifact", None, "", (), False, ()
+        label="lenet5",
+        precision="fp16",
+        batch=None,
+        status="absent",
+        reason="no fp16 graph in this artifact",
     )
     text = plain(replace(results, rows=(failed_row, absent)))
     assert "mine fp32: model.onnx was altered" in text

@@ -27,8 +27,16 @@ def row(
     batch: int = 1,
     images: int = 1,
 ) -> PeerRow:
-    blank = PeerRow(label, "fp32", measure, batch, peer, "measured", "")
-    return replace(blank, images=images, rounds_ns=tuple((each, each, each) for each in rounds))
+    return PeerRow(
+        label=label,
+        precision="fp32",
+        measure=measure,
+        batch=batch,
+        peer=peer,
+        status="measured",
+        images=images,
+        rounds_ns=tuple((each, each, each) for each in rounds),
+    )
 
 
 def test_a_ratio_is_the_geometric_mean_of_the_rounds() -> None:

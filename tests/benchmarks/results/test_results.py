@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 
 from repr_bench.errors import ResultsError
-from repr_bench.results import file as module
-from repr_bench.results.file import from_json, read_results, to_json, write_results, write_text
+from repr_bench.results.file import (
+    SCHEMA,
+    from_json,
+    read_results,
+    to_json,
+    write_results,
+    write_text,
+)
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 
@@ -52,7 +58,7 @@ def test_derived_figures_by_hand(row: Row) -> None:
 
 def test_json_holds_samples_and_derived_figures(results: Results) -> None:
     body = json.loads(to_json(results))
-    assert body["schema"] == module.SCHEMA
+    assert body["schema"] == SCHEMA
     assert body["rows"][0]["rounds_ns"][0] == list(results.rows[0].rounds_ns[0])
     derived = body["rows"][0]["derived"]
     assert derived["p50_ms"]["value"] == results.rows[0].latency_ms[50].value
@@ -77,7 +83,7 @@ def test_rows_without_samples_have_no_figures(failed_row: Row) -> None:
 
 
 def test_newer_schema_is_refused_with_the_way_out(results: Results) -> None:
-    newer = module.SCHEMA + 1
+    newer = SCHEMA + 1
     body = json.loads(to_json(results)) | {"schema": newer, "rows": "of another kind"}
     with pytest.raises(ResultsError, match=rf"schema {newer}.*pip install -U repr-deploy"):
         from_json(json.dumps(body))
@@ -148,7 +154,7 @@ def test_an_interrupted_write_leaves_the_old_file_whole(
     def killed(_source: object, _target: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_text(path, "new")
     assert path.read_text() == "old"

@@ -11,12 +11,8 @@ from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
 
 from repr_bench.results.file import from_json, to_json
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import (
-    UNANSWERED,
-    ScenarioRow,
-    StageRow,
-    latency_ms,
-)
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import UNANSWERED, latency_ms
 from repr_bench.scenarios.windows import WINDOWS, by_time
 
 
@@ -84,7 +80,14 @@ def test_rows_by_hand() -> None:
     assert OFFLINE.images_per_second.value == pytest.approx(32 * 3 / 0.002)
     assert OFFLINE.batches[0].images_per_second is not None
     assert OFFLINE.batches[0].images_per_second.value == pytest.approx(1000)
-    empty = ScenarioRow("x", None, "server", "repr-bench", "failed", "why")
+    empty = ScenarioRow(
+        label="x",
+        precision=None,
+        scenario="server",
+        source="repr-bench",
+        status="failed",
+        reason="why",
+    )
     assert (empty.rate, empty.next_rate, empty.queries) == (None, None, 0)
     assert empty.images_per_second is None
     assert empty.latency_ms == {}
@@ -97,7 +100,7 @@ def test_stages_by_hand() -> None:
     assert medians == {"decode": 2.0, "infer": 5.0, "total": 8.0, "bare": 4.0}
     assert STAGES.shares["decode"].value == pytest.approx(6 / 21)
     assert sum(figure.value for figure in STAGES.shares.values()) == pytest.approx(1.0)
-    nothing = StageRow("x", None, None, "failed", "why")
+    nothing = StageRow(label="x", precision=None, batch=None, status="failed", reason="why")
     assert (nothing.calls, nothing.medians_ms, nothing.shares) == (0, {}, {})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_queue import STEP_NS, QueueService, VirtualTime
 
-from repr_bench.results.scenarios import UNANSWERED
+from repr_bench.results.trials import UNANSWERED
 from repr_bench.scenarios.arrivals import SPIN_NS, Driven, drive, poisson_schedule
 
 MS = 1_000_000

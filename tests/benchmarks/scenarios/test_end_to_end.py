@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_whole() -> None:
 
 
 def test_a_row_for_an_artifact(make_artifact: ArtifactMaker) -> None:
-    row = StageRow("linear", "fp32", 2, "interrupted")
+    row = StageRow(label="linear", precision="fp32", batch=2, status="interrupted")
     plan = Plan(seconds=0.01, samples=4, rounds=2)
     with load(make_artifact(), device="cpu", threads=1) as session:
         found = run_stages(session, bundled_subset(), row, 2, plan, lambda _done, _total: None)

@@ -19,7 +19,7 @@ from fake_queue import Seen
 from repr_bench import cli
 from repr_bench.errors import ResultsError
 from repr_bench.results.file import read_results
-from repr_bench.results.scenarios import RateTrial, latency_ms
+from repr_bench.results.trials import RateTrial, latency_ms
 from repr_bench.scenarios import loadgen
 from repr_bench.scenarios import run as scenarios
 from repr_bench.scenarios.loadgen import Answers, LoadGenPlan, Query, run_loadgen
@@ -286,7 +286,7 @@ def test_loadgen_and_we_agree(
         return real(self, *arrays, **named)
 
     def at_ten_a_second(attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]) -> None:
-        trials.append(replace(attempt(10.0, True), verdict="held"))
+        trials.append(replace(attempt(10.0, True), outcome="held"))
 
     monkeypatch.setattr(Session, "run", slow)
     monkeypatch.setattr(scenarios, "search", at_ten_a_second)

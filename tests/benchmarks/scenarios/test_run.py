@@ -27,7 +27,7 @@ from repr_bench.results.agreement import Agreement
 from repr_bench.results.file import read_results
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import SCENARIOS, UNANSWERED, RateTrial, Verdict
+from repr_bench.results.trials import SCENARIOS, UNANSWERED, Outcome, RateTrial
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval
 from repr_models.data.images import ImageSet
@@ -66,7 +66,7 @@ def test_all_scenarios_of_an_artifact(
     # which rates hold is the machine's; that all who were answered were in a batch is ours
     assert server.trials
     for trial in server.trials:
-        assert trial.verdict in ("held", "missed")
+        assert trial.outcome in ("held", "missed")
         assert sum(size * runs for size, runs in trial.batches) >= trial.answered > 0
         assert len(trial.lateness_ns) == trial.queries
     assert rows["offline"].batch in (1, 8, 32)
@@ -117,8 +117,8 @@ def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
 
 def _limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
     """Of a service that holds 1000 queries/s."""
-    verdict: Verdict = "held" if rate <= 1000 else "missed"
-    return replace(made.HELD, offered=rate, confirms=confirm, verdict=verdict)
+    outcome: Outcome = "held" if rate <= 1000 else "missed"
+    return replace(made.HELD, offered=rate, confirms=confirm, outcome=outcome)
 
 
 def test_the_rate_that_holds_is_the_rows(
@@ -162,7 +162,7 @@ def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
     def missed(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
         late = (late_ns,) * 6
         trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
-        return replace(trial, verdict="missed")
+        return replace(trial, outcome="missed")
 
     monkeypatch.setattr(scenarios, "try_rate", missed)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
@@ -366,7 +366,7 @@ def test_a_generator_that_was_late_is_said(results: Results) -> None:
     assert "lenet5 fp32 server may hold more" in out
     assert "9 ms late at p99" in out
     # where it kept higher rates from being tried, the figure is a lower bound
-    lost = replace(late, verdict="missed", confirms=False, offered=200.0)
+    lost = replace(late, outcome="missed", confirms=False, offered=200.0)
     for confirmed in (late, made.HELD):
         out = printed(lost, confirmed)
         assert "at least 100 queries/s hold p99 ≤ 15 ms" in out
@@ -378,7 +378,7 @@ def test_a_generator_that_was_late_is_said(results: Results) -> None:
         assert "missed, generator late" in out
         assert "may hold more" not in out
     # not for a rate far beyond, if the service itself missed a lower one
-    missed = replace(made.HELD, verdict="missed", confirms=False, offered=150.0)
+    missed = replace(made.HELD, outcome="missed", confirms=False, offered=150.0)
     out = printed(lost, missed, made.HELD)
     assert "  100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
     assert "is the limit" not in out

@@ -9,16 +9,39 @@ from typing import Any
 import pytest
 from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
 
-from repr_bench.results.scenarios import RateTrial, ScenarioRow, Verdict
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import Outcome, RateTrial
 from repr_bench.scenarios.server import MOST_RATES, SearchPlan, outcome, search, try_rate
 
 MS = 1_000_000
 
 
-def _trial(rate: float, verdict: Verdict, confirms: bool = False) -> RateTrial:
+def _trial(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
     return RateTrial(
-        *(rate, 0, confirms, verdict, "", 15.0, 1, 0, 1.0),
-        *(((MS,),), (1.0,), (0,), ((1, 1),)),
+        offered=rate,
+        seed=0,
+        confirms=confirms,
+        outcome=outcome,
+        reason="",
+        slo_ms=15.0,
+        scheduled=1,
+        refused=0,
+        seconds=1.0,
+        windows_ns=((MS,),),
+        window_seconds=(1.0,),
+        lateness_ns=(0,),
+        batches=((1, 1),),
+    )
+
+
+def _row(trials: list[RateTrial]) -> ScenarioRow:
+    return ScenarioRow(
+        label="x",
+        precision="fp32",
+        scenario="server",
+        source="repr-bench",
+        status="measured",
+        trials=tuple(trials),
     )
 
 
@@ -31,7 +54,7 @@ def _search(limit: float, first: float, *, confirmed_limit: float | None = None)
         return _trial(rate, "held" if rate <= highest else "missed", confirm)
 
     search(attempt, first, SearchPlan(15_000.0), trials)
-    return ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    return _row(trials)
 
 
 @pytest.mark.parametrize("limit", [0.7, 12.0, 512.0, 100_000.0])
@@ -74,8 +97,8 @@ def test_a_failure_ends_the_search() -> None:
     assert outcome(trials, SearchPlan(15.0)) == ("failed", "ValueError: no")
 
 
-def _late(rate: float, verdict: Verdict, confirms: bool = False) -> RateTrial:
-    return replace(_trial(rate, verdict, confirms), lateness_ns=(17 * MS,))
+def _late(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
+    return replace(_trial(rate, outcome, confirms), lateness_ns=(17 * MS,))
 
 
 def test_a_search_is_confirmed_however_far_down() -> None:
@@ -95,11 +118,11 @@ def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> N
 
     def attempt(rate: float, confirm: bool) -> RateTrial:
         again = bool(trials) and trials[-1].offered == rate and trials[-1].generator_limited
-        verdict: Verdict = "held" if rate <= 1000 else "missed"
-        return _trial(rate, verdict, confirm) if again else _late(rate, "missed", confirm)
+        outcome: Outcome = "held" if rate <= 1000 else "missed"
+        return _trial(rate, outcome, confirm) if again else _late(rate, "missed", confirm)
 
     search(attempt, 4000.0, SearchPlan(15.0), trials)
-    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    row = _row(trials)
     assert row.rate is not None
     assert row.next_rate is not None
     assert row.rate <= 1000 < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
@@ -153,7 +176,7 @@ def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> Non
 
     search(attempt, 36_590.0, plan, trials)
     assert outcome(trials, plan) == ("measured", "")
-    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    row = _row(trials)
     assert trials[0].generator_limited
     assert not trials[0].derived()["trusted"]
     assert row.rate is not None
@@ -204,7 +227,7 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
         )
 
     search(attempt, 1e3 / service_ms, plan, trials)
-    row = ScenarioRow("x", "fp32", "server", "repr-bench", "measured", trials=tuple(trials))
+    row = _row(trials)
     assert row.rate == pytest.approx(known, rel=0.06)
     assert row.confirmed is not None
     assert row.confirmed.achieved == pytest.approx(row.rate, rel=0.03)
@@ -215,7 +238,7 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     expected = md1_latency_percentile(row.rate, service_ms / 1e3, 0.99) * 1e3
     assert p99.interval.low * 0.97 <= expected <= p99.interval.high * 1.03
     # the first rate is at the queue's capacity: lost, and given up long before its 40 s
-    assert trials[0].verdict == "missed"
+    assert trials[0].outcome == "missed"
     assert trials[0].stopped
     assert trials[0].seconds < 20
     assert all(service.closed == [False] for service in services)
@@ -234,7 +257,7 @@ def test_refusals_count_as_misses() -> None:
         sleep=time.sleep,
     )
     # offered nearly what one server does, without room to wait: Erlang's loss, 0.95 / 1.95
-    assert found.verdict == "missed"
+    assert found.outcome == "missed"
     assert found.refused_share > 0.2
     p99 = found.latency_ms(99)
     assert p99 is not None
@@ -250,7 +273,7 @@ def test_a_failing_network_is_said() -> None:
         clock=time.clock,
         sleep=time.sleep,
     )
-    assert found.verdict == "failed"
+    assert found.outcome == "failed"
     assert found.reason == "ArithmeticError: the network fell over"
 
 
@@ -283,4 +306,4 @@ def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
         clock=time.clock,
         sleep=time.sleep,
     )
-    assert found.verdict == "missed"
+    assert found.outcome == "missed"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from repr_bench.compare import compare
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.graph import Graph
-from repr_bench.results.machine import RoundState, YardstickTimes, turn_seconds, waited_share
+from repr_bench.results.machine import ReferenceLoadTimes, RoundState, turn_seconds, waited_share
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.statistics.shift import shift
@@ -95,16 +95,14 @@ def _run(
 
     rows = tuple(
         Row(
-            str(name),
-            "fp32",
-            int(held["batches"][k]),
-            "measured",
-            "",
-            replace(graph, bytes=int(held["bytes"][k])),
-            "noise",
-            (),
-            True,
-            nested(held["rounds_ns"][index, k]),
+            label=str(name),
+            precision="fp32",
+            batch=int(held["batches"][k]),
+            status="measured",
+            graph=replace(graph, bytes=int(held["bytes"][k])),
+            inputs="noise",
+            steady=True,
+            rounds_ns=nested(held["rounds_ns"][index, k]),
         )
         for k, name in enumerate(held["networks"])
     )
@@ -124,8 +122,10 @@ def _run(
                 load=0.0,
             )
         )
-    yardstick = YardstickTimes(nested(held["product_ns"][index]), nested(held["copy_ns"][index]))
-    return replace(results, rows=rows, machine=tuple(states), yardstick=yardstick)
+    reference_load = ReferenceLoadTimes(
+        nested(held["product_ns"][index]), nested(held["copy_ns"][index])
+    )
+    return replace(results, rows=rows, machine=tuple(states), reference_load=reference_load)
 
 
 def pairs_without_overlap(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -391,9 +391,9 @@ def test_recorded_noise_is_what_the_synthetic_machines_have(recording: Recording
     spreads = [float(np.std(log_medians(row.rounds_ns), ddof=1)) for row in rows]
     assert np.median(spreads) <= ROW_NOISE
     fastest = [
-        np.log([min(times) for times in run.yardstick.product_ns])
+        np.log([min(times) for times in run.reference_load.product_ns])
         for run in recording
-        if run.yardstick
+        if run.reference_load
     ]
     middle = [float(np.median(np.abs(series - np.median(series)))) for series in fastest]
     assert np.median(middle) / 0.6745 <= YARDSTICK_NOISE

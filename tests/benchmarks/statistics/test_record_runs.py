@@ -12,7 +12,7 @@ import pytest
 import record_runs
 
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.machine import RoundState, YardstickTimes
+from repr_bench.results.machine import ReferenceLoadTimes, RoundState
 from repr_bench.results.results import Results
 from repr_bench.statistics.intervals import percentile
 
@@ -22,7 +22,7 @@ STATE = RoundState(0.25, 0.2, None, 0.05, 0.3, None, (), None, 1.5)
 @pytest.fixture
 def run(results: Results) -> Results:
     times = tuple(tuple(range(100 + k, 115 + k)) for k in range(13))
-    return replace(results, machine=(STATE,) * 12, yardstick=YardstickTimes(times, times))
+    return replace(results, machine=(STATE,) * 12, reference_load=ReferenceLoadTimes(times, times))
 
 
 def test_of_a_round_the_percentiles_are_kept_and_the_median_is_exact() -> None:

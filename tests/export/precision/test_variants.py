@@ -29,7 +29,7 @@ INT8 = ExportOptions(precision=PrecisionOptions(names=("int8",)))
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     options = ExportOptions(
         precision=PrecisionOptions(names=("fp16", "bf16", "int8")),
-        engine=EngineOptions(flavour="tensorrt-rtx"),
+        engine=EngineOptions(edition="tensorrt-rtx"),
     )
     return export("lenet5", tmp_path_factory.mktemp("artifacts"), options)
 
@@ -50,7 +50,7 @@ def test_each_precision_has_its_graph_and_engine(everything: Exported) -> None:
         assert built_from is not None
         content = (everything.path / built_from.path).read_bytes()
         assert engine.graph_sha256 == hashlib.sha256(content).hexdigest() == built_from.sha256
-        assert engine.flavour == "tensorrt-rtx"
+        assert engine.edition == "tensorrt-rtx"
         assert [(p.min, p.opt, p.max) for p in engine.profiles] == [(1, 8, 32)]
         assert (everything.path / engine.path).stat().st_size > 1000
 

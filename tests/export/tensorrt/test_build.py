@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from repr_export.errors import EngineBuildError, GraphError, OptionError, ParserError
 from repr_export.tensorrt.build import BuiltEngine, build_engine
-from repr_export.tensorrt.builder_library import listen, open_library
+from repr_export.tensorrt.builder_library import listen_alone, open_library
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
 from repr_runtime.artifact.manifest import ProfileInfo
+from repr_runtime.backends.tensorrt.messages import logger
 from repr_runtime.cuda.driver import cuda_status
 
 pytest.importorskip("tensorrt_rtx")
@@ -26,7 +27,7 @@ no_gpu = pytest.mark.skipif(cuda_status().devices > 0, reason="is about a machin
 
 
 def options(**chosen: Any) -> EngineOptions:
-    return EngineOptions(flavour="tensorrt-rtx", **chosen)
+    return EngineOptions(edition="tensorrt-rtx", **chosen)
 
 
 def build(graph: bytes, progress: Any = None, **chosen: Any) -> BuiltEngine:
@@ -99,7 +100,7 @@ def test_tf32_is_off_unless_asked_for() -> None:
 def test_header_is_one_that_the_library_knows() -> None:
     library = open_library("tensorrt-rtx")
     content = build(convolution()).content
-    with listen(library) as (logger, _):
+    with listen_alone(library) as (logger, _):
         runtime = library.trt.Runtime(logger)
         malformed = int(library.trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
         found = {
@@ -168,11 +169,11 @@ def test_options_are_checked_when_made(chosen: dict[str, Any], message: str) -> 
         options(**chosen)
 
 
-def test_unknown_flavour_is_refused() -> None:
+def test_unknown_edition_is_refused() -> None:
     with pytest.raises(
         OptionError, match="--engine must be tensorrt, tensorrt-rtx or auto, got 'x'"
     ):
-        EngineOptions(flavour="x")
+        EngineOptions(edition="x")
 
 
 # Options of the builder
@@ -473,3 +474,11 @@ def test_builds_in_threads() -> None:
         2: True,
         3: True,
     }
+
+
+def test_a_runtime_that_lives_leaves_no_word_in_the_notes() -> None:
+    """The library keeps a process's first logger, and complains of another in its messages."""
+    library = open_library("tensorrt-rtx")
+    runtime = library.trt.Runtime(logger(library.trt))
+    assert build(convolution()).notes == ()
+    assert runtime is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import json
 import sys
 import types
@@ -17,7 +18,8 @@ import repr_export.tensorrt.build
 import repr_export.tensorrt.builder_library
 from repr_export.errors import EngineBuildError, OptionError
 from repr_export.tensorrt.build import build_engine
-from repr_export.tensorrt.builder_library import BuildMonitor, open_library
+from repr_export.tensorrt.builder_library import open_library
+from repr_export.tensorrt.monitor import BuildMonitor
 from repr_export.tensorrt.options import EngineOptions
 from repr_runtime.cuda.driver import CudaStatus, Gpu
 from repr_runtime.errors import MissingExtraError
@@ -237,7 +239,7 @@ def built(**chosen: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("version", [TRT_10, TRT_11, TRT_11_BARE])
 def test_networks_are_strongly_typed_in_every_version(install: Any, version: Any) -> None:
     install(library(*version))
-    engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt"))
+    engine = build_engine(GRAPH, EngineOptions(edition="tensorrt"))
     content = json.loads(engine.content)
     assert content["strongly typed"] is True
     assert content["flags"] == []  # TF32 is on by default, and taken away
@@ -255,14 +257,14 @@ def test_weakly_typed_library_is_refused(install: Any) -> None:
     with pytest.raises(
         EngineBuildError, match=r"8\.5\.1\.7 cannot build strongly typed.*pip install"
     ):
-        built(flavour="tensorrt")
+        built(edition="tensorrt")
 
 
 @pytest.mark.parametrize("version", [TRT_10, TRT_11])
 def test_options_reach_the_builder(install: Any, version: Any) -> None:
     install(library(*version))
     content = built(
-        flavour="tensorrt", tf32=True, version_compatible=True, strip_weights=True, opt_level=5
+        edition="tensorrt", tf32=True, version_compatible=True, strip_weights=True, opt_level=5
     )
     assert content["flags"] == ["REFIT_IDENTICAL", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE"]
     assert content["level"] == 5
@@ -280,13 +282,13 @@ def test_flag_that_a_version_lacks(install: Any, option: str, flag: str, name: s
     version, flags, creation = TRT_11
     install(library(version, " ".join(set(flags.split()) - {flag}), creation))
     with pytest.raises(EngineBuildError, match=f"no builder flag {flag}; leave out {name}"):
-        built(flavour="tensorrt", **{option: True})
+        built(edition="tensorrt", **{option: True})
 
 
 def test_compute_capabilities_cannot_be_chosen_without_the_api(install: Any) -> None:
     install(library(*TRT_11))
     with pytest.raises(OptionError, match="for the GPU of this machine alone"):
-        built(flavour="tensorrt", compute_capabilities=("8.6",))
+        built(edition="tensorrt", compute_capabilities=("8.6",))
 
 
 # Which library
@@ -294,20 +296,20 @@ def test_compute_capabilities_cannot_be_chosen_without_the_api(install: Any) -> 
 
 def test_auto_takes_tensorrt_where_a_gpu_is(install: Any) -> None:
     install(library(*TRT_11), rtx=library(*TRT_11))
-    assert open_library().flavour.name == "tensorrt"
+    assert open_library().edition.name == "tensorrt"
     assert open_library().choice == "auto took TensorRT 11.3.0.9: a GPU is there"
     assert open_library("tensorrt").choice == ""
 
 
 def test_auto_takes_rtx_without_a_gpu(install: Any) -> None:
     install(library(*TRT_11), rtx=library(*TRT_11), status=NO_GPU)
-    assert open_library().flavour.name == "tensorrt-rtx"
+    assert open_library().edition.name == "tensorrt-rtx"
     assert "TensorRT needs a GPU: no CUDA driver is installed" in open_library().choice
 
 
 def test_auto_takes_rtx_where_tensorrt_is_not_installed(install: Any) -> None:
     install(None, rtx=library(*TRT_11))
-    assert open_library().flavour.name == "tensorrt-rtx"
+    assert open_library().edition.name == "tensorrt-rtx"
     assert "TensorRT is not installed" in open_library().choice
     assert "auto took TensorRT-RTX" in build_engine(GRAPH).notes[0]
 
@@ -358,8 +360,8 @@ def test_library_that_cannot_be_loaded(
             raise error
         return library(*TRT_11)
 
-    monkeypatch.setattr(repr_export.tensorrt.builder_library.importlib, "import_module", fail)
-    with pytest.raises(EngineBuildError, match=r"cannot be loaded: .*install it again: pip"):
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(EngineBuildError, match=r"cannot be loaded .*install it again: pip"):
         open_library("tensorrt")
     assert "cannot be loaded" in open_library().choice  # auto goes on to the other
 
@@ -372,7 +374,7 @@ def test_timing_cache_is_made_used_and_kept(install: Any, tmp_path: Path, versio
     install(library(*version))
     path = tmp_path / "timing.cache"
     for builds in (1, 2):
-        engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path))
+        engine = build_engine(GRAPH, EngineOptions(edition="tensorrt", timing_cache=path))
         assert path.read_text() == f"cache {version[0]} x{builds}"
         assert engine.notes == ("parser: this graph is old",)
     assert list(tmp_path.iterdir()) == [path]
@@ -386,7 +388,7 @@ def test_unusable_timing_cache_is_begun_anew(
     install(library(*TRT_10, raises=raises))
     path = tmp_path / "timing.cache"
     path.write_bytes(content)
-    engine = build_engine(GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path))
+    engine = build_engine(GRAPH, EngineOptions(edition="tensorrt", timing_cache=path))
     assert "begun anew" in engine.notes[0]
     assert path.read_text() == f"cache {TRT_10[0]} x1"
 
@@ -401,7 +403,7 @@ def test_interrupted_build_leaves_the_timing_cache_alone(install: Any, tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         build_engine(
-            GRAPH, EngineOptions(flavour="tensorrt", timing_cache=path), progress=interrupt
+            GRAPH, EngineOptions(edition="tensorrt", timing_cache=path), progress=interrupt
         )
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [
         ("timing.cache", b"cache 10.13.0.35 x4")
@@ -417,7 +419,7 @@ def test_timing_cache_that_cannot_be_written_is_refused_before_the_build(
     with pytest.raises(OptionError, match=r"--timing-cache .* cannot be written"):
         build_engine(
             GRAPH,
-            EngineOptions(flavour="tensorrt", timing_cache=tmp_path / place),
+            EngineOptions(edition="tensorrt", timing_cache=tmp_path / place),
             progress=lambda *step: steps.append(step),
         )
     assert steps == []

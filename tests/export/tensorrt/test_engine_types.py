@@ -18,6 +18,8 @@ MODULES = [
     "repr_export.tensorrt.receipt",
     "repr_export.tensorrt.diagnostics",
     "repr_export.tensorrt.builder_library",
+    "repr_export.tensorrt.monitor",
+    "repr_runtime.backends.tensorrt.messages",
     "repr_runtime.backends.tensorrt.backend",
     "repr_runtime.backends.tensorrt.lane",
     "repr_runtime.backends.tensorrt.library",

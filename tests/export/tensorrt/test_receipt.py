@@ -17,7 +17,7 @@ from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import EngineReceipt, inspect_engine, read_layer_information
 from repr_runtime.cuda.driver import cuda_status
 
-RTX = EngineOptions(flavour="tensorrt-rtx")
+RTX = EngineOptions(edition="tensorrt-rtx")
 
 
 def network(text: str, **weights: Any) -> EngineReceipt:
@@ -213,15 +213,15 @@ def test_inspecting_needs_a_gpu() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda_status().devices == 0, reason="needs a GPU")
-@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
-def test_engine_is_inspected(flavour: str) -> None:
-    pytest.importorskip(flavour.replace("-", "_"))
-    receipt = inspect_engine(open_library(flavour), small_engine(flavour))
+@pytest.mark.parametrize("edition", ["tensorrt", "tensorrt-rtx"])
+def test_engine_is_inspected(edition: str) -> None:
+    pytest.importorskip(edition.replace("-", "_"))
+    receipt = inspect_engine(open_library(edition), small_engine(edition))
     assert receipt.source == "engine"
-    assert set(receipt.layers) == ({"fp32"} if flavour == "tensorrt" else {"unknown"})
+    assert set(receipt.layers) == ({"fp32"} if edition == "tensorrt" else {"unknown"})
 
 
-def small_engine(flavour: str) -> bytes:
+def small_engine(edition: str) -> bytes:
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"])],
         "graph",
@@ -230,4 +230,4 @@ def small_engine(flavour: str) -> bytes:
         [numpy_helper.from_array(ones(4, 3, 3, 3), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return build_engine(model.SerializeToString(), EngineOptions(flavour=flavour)).content
+    return build_engine(model.SerializeToString(), EngineOptions(edition=edition)).content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from repr_models import resolve
 
@@ -72,10 +72,23 @@ def test_the_maps_of_the_convolutions_and_of_the_last_pooling(
     assert found == [(width, size, size) for width, size in expected]
 
 
-def test_the_last_map_is_averaged_where_it_is_not_6x6() -> None:
-    network = on_meta("alexnet.imagenet")
-    assert shapes_behind(network, nn.AdaptiveAvgPool2d, 224) == []
-    assert shapes_behind(on_meta("alexnet.imagenet"), nn.AdaptiveAvgPool2d, 96) == [(256, 6, 6)]
+@pytest.mark.parametrize(
+    ("name", "other_side", "shape"),
+    [("alexnet.imagenet", 96, (256, 6, 6)), ("vgg16.imagenet", 64, (512, 7, 7))],
+)
+def test_the_last_map_is_averaged_only_where_it_is_of_another_size(
+    name: str, other_side: int, shape: tuple[int, ...]
+) -> None:
+    network = on_meta(name)
+    pooled: list[tuple[Tensor, Tensor]] = []
+    hook = network.get_submodule("avgpool").register_forward_hook(
+        lambda _m, inputs, output: pooled.append((inputs[0], output))
+    )
+    for side in (224, other_side):
+        assert network(torch.empty(1, 3, side, side, device="meta")).shape == (1, 1000)
+    hook.remove()
+    assert pooled[0][1] is pooled[0][0]  # no node of the exported graph
+    assert pooled[1][0].shape[1:] != pooled[1][1].shape[1:] == shape
 
 
 def test_the_cifar_networks_signal_neither_dies_nor_explodes() -> None:

@@ -9,13 +9,8 @@ import torch
 from torch import nn
 
 from repr_models import resolve
-from repr_models.networks.inception import (
-    AuxiliaryHead,
-    ConvBnRelu,
-    Parallel,
-    average_pooled,
-    chain,
-)
+from repr_models.networks.inception import AuxiliaryHead
+from repr_models.networks.inception_blocks import ConvBnRelu, Parallel, average_pooled, chain
 
 
 @cache

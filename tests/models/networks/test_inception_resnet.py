@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from repr_models import resolve
-from repr_models.networks.inception import ConvBnRelu
+from repr_models.networks.inception_blocks import ConvBnRelu
 from repr_models.networks.inception_resnet import ScaledResidual
 
 NAMES = ["inception_resnet_v2.imagenet", "inception_resnet.cifar10"]

@@ -11,6 +11,7 @@ from repr_models.networks.resnet import ResNet
 from repr_models.networks.resnet_blocks import (
     BasicBlock,
     BlockOptions,
+    BlockShape,
     Bottleneck,
     Norms,
     PadShortcut,
@@ -103,7 +104,7 @@ def test_a_block_is_its_branch_plus_its_shortcut(
     inputs = 4 * block.expansion
     x = torch.randn(2, inputs, 6, 6)
     for residual in (True, False):
-        module = block(inputs, 4, 1, None, BlockOptions(residual=residual)).eval()
+        module = block(BlockShape(inputs, 4), BlockOptions(residual=residual)).eval()
         last = module.get_submodule("bn2" if block is BasicBlock else "bn3")
         assert isinstance(last, nn.BatchNorm2d)
         nn.init.zeros_(last.weight)
@@ -169,7 +170,7 @@ def test_resnext_doubles_the_groups_width_from_stage_to_stage(
 def test_a_grouped_convolution_is_the_sum_of_the_papers_branches() -> None:
     """Fig. 3(c) is Fig. 3(a): paths of their own, added up behind the last 1x1."""
     options = BlockOptions(groups=4, base_width=64)
-    block = Bottleneck(8, 2, 1, None, options).eval().double()
+    block = Bottleneck(BlockShape(8, 2), options).eval().double()
     for norm in (block.bn1, block.bn2, block.bn3):
         assert isinstance(norm, nn.BatchNorm2d)
         nn.init.uniform_(norm.weight)
@@ -197,7 +198,7 @@ def test_a_basic_block_has_no_groups_and_a_pre_activated_one_none_either() -> No
         (BlockOptions(residual=False), PreactBottleneck),
     ):
         with pytest.raises(ValueError, match=r"BasicBlock has no 2x64d|no option but its norms"):
-            block(16, 16, 1, None, options)
+            block(BlockShape(16, 16), options)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_blocks_that_begin_as_the_identity_have_their_last_scale_at_zero(name: s
 
 def test_a_pre_activated_block_adds_nothing_but_its_branch() -> None:
     """Nothing stands behind the addition: with a branch of zero the block is the identity."""
-    block = PreactBottleneck(16, 4, 1, None, BlockOptions()).eval()
+    block = PreactBottleneck(BlockShape(16, 4), BlockOptions()).eval()
     nn.init.zeros_(block.conv3.weight)
     x = torch.randn(2, 16, 6, 6)  # of both signs, and left as it was
     assert torch.equal(block(x.clone()), x)
@@ -252,7 +253,7 @@ def test_a_pre_activated_block_adds_nothing_but_its_branch() -> None:
 def test_a_pre_activated_projection_reads_behind_the_first_rectifier() -> None:
     """Authors' code: normalisation and rectifier are common to the branch and the projection."""
     projection = nn.Conv2d(8, 16, kernel_size=1, stride=2, bias=False)
-    block = PreactBottleneck(8, 4, 2, projection, BlockOptions()).eval()
+    block = PreactBottleneck(BlockShape(8, 4, stride=2), BlockOptions(), projection).eval()
     nn.init.zeros_(block.conv3.weight)
     assert isinstance(block.bn1, nn.BatchNorm2d)
     nn.init.constant_(block.bn1.bias, 0.3)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repr_models import resolve
+from repr_models.networks import shufflenet
 from repr_models.networks.shufflenet import ShuffleUnitV1, ShuffleUnitV2, channel_shuffle
 
 V1_STAGE_ENDS = ["features.3", "features.11", "features.15"]
@@ -93,7 +94,7 @@ def test_the_shuffle_lets_every_group_hear_from_every_group(
     """Fig. 1: without it, stacked grouped convolutions never look beyond their own group."""
     unit = ShuffleUnitV1(72, 72, 1, groups=3, first_groups=3).eval()
     assert [heard_from(unit, group) for group in range(3)] == [{0, 1, 2}] * 3
-    monkeypatch.setattr("repr_models.networks.shufflenet.channel_shuffle", lambda x, _groups: x)
+    monkeypatch.setattr(shufflenet, "channel_shuffle", lambda x, _groups: x)
     assert [heard_from(unit, group) for group in range(3)] == [{0}, {1}, {2}]
 
 

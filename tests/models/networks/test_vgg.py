@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from repr_models import resolve
 
@@ -79,18 +79,3 @@ def test_the_cifar_network_has_half_of_each_width(depth: int) -> None:
     whole = [conv.out_channels for conv in convolutions(on_meta(f"vgg{depth}.imagenet"))]
     half = [conv.out_channels for conv in convolutions(on_meta(f"vgg{depth}.cifar10"))]
     assert [2 * width for width in half] == whole
-
-
-@pytest.mark.parametrize(("side", "pooled"), [(224, []), (64, [(512, 7, 7)])])
-def test_the_last_map_is_averaged_where_it_is_not_7x7(
-    side: int, pooled: list[tuple[int, ...]]
-) -> None:
-    network = on_meta("vgg16.imagenet")
-    shapes: list[tuple[int, ...]] = []
-
-    def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        shapes.append(tuple(output.shape[1:]))
-
-    network.get_submodule("avgpool").register_forward_hook(note)
-    assert network(torch.empty(1, 3, side, side, device="meta")).shape == (1, 1000)
-    assert shapes == pooled

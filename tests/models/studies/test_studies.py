@@ -25,7 +25,8 @@ from repr_models.studies.networks import (
     network_spec,
 )
 from repr_models.studies.runs import CPU, ReducedImages, initial_signal, train_run
-from repr_models.training.recipe import Recipe, start
+from repr_models.training.loop import start
+from repr_models.training.recipe import Recipe
 
 Colours = Callable[[int, int], ImageSet]
 RUNS = find_runs([study.name for study in STUDIES])

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from repr_models import CIFAR10, FoldContract, ImageSet, NetworkSpec, TrainingError, resolve
 from repr_models.networks.resnet import ResNet
 from repr_models.networks.resnet_blocks import BasicBlock
-from repr_models.training.recipe import (
-    Recipe,
-    ResidentImages,
-    TrainingState,
-    augment,
-    evaluate,
-    start,
-    train_epoch,
-)
+from repr_models.training.augment import ResidentImages, augment
+from repr_models.training.loop import TrainingState, evaluate, start, train_epoch
+from repr_models.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 
@@ -184,7 +178,7 @@ def test_a_separable_set_is_learnt(precision: str, colours: Colours) -> None:
     state = start(spec, recipe, 0, CPU)
     data = ResidentImages(colours(200, 0), spec, CPU)
     unseen = ResidentImages(colours(100, 5), spec, CPU)
-    rows = [train_epoch(state, data, recipe, 0) for _ in range(recipe.epochs)]
+    rows = [train_epoch(state, data) for _ in range(recipe.epochs)]
     assert [row["epoch"] for row in rows] == list(range(1, 11))
     assert rows[0]["train_loss"] > 1
     assert rows[-1]["train_loss"] < 0.3
@@ -219,15 +213,15 @@ def test_an_epoch_after_resuming_is_the_epoch_without(name: str, colours: Colour
     recipe = Recipe(epochs=2, batch_size=8)
     data = ResidentImages(colours(24, 0), spec, CPU)
     whole = start(spec, recipe, 7, CPU)
-    first = train_epoch(whole, data, recipe, 7)
+    first = train_epoch(whole, data)
     saved = copy.deepcopy(whole.as_dict())
-    second = train_epoch(whole, data, recipe, 7)
+    second = train_epoch(whole, data)
 
     torch.manual_seed(99)  # what another process would have drawn
     resumed = start(spec, recipe, 7, CPU)
     resumed.restore(saved)
     assert resumed.epoch == 1
-    again = train_epoch(resumed, data, recipe, 7)
+    again = train_epoch(resumed, data)
     assert again["train_loss"] == second["train_loss"] != first["train_loss"]
     for key, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[key]), key
@@ -240,8 +234,6 @@ def test_ticks_count_the_batches_and_a_rest_is_left_out(colours: Colours) -> Non
     train_epoch(
         start(spec, recipe, 0, CPU),
         ResidentImages(colours(29, 0), spec, CPU),
-        recipe,
-        0,
         lambda done, total: ticks.append((done, total)),
     )
     assert ticks == [(1, 3), (2, 3), (3, 3)]
@@ -251,9 +243,7 @@ def test_too_few_images_for_a_batch(colours: Colours) -> None:
     spec = resolve("lenet5.cifar10")
     recipe = Recipe(epochs=1, batch_size=8)
     with pytest.raises(TrainingError, match="7 images do not fill one batch of 8"):
-        train_epoch(
-            start(spec, recipe, 0, CPU), ResidentImages(colours(7, 0), spec, CPU), recipe, 0
-        )
+        train_epoch(start(spec, recipe, 0, CPU), ResidentImages(colours(7, 0), spec, CPU))
 
 
 def test_a_diverging_run_stops_with_the_way_out(colours: Colours) -> None:
@@ -261,4 +251,4 @@ def test_a_diverging_run_stops_with_the_way_out(colours: Colours) -> None:
     recipe = Recipe(epochs=1, batch_size=10, learning_rate=1e18, warmup_epochs=0)
     state: TrainingState = start(spec, recipe, 0, CPU)
     with pytest.raises(TrainingError, match=r"diverged in epoch 1 .*lower --learning-rate"):
-        train_epoch(state, ResidentImages(colours(100, 0), spec, CPU), recipe, 0)
+        train_epoch(state, ResidentImages(colours(100, 0), spec, CPU))

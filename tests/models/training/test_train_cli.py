@@ -31,9 +31,11 @@ from repr_models import (
     resolve,
 )
 from repr_models.training import cli as train_cli
-from repr_models.training import recipe as train
+from repr_models.training import loop
 from repr_models.training import stored as stored_checkpoint
-from repr_models.training.recipe import ResidentImages, evaluate
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import evaluate
+from repr_models.training.recipe import Recipe
 
 NAME = "lenet5"
 KNOWN = {spec.name for spec in networks()}
@@ -56,17 +58,17 @@ def names(folder: Path) -> list[str]:
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Ctrl-C after the third step of ``epoch``."""
-    whole = train.train_epoch
+    whole = loop.train_epoch
 
-    def epoch_cut_short(state: Any, data: Any, recipe: Any, seed: int, tick: Any) -> Any:
+    def epoch_cut_short(state: Any, data: Any, tick: Any) -> Any:
         def interrupting(done: int, total: int) -> None:
             tick(done, total)
             if state.epoch == epoch - 1 and done == 3:
                 raise KeyboardInterrupt
 
-        return whole(state, data, recipe, seed, interrupting)
+        return whole(state, data, interrupting)
 
-    monkeypatch.setattr(train, "train_epoch", epoch_cut_short)
+    monkeypatch.setattr(loop, "train_epoch", epoch_cut_short)
 
 
 def test_a_run_writes_a_checkpoint_and_its_record(
@@ -199,8 +201,8 @@ def test_store_fp32_keeps_every_bit(
     headed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
-    start = train.start
-    monkeypatch.setattr(train, "start", lambda *a: made.append(start(*a)) or made[-1])
+    start = loop.start
+    monkeypatch.setattr(loop, "start", lambda *a: made.append(start(*a)) or made[-1])
     assert train_cli.main([*headed, "-o", str(tmp_path), "--quiet", "--store", "fp32"]) == 0
     trained = made[0].network.state_dict()
     stored = load_file(tmp_path / "headed.cifar10.safetensors")
@@ -286,8 +288,8 @@ def test_a_state_of_an_earlier_version_is_finished(
         "precision": "fp32",
     }
     cpu = torch.device("cpu")
-    state = train.start(spec, train.Recipe(**recipe), 0, cpu)
-    row = train.train_epoch(state, ResidentImages(train_set, spec, cpu), train.Recipe(**recipe), 0)
+    state = loop.start(spec, Recipe(**recipe), 0, cpu)
+    row = loop.train_epoch(state, ResidentImages(train_set, spec, cpu))
     torch.save(
         {
             "identity": {
@@ -359,11 +361,11 @@ def test_a_run_stopped_behind_its_last_epoch_only_writes_its_files(
     def no_space(path: Path, _content: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    write = train_cli._write
+    write = train_cli.replace_file
     with monkeypatch.context() as patched:
         patched.setattr(
             train_cli,
-            "_write",
+            "replace_file",
             lambda p, c: (no_space if p.suffix == ".safetensors" else write)(p, c),
         )
         assert train_cli.main([*command, "-o", str(tmp_path)]) == 1
@@ -582,9 +584,10 @@ def test_a_missing_extra_is_answered_with_the_install_line(
 IN_A_PROCESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from repr_models import data, train_cli
-data._SIZES = {"train": 160, "test": 40}
-sys.exit(train_cli.main(sys.argv[1:]))
+from repr_models.data import cifar10
+from repr_models.training import cli
+cifar10._SIZES = {"train": 160, "test": 40}
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 

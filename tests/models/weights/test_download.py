@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,8 +19,9 @@ import pytest
 from checkpoint_server import Behaviour, serving
 
 from repr_models import Published, WeightsError
+from repr_models.files import cache_folder
 from repr_models.weights import download
-from repr_models.weights.download import cache_folder, cached_path, fetch
+from repr_models.weights.download import cached_path, fetch
 
 CONTENT = np.random.Generator(np.random.PCG64(7)).bytes(300_000)
 OTHER = np.random.Generator(np.random.PCG64(8)).bytes(300_000)
@@ -111,7 +113,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cac
 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(WeightsError, match="set REPR_CACHE to a folder"):
-        cache_folder()
+        cached_path(published("https://a.org/x"))
 
 
 def test_a_redirect_is_followed(server: Behaviour) -> None:
@@ -372,16 +374,17 @@ def test_two_processes_at_once_fetch_one_file(server: Behaviour, cache: Path) ->
     assert asked(server) == [(200, None, len(CONTENT))]
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 def test_processes_without_locks_do_not_spoil_each_other(
-    server: Behaviour, cache: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, server: Behaviour, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a network file system that knows none: each fetches for itself."""
-    from repr_models import file_lock
+    fcntl = pytest.importorskip("fcntl")
 
-    def unknown(_descriptor: int) -> None:
-        raise OSError(95, "Operation not supported")
+    def unknown(_descriptor: int, _how: int) -> None:
+        raise OSError(code, "Operation not supported")
 
-    monkeypatch.setattr(file_lock, "_lock", unknown)
+    monkeypatch.setattr(fcntl, "flock", unknown)
     path = cached_path(published(server.url))
     path.parent.mkdir(parents=True)
     theirs = path.with_name(f".{path.name}.partial")

@@ -17,7 +17,7 @@ from fake_tensorrt import engine_bytes, expected
 from repr_runtime import TensorRTOptions
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend
-from repr_runtime.backends.tensorrt.library import FLAVOURS, Library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Library
 from repr_runtime.cuda import arrays
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.errors import (
@@ -176,7 +176,7 @@ class Running:
         self.cuda = FakeCuda()
         trt = fake_tensorrt.module()
         content = engine_bytes()
-        library = Library(FLAVOURS["tensorrt"], trt)
+        library = Library(EDITIONS["tensorrt"], trt)
         self.backend = TensorRTBackend(
             EngineFile(content, folder / "x.engine", "0" * 64, "repr-export x"),
             *(library, self.cuda, TensorRTOptions(**options)),

@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from repr_bench.report.plots.figures import ACCENT, FAINT, INK, SECOND, _axes, _svg
 from repr_bench.report.sections.scenarios import title_of
-from repr_bench.results.scenarios import ScenarioRow, per_second
+from repr_bench.results.scenarios import ScenarioRow
+from repr_bench.results.trials import per_second
 from repr_bench.statistics.intervals import Figure
 
 _WIDTH, _HEIGHT = 9.0, 3.6
@@ -81,7 +82,7 @@ def _points(row: ScenarioRow) -> list[_Point]:
     for trial in sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms)):
         figures = {percent: trial.latency_ms(percent) for percent, *_ in _CURVES}
         known = {percent: figure for percent, figure in figures.items() if figure is not None}
-        found.append(_Point(trial.offered, trial.verdict, known))
+        found.append(_Point(trial.offered, trial.outcome, known))
     return found
 
 

@@ -64,10 +64,10 @@ def machine_facts(results: Results) -> Iterator[tuple[str, str]]:
         yield "GPU clocks", f"{min(clocks):,}–{max(clocks):,} MHz at the ends of rounds"
     if degrees := [gpu.temperature_c for gpu in gpus if gpu.temperature_c is not None]:
         yield "GPU heat", f"{min(degrees)}–{max(degrees)} °C"
-    if results.yardstick and results.yardstick.product_ns:
+    if results.reference_load and results.reference_load.product_ns:
         product, copy = (
             float(np.median([min(times) for times in series])) / 1e6
-            for series in (results.yardstick.product_ns, results.yardstick.copy_ns)
+            for series in (results.reference_load.product_ns, results.reference_load.copy_ns)
         )
         yield "Yardstick", f"matrix product {product:.3g} ms, memory copy {copy:.3g} ms"
 

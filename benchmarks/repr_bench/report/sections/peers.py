@@ -132,7 +132,9 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
         if row.settings:
             settings.setdefault(f"{row.peer} ({row.measure})", {})[row.settings] = None
     found += [f"{peer}: {'; or '.join(which)}" for peer, which in settings.items()]
-    if checked := [row.agreement for row in rows if row.agreement and row.status == "measured"]:
+    if checked := [
+        row.same_answers for row in rows if row.same_answers and row.status == "measured"
+    ]:
         found.append(
             f"Each gives our top-1 on at least {min(a.same for a in checked)} of "
             f"{min(a.images for a in checked)} images."

@@ -21,13 +21,12 @@ from repr_bench.report.sections.columns import (
 )
 from repr_bench.report.sections.figures import cautions
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import (
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.trials import (
     MLPERF_SECONDS,
     PERCENT,
     TRUSTED_LATENESS,
     RateTrial,
-    ScenarioRow,
-    StageRow,
     per_second,
 )
 from repr_bench.statistics import intervals as statistics
@@ -206,7 +205,7 @@ def scenario_meanings(results: Results) -> list[str]:
             SCENARIO_FORMULA,
             ARRIVAL_FORMULA,
         ]
-    if any(trial.urgent for row in results.scenarios for trial in row.trials):
+    if any(trial.realtime for row in results.scenarios for trial in row.trials):
         found.append(
             "The load generator had real-time priority on the CPUs that it shares with the service: "
             "clients have machines of their own."
@@ -263,8 +262,8 @@ def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _trial_line(trial: RateTrial) -> tuple[str, ...]:
-    verdict: str = "confirmed" if trial.confirms and trial.verdict == "held" else trial.verdict
-    if trial.stopped and trial.verdict == "missed":
+    verdict: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
+    if trial.stopped and trial.outcome == "missed":
         verdict = f"missed after {trial.seconds:.2g} s"
     if trial.generator_limited:
         verdict += ", generator late"

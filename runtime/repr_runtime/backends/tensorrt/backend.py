@@ -16,7 +16,8 @@ from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
-from repr_runtime.backends.tensorrt.library import Library, logger, said_last, sizes
+from repr_runtime.backends.tensorrt.library import Library, sizes
+from repr_runtime.backends.tensorrt.messages import last_error, logger
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
@@ -139,7 +140,7 @@ class TensorRTBackend:
         self._lanes = Lanes(cuda, self._make_lane, self._dispose, options.contexts)
 
     def _open(self) -> None:
-        self._runtime = self._trt.Runtime(logger(self.library))
+        self._runtime = self._trt.Runtime(logger(self._trt))
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
         engine = self.library.deserialize(self._runtime, self._file.content)
@@ -161,12 +162,12 @@ class TensorRTBackend:
         self._config = self._runtime_config(engine)
 
     def _refit(self, engine: trt.ICudaEngine, graph: bytes) -> None:
-        refitter = self._trt.Refitter(engine, logger(self.library))
-        parser = self._trt.OnnxParserRefitter(refitter, logger(self.library))
+        refitter = self._trt.Refitter(engine, logger(self._trt))
+        parser = self._trt.OnnxParserRefitter(refitter, logger(self._trt))
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
             raise EngineLoadError(
                 f"the engine was built without weights, and {self.library.title} cannot put the "
-                f"graph's into it ({said_last()}); {self._file.rebuild}"
+                f"graph's into it ({last_error()}); {self._file.rebuild}"
             )
 
     def _profile(self, engine: trt.ICudaEngine, index: int) -> ProfileInfo:
@@ -212,7 +213,7 @@ class TensorRTBackend:
             context = engine.create_execution_context(self._config)
         if context is None:  # for want of memory, as a rule
             raise DeviceMemoryError(
-                f"{self.library.title} makes no execution context ({said_last()}); free memory on "
+                f"{self.library.title} makes no execution context ({last_error()}); free memory on "
                 f"the device, or build with a smaller largest batch: {self._file.rebuild}"
             )
         profile = (index, self.profiles[index])

@@ -15,7 +15,7 @@ import numpy as np
 
 from repr_runtime.artifact.manifest import EngineInfo, FileEntry, Manifest
 from repr_runtime.artifact.reading import check_size, read_file
-from repr_runtime.backends.tensorrt.library import FLAVOURS, Flavour, Library, open_library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, open_library
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import Gpu, cuda_status
 from repr_runtime.cuda.opening import open_cuda
@@ -41,12 +41,12 @@ class Check:
     detail: str
 
 
-def rebuild_command(manifest: Manifest, precision: str, flavour: str) -> str:
+def rebuild_command(manifest: Manifest, precision: str, edition: str) -> str:
     """The command that builds the engine anew on this machine."""
     known = manifest.network.source == "registry"
     network = manifest.name if known else "YOUR-NETWORK"
     lower = "" if precision == "fp32" else f" --{precision}"
-    return f"repr-export {network}{lower} --engine {flavour}"
+    return f"repr-export {network}{lower} --engine {edition}"
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Subject:
     _library: list[Library] = field(default_factory=list)
 
     @property
-    def flavour(self) -> Flavour:
-        found = FLAVOURS.get(self.info.flavour)
+    def edition(self) -> Edition:
+        found = EDITIONS.get(self.info.flavour)
         if found is None:
             raise EngineLoadError(
-                f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(FLAVOURS)}; "
+                f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(EDITIONS)}; "
                 f"update repr-deploy, or {self.rebuild.replace(self.info.flavour, 'auto')}"
             )
         return found
@@ -74,7 +74,7 @@ class Subject:
     def library(self) -> Library:
         """The library that runs it, imported at the first question that needs it."""
         if not self._library:
-            self._library.append(open_library(self.flavour))
+            self._library.append(open_library(self.edition))
         return self._library[0]
 
     @property
@@ -96,7 +96,7 @@ class Subject:
             gpus = [*self.info.compute_capabilities] or ["the builder's"]
             if self.info.options.get("later_compute_capabilities"):
                 gpus.append("later")
-            cuda = self.flavour.cuda_major
+            cuda = self.edition.cuda_major
             driver = f"a driver for CUDA {cuda}.0 or later" if cuda else "its driver"
             raise DeviceUnavailableError(
                 f"{reason}; the engine needs an NVIDIA GPU of compute capability "
@@ -141,9 +141,9 @@ def _version(subject: Subject) -> str:
     if info.options.get("version_compatible") and built[:1] == here[:1] and built <= here:
         return f"built by {info.version} to run with later ones, such as {installed}"
     raise EngineVersionError(
-        f"{info.path} was built by {subject.flavour.title} {info.version} and runs with no other, "
+        f"{info.path} was built by {subject.edition.title} {info.version} and runs with no other, "
         f"installed is {installed}; {subject.rebuild}, or pip install "
-        f"'{subject.flavour.module}=={info.version}'"
+        f"'{subject.edition.module}=={info.version}'"
     )
 
 
@@ -166,7 +166,7 @@ def _device(subject: Subject) -> str:
 
 
 def _driver(subject: Subject) -> str:
-    driver, needed = cuda_status().driver, subject.flavour.cuda_major
+    driver, needed = cuda_status().driver, subject.edition.cuda_major
     known = ".".join(map(str, driver)) if driver else "unknown"
     if driver and needed and driver[0] < needed:
         raise DeviceUnavailableError(
@@ -181,7 +181,7 @@ def _capability(subject: Subject) -> str:
     here, listed = gpu.compute_capability, info.compute_capabilities
     if here in listed:
         return f"built for {here}, which {gpu.name} has"
-    if not subject.flavour.exact_gpu:
+    if not subject.edition.exact_gpu:
         later = info.options.get("later_compute_capabilities")
         if later and listed and _numbers(here) > max(map(_numbers, listed)):
             return f"built for {', '.join(listed)} and later; {gpu.name} has {here}"

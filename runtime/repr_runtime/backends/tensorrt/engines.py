@@ -16,7 +16,7 @@ from repr_runtime.backends.tensorrt.checks import (
     require_fresh,
     require_runnable,
 )
-from repr_runtime.backends.tensorrt.library import FLAVOURS, flavour_of, open_library
+from repr_runtime.backends.tensorrt.library import EDITIONS, edition_of, open_library
 from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import (
     EngineNotFoundError,
@@ -32,7 +32,7 @@ class ForeignEngineWarning(UserWarning):
 
 def engines_of(manifest: Manifest, precision: str) -> list[EngineInfo]:
     """The artifact's engines of that precision, in the order in which they are tried."""
-    order = [*FLAVOURS]
+    order = [*EDITIONS]
     found = [info for info in manifest.engines if info.precision == precision]
     return sorted(
         found, key=lambda info: order.index(info.flavour) if info.flavour in order else len(order)
@@ -127,8 +127,8 @@ def open_engine_file(
             subject = Subject(root, manifest, info, options.gpu)
             require_fresh(subject)
             return _open_content(_listed(subject, content, path), options, "")
-    flavour = flavour_of(content)
-    rebuild = rebuild_command(manifest, precision, flavour.name)
+    edition = edition_of(content)
+    rebuild = rebuild_command(manifest, precision, edition.name)
     danger = (
         f"{path} is not listed in the manifest of {root}: an engine is executable code, and nothing "
         f"says who made this one, or that it computes this network"
@@ -145,7 +145,7 @@ def open_engine_file(
 def _open_content(
     file: EngineFile, options: TensorRTOptions, remark: str
 ) -> tuple[TensorRTBackend, str]:
-    library = open_library(flavour_of(file.content))
+    library = open_library(edition_of(file.content))
     backend = TensorRTBackend(file, library, open_cuda(options.gpu), options)
     return backend, f"{_title(backend)}, engine {file.path}{remark}, as asked for"
 

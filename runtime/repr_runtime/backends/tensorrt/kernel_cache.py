@@ -16,6 +16,7 @@ import secrets
 from pathlib import Path
 
 from repr_runtime.artifact.reading import CACHE_SUFFIX
+from repr_runtime.files import cache_folder, replace_file, write_flushed
 
 _SIZE = hashlib.sha256().digest_size
 
@@ -33,15 +34,8 @@ def read_cache(engine: Path, engine_sha256: str) -> bytes | None:
 
 def write_cache(engine: Path, engine_sha256: str, kernels: bytes) -> bool:
     """Keep ``kernels`` for the engine, in one step; False where nothing can be written."""
-    path = _path(engine)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        mark = _mark(_key(), engine_sha256, kernels)
-        try:
-            partial.write_bytes(mark + kernels)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        replace_file(_path(engine), _mark(_key(), engine_sha256, kernels) + kernels)
     except OSError:  # a read-only artifact runs as well, its kernels are compiled each time
         return False
     return True
@@ -56,8 +50,7 @@ def _mark(key: bytes, engine_sha256: str, kernels: bytes) -> bytes:
 
 
 def _key_path() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "repr-deploy" / "runtime-cache.key"
+    return cache_folder() / "runtime-cache.key"
 
 
 def _key() -> bytes:
@@ -66,9 +59,7 @@ def _key() -> bytes:
     # Only the first of several processes may make the key; it is whole once it has its name.
     if not path.exists():
         partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(_SIZE))
+        write_flushed(partial, secrets.token_bytes(_SIZE), mode=0o600)
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(partial, path)

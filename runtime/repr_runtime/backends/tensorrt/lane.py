@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
-from repr_runtime.backends.tensorrt.library import said_last, sizes
+from repr_runtime.backends.tensorrt.library import sizes
+from repr_runtime.backends.tensorrt.messages import last_error
 from repr_runtime.cuda.arrays import DeviceView
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import CudaError, CudaGraphError, ExecutionError
@@ -141,7 +142,7 @@ class Lane:
 
     def _check(self, succeeded: bool, what: str) -> None:
         if not succeeded:
-            raise ExecutionError(f"TensorRT {what} ({said_last() or 'it says no more'})")
+            raise ExecutionError(f"TensorRT {what} ({last_error() or 'it says no more'})")
 
     def run(
         self,

@@ -1,16 +1,19 @@
-"""`tensorrt` and `tensorrt_rtx` behind one face, for running engines: what differs stands here."""
+"""`tensorrt` and `tensorrt_rtx` behind one face: all that differs between them stands here."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.metadata
 import re
-import threading
-import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from repr_runtime.backends.tensorrt.messages import (
+    Messages,
+    first_sentence,
+    listen,
+    logger,
+)
 from repr_runtime.errors import (
     BackendError,
     EngineLoadError,
@@ -22,24 +25,35 @@ from repr_runtime.errors import (
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_KEPT = 20  # messages of the library, the last ones
-
 
 @dataclass(frozen=True)
-class Flavour:
-    """One of the two libraries, and what the other does differently.
+class Edition:
+    """TensorRT or TensorRT-RTX, and what the other does differently.
 
     ``exact_gpu``: an engine runs on GPUs of its compute capability alone, and not on those
     that the builder listed. ``distributions`` are the names of its package by the CUDA major
-    version that it needs.
+    version that it needs. The rest is about building; running needs a GPU always.
+    ``keeps_timing_cache``: the RTX builder times nothing, and its timing-cache calls do nothing.
+    ``honours_opt_level``: the RTX builder takes all levels and writes the same engine.
+    ``default_targets`` are the compute capabilities of an engine built for none in particular;
+    such an engine runs on later ones too (NVIDIA, TensorRT-RTX documentation, "CPU-Only AOT").
+    Empty: the GPU's own.
     """
 
     name: str
     module: str
     title: str
-    extra: str
     exact_gpu: bool
     distributions: tuple[tuple[str, int], ...]
+    builder_needs_gpu: bool
+    keeps_timing_cache: bool
+    honours_opt_level: bool
+    default_targets: tuple[str, ...]
+
+    @property
+    def extra(self) -> str:
+        """The extra of ``repr-deploy`` that installs it."""
+        return self.name
 
     @property
     def cuda_major(self) -> int | None:
@@ -53,32 +67,46 @@ class Flavour:
         return None
 
 
-FLAVOURS: dict[str, Flavour] = {
-    flavour.name: flavour
-    for flavour in (
-        Flavour(
-            *("tensorrt", "tensorrt", "TensorRT", "tensorrt", True),
-            (("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
+EDITIONS: dict[str, Edition] = {
+    edition.name: edition
+    for edition in (
+        Edition(
+            name="tensorrt",
+            module="tensorrt",
+            title="TensorRT",
+            exact_gpu=True,
+            distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
+            builder_needs_gpu=True,
+            keeps_timing_cache=True,
+            honours_opt_level=True,
+            default_targets=(),
         ),
-        Flavour(
-            *("tensorrt-rtx", "tensorrt_rtx", "TensorRT-RTX", "tensorrt-rtx", False),
-            (("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
+        Edition(
+            name="tensorrt-rtx",
+            module="tensorrt_rtx",
+            title="TensorRT-RTX",
+            exact_gpu=False,
+            distributions=(("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
+            builder_needs_gpu=False,
+            keeps_timing_cache=False,
+            honours_opt_level=False,
+            default_targets=("8.0", "8.6", "8.9", "12.0"),
         ),
     )
 }
-"""In the order in which ``device="tensorrt"`` and ``"auto"`` try them."""
+"""In the order in which ``auto`` tries them, to run an engine and to build one."""
 
 
-def flavour_of(content: bytes) -> Flavour:
+def edition_of(content: bytes) -> Edition:
     """Whose engine it is: those of TensorRT-RTX open with ``vtrt``."""
-    return FLAVOURS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
+    return EDITIONS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
 
 
 @dataclass(frozen=True)
 class Library:
     """A library that was imported; ``trt`` is the module, with the API of ``tensorrt``."""
 
-    flavour: Flavour
+    edition: Edition
     trt: Any
 
     @property
@@ -88,7 +116,7 @@ class Library:
 
     @property
     def title(self) -> str:
-        return f"{self.flavour.title} {self.version}"
+        return f"{self.edition.title} {self.version}"
 
     @property
     def captures_itself(self) -> bool:
@@ -103,7 +131,7 @@ class Library:
         """
         if not hasattr(self.trt.Runtime, "get_engine_validity"):
             return None
-        validity, bits = self.trt.Runtime(logger(self)).get_engine_validity(content)
+        validity, bits = self.trt.Runtime(logger(self.trt)).get_engine_validity(content)
         known = self.trt.EngineInvalidityDiagnostics.__members__.items()
         found = tuple(name for name, flag in known if int(bits) & int(flag.value))
         if validity == self.trt.EngineValidity.INVALID:
@@ -116,15 +144,16 @@ class Library:
         Raises :class:`EngineVersionError`, :class:`WrongGpuError` or :class:`EngineLoadError`
         with what the library said of it.
         """
-        _said.clear()
-        engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
+        with listen(self.trt) as messages:
+            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise self.refusal(content)
+            raise self.refusal(content, messages)
         return engine
 
-    def refusal(self, content: bytes) -> EngineLoadError:
-        """Why the library just refused ``content``, from its header and the library's messages."""
-        said = said_last()
+    def refusal(self, content: bytes, messages: Messages) -> EngineLoadError:
+        """Why the library refused ``content``, from its header and its ``messages`` of that."""
+        # The first error is the cause, those after it what came of it.
+        said = first_sentence(messages.errors[0]) if messages.errors else ""
         # The header is asked first: what the library says in words differs between versions.
         found = self.invalid(content) or tuple(
             kind for kind, words in _COMPLAINTS if re.search(words, said, re.IGNORECASE)
@@ -158,57 +187,32 @@ _COMPLAINTS = (
 )
 
 
-def open_library(flavour: Flavour) -> Library:
-    """Import the library.
+def open_library(edition: Edition) -> Library:
+    """Import the library, for running engines.
 
     Raises :class:`MissingExtraError` if it is not installed and :class:`BackendError` if it is
     and cannot be loaded.
     """
-    missing = MissingExtraError(f"running {flavour.title} engines", flavour.extra, flavour.module)
+    return Library(edition, import_library(edition, f"running {edition.title} engines", "Runtime"))
+
+
+def import_library(edition: Edition, purpose: str, needed: str) -> Any:
+    """The library's module, which must have ``needed``; raises as :func:`open_library`."""
+    missing = MissingExtraError(purpose, edition.extra, edition.module)
     try:
-        module = importlib.import_module(flavour.module)
+        module = importlib.import_module(edition.module)
     except Exception as error:  # whatever a package with shared libraries raises
-        if isinstance(error, ModuleNotFoundError) and error.name == flavour.module:
+        if isinstance(error, ModuleNotFoundError) and error.name == edition.module:
             raise missing from error
         raise BackendError(
-            f"{flavour.module} is installed but cannot be loaded ({error!r:.200}); install it "
-            f"again: pip install --force-reinstall 'repr-deploy[{flavour.extra}]'"
+            f"{edition.module} is installed but cannot be loaded ({error!r:.200}); install it "
+            f"again: pip install --force-reinstall 'repr-deploy[{edition.extra}]'"
         ) from error
-    if not hasattr(module, "Runtime"):  # type stubs alone make an empty namespace package
+    if not hasattr(module, needed):  # type stubs alone make an empty namespace package
         raise missing
-    return Library(flavour, module)
+    return module
 
 
 def sizes(dims: trt.Dims) -> tuple[int, ...]:
     """A shape of the library as a tuple; -1 stands for what is free."""
     return tuple(dims[axis] for axis in range(len(dims)))
-
-
-_said: list[str] = []
-_lock = threading.Lock()
-
-
-def said_last() -> str:
-    """What the library complained of last, the first sentence of it; "" if it was silent."""
-    return _said[0].split("\n")[0][:300] if _said else ""
-
-
-def logger(library: Library) -> Any:
-    """The process's one logger for the library, which keeps the first that it gets."""
-    return _logger(library.trt)
-
-
-@functools.cache
-def _logger(module: Any) -> Any:
-    def log(_: Any, severity: Any, text: str) -> None:
-        if severity.name in ("ERROR", "INTERNAL_ERROR"):
-            with _lock:
-                _said.append(text)
-                del _said[:-_KEPT]
-
-    def init(self: Any) -> None:
-        module.ILogger.__init__(self)  # C++ wants its own called, not super()'s
-
-    methods = {"log": log, "__init__": init}
-    kind = types.new_class("Logger", (module.ILogger,), exec_body=lambda n: n.update(methods))
-    return kind()

@@ -20,7 +20,7 @@ from fake_tensorrt import engine_bytes, expected
 
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
 from repr_runtime.backends.tensorrt.lane import CudaGraphWarning
-from repr_runtime.backends.tensorrt.library import FLAVOURS, Library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Library
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
@@ -39,7 +39,7 @@ EAGER = TensorRTOptions(cuda_graphs=False)
 
 
 def library(rtx: bool = False, **choices: Any) -> Library:
-    flavour = FLAVOURS["tensorrt-rtx" if rtx else "tensorrt"]
+    flavour = EDITIONS["tensorrt-rtx" if rtx else "tensorrt"]
     return Library(flavour, fake_tensorrt.module(rtx=rtx, **choices))
 
 

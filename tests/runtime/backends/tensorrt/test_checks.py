@@ -27,7 +27,7 @@ from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
 from repr_runtime.backends.tensorrt.checks import Subject, check_engine
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import FLAVOURS, Flavour, Library, open_library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, open_library
 from repr_runtime.cli import main
 from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
 from repr_runtime.errors import (
@@ -171,7 +171,7 @@ def test_auto_takes_an_engine_that_passes_all_checks(place: Place) -> None:
         np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
         assert session.self_test().samples == 3
         many = place.tiny.inputs(50)  # more than the engine's largest batch
-        logits = session._run_in_batches({"input": many})["logits"]
+        logits = session.run_all({"input": many})["logits"]
         np.testing.assert_array_equal(logits, expected(many))
         images = np.zeros((20, 4, 4, 3), np.uint8)
         assert len(session.classify(images)) == 20
@@ -277,7 +277,7 @@ def test_engines_that_lack_the_same_are_told_together(
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", options={})
     place.gpu()
-    place.patch.setattr(Flavour, "cuda_major", 13)
+    place.patch.setattr(Edition, "cuda_major", 13)
     main([str(path), "--device", "cpu"])
     told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
     assert told in capsys.readouterr().out
@@ -334,7 +334,7 @@ def test_a_gpu_that_is_not_there(place: Place) -> None:
 def test_a_driver_that_is_too_old(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("tensorrt")
     place.gpu("9.0", driver=(12, 4))
-    monkeypatch.setattr(Flavour, "cuda_major", 13)
+    monkeypatch.setattr(Edition, "cuda_major", 13)
     refused(place, DeviceUnavailableError, "driver", "speaks CUDA 12.4", "needs 13.0", "update")
 
 
@@ -369,7 +369,7 @@ def test_a_batch_that_no_profile_covers(place: Place) -> None:
         session.run(place.tiny.inputs(64))
 
 
-def test_a_flavour_of_the_future(place: Place) -> None:
+def test_a_edition_of_the_future(place: Place) -> None:
     path = place.write("tensorrt", flavour="tensorrt-x")
     with pytest.raises(EngineLoadError, match="for 'tensorrt-x', known are tensorrt, tensorrt-rtx"):
         load(path, device="tensorrt")
@@ -599,17 +599,17 @@ def test_golden_samples_are_held_to_the_tolerance_of_the_graph(tiny: Any, tmp_pa
 @pytest.fixture(scope="module")
 def rtx() -> Library:
     pytest.importorskip("tensorrt_rtx")
-    return open_library(FLAVOURS["tensorrt-rtx"])
+    return open_library(EDITIONS["tensorrt-rtx"])
 
 
 @pytest.fixture(scope="module")
 def real_engine(rtx: Library, tiny: Any) -> bytes:
-    from repr_runtime.backends.tensorrt.library import logger
+    from repr_runtime.backends.tensorrt.messages import logger
 
     trt = rtx.trt
-    builder = trt.Builder(logger(rtx))
+    builder = trt.Builder(logger(rtx.trt))
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    assert trt.OnnxParser(network, logger(rtx)).parse(tiny.graph())
+    assert trt.OnnxParser(network, logger(rtx.trt)).parse(tiny.graph())
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     profile.set_shape("input", (1, 3, 4, 4), (2, 3, 4, 4), (8, 3, 4, 4))
     config.add_optimization_profile(profile)
@@ -617,11 +617,11 @@ def real_engine(rtx: Library, tiny: Any) -> bytes:
 
 
 def test_the_real_library_is_what_the_table_says(rtx: Library, real_engine: bytes) -> None:
-    from repr_runtime.backends.tensorrt.library import flavour_of
+    from repr_runtime.backends.tensorrt.library import edition_of
 
-    assert flavour_of(real_engine) is rtx.flavour
+    assert edition_of(real_engine) is rtx.edition
     assert rtx.captures_itself
-    assert rtx.flavour.cuda_major in (12, 13)
+    assert rtx.edition.cuda_major in (12, 13)
     assert rtx.title == f"TensorRT-RTX {rtx.version}"
     context = "set_optimization_profile_async set_input_shape get_tensor_shape set_tensor_address"
     engine = "get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape num_io_tensors"
@@ -654,10 +654,10 @@ def test_the_real_library_knows_damage_from_the_header(rtx: Library, real_engine
 
 @pytest.mark.skipif(cuda_status().devices > 0, reason="there is a GPU")
 def test_the_real_library_without_a_gpu(rtx: Library, real_engine: bytes) -> None:
-    from repr_runtime.backends.tensorrt.library import logger
+    from repr_runtime.backends.tensorrt.messages import logger
 
     assert rtx.invalid(real_engine) is None  # it cannot tell
-    runtime = rtx.trt.Runtime(logger(rtx))
+    runtime = rtx.trt.Runtime(logger(rtx.trt))
     with pytest.raises(
         EngineLoadError, match="it needs a GPU and a driver that is new enough"
     ) as e:
@@ -698,10 +698,10 @@ def test_a_real_engine_in_an_artifact_on_a_machine_without_a_gpu(
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with pytest.raises((MissingExtraError, BackendError)):
-        open_library(FLAVOURS["tensorrt-rtx"])
+        open_library(EDITIONS["tensorrt-rtx"])
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # as stubs alone are
     with pytest.raises(MissingExtraError, match="needs the extra 'tensorrt'"):
-        open_library(FLAVOURS["tensorrt"])
+        open_library(EDITIONS["tensorrt"])
 
 
 def test_checks_are_asked_in_the_order_of_the_table(place: Place) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repr_bench.accuracy.accuracy import FP32_GRAPH, TORCH, Judgement, judge
+from repr_bench.accuracy.evaluate import FP32_GRAPH, TORCH, Evaluation, evaluate
 from repr_bench.results.graph import Accuracy
 from repr_models.data.images import Batch, ImageSet
 from repr_models.errors import DataError
@@ -90,12 +90,12 @@ class Files:
             yield Batch(np.array(kept, np.int64), images, bad)
 
 
-def judged(session: Fake, data: Any, **others: Any) -> Judgement:
-    return judge({"fp32": session, **others}, data)["fp32"]  # type: ignore[dict-item]
+def evaluated(session: Fake, data: Any, **others: Any) -> Evaluation:
+    return evaluate({"fp32": session, **others}, data)["fp32"]  # type: ignore[dict-item]
 
 
 def accuracy(session: Fake, data: Any) -> Accuracy:
-    found = judged(session, data).accuracy
+    found = evaluated(session, data).accuracy
     assert found is not None
     return found
 
@@ -133,14 +133,14 @@ def test_last_chunk_is_not_counted_twice() -> None:
 
 
 def test_outputs_that_are_no_logits_are_an_error_of_the_graph() -> None:
-    found = judged(Fake(np.zeros((3, 4, 5))), numbered([0, 1, 2]))
+    found = evaluated(Fake(np.zeros((3, 4, 5))), numbered([0, 1, 2]))
     assert found.accuracy is None
     assert "logits must be" in str(found.error)
 
 
 def test_progress_counts_images() -> None:
     heard: list[tuple[int, int]] = []
-    judge(
+    evaluate(
         {"fp32": Fake(np.zeros((250, 20)))},  # type: ignore[dict-item]
         numbered([0] * 250),
         report=lambda done, total: heard.append((done, total)),
@@ -150,7 +150,7 @@ def test_progress_counts_images() -> None:
 
 def test_large_images_are_taken_fewer_at_a_time() -> None:
     session = Fake(np.zeros((50, 20)), crop=(224, 224))
-    judge({"fp32": session}, numbered([0] * 50))  # type: ignore[dict-item]
+    evaluate({"fp32": session}, numbered([0] * 50))  # type: ignore[dict-item]
     assert max(session.batches) == 15
 
 
@@ -171,9 +171,9 @@ class TestFlips:
         3,
     )  # fp32: 3 right; int8 loses the third, gains the fourth
 
-    def found(self, network: Any = None, **changes: Any) -> dict[str, Judgement]:
+    def found(self, network: Any = None, **changes: Any) -> dict[str, Evaluation]:
         sessions = {"int8": Fake(self.INT8, 2, **changes), "fp32": Fake(self.FP32)}
-        return judge(sessions, numbered(list(self.LABELS)), network)  # type: ignore[arg-type]
+        return evaluate(sessions, numbered(list(self.LABELS)), network)  # type: ignore[arg-type]
 
     def test_are_counted_by_hand(self) -> None:
         found = self.found()
@@ -206,7 +206,7 @@ class TestFlips:
 
     def test_are_not_counted_from_an_fp32_graph_that_failed(self) -> None:
         sessions = {"int8": Fake(self.INT8), "fp32": Fake(self.FP32, breaks_at=0)}
-        found = judge(sessions, numbered(list(self.LABELS)))["int8"]  # type: ignore[arg-type]
+        found = evaluate(sessions, numbered(list(self.LABELS)))["int8"]  # type: ignore[arg-type]
         assert (found.flips, found.agreement) == (None, None)
         assert found.accuracy is not None
         assert found.accuracy.top1 == 3
@@ -217,7 +217,7 @@ class TestFlips:
             "int8": Fake(np.zeros((150, 4))),
             "fp32": Fake(np.zeros((150, 4)), breaks_at=120),
         }
-        found = judge(sessions, numbered(labels))["int8"]  # type: ignore[arg-type]
+        found = evaluate(sessions, numbered(labels))["int8"]  # type: ignore[arg-type]
         assert (found.flips, found.agreement) == (None, None)
         assert found.accuracy is not None
         assert found.accuracy.images == 150
@@ -229,7 +229,7 @@ class TestFiles:
     def test_labels_stay_with_their_images(self) -> None:
         labels = np.array([0, 9, 1, 9, 2])
         logits = np.eye(10)[[0, 0, 1, 0, 2]]
-        found = judged(Fake(logits, 2), Files(5, (1, 3), labels))
+        found = evaluated(Fake(logits, 2), Files(5, (1, 3), labels))
         assert found.accuracy is not None
         assert (found.accuracy.top1, found.accuracy.images) == (3, 3)
         assert (found.skipped, found.skip_reason) == (2, "1.png is damaged")
@@ -237,18 +237,18 @@ class TestFiles:
     def test_too_small_ones_are_left_out(self) -> None:
         labels = np.array([0, 9, 1])
         logits = np.eye(10)[[0, 0, 1]]
-        found = judged(Fake(logits), Files(3, (), labels, too_small=(1,)))
+        found = evaluated(Fake(logits), Files(3, (), labels, too_small=(1,)))
         assert found.accuracy is not None
         assert (found.accuracy.top1, found.accuracy.images) == (2, 2)
         assert (found.skipped, found.skip_reason) == (1, "an image is too small")
 
     def test_no_image_of_use_is_an_error(self) -> None:
         with pytest.raises(DataError, match="too small"):
-            judged(Fake(np.eye(10)), Files(2, (), np.array([0, 1]), too_small=(0, 1)))
+            evaluated(Fake(np.eye(10)), Files(2, (), np.array([0, 1]), too_small=(0, 1)))
 
     def test_without_labels_agreement_alone_is_known(self) -> None:
         sessions = {"fp32": Fake(np.eye(4)), "fp16": Fake(np.eye(4)[[0, 1, 2, 0]])}
-        found = judge(sessions, Files(4))  # type: ignore[arg-type]
+        found = evaluate(sessions, Files(4))  # type: ignore[arg-type]
         half = found["fp16"]
         assert (half.accuracy, half.flips) == (None, None)
         assert half.note == "the images are unlabelled"

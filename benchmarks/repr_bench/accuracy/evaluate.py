@@ -33,7 +33,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What is known of a graph's answers; ``note`` or ``error`` says why it has no accuracy.
 
     ``skipped`` images could not be used, the first for ``skip_reason``.
@@ -48,13 +48,13 @@ class Judgement:
     skip_reason: str = ""
 
 
-def judge_artifact(
+def evaluate_artifact(
     sessions: Mapping[str, Session],
     chosen: EvaluationImages,
     load_fp32: Callable[[], Session],
     report: Report,
-) -> tuple[Images | None, dict[str, Judgement]]:
-    """The images for the artifact whose graphs ``sessions`` run, and each one's judgement.
+) -> tuple[Images | None, dict[str, Evaluation]]:
+    """The images for the artifact whose graphs ``sessions`` run, and each one's evaluation.
 
     ``sessions`` are by precision; where lower ones come without fp32, ``load_fp32`` opens it to
     compare with. None of the images where there are none, or none of them can be read.
@@ -65,33 +65,33 @@ def judge_artifact(
     try:
         images, note = chosen.for_artifact(manifest)
     except DataError as error:
-        return None, {name: Judgement(error=error) for name in sessions}
+        return None, {name: Evaluation(error=error) for name in sessions}
     if manifest.weights.kind == "random":
-        images_to_judge, note = None, "random weights"
+        usable, note = None, "random weights"
     else:
-        images_to_judge = images
-    if images_to_judge is None:
-        return images, {name: Judgement(note=note) for name in sessions}
+        usable = images
+    if usable is None:
+        return images, {name: Evaluation(note=note) for name in sessions}
     with contextlib.ExitStack() as stack:
-        judged = dict(sessions)
-        if FP32 not in judged:
+        evaluated = dict(sessions)
+        if FP32 not in evaluated:
             # Without it there are no flips; what is wrong with it is not these rows' matter.
             with contextlib.suppress(Exception):
-                judged[FP32] = stack.enter_context(load_fp32())
+                evaluated[FP32] = stack.enter_context(load_fp32())
         try:
-            return images, judge(judged, images_to_judge, torch_network(manifest), report)
+            return images, evaluate(evaluated, usable, torch_network(manifest), report)
         except DataError as error:
-            return None, {name: Judgement(error=error) for name in sessions}
+            return None, {name: Evaluation(error=error) for name in sessions}
         except Exception as error:  # the latency is still worth knowing
-            return images, {name: Judgement(error=error) for name in sessions}
+            return images, {name: Evaluation(error=error) for name in sessions}
 
 
-def judge(
+def evaluate(
     sessions: Mapping[str, Session],
     images: Images,
     network: Network | None = None,
     report: Report = lambda _done, _total: None,
-) -> dict[str, Judgement]:
+) -> dict[str, Evaluation]:
     """Send all ``images`` once through each of ``sessions``, one artifact's graphs by precision.
 
     An answer is right if the label has the largest logit (top-5: one of the five largest); of
@@ -109,7 +109,7 @@ def judge(
         skipped += [*batch.damaged, *refused]
         if len(kept):
             labels = None if images.labels is None else images.labels[batch.indices[kept]]
-            _judge_batch(sessions, tallies, inputs, labels, network)
+            _evaluate_batch(sessions, tallies, inputs, labels, network)
             used += len(kept)
         done += len(batch.indices) + len(batch.damaged)
         report(done, len(images))
@@ -121,10 +121,10 @@ def judge(
     found = {}
     for name, tally in tallies.items():
         itself = name == FP32 and reference == FP32_GRAPH
-        judgement = tally.finish(images, None if itself else reference)
+        evaluation = tally.finish(images, None if itself else reference)
         found[name] = replace(
-            judgement,
-            flips=judgement.flips if fp32_whole else None,
+            evaluation,
+            flips=evaluation.flips if fp32_whole else None,
             skipped=len(skipped),
             skip_reason=skipped[0] if skipped else "",
         )
@@ -162,9 +162,9 @@ class _Tally:
         self.lost += int((fp32_right & ~right).sum())
         self.gained += int((right & ~fp32_right).sum())
 
-    def finish(self, images: Images, reference: str | None) -> Judgement:
+    def finish(self, images: Images, reference: str | None) -> Evaluation:
         if self.error is not None:
-            return Judgement(error=self.error)
+            return Evaluation(error=self.error)
         agreement = None
         if reference is not None:
             agreement = self.agreement.finish(reference, images.description, images.sha256)
@@ -172,16 +172,16 @@ class _Tally:
             note = "the images are unlabelled"
             if agreement is None:
                 note += ", and there is nothing to compare its answers with"
-            return Judgement(agreement=agreement, note=note)
+            return Evaluation(agreement=agreement, note=note)
         top5 = self.top5 if self.classes > 10 else None
-        return Judgement(
+        return Evaluation(
             Accuracy(self.top1, top5, self.images, images.description, images.sha256),
             agreement,
             Flips(self.lost, self.gained) if self.compared else None,
         )
 
 
-def _judge_batch(
+def _evaluate_batch(
     sessions: Mapping[str, Session],
     tallies: Mapping[str, _Tally],
     inputs: NDArray[np.float32],

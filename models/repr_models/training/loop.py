@@ -1,0 +1,155 @@
+"""The loop: a network and its optimizer, one epoch, the test.
+
+Auxiliary heads and the order of the images are dealt with here; the checkpoint is that of the
+last epoch, none is picked by its test accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repr_models.errors import TrainingError
+from repr_models.spec import NetworkSpec
+from repr_models.training.augment import ResidentImages, augment
+from repr_models.training.recipe import Recipe
+
+
+@dataclass
+class TrainingState:
+    """A network in training: what is done, on what, and how far it is, in whole epochs."""
+
+    spec: NetworkSpec
+    recipe: Recipe
+    seed: int
+    device: torch.device
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What resuming needs, on any device: tensors and plain values, for ``torch.save``."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from what :meth:`as_dict` gave."""
+        self.network.load_state_dict(saved["network"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epoch = saved["epoch"]
+        self.history = saved["history"]
+
+
+def on_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network there, its weights laid out as :class:`ResidentImages` are."""
+    # torch's stubs know no .to() with a memory format.
+    placed: nn.Module = network.to(  # type: ignore[call-overload]
+        device=device, memory_format=torch.channels_last
+    )
+    return placed
+
+
+def start(spec: NetworkSpec, recipe: Recipe, seed: int, device: torch.device) -> TrainingState:
+    """A fresh network of ``spec``, initialised from ``seed``, and its optimizer.
+
+    Biases and BatchNorm parameters carry no weight decay.
+    """
+    torch.manual_seed(seed)
+    network = on_device(spec.build(), device)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    free = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    )
+    return TrainingState(
+        spec=spec, recipe=recipe, seed=seed, device=device, network=network, optimizer=optimizer
+    )
+
+
+def train_epoch(
+    state: TrainingState,
+    data: ResidentImages,
+    tick: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """One epoch in place; returns its mean loss, training accuracy (augmented) and seconds.
+
+    The order, the augmentation and torch's own stream (dropout) follow from the seed and
+    the epoch alone, so a resumed run sees what an uninterrupted one sees. Images that do
+    not fill a last batch are left out of this epoch. ``tick`` gets (batches done, batches).
+    Raises :class:`TrainingError` if the images do not fill one batch or the loss diverges.
+    """
+    began = time.perf_counter()
+    recipe, device = state.recipe, data.images.device
+    epoch_seed = state.seed * 1_000_003 + state.epoch
+    torch.manual_seed(epoch_seed)
+    generator = torch.Generator().manual_seed(epoch_seed)
+    order = torch.randperm(len(data), generator=generator)
+    batches = len(data) // recipe.batch_size
+    if not batches:
+        raise TrainingError(
+            f"{len(data)} images do not fill one batch of {recipe.batch_size}; lower --batch-size"
+        )
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device)
+    state.network.train()
+    for step in range(batches):
+        for group in state.optimizer.param_groups:
+            group["lr"] = recipe.rate(state.epoch + step / batches)
+        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
+        images, labels = augment(data.images[chosen], generator), data.labels[chosen]
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            output = state.network(images)
+        # Auxiliary heads come behind the logits, and count 0.3 each (Szegedy et al. 2015, §5).
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        smoothing = recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        for head in auxiliary:
+            loss = loss + 0.3 * F.cross_entropy(head.float(), labels, label_smoothing=smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        loss_sum += loss.detach()
+        correct += (logits.detach().argmax(1) == labels).sum()
+        if tick is not None:
+            tick(step + 1, batches)
+    state.epoch += 1
+    mean_loss = float(loss_sum) / batches
+    if not math.isfinite(mean_loss):
+        raise TrainingError(
+            f"training diverged in epoch {state.epoch} (loss {mean_loss}); "
+            f"lower --learning-rate and --restart"
+        )
+    return {
+        "epoch": state.epoch,
+        "learning_rate": recipe.rate(state.epoch),
+        "train_loss": mean_loss,
+        "train_top1": float(correct) / (batches * recipe.batch_size),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, data: ResidentImages, batch_size: int = 500) -> float:
+    """Top-1 accuracy (0 to 1) of ``network`` in eval mode and float32."""
+    network.eval()
+    correct = 0
+    for begin in range(0, len(data), batch_size):
+        logits = network(data.images[begin : begin + batch_size])
+        correct += int((logits.argmax(1) == data.labels[begin : begin + batch_size]).sum())
+    return correct / len(data)

@@ -1,0 +1,83 @@
+"""The record of a checkpoint: what was done, on what, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repr_models.data.images import ImageSet
+from repr_models.errors import TrainingError
+from repr_models.training.loop import TrainingState
+
+Splits = Mapping[str, ImageSet]
+"""``train`` and ``test``."""
+
+
+def make_record(
+    state: TrainingState,
+    images: Splits,
+    top1: Mapping[str, float],
+    weights: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a checkpoint's JSON says of it: enough to make it again and to judge it.
+
+    ``weights`` are what is said of the file, and ``top1`` was measured with it; there is
+    neither where no weights are kept.
+    """
+    return {
+        "schema": 1,
+        "network": state.spec.name,
+        **weights,
+        "parameters": state.spec.parameters,
+        "accuracy": dict(top1),
+        "recipe": asdict(state.recipe),
+        "seed": state.seed,
+        "data": {
+            split: {"description": found.description, "sha256": found.sha256}
+            for split, found in images.items()
+        },
+        "versions": {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": (
+            torch.cuda.get_device_name(state.device) if state.device.type == "cuda" else "cpu"
+        ),
+        "threads": torch.get_num_threads(),
+        "history": state.history,
+    }
+
+
+def read_record(path: Path, network: str, weights_sha256: str, images: Splits) -> dict[str, Any]:
+    """The record at ``path``, of a checkpoint of ``network`` trained on ``images``.
+
+    Raises :class:`TrainingError` if it is not the record of these.
+    """
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        said = {
+            "network": record["network"],
+            "weights_sha256": record["weights_sha256"],
+            **{f"{split} data": record["data"][split]["sha256"] for split in images},
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"{path} is not the record of a checkpoint ({error})") from error
+    expected = {
+        "network": network,
+        "weights_sha256": weights_sha256,
+        **{f"{split} data": found.sha256 for split, found in images.items()},
+    }
+    for what, value in expected.items():
+        if said[what] != value:
+            raise TrainingError(
+                f"{path} is not of this checkpoint: its {what} is {said[what]}, not {value}"
+            )
+    return record

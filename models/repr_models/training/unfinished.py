@@ -1,0 +1,53 @@
+"""An unfinished run on disk: kept after each epoch, resumed only if it is the same run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repr_models.data.images import ImageSet
+from repr_models.errors import TrainingError
+from repr_models.files import replace_file
+from repr_models.training.loop import TrainingState
+
+
+def _identity(state: TrainingState, train_set: ImageSet) -> dict[str, Any]:
+    """What a run is known by; other values are another run."""
+    return {
+        "network": state.spec.name,
+        "recipe": asdict(state.recipe),
+        "seed": state.seed,
+        "data": train_set.sha256,
+    }
+
+
+def keep(state: TrainingState, train_set: ImageSet, path: Path) -> None:
+    """Write the state to ``path``, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"identity": _identity(state, train_set), **state.as_dict()}, buffer)
+    replace_file(path, buffer.getvalue())
+
+
+def resume(state: TrainingState, train_set: ImageSet, path: Path) -> None:
+    """Restore ``state`` from ``path``.
+
+    Raises :class:`TrainingError` if the file cannot be read, or is of another run.
+    """
+    try:
+        saved = torch.load(path, map_location=state.device, weights_only=True)
+        same = saved["identity"] == _identity(state, train_set)
+        if same:
+            state.restore(saved)
+    except Exception as error:  # torch raises many kinds here, all of them about this file
+        raise TrainingError(
+            f"{path} is an unfinished run that cannot be read; start anew with --restart"
+        ) from error
+    if not same:
+        raise TrainingError(
+            f"{path} is an unfinished run with another recipe, seed or data; finish it with "
+            f"the command that began it, or start anew with --restart"
+        )
