@@ -228,6 +228,15 @@ def test_an_epoch_after_resuming_is_the_epoch_without(name: str, colours: Colour
         assert torch.equal(value, resumed.network.state_dict()[key]), key
 
 
+def test_each_epoch_draws_its_own_order_and_crops(colours: Colours) -> None:
+    """At a rate of almost nothing the network stays, and only what it sees can change its loss."""
+    spec = resolve("lenet5.cifar10")
+    state = start(spec, Recipe(batch_size=8, learning_rate=1e-12), 0, CPU)
+    data = ResidentImages(colours(16, 0), spec, CPU)
+    first, second = (train_epoch(state, data)["train_loss"] for _ in range(2))
+    assert abs(first - second) > 1e-4
+
+
 def test_ticks_count_the_batches_and_a_rest_is_left_out(colours: Colours) -> None:
     spec = resolve("lenet5.cifar10")
     recipe = Recipe(epochs=1, batch_size=8)
