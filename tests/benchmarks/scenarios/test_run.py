@@ -28,6 +28,7 @@ from repr_bench.results.file import read_results
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
 from repr_bench.results.trials import SCENARIOS, UNANSWERED, Outcome, RateTrial
+from repr_bench.scenarios import offline, server, streams
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval
 from repr_models.data.images import ImageSet
@@ -126,7 +127,7 @@ def test_the_rate_that_holds_is_the_rows(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(scenarios, "try_rate", _limited)
+    monkeypatch.setattr(server, "try_rate", _limited)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
     assert cli.main([*command, "--json", "r.json"]) == 0
     row = read_results(Path("r.json")).scenarios[0]
@@ -164,7 +165,7 @@ def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
         trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
         return replace(trial, outcome="missed")
 
-    monkeypatch.setattr(scenarios, "try_rate", missed)
+    monkeypatch.setattr(server, "try_rate", missed)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
     assert cli.main(command) == code
     row = read_results(Path("r.json")).scenarios[0]
@@ -194,7 +195,7 @@ def test_what_fails_is_a_row_for_each_scenario(
 def test_ctrl_c_keeps_what_was_measured(
     moment: str, make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scenarios.try_rate
+    real = server.try_rate
     calls = 0
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
@@ -207,11 +208,15 @@ def test_ctrl_c_keeps_what_was_measured(
     def at_once(*_arguments: Any, **_more: Any) -> Any:
         raise KeyboardInterrupt
 
-    name = {"single-stream": "measure", "server": "try_rate", "offline": "measure_offline"}[moment]
-    monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
+    where, name = {
+        "single-stream": (streams, "measure"),
+        "server": (server, "try_rate"),
+        "offline": (offline, "try_batch"),
+    }[moment]
+    monkeypatch.setattr(where, name, interrupted if moment == "server" else at_once)
     command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
     if moment == "offline":  # the server is not what is looked at
-        monkeypatch.setattr(scenarios, "try_rate", _limited)
+        monkeypatch.setattr(server, "try_rate", _limited)
     assert cli.main(command) == 130
     found = read_results(Path("r.json"))
     assert found.interrupted
@@ -282,13 +287,13 @@ def test_an_artifact_that_changes_during_the_run_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_artifact()
-    real = scenarios._run_graph
+    real = scenarios.load
 
-    def altered(*arguments: Any) -> None:
+    def altered(*arguments: Any, **more: Any) -> Any:
         make_artifact(classes=11)
-        real(*arguments)
+        return real(*arguments, **more)
 
-    monkeypatch.setattr(scenarios, "_run_graph", altered)
+    monkeypatch.setattr(scenarios, "load", altered)
     assert cli.main([str(folder), *QUICK, "--scenario", "single-stream", "--quiet"]) == 1
     assert "linear fp32 single-stream: " in (out := capsys.readouterr().out)
     assert "was written anew while it was measured" in out
