@@ -52,7 +52,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """A bar against what was measured: ``found`` is None where nothing was.
 
     ``missing`` are networks that were compared, but not with this peer. ``spoiled`` says what
@@ -157,7 +157,7 @@ BARS = (
 )
 
 
-def verdicts(results: Results) -> list[Verdict]:
+def findings(results: Results) -> list[Finding]:
     """Every bar in each of its cases, with what the results say of it."""
     compared = dict.fromkeys(row.label for row in _fp32(results))
     found = []
@@ -167,7 +167,7 @@ def verdicts(results: Results) -> list[Verdict]:
             every = () if bar.ratios is int8_ratios else compared
             missing = tuple(name for name in every if name not in there)
             spoiled = _lost(results, there) if bar.ratios is int8_ratios else ()
-            found.append(Verdict(bar, case, overall(ratios), missing, spoiled))
+            found.append(Finding(bar, case, overall(ratios), missing, spoiled))
     return found
 
 
@@ -188,14 +188,14 @@ def _lost(results: Results, labels: Collection[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def reasons(results: Results, verdict: Verdict) -> list[str]:
+def reasons(results: Results, finding: Finding) -> list[str]:
     """What would hold a bar on each network that misses it: its speed against the machine's peak.
 
     Empty for a bar that is held, and without a roofline.
     """
-    if verdict.held or verdict.found is None or results.roofline is None:
+    if finding.held or finding.found is None or results.roofline is None:
         return []
-    sentences = (_reason(results, one, verdict.bar.bar) for one in verdict.found.ratios)
+    sentences = (_reason(results, one, finding.bar.bar) for one in finding.found.ratios)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -241,14 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BenchError as error:
         print(f"repr_bench.bars: {error}", file=sys.stderr)
         return 1
-    found = verdicts(results)
-    for verdict in found:
-        print(verdict)
-        for reason in reasons(results, verdict):
+    found = findings(results)
+    for finding in found:
+        print(finding)
+        for reason in reasons(results, finding):
             print(f"          {reason}")
     if results.environment.busy():
         print("Careful: the machine was busy as the run began.")
-    return 0 if all(verdict.held for verdict in found) else 1
+    return 0 if all(finding.held for finding in found) else 1
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def held(results: Results, graph: Graph, row: Row) -> Results:
 
 
 def test_all_are_held(held: Results) -> None:
-    found = bars.verdicts(held)
-    assert [verdict.held for verdict in found] == [True] * 8
-    means = [verdict.found.mean.value for verdict in found if verdict.found]
+    found = bars.findings(held)
+    assert [finding.held for finding in found] == [True] * 8
+    means = [finding.found.mean.value for finding in found if finding.found]
     twice = [mean for mean in ((1.10 * 1.14) ** 0.5, 2.0**0.5, 1.31) for _ in range(2)]
     expected = [(0.98 * 1.05) ** 0.5, *twice, 2.0]
     assert means == pytest.approx(expected, rel=1e-4)
@@ -88,10 +88,10 @@ def test_all_are_held(held: Results) -> None:
 def test_each_can_fail(
     held: Results, key: tuple[Measure, str], of: dict[str, float], which: int
 ) -> None:
-    found = bars.verdicts(replace(held, peers=peers({**ALL_HELD, key: of})))
-    failed = [verdict for verdict in found if not verdict.held]
-    assert {verdict.bar for verdict in failed} == {bars.BARS[which]}
-    assert all(str(verdict).startswith("NOT HELD") for verdict in failed)
+    found = bars.findings(replace(held, peers=peers({**ALL_HELD, key: of})))
+    failed = [finding for finding in found if not finding.held]
+    assert {finding.bar for finding in failed} == {bars.BARS[which]}
+    assert all(str(finding).startswith("NOT HELD") for finding in failed)
 
 
 def test_throughput_is_judged_at_each_batch_size_and_at_the_best(held: Results) -> None:
@@ -99,7 +99,7 @@ def test_throughput_is_judged_at_each_batch_size_and_at_the_best(held: Results) 
     # Twice as fast as at batch 1, so that these are the best.
     more = [replace(row, batch=8, images=2) for row in at_8 if row.measure == "throughput"]
     rows = [*held.peers, *more]
-    of_ort = [v for v in bars.verdicts(replace(held, peers=tuple(rows))) if v.bar == bars.BARS[1]]
+    of_ort = [v for v in bars.findings(replace(held, peers=tuple(rows))) if v.bar == bars.BARS[1]]
     assert [(v.case, v.held) for v in of_ort] == [
         ("at batch 1", True),
         ("at batch 8", False),
@@ -129,35 +129,35 @@ def test_it_says_what_a_bar_that_is_not_held_would_take(held: Results) -> None:
     results = replace(
         held, peers=slow, roofline=Roofline(2, (peak, memory), works), profiles=(profile,)
     )
-    by_case = {(v.bar.what, v.case): bars.reasons(results, v) for v in bars.verdicts(results)}
+    by_case = {(v.bar.what, v.case): bars.reasons(results, v) for v in bars.findings(results)}
     assert by_case.pop((bars.BARS[1].what, "at batch 1")) == [
         "small: ours 100 GFLOP/s (25 %), onnxruntime 200 GFLOP/s (50 %), the bar asks for "
         "220 GFLOP/s (55 %) of a peak of 400; 90 % of ours is in Conv"
     ]
     assert by_case.pop((bars.BARS[1].what, "with each at its best batch"))
     assert not any(by_case.values())
-    assert not any(bars.reasons(held, verdict) for verdict in bars.verdicts(held))
+    assert not any(bars.reasons(held, finding) for finding in bars.findings(held))
 
 
 def test_int8_is_judged_at_the_largest_batch(held: Results) -> None:
     at_8 = [replace(row, batch=8) for row in held.rows if row.label == "large"]
     slow = tuple(tuple(2 * ns for ns in samples) for samples in at_8[1].rounds_ns)
     results = replace(held, rows=(*held.rows, at_8[0], replace(at_8[1], rounds_ns=slow)))
-    verdict = bars.verdicts(results)[-1]
-    assert verdict.found is not None
-    assert verdict.found.mean.value == pytest.approx(1.0)
-    assert not verdict.held
+    finding = bars.findings(results)[-1]
+    assert finding.found is not None
+    assert finding.found.mean.value == pytest.approx(1.0)
+    assert not finding.held
 
 
 def test_int8_must_keep_its_accuracy(held: Results) -> None:
-    def with_top1(top1: int | None) -> bars.Verdict:
+    def with_top1(top1: int | None) -> bars.Finding:
         rows = []
         for row in held.rows:
             assert row.graph is not None
             found = top1 if row.precision == "int8" else 900
             accuracy = None if found is None else Accuracy(found, None, 1000, "images", "0")
             rows.append(replace(row, graph=replace(row.graph, accuracy=accuracy)))
-        return bars.verdicts(replace(held, rows=tuple(rows)))[-1]
+        return bars.findings(replace(held, rows=tuple(rows)))[-1]
 
     assert with_top1(895).held
     assert not with_top1(894).held
@@ -167,17 +167,17 @@ def test_int8_must_keep_its_accuracy(held: Results) -> None:
 
 
 def test_what_was_not_measured_is_not_held(held: Results) -> None:
-    found = bars.verdicts(replace(held, peers=(), rows=()))
-    assert [verdict.held for verdict in found] == [False] * len(bars.BARS)
-    assert {str(verdict).split("  ")[0] for verdict in found} == {"NOT MEASURED"}
+    found = bars.findings(replace(held, peers=(), rows=()))
+    assert [finding.held for finding in found] == [False] * len(bars.BARS)
+    assert {str(finding).split("  ")[0] for finding in found} == {"NOT MEASURED"}
 
 
 def test_a_network_that_a_peer_lacks_is_named(held: Results) -> None:
     some = {**ALL_HELD, ("throughput", "torch.compile"): {"small": 2.0}}
-    verdict = bars.verdicts(replace(held, peers=peers(some)))[3]
-    assert verdict.held
-    assert "over 1 network; " in str(verdict)
-    assert str(verdict).endswith("; without large")
+    finding = bars.findings(replace(held, peers=peers(some)))[3]
+    assert finding.held
+    assert "over 1 network; " in str(finding)
+    assert str(finding).endswith("; without large")
 
 
 def test_the_command_prints_them_all_and_its_status_says_it(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scenario_rows
 from loadgen_logs import MULTI_STREAM_DETAIL, OFFLINE, SERVER, SINGLE_STREAM
-from rich.console import Console
+from page_results import said, shown
 
 from repr_bench import cli
 from repr_bench.errors import BenchError
 from repr_bench.other_tools import read_other
 from repr_bench.report.html import render_page
-from repr_bench.report.terminal import print_others, print_report
 from repr_bench.results.file import from_json, read_results, to_json, write_results
 from repr_bench.results.other_tools import OtherRow, trtexec_percentile
 from repr_bench.results.results import Results
@@ -99,34 +98,29 @@ def beside(results: Results, tmp_path: Path) -> Results:
     return replace(results, others=(read_other(times(tmp_path / "net.json")),))
 
 
-def printed(results: Results, width: int, *, terminal: bool) -> str:
-    stream = io.StringIO()
-    print_report(results, Console(file=stream, width=width, force_terminal=terminal))
-    return stream.getvalue()
-
-
 def test_table_and_page_show_it_under_its_label_with_its_meaning(beside: Results) -> None:
-    lines = printed(beside, 100_000, terminal=False).splitlines()
+    lines = shown(beside).splitlines()
     assert lines[2].split()[:7] == ["trtexec:", "net", "-", "-", "3.000", "4.500", "4.500"]
     assert lines[2].split()[8] == "-"  # no accuracy
-    assert beside.others[0].meaning in lines
+    assert beside.others[0].meaning in said(beside)
     page = render_page(beside)
-    assert "<td>trtexec: net</td>" in page
+    assert '<th scope="row">trtexec: net</th>' in page
     assert "another run, not timed in our rounds" in page
 
 
 def test_a_narrow_terminal_gets_a_block_of_it(beside: Results) -> None:
-    text = printed(beside, 40, terminal=True)
+    text = shown(beside, 40, terminal=True)
     assert "trtexec: net" in text
     assert "p50 ms: 3.000" in text
 
 
 def test_below_scenarios_it_has_a_table_of_its_own(beside: Results) -> None:
-    stream = io.StringIO()
-    print_others(beside, Console(file=stream, width=1000))
-    assert "lenet5" not in stream.getvalue()
-    assert "trtexec: net" in stream.getvalue()
-    assert "no accuracy" in stream.getvalue()
+    alone = replace(beside, rows=(), scenarios=(scenario_rows.STREAM,))
+    first, _, rest = shown(alone).partition("Scenarios")
+    assert "lenet5" not in first
+    assert "trtexec: net" in first
+    assert "lenet5" in rest
+    assert "no accuracy" in said(alone)
 
 
 def test_it_is_kept_in_json(beside: Results, tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def test_below_a_table_stand_the_gravest_notes_and_where_the_rest_is(
     whole = replace(results, rows=(few, absent, failed_row), environment=busy)
     lines = shown(whole).splitlines()
     below = lines[1 + len(whole.rows) :]
-    assert len(below) == MOST_NOTES + 1
+    assert len(below) == MOST_NOTES + 1 == 4
     assert below[0] == "mine fp32: model.onnx was altered"
     assert below[1].startswith("Careful: the machine was busy as the run began (load 2)")
     assert re.fullmatch(r"\d+ more notes: repr-bench --from FILE.* --html PAGE.*", below[-1])
