@@ -125,18 +125,18 @@ def tune_artifact(
         found = []
         opened: dict[Setting, OursRunner] = {}
         for setting in candidates(goal, request.threads or usable_cores(), batches):
+            bare = replace(setting, batch=None)
             row = PeerRow(
                 label=folder.name,
                 precision=precision,
                 measure=which,
                 batch=setting.batch,
-                peer=str(replace(setting, batch=None)),
+                peer=str(bare),
                 status="failed",
             )
             candidate = Candidate(setting, row)
             found.append(candidate)
             try:
-                bare = replace(setting, batch=None)
                 if bare not in opened:
                     opened[bare] = OursRunner(
                         load(folder, device="cpu", precision=precision, tuned=bare)
@@ -254,18 +254,9 @@ def print_search(found: Sequence[Candidate], console: Console) -> None:
     """Print the candidates with their figures, and which one was chosen."""
     plain = not console.is_terminal
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for title in (
-        "network",
-        "precision",
-        "batch",
-        "setting",
-        "p50 ms",
-        "images/s",
-        "default is",
-        "",
-    ):
-        words = title in ("network", "precision", "setting", "")
-        table.add_column(Text(title), justify="left" if words else "right", no_wrap=plain)
+    words = ("network", "precision", "setting", "")
+    for title in (*words[:2], "batch", "setting", "p50 ms", "images/s", "default is", ""):
+        table.add_column(Text(title), justify="left" if title in words else "right", no_wrap=plain)
     for each in found:
         row = each.row
         timed = row.latency_ms if row.measure == "latency" else None

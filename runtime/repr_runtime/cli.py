@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", help="the folder that repr-export wrote")
     p.add_argument(
-        "--verify", action="store_true", help="check every SHA-256 and the golden samples"
+        "--verify",
+        action="store_true",
+        help="check every SHA-256 and the golden samples; list the files and how they were made",
     )
     p.add_argument("--device", choices=DEVICES, default="auto")
     p.add_argument("--precision", default="fp32", help="which graph to try (default: fp32)")
@@ -37,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 if the artifact will run here, 1 if not."""
     args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.ERROR)  # the report says what a warning would
     try:
         checks = preflight(
             args.artifact, device=args.device, precision=args.precision, verify=args.verify
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             indent=1,
         )
     else:
-        described = [*_describe(args.artifact, manifest), ""] if manifest else []
+        described = [*_describe(args.artifact, manifest, args.verify), ""] if manifest else []
         described += _engine_verdicts(engines)
         report = "\n".join(map(_printable, [*described, *_verdict(checks)]))
     try:
@@ -85,7 +89,8 @@ def _manifest(path: str) -> Manifest | None:
         return None
 
 
-def _describe(path: str, manifest: Manifest) -> list[str]:
+def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
+    """What it is; with ``everything`` also its files, and how they came about."""
     weights = manifest.weights
     rows = [("artifact", path), ("network", _network(manifest))]
     location = weights.location + (f", SHA-256 {weights.sha256[:12]}…" if weights.sha256 else "")
@@ -106,6 +111,9 @@ def _describe(path: str, manifest: Manifest) -> list[str]:
         count = len(manifest.labels)
         more = ", …" if count > 4 else ""
         rows.append(("labels", f"{count}: {', '.join(manifest.labels[:4])}{more}"))
+    if not everything:
+        rows.append(("graphs", ", ".join(manifest.precisions)))
+        return [f"{name:<9} {text}" for name, text in rows]
     for entry in manifest.files:
         kind = f"{entry.role}, {entry.precision}" if entry.precision else entry.role
         rows.append(("file", f"{entry.path} ({kind}, {entry.bytes / 1e6:.2f} MB)"))

@@ -6,7 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 JSON_KEY = "json"
@@ -17,44 +17,80 @@ class DecodingError(ValueError):
     """A field is missing, unknown or of another type; the text says which, and what it held."""
 
 
-def decode(kind: Any, value: object, place: str, *, ignored: Collection[str] = ()) -> Any:
+def decode(
+    kind: Any, value: object, place: str, *, ignored: Collection[str] = (), lenient: bool = False
+) -> Any:
     """``value``, out of JSON, as the annotated type ``kind``; ``place`` is its name in errors.
 
-    Takes dataclasses, named tuples, tuples of one type, mappings from text, literals, optional
-    types, numbers (which must be finite), text and truth values. Keys that are ``ignored`` may stand in any
-    object. Raises :class:`DecodingError`.
+    Takes dataclasses, named tuples, tuples, mappings from text, literals, unions, numbers (which
+    must be finite), text, truth values and ``Any``. Keys that are ``ignored`` may stand in any
+    object; where it is ``lenient``, others may as well, and what may be None may be missing.
+    Raises :class:`DecodingError`.
     """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        kind = next(a for a in arguments if a is not type(None))
-        return decode(kind, value, place, ignored=ignored)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list):
-        item = arguments[0]
-        if item is int and all(type(v) is int for v in value):  # samples are many
-            return tuple(value)
-        return tuple(decode(item, v, f"{place}[{i}]", ignored=ignored) for i, v in enumerate(value))
-    if isinstance(kind, type) and hasattr(kind, "_fields") and isinstance(value, list):
-        hints = list(typing.get_type_hints(kind).values())
-        if len(hints) == len(value):
-            parts = zip(hints, value, strict=True)
-            return kind(*(decode(k, v, f"{place}[{i}]") for i, (k, v) in enumerate(parts)))
-    if origin is Mapping and isinstance(value, dict):
-        return {
-            key: decode(arguments[1], v, f"{place}.{key}", ignored=ignored)
-            for key, v in value.items()
-        }
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        return _dataclass(kind, value, place, ignored)
-    if kind is float and type(value) in (int, float) and math.isfinite(typing.cast("float", value)):
-        return float(typing.cast("float", value))
-    if kind in (int, str, bool) and type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise DecodingError(f"{place} must be {wanted}, got {value!r:.60}")
+    return _Decoder(ignored, lenient).decode(kind, value, place)
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    ignored: Collection[str]
+    lenient: bool
+
+    def decode(self, kind: Any, value: object, place: str) -> Any:
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin in (typing.Union, types.UnionType):
+            if value is None and type(None) in arguments:
+                return None
+            some = [a for a in arguments if a is not type(None)]
+            return self.decode(next((a for a in some if a is type(value)), some[0]), value, place)
+        if kind is Any or (origin is Literal and value in arguments):
+            return value
+        if origin is tuple and isinstance(value, list):
+            return self._tuple(arguments, value, place)
+        if isinstance(kind, type) and hasattr(kind, "_fields") and isinstance(value, list):
+            hints = tuple(typing.get_type_hints(kind).values())
+            if len(hints) == len(value):
+                return kind(*self._tuple(hints, value, place))
+        if origin is Mapping and isinstance(value, dict):
+            return {k: self.decode(arguments[1], v, f"{place}.{k}") for k, v in value.items()}
+        if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
+            return self._dataclass(kind, value, place)
+        if kind is float and type(value) in (int, float) and _is_finite(value):
+            return float(typing.cast("float", value))
+        if kind in (int, str, bool) and type(value) is kind:
+            return value
+        wanted = getattr(kind, "__name__", str(kind))
+        raise DecodingError(f"{place} must be {wanted}, got {value!r:.60}")
+
+    def _tuple(self, kinds: tuple[Any, ...], value: list[Any], place: str) -> tuple[Any, ...]:
+        if kinds[-1] is Ellipsis:
+            if kinds[0] is int and all(type(v) is int for v in value):  # samples are many
+                return tuple(value)
+            kinds = kinds[:1] * len(value)
+        if len(kinds) != len(value):
+            raise DecodingError(f"{place} must have {len(kinds)} values, got {value!r:.60}")
+        parts = enumerate(zip(kinds, value, strict=True))
+        return tuple(self.decode(kind, v, f"{place}[{i}]") for i, (kind, v) in parts)
+
+    def _dataclass(self, kind: type, value: Mapping[str, object], place: str) -> Any:
+        hints = typing.get_type_hints(kind)
+        known = {key_of(field): field for field in fields(typing.cast("Any", kind))}
+        given = set(value)
+        missing = {k for k, f in known.items() if f.default is MISSING} - given
+        unknown = given - set(known)
+        if self.lenient:
+            absent = {k for k in missing if type(None) in typing.get_args(hints[known[k].name])}
+            value, missing, unknown = {**dict.fromkeys(absent), **value}, missing - absent, set()
+        if wrong := (missing | unknown) - set(self.ignored):
+            raise DecodingError(
+                f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}"
+            )
+        return kind(
+            **{
+                field.name: self.decode(hints[field.name], value[key], f"{place}.{key}")
+                for key, field in known.items()
+                if key in value
+            }
+        )
 
 
 def key_of(field: Field[Any]) -> str:
@@ -62,18 +98,8 @@ def key_of(field: Field[Any]) -> str:
     return str(field.metadata.get(JSON_KEY, field.name))
 
 
-def _dataclass(
-    kind: type, value: Mapping[str, object], place: str, ignored: Collection[str]
-) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {key_of(field): field for field in fields(typing.cast("Any", kind))}
-    missing = {key for key, field in known.items() if field.default is MISSING} - set(value)
-    if wrong := (missing | set(value) - set(known)) - set(ignored):
-        raise DecodingError(f"{place} has missing or unknown fields: {', '.join(sorted(wrong))}")
-    return kind(
-        **{
-            field.name: decode(hints[field.name], value[key], f"{place}.{key}", ignored=ignored)
-            for key, field in known.items()
-            if key in value
-        }
-    )
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's whole numbers may be too large for float
+        return False

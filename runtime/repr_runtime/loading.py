@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repr_runtime.artifact.manifest import FileEntry, Manifest
@@ -11,15 +13,18 @@ from repr_runtime.artifact.onnx_file import external_tensors
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
-from repr_runtime.backends.tuning import Setting, resolve
+from repr_runtime.backends.tuning import GOALS, Setting, resolve
 from repr_runtime.errors import (
     DeviceUnavailableError,
     ExternalDataError,
     PrecisionNotFoundError,
 )
+from repr_runtime.machine import usable_cores
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
 """``tensorrt`` runs the artifact's engines; the others give its graphs to ONNX Runtime."""
+
+NONFINITE = ("error", "allow")
 
 # Where a precision has several graphs, which of them: the first that there is. A graph made for
 # another target computes the same, more slowly.
@@ -27,192 +32,257 @@ _TARGETS = {
     "cpu": ("cpu", "tensorrt"),
     "cuda": ("tensorrt", "cpu"),
     "onnxruntime-tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt",),  # the graph that the engine was built from
 }
-
 
 _LITTLE = 1_000_000
 """Multiply-adds of a batch up to which one CPU thread is faster than several."""
 
+_log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What :func:`~repr_runtime.session.load` is asked for; it says what each field means.
+
+    Raises ``ValueError`` for what none may be, and :class:`DeviceUnavailableError` for a device
+    that there is not.
+    """
+
+    device: str = "auto"
+    precision: str = "fp32"
+    threads: int | None = None
+    instances: int | None = None
+    nonfinite: str = "error"
+    tensorrt: TensorRTOptions = field(default_factory=TensorRTOptions)
+    engine: str | os.PathLike[str] | None = None
+    trust: bool = False
+    tuned: str | Setting | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise DeviceUnavailableError(
+                f"there is no device {self.device!r}; known are {', '.join(DEVICES)}"
+            )
+        if self.nonfinite not in NONFINITE:
+            raise ValueError(f"nonfinite must be 'error' or 'allow', got {self.nonfinite!r}")
+        for name in ("threads", "instances"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if isinstance(self.tuned, str) and self.tuned not in GOALS:
+            raise ValueError(f"tuned must be one of {', '.join(GOALS)}, got {self.tuned!r}")
+        if self.engine is not None and self.device not in ("auto", "tensorrt"):
+            raise ValueError(f"an engine runs with device='tensorrt', not {self.device!r}")
+
+
+@dataclass(frozen=True)
 class Opened:
     """An artifact's backend: ``graph`` is the file that it runs, or that its engine came from."""
 
-    def __init__(self, manifest: Manifest, graph: FileEntry, backend: Backend, choice: str) -> None:
-        self.manifest, self.graph, self.backend, self.choice = manifest, graph, backend, choice
+    manifest: Manifest
+    graph: FileEntry
+    backend: Backend
+    choice: str
 
 
-def open_backend(
-    root: Path,
-    device: str,
-    precision: str,
-    threads: int | None,
-    instances: int | None,
-    options: TensorRTOptions,
-    engine: str | os.PathLike[str] | None,
-    trust: bool,
-    tuned: str | Setting | None = None,
-) -> Opened:
-    """The artifact in ``root``, all of one export, on ``device``; ``auto`` takes the best there is.
+def open_backend(root: Path, options: LoadOptions) -> Opened:
+    """The artifact in ``root``, all of one export, on the device of ``options``.
 
-    That is a TensorRT engine that passes all checks, else ONNX Runtime on CUDA, else on the
-    CPU; ``choice`` says which, and why not those before it. ``instances`` are the runs that go
-    on side by side: an engine's contexts, or instances of ONNX Runtime (None: as ``options``
-    say, and one). Raises :class:`ArtifactError`, :class:`BackendError` and
-    :class:`MissingExtraError`.
+    ``auto`` takes the best there is: a TensorRT engine that passes all checks, else ONNX Runtime
+    on CUDA, else on the CPU; ``choice`` says which, and why not those before it. ``instances``
+    are the runs that go on side by side: an engine's contexts, or instances of ONNX Runtime
+    (None: as the TensorRT options say, and one). Raises :class:`ArtifactError`,
+    :class:`BackendError` and :class:`MissingExtraError`.
     """
-    if instances is not None:
-        options = replace(options, contexts=instances)
-    return read_consistently(
-        root,
-        lambda: _open(root, device, precision, threads, instances, options, engine, trust, tuned),
-    )
+    if options.instances is not None:
+        contexts = replace(options.tensorrt, contexts=options.instances)
+        options = replace(options, tensorrt=contexts)
+    opened = read_consistently(root, lambda: _Artifact(root, read_manifest(root), options).open())
+    _log.info("%s, %s: %s", root, opened.graph.path, opened.choice)
+    return opened
 
 
-def _open(
-    root: Path,
-    device: str,
-    precision: str,
-    threads: int | None,
-    instances: int | None,
-    options: TensorRTOptions,
-    engine: str | os.PathLike[str] | None,
-    trust: bool,
-    tuned: str | Setting | None,
-) -> Opened:
-    # Imported here, since each looks for libraries and drivers.
-    from repr_runtime.backends import onnxruntime as ort
-    from repr_runtime.backends.tensorrt import engines
+class _RefusedError(Exception):
+    """A candidate of ``auto`` cannot be had; the text says why not."""
 
-    manifest = read_manifest(root)
-    if engine is not None:
-        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
-        return Opened(
-            manifest,
-            graph,
-            *engines.open_engine_file(root, manifest, precision, engine, trust, options),
+
+@dataclass(frozen=True)
+class _Artifact:
+    root: Path
+    manifest: Manifest
+    options: LoadOptions
+
+    def open(self) -> Opened:
+        if self.options.engine is not None:
+            return self._engine_file(self.options.engine)
+        device = self.options.device
+        if device == "auto":
+            return self._best()
+        opened = self._engine() if device == "tensorrt" else self._onnxruntime(device)
+        return replace(opened, choice=f"{opened.choice}, as asked for")
+
+    def _best(self) -> Opened:
+        """The first candidate that can be had."""
+        self._graph("cpu")  # without one there is nothing to choose
+        candidates: tuple[tuple[str, Callable[[], Opened], str], ...] = (
+            ("tensorrt", self._try_engine, ", the fastest that works here"),
+            ("cuda", self._try_cuda, ", the fastest that works here"),
+            ("cpu", lambda: self._onnxruntime("cpu"), ""),
         )
-    if device == "tensorrt":
-        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
-        backend, choice = engines.open_engine(root, manifest, precision, options)
-        return Opened(manifest, graph, backend, f"{choice}, as asked for")
-    if device != "auto":
-        graph = _graph(root, manifest, precision, device)
-        backend_, title = _onnxruntime(
-            root, manifest, graph, device, threads, instances, options.gpu, tuned
-        )
-        return Opened(manifest, graph, backend_, f"{title}, as asked for")
-    graph = _graph(root, manifest, precision, "cpu")
-    got = engines.attempt(root, manifest, precision, options)
-    if not isinstance(got, str):
-        graph = _graph(root, manifest, precision, "onnxruntime-tensorrt")
-        return Opened(manifest, graph, got[0], f"{got[1]}, the fastest that works here")
-    no_engine = f"not on tensorrt: {got}"
-    reason = ort.why_not("cuda")
-    if reason is None:
-        graph_ = _graph(root, manifest, precision, "cuda")
+        refused: list[str] = []
+        for device, attempt, remark in candidates:
+            try:
+                opened = attempt()
+            except _RefusedError as reason:
+                _log.debug("%s: not on %s: %s", self.root, device, reason)
+                refused.insert(0, f"not on {device}: {reason}")
+                continue
+            if device != "tensorrt" and self._has_engine():
+                _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
+            return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
+        raise AssertionError("the CPU is there or raises")
+
+    def _has_engine(self) -> bool:
+        return any(i.precision == self.options.precision for i in self.manifest.engines)
+
+    def _try_engine(self) -> Opened:
+        from repr_runtime.backends.tensorrt import engines
+
+        asked = self.options
+        got = engines.attempt(self.root, self.manifest, asked.precision, asked.tensorrt)
+        if isinstance(got, str):
+            raise _RefusedError(got)
+        return Opened(self.manifest, self._graph("tensorrt"), *got)
+
+    def _try_cuda(self) -> Opened:
+        from repr_runtime.backends import onnxruntime as ort
+
+        reason = ort.why_not("cuda")
+        if reason is not None:
+            raise _RefusedError(reason)
         try:
-            on_cuda, title = _onnxruntime(
-                root, manifest, graph_, "cuda", threads, instances, options.gpu, tuned
-            )
+            return self._onnxruntime("cuda")
         except DeviceUnavailableError as error:
-            reason = str(error)
-        else:
-            choice = f"{title}, the fastest that works here; {no_engine}"
-            return Opened(manifest, graph_, on_cuda, choice)
-    on_cpu, title = _onnxruntime(
-        root, manifest, graph, "cpu", threads, instances, options.gpu, tuned
-    )
-    choice = f"{title}; not on cuda: {reason}; {no_engine}"
-    return Opened(manifest, graph, on_cpu, choice)
+            raise _RefusedError(str(error)) from error
+
+    def _engine(self) -> Opened:
+        from repr_runtime.backends.tensorrt import engines
+
+        graph, asked = self._graph("tensorrt"), self.options
+        got = engines.open_engine(self.root, self.manifest, asked.precision, asked.tensorrt)
+        return Opened(self.manifest, graph, *got)
+
+    def _engine_file(self, engine: str | os.PathLike[str]) -> Opened:
+        from repr_runtime.backends.tensorrt import engines
+
+        graph, asked = self._graph("tensorrt"), self.options
+        got = engines.open_engine_file(
+            *(self.root, self.manifest, asked.precision, engine, asked.trust, asked.tensorrt)
+        )
+        return Opened(self.manifest, graph, *got)
+
+    def _onnxruntime(self, device: str) -> Opened:
+        """The graph in ONNX Runtime; the cores are shared by instances."""
+        from repr_runtime.backends import onnxruntime as ort
+        from repr_runtime.backends.instances import Instances
+
+        graph = self._graph(device)
+        content = self._content(graph)
+        how = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+
+        def one() -> ort.OnnxRuntimeBackend:
+            return ort.OnnxRuntimeBackend(
+                content,
+                device,
+                how.threads,
+                gpu=self.options.tensorrt.gpu,
+                setting=how.setting,
+                single_thread_batch=how.single_thread_batch,
+            )
+
+        choice = f"ONNX Runtime {ort.version()} on {device}{how.words}"
+        if how.instances == 1:
+            return Opened(self.manifest, graph, one(), choice)
+        opened = [one()]
+        try:
+            # On one CPU thread the caller's own runs the graph: any number of them share a session.
+            while not (device == "cpu" and how.threads == 1) and len(opened) < how.instances:
+                opened.append(one())
+        except BaseException:
+            for backend in opened:
+                backend.close()
+            raise
+        backends = opened if len(opened) == how.instances else opened * how.instances
+        return Opened(self.manifest, graph, Instances(backends), choice)
+
+    def _graph(self, device: str) -> FileEntry:
+        precision = self.options.precision
+        for target in _TARGETS[device]:
+            entry = self.manifest.graph(precision, target)
+            if entry is not None:
+                return entry
+        raise PrecisionNotFoundError(
+            f"{self.root} has no {precision} graph; it has {', '.join(self.manifest.precisions)}. "
+            f"Choose one of them, or export the network again with that precision"
+        )
+
+    def _content(self, entry: FileEntry) -> bytes:
+        content = read_file(self.root, entry)
+        if external_tensors(content):
+            raise ExternalDataError(
+                f"{self.root / entry.path} keeps tensors in other files, which no hash covers; "
+                f"export it again from a model with its weights inside"
+            )
+        return content
 
 
-def _onnxruntime(
-    root: Path,
-    manifest: Manifest,
-    graph: FileEntry,
-    device: str,
-    threads: int | None,
-    instances: int | None,
-    gpu: int,
-    tuned: str | Setting | None,
-) -> tuple[Backend, str]:
-    """The graph in ONNX Runtime, and a sentence about it; the cores are shared by instances.
+@dataclass(frozen=True)
+class _CpuUse:
+    """How ONNX Runtime is given the cores, and what is to be said of it.
 
-    What was asked for by name comes before what was ``tuned``.
+    Batches of up to ``single_thread_batch`` samples run on the calling thread.
     """
-    from repr_runtime.backends import onnxruntime as ort
-    from repr_runtime.backends.instances import Instances
 
-    content = _content(root, graph)
-    title = f"ONNX Runtime {ort.version()} on {device}"
+    threads: int | None
+    instances: int
+    setting: Setting | None
+    single_thread_batch: int
+    words: str
+
+
+def _cpu_use(
+    options: LoadOptions, device: str, graph: FileEntry, manifest: Manifest, version: str
+) -> _CpuUse:
+    """What was asked for by name comes before what was tuned."""
+    threads, instances = options.threads, options.instances
     asked = threads is not None or instances is not None
-    setting, words = None, "tuned settings are the CPU's" if tuned is not None else ""
+    setting, about = None, "tuned settings are the CPU's" if options.tuned is not None else ""
     if device == "cpu":
-        setting, words = resolve(tuned, graph.sha256, ort.version())
+        setting, about = resolve(options.tuned, graph.sha256, version)
+    if options.tuned is not None and setting is None:
+        _log.warning("%s: %s", graph.path, about)
     if setting is not None:
         if asked:
-            words += ", but for the threads and instances that were asked for"
+            about += ", but for the threads and instances that were asked for"
         else:
             threads, instances = setting.threads, setting.instances
     count, cores = instances or 1, usable_cores()
-    alone = 0
+    single = 0
     if device == "cpu" and threads is None and setting is None and count == 1 and cores > 1:
-        alone = _little(manifest)
+        single = _little_batch(manifest)
     if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
         threads = max(1, cores // count)
-
-    def one() -> ort.OnnxRuntimeBackend:
-        return ort.OnnxRuntimeBackend(content, device, threads, gpu, setting, alone)
-
-    words = f", {words}" if words else ""
-    if count == 1:
-        return one(), f"{title}{words}"
-    opened = [one()]
-    try:
-        # On one CPU thread the caller's own runs the graph: any number of them share a session.
-        while not (device == "cpu" and threads == 1) and len(opened) < count:
-            opened.append(one())
-    except BaseException:
-        for backend in opened:
-            backend.close()
-        raise
-    if setting is None or asked:  # else its words have said it
-        title += f", {count} instances of {'1 thread' if threads == 1 else f'{threads} threads'}"
-    backends = opened if len(opened) == count else opened * count
-    return Instances(backends), f"{title}{words}"
+    words = f", {about}" if about else ""
+    if count > 1 and (setting is None or asked):  # else its words have said it
+        each = "1 thread" if threads == 1 else f"{threads} threads"
+        words = f", {count} instances of {each}{words}"
+    return _CpuUse(threads, count, setting, single, words)
 
 
-def _little(manifest: Manifest) -> int:
+def _little_batch(manifest: Manifest) -> int:
     """The largest batch that is little work; 0 where even one sample is more, or none can tell."""
-    work = manifest.network.multiply_adds
+    of_one = manifest.network.multiply_adds
     batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
-    return _LITTLE // work if work and batched else 0
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _graph(root: Path, manifest: Manifest, precision: str, device: str) -> FileEntry:
-    for target in _TARGETS[device]:
-        entry = manifest.graph(precision, target)
-        if entry is not None:
-            return entry
-    raise PrecisionNotFoundError(
-        f"{root} has no {precision} graph; it has {', '.join(manifest.precisions)}. Choose one of them, "
-        f"or export the network again with that precision"
-    )
-
-
-def _content(root: Path, entry: FileEntry) -> bytes:
-    content = read_file(root, entry)
-    if external_tensors(content):
-        raise ExternalDataError(
-            f"{root / entry.path} keeps tensors in other files, which no hash covers; "
-            f"export it again from a model with its weights inside"
-        )
-    return content
+    return _LITTLE // of_one if of_one and batched else 0

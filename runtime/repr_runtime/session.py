@@ -6,20 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact.manifest import Manifest, TensorSpec
+from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
-from repr_runtime.backends.tuning import GOALS, Setting
+from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.errors import (
     ArtifactError,
-    DeviceUnavailableError,
     InputError,
     InputTypeError,
     NonFiniteOutputError,
@@ -27,7 +25,7 @@ from repr_runtime.errors import (
     SessionClosedError,
 )
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
-from repr_runtime.loading import DEVICES, open_backend
+from repr_runtime.loading import LoadOptions, Opened, open_backend
 from repr_runtime.preprocess import Images, preprocess
 from repr_runtime.self_test import SelfTestReport, cast, read_golden
 
@@ -81,30 +79,21 @@ def load(
     the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
     precision, and :class:`BackendError` if it cannot run here.
     """
-    if device not in DEVICES:
-        raise DeviceUnavailableError(
-            f"there is no device {device!r}; known are {', '.join(DEVICES)}"
-        )
-    if nonfinite not in ("error", "allow"):
-        raise ValueError(f"nonfinite must be 'error' or 'allow', got {nonfinite!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    if instances is not None and instances < 1:
-        raise ValueError(f"instances must be at least 1, got {instances}")
-    if isinstance(tuned, str) and tuned not in GOALS:
-        raise ValueError(f"tuned must be one of {', '.join(GOALS)}, got {tuned!r}")
-    if engine is not None and device not in ("auto", "tensorrt"):
-        raise ValueError(f"an engine runs with device='tensorrt', not {device!r}")
     root = Path(path)
-    opened = open_backend(
-        *(root, device, precision, threads, instances),
-        *(options or TensorRTOptions(), engine, trust, tuned),
+    asked = LoadOptions(
+        device=device,
+        precision=precision,
+        threads=threads,
+        instances=instances,
+        nonfinite=nonfinite,
+        tensorrt=options or TensorRTOptions(),
+        engine=engine,
+        trust=trust,
+        tuned=tuned,
     )
+    opened = open_backend(root, asked)
     try:
-        return Session(
-            *(root, opened.manifest, opened.backend, precision, opened.choice, nonfinite),
-            graph=opened.graph.path,
-        )
+        return Session(root, opened, asked)
     except BaseException:
         opened.backend.close()
         raise
@@ -117,38 +106,30 @@ class Session:
     until ``run`` returns. Made by :func:`load`; a context manager.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Manifest,
-        backend: Backend,
-        precision: str,
-        choice: str,
-        nonfinite: str = "error",
-        graph: str = "model.onnx",
-    ) -> None:
+    def __init__(self, path: Path, opened: Opened, options: LoadOptions) -> None:
+        manifest, backend = opened.manifest, opened.backend
         self.path = path
         self.manifest = manifest
-        self.precision = precision
-        self.choice = choice
-        self._graph = graph
-        self.nonfinite = nonfinite
+        self.precision = options.precision
+        self.choice = opened.choice
+        self.nonfinite = options.nonfinite
         self.device = backend.device
         self.inputs = backend.inputs
         self.outputs = backend.outputs
+        self._graph = opened.graph.path
         for what, listed, real in (
             ("inputs", manifest.inputs, backend.inputs),
             ("outputs", manifest.outputs, backend.outputs),
         ):
             if len(listed) != len(real) or not all(
-                _agree(a, b, precision) for a, b in zip(listed, real, strict=True)
+                _agree(a, b, self.precision) for a, b in zip(listed, real, strict=True)
             ):
                 raise ArtifactError(
                     f"{path}: the graph's {what} are {', '.join(map(str, real))}, the manifest says "
                     f"{', '.join(map(str, listed))}; export it again"
                 )
         self._backend: Backend | None = backend
-        self._refuse_nonfinite = nonfinite == "error"
+        self._refuse_nonfinite = self.nonfinite == "error"
         self._checker = InputChecker(backend.inputs, self._refuse_nonfinite)
         self._shapes = InputChecker(backend.inputs, refuse_nonfinite=False)
         self._output_names = tuple(spec.name for spec in backend.outputs)
@@ -325,12 +306,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -1,6 +1,7 @@
 """The whole export: what it writes, what it promises, and that a failure writes nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -182,22 +183,17 @@ def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "batchnorms"), [("resnet50.imagenet", 53), ("resnet152", 155)])
-def test_imagenet_networks_fold_completely(name: str, batchnorms: int, tmp_path: Path) -> None:
-    done = export(name, tmp_path, RANDOM)
-    assert (
-        done.manifest.receipts["fold"]["summary"]
-        == f"{batchnorms} of {batchnorms} BatchNorms folded"
-    )
-    assert all(row["relative"] <= 1e-4 for row in done.manifest.receipts["parity"]["differences"])
-    proto = onnx.load(done.path / "model.onnx")
-    assert not [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+def test_an_imagenet_network_is_proven_at_its_full_size(tmp_path: Path) -> None:
+    manifest = export("resnet50.imagenet", tmp_path, RANDOM).manifest
+    assert manifest.receipts["fold"]["summary"] == "53 of 53 BatchNorms folded"
+    assert all(row["relative"] <= 1e-4 for row in manifest.receipts["parity"]["differences"])
 
 
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
-from repr_export import cli, pipeline
+import torch
+from repr_export import cli
 from repr_export.options import ExportOptions
 from repr_runtime.artifact.reading import read_file, read_manifest
 from repr_runtime.errors import ArtifactNotFoundError
@@ -205,7 +201,17 @@ from repr_runtime.errors import ArtifactNotFoundError
 out, rng = Path(sys.argv[1]), random.Random(0)
 names = ["a", "b"]
 kills = {"early": 0, "writing": 0, "done": 0}
-seconds = 2.0
+def export(name):
+    return cli.main(["lenet5", "-o", str(out), "--name", name, "--quiet"])
+
+# All that an export imports and sets up is there before the forks, which then only export;
+# without threads, which a fork would not have.
+torch.set_num_threads(1)
+assert export("first") == 0
+began = time.monotonic()
+assert export("first") == 0
+seconds = time.monotonic() - began
+
 def whole(name):
     try:
         manifest = read_manifest(out / name)
@@ -221,8 +227,7 @@ for turn in range(50):
     existed = whole(name)
     child = os.fork()
     if child == 0:
-        code = cli.main(["lenet5", "-o", str(out), "--name", name, "--quiet"])
-        os._exit(code)
+        os._exit(export(name))
     began = time.monotonic()
     # Half are killed at a random moment, half when their files begin to appear.
     deadline = began + rng.uniform(0, seconds) if turn % 4 < 2 else float("inf")
@@ -248,10 +253,14 @@ print(kills)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs os.fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fifty_kills_leave_whole_artifacts_or_none(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", KILLER, str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a forked child has no threads of its parent
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     kills = json.loads(run.stdout.strip().replace("'", '"'))

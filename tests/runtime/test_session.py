@@ -47,17 +47,18 @@ def test_threads_that_classify_images_of_differing_sizes(artifact: Path) -> None
     assert together == alone * 4
 
 
-def test_closing_while_others_run(artifact: Path) -> None:
+@pytest.mark.parametrize("instances", [1, 2])
+def test_closing_while_others_run(artifact: Path, instances: int) -> None:
     """Each run either comes to its end or says that the session is closed."""
-    for _ in range(20):
-        session = load(artifact, device="cpu", threads=1)
-        running = threading.Barrier(4)
-        with ThreadPoolExecutor(3) as pool:
-            ends = [pool.submit(run_until_refused, session, running) for _ in range(3)]
+    for _ in range(20 // instances):
+        session = load(artifact, device="cpu", threads=1, instances=instances)
+        running = threading.Barrier(5)
+        with ThreadPoolExecutor(4) as pool:
+            ends = [pool.submit(run_until_refused, session, running) for _ in range(4)]
             running.wait()
             time.sleep(0.002)
             session.close()
-        assert [type(end.result()) for end in ends] == [SessionClosedError] * 3, ends
+        assert [type(end.result()) for end in ends] == [SessionClosedError] * 4, ends
 
 
 def run_until_refused(session: Session, running: threading.Barrier) -> Exception:

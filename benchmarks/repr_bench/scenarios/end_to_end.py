@@ -19,6 +19,7 @@ from repr_bench.results.scenarios import StageRow
 from repr_bench.results.trials import Windows
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
+from repr_runtime.session import softmax
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
@@ -107,9 +108,7 @@ def stages_of(session: Session) -> tuple[Stage, ...]:
         return logits
 
     def soft_max(logits: NDArray[Any]) -> list[tuple[str, float]]:
-        scores = logits.astype(np.float64)
-        exponent = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+        probabilities = softmax(logits)
         best = probabilities.argmax(axis=1)
         return [
             (labels[index] if labels else str(index), float(row[index]))

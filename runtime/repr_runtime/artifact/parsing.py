@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from pathlib import PurePosixPath
-from typing import Any
 
 from repr_runtime.artifact.manifest import (
     DTYPES,
@@ -18,12 +16,9 @@ from repr_runtime.artifact.manifest import (
     EngineInfo,
     FileEntry,
     Manifest,
-    NetworkInfo,
     PreprocessingInfo,
-    ProfileInfo,
-    TensorSpec,
-    WeightsInfo,
 )
+from repr_runtime.decoding import DecodingError, decode
 from repr_runtime.errors import ManifestError, SchemaVersionError
 
 
@@ -57,192 +52,78 @@ def parse_manifest(content: bytes, place: str = MANIFEST_NAME) -> Manifest:
             f"{seal.group(1).decode()}; {again}"
         )
     try:
-        return _manifest(_Fields(data, "the manifest"))
-    except _FieldError as error:
+        manifest: Manifest = decode(Manifest, data, "the manifest", lenient=True)
+        _check(manifest)
+    except DecodingError as error:
         raise ManifestError(f"{place}: {error}; {again}") from error
+    return manifest
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-class _FieldError(Exception):
-    """A field that is missing or of the wrong kind."""
+def _check(manifest: Manifest) -> None:
+    """What the types do not say; raises :class:`DecodingError`."""
+    _not_negative("the manifest.network", manifest.network, "parameters", "multiply_adds")
+    for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        if not specs:
+            raise DecodingError(f"the manifest.{name} is empty")
+        for index, spec in enumerate(specs):
+            if spec.dtype not in DTYPES:
+                known = ", ".join(sorted(DTYPES))
+                raise DecodingError(
+                    f"the manifest.{name}[{index}].dtype {spec.dtype!r} is not one of {known}"
+                )
+    if manifest.preprocessing is not None:
+        _check_preprocessing(manifest.preprocessing, "the manifest.preprocessing")
+    _check_files(manifest.files)
+    for index, info in enumerate(manifest.engines):
+        _check_engine(info, manifest.files, f"the manifest.engines[{index}]")
 
 
-class _Fields:
-    """Typed access to a JSON object; every miss names the field's place."""
-
-    def __init__(self, data: object, place: str) -> None:
-        if not isinstance(data, dict):
-            raise _FieldError(f"{place} must be an object, got {type(data).__name__}")
-        self.data: dict[str, Any] = data
-        self.place = place
-
-    def _get(self, key: str, kind: type, optional: bool) -> Any:
-        value = self.data.get(key)
-        if value is None and optional:
-            return None
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise _FieldError(f"{self.place}.{key} must be {kind.__name__}, got {value!r:.60}")
-        return value
-
-    def text(self, key: str) -> str:
-        value: str = self._get(key, str, False)
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        value: str | None = self._get(key, str, True)
-        return value
-
-    def count(self, key: str) -> int:
-        value: int = self._get(key, int, False)
-        if value < 0:
-            raise _FieldError(f"{self.place}.{key} must not be negative, got {value}")
-        return value
-
-    def optional_count(self, key: str) -> int | None:
-        return None if self.data.get(key) is None else self.count(key)
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value: dict[str, Any] = self._get(key, dict, False)
-        return value
-
-    def items(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
-        values: list[Any] = self._get(key, list, False)
-        for value in values:
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise _FieldError(f"{self.place}.{key} holds {value!r:.60}")
-        return values
-
-    def child(self, key: str) -> _Fields:
-        return _Fields(self.data.get(key), f"{self.place}.{key}")
-
-    def children(self, key: str) -> list[_Fields]:
-        return [
-            _Fields(item, f"{self.place}.{key}[{i}]")
-            for i, item in enumerate(self.items(key, dict))
-        ]
+def _not_negative(place: str, holder: object, *names: str) -> None:
+    for name in names:
+        value = getattr(holder, name)
+        if value is not None and value < 0:
+            raise DecodingError(f"{place}.{name} must not be negative, got {value}")
 
 
-def _manifest(fields: _Fields) -> Manifest:
-    labels = None if fields.data.get("labels") is None else tuple(fields.items("labels", str))
-    files = tuple(_file(child) for child in fields.children("files"))
+def _check_preprocessing(info: PreprocessingInfo, place: str) -> None:
+    if len(info.mean) != 3 or len(info.std) != 3:
+        raise DecodingError(f"{place} needs three means and three deviations")
+    if not all(value > 0 for value in info.std):
+        raise DecodingError(f"{place}.std must be above 0, got {info.std}")
+    if not all(size > 0 for size in (*info.crop, 1 if info.resize is None else info.resize)):
+        raise DecodingError(
+            f"{place} sizes must be above 0, got crop {info.crop}, resize {info.resize}"
+        )
+
+
+def _check_files(files: tuple[FileEntry, ...]) -> None:
+    for index, entry in enumerate(files):
+        place = f"the manifest.files[{index}]"
+        if not is_plain_path(entry.path):
+            raise DecodingError(f"{place}.path {entry.path!r} leads out of the artifact")
+        if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+            raise DecodingError(f"{place}.sha256 is not one: {entry.sha256!r:.80}")
+        _not_negative(place, entry, "bytes")
     paths = [entry.path for entry in files]
     if len(set(paths)) != len(paths):
-        raise _FieldError(f"files lists a path twice: {paths}")
+        raise DecodingError(f"files lists a path twice: {paths}")
     graphs = [(entry.precision, entry.target) for entry in files if entry.role == "graph"]
     if not graphs or any(p is None for p, _ in graphs) or len(set(graphs)) != len(graphs):
-        raise _FieldError(
+        raise DecodingError(
             f"files must list graphs of different precisions or targets, got "
             f"{', '.join(f'{precision} for {target}' for precision, target in graphs) or 'none'}"
         )
-    network, weights = fields.child("network"), fields.child("weights")
-    versions = fields.mapping("versions")
-    return Manifest(
-        network=NetworkInfo(
-            name=network.text("name"),
-            architecture=network.text("architecture"),
-            dataset=network.optional_text("dataset"),
-            parameters=network.count("parameters"),
-            multiply_adds=network.optional_count("multiply_adds"),
-            source=network.text("source"),
-        ),
-        weights=WeightsInfo(
-            kind=weights.text("kind"),
-            location=weights.text("location"),
-            sha256=weights.optional_text("sha256"),
-            record=weights.mapping("record"),
-        ),
-        inputs=_tensors(fields, "inputs"),
-        outputs=_tensors(fields, "outputs"),
-        preprocessing=(
-            None
-            if fields.data.get("preprocessing") is None
-            else _preprocessing(fields.child("preprocessing"))
-        ),
-        labels=labels,
-        files=files,
-        engines=(
-            tuple(_engine(child, files) for child in fields.children("engines"))
-            if "engines" in fields.data
-            else ()
-        ),
-        receipts=fields.mapping("receipts"),
-        versions={str(key): str(value) for key, value in versions.items()},
-        schema=fields.count("schema"),
-    )
 
 
-def _tensors(fields: _Fields, key: str) -> tuple[TensorSpec, ...]:
-    specs = []
-    for child in fields.children(key):
-        dtype = child.text("dtype")
-        if dtype not in DTYPES:
-            raise _FieldError(
-                f"{child.place}.dtype {dtype!r} is not one of {', '.join(sorted(DTYPES))}"
-            )
-        specs.append(TensorSpec(child.text("name"), dtype, tuple(child.items("shape", (int, str)))))
-    if not specs:
-        raise _FieldError(f"{fields.place}.{key} is empty")
-    return tuple(specs)
-
-
-def _preprocessing(fields: _Fields) -> PreprocessingInfo:
-    crop = fields.items("crop", int)
-    mean, std = fields.items("mean", (int, float)), fields.items("std", (int, float))
-    numbers = [*mean, *std]
-    if len(crop) != 2 or len(mean) != 3 or len(std) != 3 or not all(map(_is_finite, numbers)):
-        raise _FieldError(f"{fields.place} needs two crop sizes, three means, three deviations")
-    if not all(value > 0 for value in std):
-        raise _FieldError(f"{fields.place}.std must be above 0, got {std}")
-    resize = fields.optional_count("resize")
-    if not all(size > 0 for size in crop) or resize == 0:
-        raise _FieldError(f"{fields.place} sizes must be above 0, got crop {crop}, resize {resize}")
-    return PreprocessingInfo(
-        resize=resize,
-        crop=(crop[0], crop[1]),
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
-    )
-
-
-def _is_finite(value: float) -> bool:
-    return abs(value) <= sys.float_info.max  # JSON's whole numbers may be too large for float
-
-
-def _file(fields: _Fields) -> FileEntry:
-    path, digest = fields.text("path"), fields.text("sha256")
-    if not is_plain_path(path):
-        raise _FieldError(f"{fields.place}.path {path!r} leads out of the artifact")
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise _FieldError(f"{fields.place}.sha256 is not one: {digest!r:.80}")
-    role, precision = fields.text("role"), fields.optional_text("precision")
-    target = "any" if "target" not in fields.data else fields.text("target")
-    return FileEntry(path, role, precision, fields.count("bytes"), digest, target)
-
-
-def _engine(fields: _Fields, files: tuple[FileEntry, ...]) -> EngineInfo:
-    path = fields.text("path")
-    if not any(entry.path == path and entry.role == "engine" for entry in files):
-        raise _FieldError(f"{fields.place}.path {path!r} is not an engine among the files")
-    profiles = tuple(
-        ProfileInfo(child.count("min"), child.count("opt"), child.count("max"))
-        for child in fields.children("profiles")
-    )
-    if not all(1 <= p.min <= p.opt <= p.max for p in profiles):
-        raise _FieldError(f"{fields.place}.profiles must have 1 <= min <= opt <= max")
-    return EngineInfo(
-        path=path,
-        precision=fields.text("precision"),
-        flavour=fields.text("flavour"),
-        version=fields.text("version"),
-        platform=fields.text("platform"),
-        compute_capabilities=tuple(fields.items("compute_capabilities", str)),
-        profiles=profiles,
-        graph_sha256=fields.text("graph_sha256"),
-        options=fields.mapping("options"),
-    )
+def _check_engine(info: EngineInfo, files: tuple[FileEntry, ...], place: str) -> None:
+    if not any(entry.path == info.path and entry.role == "engine" for entry in files):
+        raise DecodingError(f"{place}.path {info.path!r} is not an engine among the files")
+    if not all(1 <= p.min <= p.opt <= p.max for p in info.profiles):
+        raise DecodingError(f"{place}.profiles must have 1 <= min <= opt <= max")
 
 
 def is_plain_path(path: str) -> bool:

@@ -88,13 +88,13 @@ class OnnxRuntimeBackend:
         threads: int | None,
         gpu: int = 0,
         setting: Setting | None = None,
-        alone: int = 0,
+        single_thread_batch: int = 0,
     ) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
 
         ``gpu`` is the index of the GPU, where the device is one. Of ``setting`` all is used but
-        its threads and instances. Batches of up to ``alone`` samples run on the thread that
-        calls, in a second session: for little work, waking others costs more than it brings.
+        its threads and instances. Batches of up to ``single_thread_batch`` samples run
+        on the thread that calls, in a second session: for little work, waking others costs more than it brings.
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
         fell back to another, and :class:`ModelLoadError` if it refuses the graph.
@@ -114,7 +114,7 @@ class OnnxRuntimeBackend:
         providers = _providers(device, gpu)
         try:
             self.session = ort.InferenceSession(graph, options, providers=providers)
-            if alone:
+            if single_thread_batch:
                 options.intra_op_num_threads = 1
                 self._small = ort.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # its exceptions share no base but this
@@ -136,13 +136,14 @@ class OnnxRuntimeBackend:
         self.outputs = tuple(map(_spec, self.session.get_outputs()))
         self._names = [spec.name for spec in self.outputs]
         self._run = _binding(self.session)
-        self._alone, self._first = alone, self.inputs[0].name if self.inputs else ""
-        self._run_alone = _binding(self._small) if alone else self._run
+        self._small_batch = single_thread_batch
+        self._first = self.inputs[0].name if self.inputs else ""
+        self._run_small = _binding(self._small) if single_thread_batch else self._run
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            if self._alone and len(feed[self._first]) <= self._alone:
-                return self._run_alone(self._names, feed, None)
+            if self._small_batch and len(feed[self._first]) <= self._small_batch:
+                return self._run_small(self._names, feed, None)
             return self._run(self._names, feed, None)
         except SessionClosedError:
             raise
@@ -198,9 +199,9 @@ class OnnxRuntimeBackend:
         return None
 
     def close(self) -> None:
-        self._run = self._run_alone = _closed
+        self._run = self._run_small = _closed
         del self.session
-        if self._alone:
+        if self._small_batch:
             del self._small
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from repr_runtime.batching.arrays import Joiner, Sample
+from repr_runtime.batching.delivery import deliver, may_be_one_sample, own_copy
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import COUNTED, NOTHING, BatcherStats
 from repr_runtime.errors import (
     BatcherClosedError,
     BatchSizeError,
-    CudaError,
     DeadlineExceededError,
-    DeviceMemoryError,
     QueueFullError,
-    SessionClosedError,
 )
 from repr_runtime.session import Session
 
@@ -214,7 +209,7 @@ class Batcher:
             self._changed.notify_all()
         for request in left:
             error = BatcherClosedError("the batcher was closed before the request was begun")
-            _deliver(request, error)
+            deliver(request, error)
         for worker in self._workers:
             if worker is not threading.current_thread():  # a callback may close, too
                 worker.join()
@@ -222,12 +217,7 @@ class Batcher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -284,7 +274,7 @@ class Batcher:
                 else f"the deadline had passed {-given:.3g} s before the request came; deadlines are "
                 f"moments of time.monotonic()"
             )
-            _deliver(request, DeadlineExceededError(what))
+            deliver(request, DeadlineExceededError(what))
 
     def _work(self) -> None:
         while self._serve():
@@ -333,10 +323,10 @@ class Batcher:
         try:
             answers: Sequence[Answer | BaseException] = self._run(samples)
         except BaseException as error:
-            if len(batch) > 1 and _may_be_one_sample(error):
+            if len(batch) > 1 and may_be_one_sample(error):
                 self._answer_one_by_one(batch)
                 return
-            answers = [_own(error) if len(batch) > 1 else error for _ in batch]
+            answers = [own_copy(error) if len(batch) > 1 else error for _ in batch]
         self._finish(batch, answers)
 
     def _answer_one_by_one(self, batch: Sequence[Request]) -> None:
@@ -365,10 +355,10 @@ class Batcher:
                 self._settle(request, "failed" if isinstance(answer, BaseException) else "answered")
                 for request, answer in zip(batch, answers, strict=True)
             ]
-        for request, answer, deliver in zip(batch, answers, mine, strict=True):
+        for request, answer, is_mine in zip(batch, answers, mine, strict=True):
             request.sample = None  # the future may be kept for long
-            if deliver:
-                _deliver(request, answer)
+            if is_mine:
+                deliver(request, answer)
 
 
 def _deadline(timeout: float | None, deadline: float | None) -> float | None:
@@ -386,34 +376,3 @@ def _seconds_to(deadline: float | None) -> float | None:
     if deadline is None or deadline == math.inf:
         return None
     return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-
-
-def _deliver(request: Request, answer: Answer | BaseException) -> None:
-    try:
-        if isinstance(answer, BaseException):
-            request.set_exception(answer)
-        else:
-            request.set_result(answer)
-    except BaseException:  # of a callback: an exit, say, which must not end a worker
-        kind, error, trace = sys.exc_info()
-        assert kind is not None
-        thread = threading.current_thread()
-        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
-
-
-def _may_be_one_sample(error: BaseException) -> bool:
-    """Whether the others of the batch could be answered without the one that fails."""
-    lost = isinstance(error, CudaError) and not isinstance(error, DeviceMemoryError)
-    return not lost and not isinstance(error, SessionClosedError)
-
-
-def _own(error: BaseException) -> BaseException:
-    """A copy for one thread, since raising an error writes into it."""
-    try:
-        mine = copy.copy(error)
-    except Exception:  # not every class can be copied
-        return error
-    if type(mine) is not type(error):
-        return error
-    mine.__cause__ = error.__cause__
-    return mine.with_traceback(error.__traceback__)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scenario_rows as made
-from rich.console import Console
+from page_results import said, shown
 
 from repr_bench import cli
 from repr_bench import inputs as feeds
 from repr_bench.options import parser, scenario_options
 from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
-from repr_bench.report.sections.scenarios import print_scenarios, with_interval
+from repr_bench.report.sections.scenarios import with_interval
 from repr_bench.request import ScenarioOptions
 from repr_bench.results.agreement import Agreement
 from repr_bench.results.file import read_results
@@ -74,7 +74,7 @@ def test_all_scenarios_of_an_artifact(
     assert [trial.batch for trial in rows["offline"].batches] == [1, 8, 32]
     assert [row.batch for row in found.end_to_end] == [1, 8]
     assert "driven by" in out
-    assert "MLPerf asks for 600 s" in out
+    assert "MLPerf asks for 600 s" in said(found)
     assert "decode" in out
     assert "\x1b" not in out + err
     assert "Traceback" not in err
@@ -82,7 +82,7 @@ def test_all_scenarios_of_an_artifact(
     assert "rates in the order they were tried" in page
     assert page.index('id="figures"') < page.index('id="scenarios"') < page.index('id="formulae"')
     assert out.index("graph MB") < out.index("driven by") < out.index("batch 8 from JPEG to label")
-    assert out.count("The p-th percentile of n samples") == 1
+    assert said(found).count("The p-th percentile of n samples") == 1
 
 
 def _accuracy_stands_beside_each_latency(found: Results, out: str) -> None:
@@ -181,14 +181,14 @@ def test_what_fails_is_a_row_for_each_scenario(
 ) -> None:
     command = ["no/such", str(make_artifact()), *QUICK, "--precision", "fp16"]
     assert cli.main([*command, "--scenario", "offline,server", "--json", "r.json", "--quiet"]) == 1
-    rows = read_results(Path("r.json")).scenarios
-    assert [(row.label, row.status) for row in rows] == [
+    found = read_results(Path("r.json"))
+    assert [(row.label, row.status) for row in found.scenarios] == [
         *(("no/such", "failed"), ("no/such", "failed")),
         *(("linear", "absent"), ("linear", "absent")),
     ]
     out = capsys.readouterr().out
     assert "no/such server: no/such is not an artifact" in out
-    assert "linear fp16 server: no fp16 graph in this artifact" in out
+    assert "linear fp16 server: no fp16 graph in this artifact" in said(found)
 
 
 @pytest.mark.parametrize("moment", ["single-stream", "server", "offline"])
@@ -342,9 +342,8 @@ def test_options() -> None:
 
 
 def _printed(results: Results) -> str:
-    stream = io.StringIO()
-    print_scenarios(results, Console(file=stream, width=100_000, markup=False, highlight=False))
-    return stream.getvalue()
+    """The tables of the scenarios, and all that is said of them."""
+    return f"{shown(replace(results, rows=()))}\n{said(results)}"
 
 
 def test_the_table_by_hand(results: Results) -> None:

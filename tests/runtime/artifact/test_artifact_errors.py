@@ -77,16 +77,17 @@ def test_resealing_alone_is_accepted(artifact: Path) -> None:
     load(artifact, device="cpu").close()
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
-    refused(ArtifactNotFoundError, tmp_path / "x", "there is no such folder", "repr-export")
-
-
-def test_no_manifest(tmp_path: Path) -> None:
-    refused(ArtifactNotFoundError, tmp_path, "it holds no manifest.json", "repr-export")
-
-
-def test_a_file_in_place_of_the_folder(artifact: Path) -> None:
-    refused(ArtifactNotFoundError, artifact / "model.onnx", "it is not a folder")
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("none", "there is no such folder"),
+        (".", "it holds no manifest.json"),
+        ("tiny/model.onnx", "it is not a folder"),
+    ],
+)
+@pytest.mark.usefixtures("artifact")
+def test_what_is_no_artifact(tmp_path: Path, place: str, what: str) -> None:
+    refused(ArtifactNotFoundError, tmp_path / place, what, "repr-export")
 
 
 def test_a_manifest_that_is_no_file(tmp_path: Path) -> None:
@@ -102,11 +103,11 @@ def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -
     refused(ArtifactNotFoundError, artifact, "Permission denied", "right to read")
 
 
-@pytest.mark.parametrize("name", ["model.onnx"])
-def test_missing_file(artifact: Path, name: str) -> None:
-    (artifact / name).unlink()
-    refused(MissingFileError, artifact, str(artifact / name), "not there", "export it again")
-    (artifact / name).mkdir()
+def test_missing_file(artifact: Path) -> None:
+    graph = artifact / "model.onnx"
+    graph.unlink()
+    refused(MissingFileError, artifact, str(graph), "not there", "export it again")
+    graph.mkdir()
     refused(MissingFileError, artifact, "not a file")
 
 
@@ -355,13 +356,6 @@ def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.Mo
         "device='auto'",
         device="cuda",
     )
-
-
-def test_wrong_arguments(artifact: Path) -> None:
-    with pytest.raises(ValueError, match="'error' or 'allow', got 'ignore'"):
-        load(artifact, nonfinite="ignore")
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        load(artifact, threads=0)
 
 
 def test_parse_names_the_place() -> None:

@@ -29,8 +29,8 @@ KILLS = 50  # of each kind, over an artifact and onto a free place
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
-from repr_runtime.artifact.reading import write_artifact
-from repr_runtime.artifact.manifest import parse_manifest
+from repr_runtime.artifact.writing import write_artifact
+from repr_runtime.artifact.parsing import parse_manifest
 target, source = Path(sys.argv[1]), Path(sys.argv[2])
 versions = []
 for folder in sorted(source.iterdir()):
@@ -239,7 +239,7 @@ def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new export arrives after the manifest was read, twice, the second the first again."""
-    from repr_runtime import session as session_module
+    from repr_runtime import loading
 
     path = tiny.write(tmp_path / "net", seed=0)
     arriving = iter([1, 0])
@@ -250,7 +250,7 @@ def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
             break
         return read_file(folder, entry)
 
-    monkeypatch.setattr(session_module, "read_file", read_then_replace)
+    monkeypatch.setattr(loading, "read_file", read_then_replace)
     with load(path, device="cpu") as session:
         assert session.manifest.weights.location == "seed 0"
         assert np.array_equal(
@@ -320,7 +320,7 @@ def test_without_an_atomic_swap_a_failing_rename_puts_the_old_one_back(
     assert os.listdir(target.parent) == ["net"]
 
 
-def full(*_: Any, **__: Any) -> None:
+def full(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -358,13 +358,13 @@ def test_a_disk_that_is_full_when_a_file_is_opened(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tiny.write(tmp_path / "out" / "net", seed=0)
-    open_file = Path.open
+    open_file = os.open
 
-    def open_to_read(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        return open_file(path, mode, *rest, **named) if "r" in mode else full()
+    def open_to_read(path: Path, flags: int, *rest: Any, **named: Any) -> int:
+        return full() if flags & os.O_WRONLY else open_file(path, flags, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_to_read)
+        patch.setattr(os, "open", open_to_read)
         with pytest.raises(OSError, match="No space left"):
             tiny.write(target, seed=1)
     assert contents(target) == tiny.parts(seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from repr_runtime.artifact.parsing import parse_manifest
 from repr_runtime.errors import ArtifactError, ManifestError
 
 FLIPS = 250  # in each file
+NAMES = ("model.onnx", "golden.npz", "manifest.json")
 
 
 def is_refused(folder: Path) -> bool:
@@ -43,24 +45,20 @@ def flip(position: int, bit: int) -> Callable[[bytes], bytes]:
     return damage
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "manifest.json"])
+def flips(file: Path, count: int) -> list[Callable[[bytes], bytes]]:
+    random, size = np.random.default_rng(1), file.stat().st_size
+    return [flip(int(random.integers(size)), int(random.integers(8))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_flips_in_a_small_artifact(artifact: Path, name: str) -> None:
-    random = np.random.default_rng(1)
-    size = (artifact / name).stat().st_size
-    flips = [flip(int(random.integers(size)), int(random.integers(8))) for _ in range(FLIPS)]
-    each_refused(artifact, name, flips)
+    each_refused(artifact, name, flips(artifact / name, FLIPS))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("name", NAMES)
 def test_flips_in_a_real_artifact(lenet5: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in lenet5.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    random = np.random.default_rng(2)
-    size = (copy / name).stat().st_size
-    flips = [flip(int(random.integers(size)), int(random.integers(8))) for _ in range(30)]
-    each_refused(copy, name, flips)
+    copy = shutil.copytree(lenet5, tmp_path / "copy")
+    each_refused(copy, name, flips(copy / name, 30))
 
 
 def test_every_bit_of_a_manifest(tiny: Any) -> None:
@@ -73,7 +71,7 @@ def test_every_bit_of_a_manifest(tiny: Any) -> None:
                 parse_manifest(flip(position, bit)(good))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("name", NAMES)
 def test_truncated_and_grown(artifact: Path, name: str) -> None:
     size = (artifact / name).stat().st_size
     lengths = sorted({0, 1, size - 1, size - 2, *np.linspace(2, size - 3, 40).astype(int).tolist()})
@@ -86,7 +84,7 @@ def test_truncated_and_grown(artifact: Path, name: str) -> None:
 def test_swapped_files(tiny: Any, artifact: Path, tmp_path: Path) -> None:
     """Files of another export, or of each other's names, each of them whole."""
     other = tiny.write(tmp_path / "other", seed=1)
-    for name in ("model.onnx", "golden.npz", "manifest.json"):
+    for name in NAMES:
         each_refused(artifact, name, [lambda _, name=name: (other / name).read_bytes()])
     graph, golden = (artifact / "model.onnx").read_bytes(), (artifact / "golden.npz").read_bytes()
     each_refused(artifact, "model.onnx", [lambda _: golden])

@@ -168,8 +168,3 @@ def test_the_options_reach_onnx_runtime(artifact: Path) -> None:
         assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
         assert options.graph_optimization_level.name == "ORT_ENABLE_EXTENDED"
         assert "with 2 threads, no spinning, no arena" in session.choice
-
-
-def test_a_goal_that_there_is_not_is_an_error(artifact: Path) -> None:
-    with pytest.raises(ValueError, match=r"latency, throughput, got 'speed'"):
-        load(artifact, tuned="speed")

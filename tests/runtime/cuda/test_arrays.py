@@ -28,6 +28,7 @@ from repr_runtime.errors import (
     InputTypeError,
     NonFiniteInputError,
 )
+from repr_runtime.loading import LoadOptions, Opened
 from repr_runtime.session import Session
 
 # DLPack, with arrays in ordinary memory: the same structures, of another device
@@ -182,7 +183,9 @@ class Running:
             *(library, self.cuda, TensorRTOptions(**options)),
         )
         manifest, _ = tiny.parts()
-        self.session = Session(folder, manifest, self.backend, "fp32", "the fake")
+        self.session = Session(
+            folder, Opened(manifest, manifest.files[0], self.backend, "the fake"), LoadOptions()
+        )
 
 
 @pytest.fixture
@@ -347,7 +350,7 @@ def test_numpy_beside_device_arrays_is_still_looked_at(tiny: Any, tmp_path: Path
             return
 
     manifest, _ = tiny.parts(inputs=Two.inputs, outputs=Two.outputs, preprocessing=None)
-    session = Session(tmp_path, manifest, Two(), "fp32", "")
+    session = Session(tmp_path, Opened(manifest, manifest.files[0], Two(), ""), LoadOptions())
     there = Foreign(running.cuda, np.zeros((3, 2), np.float32))
     assert session.run(there, np.ones((3, 2), np.float32))["a"] is there
     with pytest.raises(NonFiniteInputError, match="'b' holds 6 values"):

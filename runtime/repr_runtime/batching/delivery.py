@@ -1,0 +1,42 @@
+"""How an answer, or an error, reaches the request it belongs to."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import threading
+
+from repr_runtime.batching.queue import Answer, Request
+from repr_runtime.errors import CudaError, DeviceMemoryError, SessionClosedError
+
+
+def deliver(request: Request, answer: Answer | BaseException) -> None:
+    """Complete the future of ``request``; what its callbacks raise ends no worker."""
+    try:
+        if isinstance(answer, BaseException):
+            request.set_exception(answer)
+        else:
+            request.set_result(answer)
+    except BaseException:  # of a callback: an exit, say, which must not end a worker
+        kind, error, trace = sys.exc_info()
+        assert kind is not None
+        thread = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
+
+
+def may_be_one_sample(error: BaseException) -> bool:
+    """Whether the others of the batch could be answered without the one that fails."""
+    lost = isinstance(error, CudaError) and not isinstance(error, DeviceMemoryError)
+    return not lost and not isinstance(error, SessionClosedError)
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """A copy for one thread, since raising an error writes into it."""
+    try:
+        mine = copy.copy(error)
+    except Exception:  # not every class can be copied
+        return error
+    if type(mine) is not type(error):
+        return error
+    mine.__cause__ = error.__cause__
+    return mine.with_traceback(error.__traceback__)
