@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.accuracy.evaluate import Evaluation, evaluate_artifact
-from repr_bench.analysis.run import Analysis, Subject
+from repr_bench.analysis.run import Analysis
+from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.artifacts import find_artifact, how_to_add
 from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
@@ -36,7 +37,7 @@ class _Pending:
     """A row in the making: what it will be if nothing more is learnt of it, and what is timed."""
 
     row: Row
-    subject: Subject | None = None
+    timed: TimedGraph | None = None
     timing: Timing | None = None
 
     def finished(self, plan: Plan) -> Row:
@@ -74,7 +75,7 @@ def run(request: Request, listener: Listener) -> Results:
             interrupted = _measure(pending, request.plan, listener, between)
             if not interrupted:
                 timed = [p for p in pending if p.timing is not None and p.timing.error is None]
-                analysis.run([p.subject for p in timed if p.subject], listener)
+                analysis.run([p.timed for p in timed if p.timed], listener)
         except KeyboardInterrupt:
             interrupted = True
     return Results(
@@ -150,27 +151,27 @@ def _rows_of_artifact(
         graph = _graph(folder, session, evaluations[precision])
         fixed = session.batch_size
         for batch in request.batches or (DEFAULT_BATCHES if fixed is None else (fixed,)):
-            yield _ready(Subject(label, precision, batch, session, (), False), graph, images)
+            yield _ready(TimedGraph(label, precision, batch, session), graph, images)
 
 
-def _ready(subject: Subject, graph: Graph, images: Images | None) -> _Pending:
+def _ready(timed: TimedGraph, graph: Graph, images: Images | None) -> _Pending:
     """The row with what its session is fed, or with the reason why it cannot be."""
     row = Row(
-        label=subject.label,
-        precision=subject.precision,
-        batch=subject.batch,
+        label=timed.label,
+        precision=timed.precision,
+        batch=timed.batch,
         status="absent",
         graph=graph,
     )
     try:
-        arrays, what = make_feed(subject.session, images, subject.batch)
+        arrays, what = make_feed(timed.session, images, timed.batch)
     except UsageError as error:
         return _Pending(replace(row, reason=str(error)))
     except Exception as error:
         return _Pending(replace(row, status="failed", reason=sentence(error)))
     reason = "interrupted before it was measured"
     row = replace(row, status="interrupted", reason=reason, inputs=what)
-    return _Pending(row, subject._replace(arrays=tuple(arrays), emulated=row.emulated))
+    return _Pending(row, replace(timed, arrays=tuple(arrays), emulated=row.emulated))
 
 
 def _graph(folder: Path, session: Session, found: Evaluation) -> Graph:
@@ -211,11 +212,11 @@ def _measure(
     pending: list[_Pending], plan: Plan, listener: Listener, between: Callable[[], None]
 ) -> bool:
     """Time all rows that are ready; whether Ctrl-C ended it."""
-    ready = [(item, item.subject) for item in pending if item.subject is not None]
+    ready = [(item, item.timed) for item in pending if item.timed is not None]
     listener.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
     with garbage_frozen():
         measured = measure(
-            [partial(subject.session.run, *subject.arrays) for _, subject in ready],
+            [partial(timed.session.run, *timed.arrays) for _, timed in ready],
             plan,
             report=partial(listener.advance, "measuring"),
             between=between,

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.analysis.trace import Trace, read_trace
 from repr_bench.errors import BenchError
 from repr_bench.measuring.measure import Call, Clock
 from repr_bench.results.profile import Layer, Profile
-
-if TYPE_CHECKING:
-    from repr_runtime import Session
 
 WARMUP_CALLS = 5
 ROUNDS = 3
@@ -66,56 +65,46 @@ class Turns:
         return self._clock() - before
 
 
-def profile_session(
-    row: tuple[str, str, int],
-    session: Session,
-    arrays: Sequence[NDArray[Any]],
-    *,
-    threads: int | None,
-    graph: bytes,
-) -> Profile:
-    """The profile of ``row`` (label, precision, batch), which runs in ``session``.
-
-    ``graph`` is the ONNX model that it runs. Whatever goes wrong is the profile's reason.
-    """
-    named: Any = dict(zip(("label", "precision", "batch"), row, strict=True))
+def profile_session(timed: TimedGraph, *, threads: int | None) -> Profile:
+    """The profile of ``timed``; whatever goes wrong is its reason."""
+    session = timed.session
+    profile = Profile(label=timed.label, precision=timed.precision, batch=timed.batch)
     plain: Any = getattr(session.backend, "session", None)
     if session.backend.name != "onnxruntime" or plain is None or session.device != "cpu":
-        return Profile(**named, reason=_NO_TRACE.format(choice=session.choice))
-    feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
+        return replace(profile, reason=_NO_TRACE.format(choice=session.choice))
+    feed = {spec.name: array for spec, array in zip(session.inputs, timed.arrays, strict=True)}
     names = [spec.name for spec in session.outputs]
     try:
+        graph = timed.onnx
         with tempfile.TemporaryDirectory(prefix="repr-bench-") as folder:
             turns = Turns()
             trace, originals = _profiled(graph, threads, plain, names, feed, turns, Path(folder))
-        counts = _multiply_adds(graph, row[2])
-        return to_profile(row, trace, originals, counts, turns)
+        counts = _multiply_adds(graph, timed.batch)
+        return filled_in(profile, trace, originals, counts, turns)
     except Exception as error:  # the other rows still have their profiles
-        return Profile(**named, reason=" ".join(str(error).split()) or repr(error))
+        return replace(profile, reason=" ".join(str(error).split()) or repr(error))
 
 
-def to_profile(
-    row: tuple[str, str, int],
+def filled_in(
+    profile: Profile,
     trace: Trace,
     originals: Mapping[str, tuple[str, ...]],
     counts: Mapping[str, int],
     turns: Turns,
 ) -> Profile:
-    """A trace with what its nodes stand for; ``counts`` are multiply-adds by original node."""
+    """``profile`` with a trace, and what its nodes stand for; ``counts`` are multiply-adds by original node."""
     layers = tuple(
         Layer(
-            node.name,
-            node.op,
-            originals.get(node.name, ()),
-            sum(counts.get(name, 0) for name in originals.get(node.name, ())),
-            node.samples_us,
+            name=node.name,
+            op=node.op,
+            originals=originals.get(node.name, ()),
+            multiply_adds=sum(counts.get(name, 0) for name in originals.get(node.name, ())),
+            samples_us=node.samples_us,
         )
         for node in trace.nodes
     )
-    return Profile(
-        label=row[0],
-        precision=row[1],
-        batch=row[2],
+    return replace(
+        profile,
         multiply_adds=sum(counts.values()),
         layers=layers,
         runs_us=trace.runs_us,

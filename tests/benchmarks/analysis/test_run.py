@@ -16,7 +16,8 @@ from repr_bench import inputs as feeds
 from repr_bench.analysis import peaks, profile_session
 from repr_bench.analysis import run as analysis
 from repr_bench.analysis.peaks import Peaks
-from repr_bench.analysis.run import Analysis, Subject, default_threads, work_of
+from repr_bench.analysis.run import Analysis, default_threads, work_of
+from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.request import Wanted
 from repr_bench.results.file import read_results
 from repr_bench.results.results import Results
@@ -88,16 +89,16 @@ def test_a_run_without_them_does_nothing_more(
     assert (found.roofline, found.profiles) == (None, ())
 
 
-def subject(**changes: Any) -> Subject:
-    session: Any = SimpleNamespace(device=changes.pop("device", "cpu"))
-    return Subject("n", "fp16", 1, session, (), changes.pop("emulated", False))
+def timed(device: str = "cpu", *, emulated: bool = False) -> TimedGraph:
+    session: Any = SimpleNamespace(device=device)
+    return TimedGraph("n", "fp16", 1, session, emulated=emulated)
 
 
 def test_rows_that_have_no_work_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert work_of(subject(emulated=True)).reason == "fp16 is emulated on a CPU"
-    assert "cuda:0, whose peaks are not measured" in work_of(subject(device="cuda:0")).reason
-    monkeypatch.setattr(analysis, "_graph", lambda _: b"no model")
-    assert work_of(subject()).reason
+    assert work_of(timed(emulated=True)).reason == "fp16 is emulated on a CPU"
+    assert "cuda:0, whose peaks are not measured" in work_of(timed(device="cuda:0")).reason
+    monkeypatch.setattr(TimedGraph, "onnx", b"no model")
+    assert work_of(timed()).reason
 
 
 def test_an_interrupt_keeps_what_was_found(
@@ -110,11 +111,10 @@ def test_an_interrupt_keeps_what_was_found(
 
     monkeypatch.setattr(peaks, "measure_peaks", lambda *_, **__: FOUND)
     monkeypatch.setattr(profile_session, "profile_session", interrupted)
-    monkeypatch.setattr(analysis, "_graph", lambda _: b"")
     found = Analysis(Wanted(roofline=True, profile=True), None, results.environment)
     listener: Any = SimpleNamespace(tell=told.append)
     with pytest.raises(KeyboardInterrupt):
-        found.run([subject(emulated=True)], listener)
+        found.run([timed(emulated=True)], listener)
     assert found.roofline is not None
     assert found.roofline.threads == 2  # one a core
     assert found.profiles == []

@@ -15,7 +15,8 @@ from page_results import said
 from page_results import shown as printed
 
 from repr_bench.analysis.fused_nodes import original_nodes
-from repr_bench.analysis.profile_session import Turns, profile_session, to_profile
+from repr_bench.analysis.profile_session import Turns, filled_in, profile_session
+from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.analysis.trace import read_trace
 from repr_bench.errors import BenchError
 from repr_bench.report.html import render_page
@@ -29,6 +30,7 @@ TRACE = json.loads(Path(__file__).with_name("ort_trace.json").read_text("utf-8")
 """Four runs of three nodes, in the format of ONNX Runtime 1.31; the first one is cold."""
 
 ROW = ("tiny", "fp32", 2)
+ONES = np.ones((2, 3, 32, 32), np.float32)
 
 
 def test_the_trace_by_hand() -> None:
@@ -56,8 +58,8 @@ def test_a_trace_of_another_format_is_refused() -> None:
 def profile() -> Profile:
     turns = Turns()
     turns.plain_ns, turns.profiled_ns = [100_000, 90_000, 110_000], [130_000, 120_000, 125_000]
-    return to_profile(
-        ROW,
+    return filled_in(
+        Profile(label="tiny", precision="fp32", batch=2),
         read_trace(TRACE, [1, 2, 3]),
         {"relu_nchwc": ("conv", "relu"), "ReorderOutput": (), "node_linear": ("linear",)},
         {"conv": 3_000_000, "linear": 500_000, "nowhere": 1},
@@ -217,11 +219,8 @@ def test_quantized_convolutions_in_another_layout_keep_their_work() -> None:
 
 
 def test_a_real_session_is_profiled(make_artifact: Callable[..., Path]) -> None:
-    folder = make_artifact()
-    with load(folder, device="cpu", threads=1) as session:
-        content = (folder / "model.onnx").read_bytes()
-        arrays = [np.ones((2, 3, 32, 32), np.float32)]
-        found = profile_session(ROW, session, arrays, threads=1, graph=content)
+    with load(make_artifact(), device="cpu", threads=1) as session:
+        found = profile_session(TimedGraph(*ROW, session, (ONES,)), threads=1)
     assert found.reason == ""
     assert "MatMul" in {layer.op for layer in found.layers}
     assert found.multiply_adds == 2 * 30_720
@@ -233,13 +232,15 @@ def test_a_real_session_is_profiled(make_artifact: Callable[..., Path]) -> None:
 
 
 def test_where_there_is_no_trace_the_reason_is_said(make_artifact: Callable[..., Path]) -> None:
-    arrays = [np.ones((2, 3, 32, 32), np.float32)]
     with load(make_artifact(), device="cpu", threads=1) as session:
-        broken = profile_session(ROW, session, arrays, threads=1, graph=b"no model")
+        timed = TimedGraph(*ROW, session, (ONES,))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TimedGraph, "onnx", b"no model")
+            broken = profile_session(timed, threads=1)
         assert broken.layers == ()
         assert broken.reason
         session.device = "cuda"
-        elsewhere = profile_session(ROW, session, arrays, threads=1, graph=b"")
+        elsewhere = profile_session(timed, threads=1)
     assert "it sees launches, not kernels" in elsewhere.reason.replace("on a GPU ", "")
 
 

@@ -19,7 +19,7 @@ def test_agreement_counts_images_of_one_top1() -> None:
     ours = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0], [0.0, 7.0, 1.0], [1.0, 2.0, 3.0]])
     theirs = ours.copy()
     theirs[1] = [0.0, 5.0, 1.0]
-    theirs[3, 0] = np.nan
+    theirs[3, 2] = np.nan  # which argmax takes for the largest
     assert compare_top1(ours, theirs) == SameAnswers(2, 4)
     assert compare_top1(ours, ours * 3 + 1) == SameAnswers(4, 4)
 

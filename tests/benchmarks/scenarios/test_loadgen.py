@@ -290,7 +290,7 @@ def test_loadgen_and_we_agree(
     monkeypatch.setattr(Session, "run", slow)
     monkeypatch.setattr("repr_bench.scenarios.server.search", at_ten_a_second)
     path = tmp_path / "r.json"
-    command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
+    command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "1"]
     more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]
     assert cli.main([*command, *more, "--threads", "1", "--quiet"]) == 0
     rows = {(row.scenario, row.source): row for row in read_results(path).scenarios}
@@ -309,10 +309,10 @@ def test_loadgen_and_we_agree(
         samples = sorted(ns for window in theirs.windows_ns for ns in window)
         assert theirs.loadgen.percentiles_ns["50"] == samples[len(samples) // 2]
         assert theirs.loadgen.percentiles_ns["90"] == samples[int(len(samples) * 0.9)]
-        assert sum(theirs.window_seconds) >= 1.5
+        assert sum(theirs.window_seconds) >= 0.75
     server = rows["server", "LoadGen"].images_per_second
     assert server is not None
-    assert 4 < server.value < 25  # about twenty Poisson arrivals in two seconds
+    assert 3 < server.value < 30  # about ten Poisson arrivals in a second
     for source in ("repr-bench", "LoadGen"):
         found = rows["offline", source].images_per_second
         assert found is not None

@@ -407,7 +407,7 @@ def test_the_page_escapes_and_keeps_the_old_figures(results: Results) -> None:
 @pytest.mark.slow
 def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "100ms"]
-    assert cli.main([*command, "--seconds", "0.5", "--json", "r.json"]) == 0
+    assert cli.main([*command, "--seconds", "0.2", "--json", "r.json"]) == 0
     found = read_results(Path("r.json"))
     rows = {row.scenario: row for row in found.scenarios}
     server = rows["server"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from repr_bench.scenarios.search import MOST_RATES, SearchSettings, conclusion, 
 from repr_bench.scenarios.server import try_rate
 
 MS = 1_000_000
+ServiceMaker = Callable[[VirtualTime], QueueService]
 
 
 def _trial(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
@@ -35,6 +37,27 @@ def _trial(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
     )
 
 
+def _try(
+    rate: float,
+    service: ServiceMaker,
+    settings: SearchSettings,
+    *,
+    confirm: bool = False,
+    **virtual: Any,
+) -> RateTrial:
+    """A trial of ``rate`` in virtual time."""
+    time = VirtualTime(**virtual)
+    return try_rate(
+        rate,
+        lambda: service(time),
+        ["x"],
+        settings,
+        confirm=confirm,
+        clock=time.clock,
+        sleep=time.sleep,
+    )
+
+
 def _row(trials: list[RateTrial]) -> ScenarioRow:
     return ScenarioRow(
         label="x",
@@ -46,7 +69,9 @@ def _row(trials: list[RateTrial]) -> ScenarioRow:
     )
 
 
-def _search(limit: float, first: float, *, confirmed_limit: float | None = None) -> ScenarioRow:
+def _search(
+    limit: float, first: float, *, confirmed_limit: float | None = None, slo_ms: float = 15_000.0
+) -> ScenarioRow:
     """Of a service that holds exactly the rates up to ``limit``."""
     trials: list[RateTrial] = []
 
@@ -54,7 +79,7 @@ def _search(limit: float, first: float, *, confirmed_limit: float | None = None)
         highest = limit if not confirm or confirmed_limit is None else confirmed_limit
         return _trial(rate, "held" if rate <= highest else "missed", confirm)
 
-    search(attempt, first, SearchSettings(15_000.0), trials)
+    search(attempt, first, SearchSettings(slo_ms), trials)
     return _row(trials)
 
 
@@ -92,7 +117,9 @@ def test_a_failure_ends_the_search() -> None:
     trials: list[RateTrial] = []
     search(
         lambda rate, _confirm: replace(_trial(rate, "failed"), reason="ValueError: no"),
-        *(10.0, SearchSettings(15.0), trials),
+        10.0,
+        SearchSettings(15.0),
+        trials,
     )
     assert len(trials) == 1
     assert conclusion(trials, SearchSettings(15.0)) == ("failed", "ValueError: no")
@@ -103,12 +130,7 @@ def _late(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
 
 
 def test_a_search_is_confirmed_however_far_down() -> None:
-    trials: list[RateTrial] = []
-
-    def attempt(rate: float, confirm: bool) -> RateTrial:
-        return _trial(rate, "held" if rate <= (10.0 if confirm else 1000.0) else "missed", confirm)
-
-    search(attempt, 500.0, SearchSettings(15.0), trials)
+    trials = _search(1000.0, 500.0, confirmed_limit=10.0, slo_ms=15.0).trials
     assert conclusion(trials, SearchSettings(15.0)) == ("measured", "")
     assert trials[-1].confirms
     assert 5.0 < trials[-1].offered <= 10.0
@@ -132,13 +154,13 @@ def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> N
 
 
 def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
-    plan = SearchSettings(15.0)
+    settings = SearchSettings(15.0)
 
     def found(attempt: Any) -> tuple[str, str]:
         trials: list[RateTrial] = []
-        search(attempt, 36_590.0, plan, trials)
+        search(attempt, 36_590.0, settings, trials)
         assert trials[-1].offered * 15e-3 <= 0.1  # it went all the way down
-        return conclusion(trials, plan)
+        return conclusion(trials, settings)
 
     # a generator on time, and the service misses however little it has to do: that is a finding
     status, reason = found(lambda rate, confirm: _trial(rate, "missed", confirm))
@@ -156,7 +178,7 @@ def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
 
 
 def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> None:
-    plan = SearchSettings(15.0, seconds=0.5, confirm_seconds=2)
+    settings = SearchSettings(15.0, seconds=0.5, confirm_seconds=2)
     trials: list[RateTrial] = []
 
     class SlowToTake(QueueService):
@@ -167,16 +189,10 @@ def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> Non
             return super().submit(sample, deadline=deadline)
 
     def attempt(rate: float, confirm: bool) -> RateTrial:
-        time = VirtualTime()
-        return try_rate(
-            *(rate, lambda: SlowToTake(time, 1000), ["x"], plan),
-            confirm=confirm,
-            clock=time.clock,
-            sleep=time.sleep,
-        )
+        return _try(rate, lambda time: SlowToTake(time, 1000), settings, confirm=confirm)
 
-    search(attempt, 36_590.0, plan, trials)
-    assert conclusion(trials, plan) == ("measured", "")
+    search(attempt, 36_590.0, settings, trials)
+    assert conclusion(trials, settings) == ("measured", "")
     row = _row(trials)
     assert trials[0].generator_limited
     assert not trials[0].derived()["trusted"]
@@ -209,25 +225,18 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     service_ms, bound_ms = 3.0, 15.0
     known = md1_highest_rate(service_ms / 1e3, bound_ms / 1e3, 0.99)
     assert known == pytest.approx(187, abs=1)
-    plan = SearchSettings(bound_ms, seconds=40, confirm_seconds=120, within=0.03)
+    settings = SearchSettings(bound_ms, seconds=40, confirm_seconds=120, within=0.03)
     trials: list[RateTrial] = []
     services: list[QueueService] = []
 
+    def service(time: VirtualTime) -> QueueService:
+        services.append(QueueService(time, round(service_ms * MS)))
+        return services[-1]
+
     def attempt(rate: float, confirm: bool) -> RateTrial:
-        time = VirtualTime()
+        return _try(rate, service, settings, confirm=confirm)
 
-        def open_service() -> QueueService:
-            services.append(QueueService(time, round(service_ms * MS)))
-            return services[-1]
-
-        return try_rate(
-            *(rate, open_service, ["x"], plan),
-            confirm=confirm,
-            clock=time.clock,
-            sleep=time.sleep,
-        )
-
-    search(attempt, 1e3 / service_ms, plan, trials)
+    search(attempt, 1e3 / service_ms, settings, trials)
     row = _row(trials)
     assert row.rate == pytest.approx(known, rel=0.06)
     assert row.confirmed is not None
@@ -249,14 +258,8 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
 
 
 def test_refusals_count_as_misses() -> None:
-    time = VirtualTime()
-    service = QueueService(time, 10 * MS, room=1)
-    found = try_rate(
-        *(95.0, lambda: service, ["x"], SearchSettings(1000.0, seconds=10)),
-        confirm=False,
-        clock=time.clock,
-        sleep=time.sleep,
-    )
+    settings = SearchSettings(1000.0, seconds=10)
+    found = _try(95.0, lambda time: QueueService(time, 10 * MS, room=1), settings)
     # offered nearly what one server does, without room to wait: Erlang's loss, 0.95 / 1.95
     assert found.outcome == "missed"
     assert found.refused_share > 0.2
@@ -267,44 +270,39 @@ def test_refusals_count_as_misses() -> None:
 
 
 def test_a_failing_network_is_said() -> None:
-    time = VirtualTime()
-    found = try_rate(
-        *(100.0, lambda: QueueService(time, MS, fail_at=3), ["x"], SearchSettings(15.0)),
-        confirm=False,
-        clock=time.clock,
-        sleep=time.sleep,
-    )
+    found = _try(100.0, lambda time: QueueService(time, MS, fail_at=3), SearchSettings(15.0))
     assert found.outcome == "failed"
     assert found.reason == "ArithmeticError: the network fell over"
 
 
-def test_a_late_generator_makes_a_trial_untrustworthy() -> None:
-    for oversleep, trusted in ((0.0, True), (5e-3, False)):
-        time = VirtualTime(lambda seconds, late=oversleep: late if seconds > 1e-3 else 0.0)  # type: ignore[misc]
-        found = try_rate(
-            *(50.0, lambda time=time: QueueService(time, MS), ["x"], SearchSettings(15.0)),  # type: ignore[misc]
-            confirm=False,
-            clock=time.clock,
-            sleep=time.sleep,
-        )
-        assert found.trusted is trusted
-        assert found.derived()["trusted"] is trusted
+@pytest.mark.parametrize(("oversleep", "trusted"), [(0.0, True), (5e-3, False)])
+def test_a_late_generator_makes_a_trial_untrustworthy(oversleep: float, trusted: bool) -> None:
+    found = _try(
+        50.0,
+        lambda time: QueueService(time, MS),
+        SearchSettings(15.0),
+        oversleep=lambda seconds: oversleep if seconds > 1e-3 else 0.0,
+    )
+    assert found.trusted is trusted
+    assert found.derived()["trusted"] is trusted
 
 
-def test_slow_networks_get_longer_trials_within_reason() -> None:
-    plan = SearchSettings(15.0, seconds=1.0, queries=300)
-    assert plan.lasting(1000.0, confirm=False) == (1.0, 300)
-    assert plan.lasting(10.0, confirm=False) == (1.0, 50)
-    assert plan.lasting(1000.0, confirm=True) == (6.0, 1000)
+@pytest.mark.parametrize(
+    ("slo_ms", "rate", "confirm", "lasts"),
+    [
+        (15.0, 1000.0, False, (1.0, 300)),
+        (15.0, 10.0, False, (1.0, 50)),
+        (15.0, 1000.0, True, (6.0, 1000)),
+        (500.0, 1000.0, False, (10.0, 300)),
+    ],
+)
+def test_slow_networks_and_long_bounds_get_longer_trials_within_reason(
+    slo_ms: float, rate: float, confirm: bool, lasts: tuple[float, int]
+) -> None:
+    settings = SearchSettings(slo_ms, seconds=1.0, queries=300)
+    assert settings.lasting(rate, confirm=confirm) == lasts
 
 
 def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
-    assert SearchSettings(500.0, seconds=1.0).lasting(1000.0, confirm=False)[0] == 10.0
-    time = VirtualTime()
-    found = try_rate(
-        *(150.0, lambda: QueueService(time, 10 * MS), ["x"], SearchSettings(1000.0, seconds=0.1)),
-        confirm=False,
-        clock=time.clock,
-        sleep=time.sleep,
-    )
-    assert found.outcome == "missed"
+    settings = SearchSettings(1000.0, seconds=0.1)
+    assert _try(150.0, lambda time: QueueService(time, 10 * MS), settings).outcome == "missed"
