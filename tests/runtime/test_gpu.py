@@ -102,7 +102,7 @@ def engine_artifact(
     options = EngineOptions(
         edition=edition.name,
         profiles=(ProfileInfo(1, 8, 32),),
-        compute_capabilities=() if edition.exact_gpu else ("current",),
+        compute_capabilities=("current",) if edition.just_in_time else (),
     )
     built = build_engine(graph, options)
     path = f"engines/fp32.{edition.name}.engine"

@@ -240,7 +240,7 @@ def _built_for(library: BuilderLibrary, options: EngineOptions) -> tuple[str, ..
 def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]:
     """What of the options shapes the engine, for the manifest."""
     return {
-        "opt_level": options.opt_level if library.edition.honours_opt_level else None,
+        "opt_level": None if library.edition.just_in_time else options.opt_level,
         "tf32": options.tf32,
         "version_compatible": options.version_compatible,
         "strip_weights": options.strip_weights,
@@ -254,9 +254,9 @@ def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
     """Which library it is if ``auto`` chose, and which options it takes for nothing."""
     title = library.edition.title
     notes = [library.choice] if library.choice else []
-    if options.opt_level is not None and not library.edition.honours_opt_level:
+    if options.opt_level is not None and library.edition.just_in_time:
         notes.append(f"{title} takes --opt-level and builds the same at each")
-    if options.timing_cache is not None and not library.edition.keeps_timing_cache:
+    if options.timing_cache is not None and library.edition.just_in_time:
         notes.append(
             f"{title} times nothing while building: {options.timing_cache} was neither read nor "
             f"written"
@@ -267,7 +267,7 @@ def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
 def _usable_cache(library: BuilderLibrary, options: EngineOptions) -> Path | None:
     """The timing cache's file, if this library keeps one and it can be written."""
     path = options.timing_cache
-    if path is None or not library.edition.keeps_timing_cache:
+    if path is None or library.edition.just_in_time:
         return None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise OptionError(

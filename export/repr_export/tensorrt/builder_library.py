@@ -90,7 +90,7 @@ def _choose() -> BuilderLibrary:
             reasons.append(f"{edition.title} is not installed")
         except EngineBuildError as error:
             reasons.append(str(error).split(";")[0])
-            if cuda_status().devices or not edition.builder_needs_gpu:
+            if cuda_status().devices or edition.just_in_time:
                 broken.append(error)
         else:
             reason = "; ".join(reasons) or "a GPU is there"
@@ -107,7 +107,7 @@ def _open(edition: Edition) -> BuilderLibrary:
     except BackendError as error:
         raise EngineBuildError(str(error)) from error
     status = cuda_status()
-    if edition.builder_needs_gpu and not status.devices:
+    if not edition.just_in_time and not status.devices:
         raise EngineBuildError(
             f"the builder of {edition.title} needs a GPU: {status.reason}; use --engine "
             f"tensorrt-rtx, whose builder needs none"

@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
-from fake_tensorrt import engine_bytes, expected
+from fake_tensorrt import expected
+from made_backend import Made, batch
 
 from repr_runtime import TensorRTOptions
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend
-from repr_runtime.backends.tensorrt.library import EDITIONS, Library
 from repr_runtime.cuda import arrays
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.errors import (
@@ -174,14 +172,8 @@ class Running:
     """A session over the fake engine, on a fake device."""
 
     def __init__(self, tiny: Any, folder: Path, **options: Any) -> None:
-        self.cuda = FakeCuda()
-        trt = fake_tensorrt.module()
-        content = engine_bytes()
-        library = Library(EDITIONS["tensorrt"], trt)
-        self.backend = TensorRTBackend(
-            EngineFile(content, folder / "x.engine", "0" * 64, "repr-export x"),
-            *(library, self.cuda, TensorRTOptions(**options)),
-        )
+        made = Made(folder, options=TensorRTOptions(**options))
+        self.cuda, self.backend = made.cuda, made.backend
         manifest, _ = tiny.parts()
         self.session = Session(
             folder, Opened(manifest, manifest.files[0], self.backend, "the fake"), LoadOptions()
@@ -199,10 +191,6 @@ def start(tiny: Any, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         running.session.close()
-
-
-def batch(count: int) -> np.ndarray:
-    return np.random.default_rng(count).standard_normal((count, 3, 4, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", [Foreign, Shared])

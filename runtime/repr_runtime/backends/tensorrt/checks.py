@@ -181,7 +181,7 @@ def _capability(subject: Subject) -> str:
     here, listed = gpu.compute_capability, info.compute_capabilities
     if here in listed:
         return f"built for {here}, which {gpu.name} has"
-    if not subject.edition.exact_gpu:
+    if subject.edition.just_in_time:
         later = info.options.get("later_compute_capabilities")
         if later and listed and _numbers(here) > max(map(_numbers, listed)):
             return f"built for {', '.join(listed)} and later; {gpu.name} has {here}"

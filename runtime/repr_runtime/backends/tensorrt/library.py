@@ -30,25 +30,20 @@ if TYPE_CHECKING:
 class Edition:
     """TensorRT or TensorRT-RTX, and what the other does differently.
 
-    ``exact_gpu``: an engine runs on GPUs of its compute capability alone, and not on those
-    that the builder listed. ``distributions`` are the names of its package by the CUDA major
-    version that it needs. The rest is about building; running needs a GPU always.
-    ``keeps_timing_cache``: the RTX builder times nothing, and its timing-cache calls do nothing.
-    ``honours_opt_level``: the RTX builder takes all levels and writes the same engine.
-    ``default_targets`` are the compute capabilities of an engine built for none in particular;
-    such an engine runs on later ones too (NVIDIA, TensorRT-RTX documentation, "CPU-Only AOT").
-    Empty: the GPU's own.
+    ``just_in_time``: kernels are compiled on the GPU that runs the engine. So an engine suits
+    more GPUs than one, and its builder needs none, times nothing, and writes the same engine at
+    every optimization level. ``default_targets`` are the compute capabilities of an engine built
+    for none in particular; such an engine runs on later ones too (NVIDIA, TensorRT-RTX
+    documentation, "CPU-Only AOT"). Empty: the GPU's own. ``distributions`` are the names of its
+    package by the CUDA major version that it needs.
     """
 
     name: str
     module: str
     title: str
-    exact_gpu: bool
-    distributions: tuple[tuple[str, int], ...]
-    builder_needs_gpu: bool
-    keeps_timing_cache: bool
-    honours_opt_level: bool
+    just_in_time: bool
     default_targets: tuple[str, ...]
+    distributions: tuple[tuple[str, int], ...]
 
     @property
     def extra(self) -> str:
@@ -74,23 +69,17 @@ EDITIONS: dict[str, Edition] = {
             name="tensorrt",
             module="tensorrt",
             title="TensorRT",
-            exact_gpu=True,
-            distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
-            builder_needs_gpu=True,
-            keeps_timing_cache=True,
-            honours_opt_level=True,
+            just_in_time=False,
             default_targets=(),
+            distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
         ),
         Edition(
             name="tensorrt-rtx",
             module="tensorrt_rtx",
             title="TensorRT-RTX",
-            exact_gpu=False,
-            distributions=(("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
-            builder_needs_gpu=False,
-            keeps_timing_cache=False,
-            honours_opt_level=False,
+            just_in_time=True,
             default_targets=("8.0", "8.6", "8.9", "12.0"),
+            distributions=(("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
         ),
     )
 }

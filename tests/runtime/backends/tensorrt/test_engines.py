@@ -40,7 +40,9 @@ def test_auto_takes_an_engine_that_passes_all_checks(place: Place) -> None:
         )
         np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
         assert session.self_test().samples == 3
-        images = np.zeros((20, 4, 4, 3), np.uint8)  # more than the engine's largest batch
+        many = place.tiny.inputs(50)  # more than the engine's largest batch
+        np.testing.assert_array_equal(session.run_all({"input": many})["logits"], expected(many))
+        images = np.zeros((20, 4, 4, 3), np.uint8)
         assert len(session.classify(images)) == 20
     assert all(device.closed and not device.leaks for device in place.devices)
 
