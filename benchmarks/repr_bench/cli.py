@@ -183,7 +183,8 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
 
 def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Results:
     """Write the files that are asked for; the results in the order of the tables."""
-    from repr_bench.report.markdown import to_csv, to_markdown
+    from repr_bench.report.csv import to_csv
+    from repr_bench.report.markdown import to_markdown
     from repr_bench.report.sort import in_order
     from repr_bench.results.file import write_results, write_text
 
@@ -205,24 +206,15 @@ def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Re
 
 def _print(results: Results, args: argparse.Namespace) -> None:
     """The tables, or in their place the file that goes to standard output."""
-    from repr_bench.report.markdown import to_csv, to_markdown
-    from repr_bench.report.sections.peers import print_peers
-    from repr_bench.report.sections.scenarios import print_scenarios
-    from repr_bench.report.terminal import print_others, print_report
+    from repr_bench.report.csv import to_csv
+    from repr_bench.report.markdown import to_markdown
+    from repr_bench.report.terminal import print_report
 
     for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
         if path == STANDARD_OUTPUT:
             sys.stdout.write(render(results))
             return
-    scenarios = bool(results.scenarios or results.end_to_end)
-    if results.rows or not scenarios:
-        print_report(results, _output())
-    if scenarios:
-        print_scenarios(results, _output())
-    if scenarios and not results.rows:
-        print_others(results, _output())
-    if results.peers:
-        print_peers(results, _output())
+    print_report(results, _output(), saved=args.json or args.take_from, page=args.html)
 
 
 def exit_status(results: Results) -> int:

@@ -25,7 +25,7 @@ from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, garbage_frozen, measure
-from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow, ratio
@@ -125,24 +125,24 @@ def tune_artifact(
         found = []
         opened: dict[Setting, OursRunner] = {}
         for setting in candidates(goal, request.threads or usable_cores(), batches):
+            bare = replace(setting, batch=None)
             row = PeerRow(
                 label=folder.name,
                 precision=precision,
                 measure=which,
                 batch=setting.batch,
-                peer=str(replace(setting, batch=None)),
+                peer=str(bare),
                 status="failed",
             )
             candidate = Candidate(setting, row)
             found.append(candidate)
             try:
-                bare = replace(setting, batch=None)
                 if bare not in opened:
                     opened[bare] = OursRunner(
                         load(folder, device="cpu", precision=precision, tuned=bare)
                     )
                     stack.callback(opened[bare].close)
-                    same = agreement(
+                    same = compare_top1(
                         reference,
                         in_batches(opened[bare].logits, inputs, session.batch_size or CHUNK),
                     )
@@ -254,18 +254,9 @@ def print_search(found: Sequence[Candidate], console: Console) -> None:
     """Print the candidates with their figures, and which one was chosen."""
     plain = not console.is_terminal
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for title in (
-        "network",
-        "precision",
-        "batch",
-        "setting",
-        "p50 ms",
-        "images/s",
-        "default is",
-        "",
-    ):
-        words = title in ("network", "precision", "setting", "")
-        table.add_column(Text(title), justify="left" if words else "right", no_wrap=plain)
+    words = ("network", "precision", "setting", "")
+    for title in (*words[:2], "batch", "setting", "p50 ms", "images/s", "default is", ""):
+        table.add_column(Text(title), justify="left" if title in words else "right", no_wrap=plain)
     for each in found:
         row = each.row
         timed = row.latency_ms if row.measure == "latency" else None

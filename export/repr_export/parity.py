@@ -1,16 +1,18 @@
-"""Receipts: does the exported graph compute what the original network computes?"""
+"""Does the exported graph compute what the original network computes? The receipt, and the golden samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import ParityError
-from repr_export.samples import Arrays, SampleSet
+from repr_export.samples import Arrays, CpuGraph, SampleSet, run_in_batches
+from repr_export.source import Source
 
 PARITY_BOUND = 1e-4
 """The largest difference of an output that an export may show, as a share of its range."""
@@ -48,6 +50,75 @@ class Difference:
     own_rounding: float | None = None
 
 
+@dataclass(frozen=True)
+class Golden:
+    """A few samples with the original network's outputs, as a file, and what it says of them.
+
+    ``tolerance`` is by how much each output may differ from the golden one, by name.
+    """
+
+    content: bytes
+    samples: int
+    description: str
+    tolerance: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The proof that a graph is its network: the difference of each output, and golden samples."""
+
+    differences: tuple[Difference, ...]
+    golden: Golden
+
+    def as_dict(self) -> dict[str, Any]:
+        """The receipt as plain data that JSON can hold."""
+        return {
+            "summary": summarize(self.differences),
+            "bound": PARITY_BOUND,
+            "differences": [asdict(row) for row in self.differences],
+        }
+
+
+def prove_parity(
+    source: Source,
+    graph: bytes,
+    sets: Sequence[SampleSet],
+    batch: int | None,
+    progress: Callable[[str], None],
+) -> Parity:
+    """Compare ``graph`` with ``source`` on each set; the first set gives the golden samples.
+
+    ``batch`` is the graph's fixed batch size, or None. Raises :class:`ParityError` if any output
+    is off by more than it is allowed.
+    """
+    differences: list[Difference] = []
+    golden: list[Golden] = []
+    run_graph = CpuGraph(graph)
+    for samples in sets:
+        expected = run_in_batches(source.reference, samples.inputs, batch)
+        actual = run_in_batches(run_graph, samples.inputs, batch)
+        rows = compare(samples, expected, actual)
+        if not all(row.relative <= row.allowed for row in rows):
+            progress("computing the original network in float64")
+            exact = run_in_batches(source.exact, samples.inputs, batch)
+            rows = allow_rounding(rows, expected, exact)
+        differences += rows
+        golden.append(_golden(samples, expected, rows))
+    require_parity(differences)
+    return Parity(tuple(differences), golden[0])
+
+
+def _golden(samples: SampleSet, expected: Arrays, rows: Sequence[Difference]) -> Golden:
+    count = min(GOLDEN_SAMPLES, len(samples))
+    arrays: dict[str, NDArray[Any]] = {}
+    for kind, named in (("input", samples.inputs), ("output", expected)):
+        arrays |= {f"{kind}.{name}": values[:count] for name, values in named.items()}
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    tolerance = {row.output: row.allowed * output_range(expected[row.output]) for row in rows}
+    return Golden(stream.getvalue(), count, samples.description, tolerance)
+
+
 def compare(samples: SampleSet, expected: Arrays, actual: Arrays) -> tuple[Difference, ...]:
     """The difference of each output; raises :class:`ParityError` if shapes or names differ."""
     if list(expected) != list(actual):
@@ -67,14 +138,14 @@ def compare(samples: SampleSet, expected: Arrays, actual: Arrays) -> tuple[Diffe
         agreement = float(np.mean(a.argmax(1) == b.argmax(1))) if classes else None
         rows.append(
             Difference(
-                samples.name,
-                samples.description,
-                len(samples),
-                name,
-                max_abs,
-                spread,
-                relative,
-                agreement,
+                samples=samples.name,
+                description=samples.description,
+                count=len(samples),
+                output=name,
+                max_abs=max_abs,
+                range=spread,
+                relative=relative,
+                top1_agreement=agreement,
             )
         )
     return tuple(rows)
@@ -121,7 +192,8 @@ def summarize(differences: Sequence[Difference]) -> str:
     worst = max(differences, key=lambda row: row.relative)
     agreements = [row.top1_agreement for row in differences if row.top1_agreement is not None]
     same = f", top-1 agreement {min(agreements):.2%}" if agreements else ""
-    counts = " and ".join(f"{row.count} {row.samples}" for row in _one_per_set(differences))
+    per_set = {row.samples: row for row in differences}.values()
+    counts = " and ".join(f"{row.count} {row.samples}" for row in per_set)
     return (
         f"largest difference {worst.max_abs:.2g}, {worst.relative:.1g} of the outputs' range "
         f"(allowed {worst.allowed:.2g}{_because(worst)}){same}; on {counts} samples"
@@ -132,7 +204,3 @@ def _because(row: Difference) -> str:
     if row.own_rounding is None or row.allowed == PARITY_BOUND:
         return ""
     return f", since the network in float32 is off from itself in float64 by {row.own_rounding:.1g}"
-
-
-def _one_per_set(differences: Sequence[Difference]) -> list[Difference]:
-    return list({row.samples: row for row in differences}.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +36,43 @@ class SampleSet:
         return len(next(iter(self.inputs.values())))
 
 
-def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
-    """Run an ONNX graph on the CPU; raises :class:`GraphError` if it cannot be."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+class CpuGraph:
+    """An ONNX graph opened on the CPU, to be called with inputs by name.
+
+    ``input`` is the name of its first input, ``batch`` that one's first dimension where it is
+    fixed. Raises :class:`GraphError` if it cannot be opened, or run.
+    """
+
+    def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with _graph_errors():
+            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        entry = next(iter(self._session.get_inputs()), None)
+        first = entry.shape[0] if entry is not None and entry.shape else None
+        self.input: str = "" if entry is None else entry.name
+        self.batch = first if isinstance(first, int) else None
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        with _graph_errors():
+            outputs = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, outputs, strict=True))
+
+
+@contextmanager
+def _graph_errors() -> Iterator[None]:
     try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # its exceptions share no base but this
+        yield
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+
+
+def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
+    """Run an ONNX graph once on the CPU; raises :class:`GraphError` if it cannot be."""
+    return CpuGraph(graph, optimize=optimize)(inputs)
 
 
 def sample_sets(
@@ -112,13 +138,37 @@ def _noise(
     return generator.integers(0, 2, shape).astype(dtype)
 
 
+def batches(count: int, size: int, *, whole: bool) -> Iterator[NDArray[np.intp]]:
+    """The rows of ``count`` samples in order, ``size`` at a time.
+
+    ``whole``: the last batch is filled up from the first rows, for graphs of one batch size.
+    """
+    for begin in range(0, count, size):
+        rows = np.arange(begin, begin + size)
+        yield rows % count if whole else rows[: count - begin]
+
+
 def run_in_batches(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
-    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1 and more."""
+    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1, 2 and more."""
     count = len(next(iter(inputs.values())))
-    # A free batch size is tried as 1, as 2, and as all the rest.
-    cuts = list(range(0, count, batch)) if batch else [c for c in (0, 1, 3) if c < count]
-    parts = [
-        network({name: values[begin:end] for name, values in inputs.items()})
-        for begin, end in zip(cuts, [*cuts[1:], count], strict=True)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if batch is None:
+        rows = [part for part in np.split(np.arange(count), (1, 3)) if len(part)]
+    else:
+        rows = list(batches(count, batch, whole=True))
+    return _run(network, inputs, rows, count)
+
+
+def run_in_parts(
+    network: Network, inputs: Arrays, batch: int | None, at_once: int = 250
+) -> dict[str, NDArray[Any]]:
+    """``network`` on many ``inputs``: ``batch`` at a time, or where that is free, ``at_once``."""
+    count = len(next(iter(inputs.values())))
+    rows = batches(count, batch or at_once, whole=batch is not None)
+    return _run(network, inputs, rows, count)
+
+
+def _run(
+    network: Network, inputs: Arrays, rows: Iterable[NDArray[np.intp]], count: int
+) -> dict[str, NDArray[Any]]:
+    parts = [network({name: values[part] for name, values in inputs.items()}) for part in rows]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}

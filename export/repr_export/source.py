@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from repr_export.samples import Arrays
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -51,13 +52,16 @@ def count_multiply_adds(spec: NetworkSpec, side: int | None = None) -> int:
     ``repr_export.graph.multiply_adds`` counts them in the exported graph. Nothing is computed: the
     network is made of shapes without values, so that even the largest takes seconds.
     """
-    counter = _Counter()  # type: ignore[no-untyped-call]
-    height, width = spec.input_shape[1:] if side is None else (side, side)
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         network = spec.build().eval()
-        image = torch.empty(1, 3, height, width)
-        with counter:
-            network(image)
+    return multiply_adds(network, side or spec.input_shape[1])
+
+
+def multiply_adds(network: nn.Module, side: int) -> int:
+    """The same of a network in eval mode, without values, of one image (3, side, side)."""
+    counter = _Counter()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), counter:
+        network(torch.empty(1, 3, side, side, device="meta"))
     return counter.flops // 2  # torch counts the addition too
 
 

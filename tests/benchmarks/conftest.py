@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from repr_bench import inputs as feeds
+from repr_bench import inputs
 from repr_bench.results.graph import Accuracy, Graph
 from repr_bench.results.machine import Environment
 from repr_bench.results.results import Results, Settings
@@ -185,12 +186,39 @@ def no_progress() -> Any:
     return Heard()
 
 
+def _bundled_are(monkeypatch: pytest.MonkeyPatch, images: ImageSet) -> ImageSet:
+    load = inputs._load
+    monkeypatch.setattr(inputs, "_load", lambda folder: load(folder) if folder else images)
+    return images
+
+
 @pytest.fixture
-def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_images(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
     """The bundled images are twenty."""
-    images = ImageSet(
-        np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8),
-        np.zeros(20, np.int64),
-        "twenty noisy images",
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    return _bundled_are(
+        monkeypatch, ImageSet(pixels, np.zeros(20, np.int64), "twenty noisy images")
     )
-    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
+
+
+@pytest.fixture
+def ten_images(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+    """The bundled images are ten; ``make_artifact``'s network, which says 9, is right for three."""
+    labels = np.array([9, 9, 9, 0, 1, 2, 3, 4, 5, 6])
+    pixels = np.full((10, 32, 32, 3), 200, np.uint8)
+    return _bundled_are(monkeypatch, ImageSet(pixels, labels, "ten grey images"))
+
+
+@pytest.fixture
+def write_pictures() -> Callable[..., Path]:
+    """Writes three grey pictures into a folder, or into each of its folders that are named."""
+
+    def write(root: Path, *folders: str) -> Path:
+        for folder in folders or ("",):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for number in range(3):
+                image = Image.new("RGB", (40, 36), (200, 10 * number, 0))
+                image.save(root / folder / f"{number}.png")
+        return root
+
+    return write

@@ -33,6 +33,11 @@ class World:
         return run
 
 
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "WARMUP_SECONDS", 0.01)
+
+
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 @pytest.mark.parametrize("cost", [0.0, 5.0])
 def test_cost_is_found_under_drift_and_spikes(cost: float, drift: float) -> None:

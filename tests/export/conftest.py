@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,8 +120,7 @@ class Graphs:
 @functools.cache
 def captured(name: str, size: int | None) -> ir.Model:
     """The registered network ``name``, randomised, captured from torch without optimization."""
-    import torch
-
+    from repr_export.sources.capture import capture
     from repr_models.registry import resolve
     from repr_models.weights.randomize import randomize
 
@@ -132,29 +129,7 @@ def captured(name: str, size: int | None) -> ir.Model:
     shape = (channels, size or height, size or width)
     network = spec.build().eval()
     randomize(network, name, shape)
-    example = torch.zeros(2, *shape)
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # says that torchvision is not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=FutureWarning)
-            warnings.simplefilter("ignore", category=DeprecationWarning)
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=20,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["input"],
-                output_names=["logits"],
-            )
-    finally:
-        logger.setLevel(level)
-    assert program is not None
-    return program.model
+    return capture(network, shape, batch=None, opset=20)
 
 
 @pytest.fixture(scope="session")

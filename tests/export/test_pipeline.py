@@ -1,6 +1,7 @@
 """The whole export: what it writes, what it promises, and that a failure writes nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -182,16 +183,10 @@ def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "batchnorms"), [("resnet50.imagenet", 53), ("resnet152", 155)])
-def test_imagenet_networks_fold_completely(name: str, batchnorms: int, tmp_path: Path) -> None:
-    done = export(name, tmp_path, RANDOM)
-    assert (
-        done.manifest.receipts["fold"]["summary"]
-        == f"{batchnorms} of {batchnorms} BatchNorms folded"
-    )
-    assert all(row["relative"] <= 1e-4 for row in done.manifest.receipts["parity"]["differences"])
-    proto = onnx.load(done.path / "model.onnx")
-    assert not [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+def test_an_imagenet_network_is_proven_at_its_full_size(tmp_path: Path) -> None:
+    manifest = export("resnet50.imagenet", tmp_path, RANDOM).manifest
+    assert manifest.receipts["fold"]["summary"] == "53 of 53 BatchNorms folded"
+    assert all(row["relative"] <= 1e-4 for row in manifest.receipts["parity"]["differences"])
 
 
 KILLER = """
@@ -258,10 +253,14 @@ print(kills)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs os.fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fifty_kills_leave_whole_artifacts_or_none(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", KILLER, str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a forked child has no threads of its parent
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     kills = json.loads(run.stdout.strip().replace("'", '"'))

@@ -146,7 +146,7 @@ def assert_builds_int8(graph: bytes, counted: MultiplyAdds) -> None:
     model = ir.from_proto(onnx.load_model_from_string(graph))
     names = {v.name or "" for node in model.graph for v in (*node.inputs, *node.outputs) if v}
     ranges = Ranges({name: Range(-4.0, 4.0) for name in names}, "min-max", 1, "made up")
-    done = quantize(graph, ranges, flavour="tensorrt")
+    done = quantize(graph, ranges, target="tensorrt")
     weighted = {node.name for node in model.graph if node.op_type in WEIGHTED}
     layers = len(weighted.intersection(done.report.quantized))
     assert build(done.graph, counted).receipt.layers["int8"] == layers > 0

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 import repr_models
 
 PUBLIC = [
@@ -55,6 +57,21 @@ def test_importing_the_package_and_reading_images_imports_no_torch() -> None:
         *("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors", "rich"),
         *("repr_export", "repr_runtime", "repr_bench"),
     }
+
+
+@pytest.mark.parametrize(
+    "first", ["repr_models.networks.lenet", "repr_models.spec", "repr_models.weights.loading"]
+)
+def test_networks_is_the_function_whatever_is_imported_first(first: str) -> None:
+    """The folder of the families has the function's name."""
+    code = (
+        f"import {first}, repr_models.networks.vgg; from repr_models import networks; "
+        "import repr_models; assert networks is repr_models.networks; print(len(list(networks())))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(result.stdout) > 40
 
 
 def test_every_error_is_a_models_error() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 
 import pytest
 import torch
+from layer_costs import on_meta
 from torch import nn
 
 from repr_models import (
@@ -67,9 +67,8 @@ def test_the_networks_of_the_tutorial_are_all_there() -> None:
 
 @pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 def test_a_network_is_what_its_spec_states(spec: NetworkSpec) -> None:
-    with torch.device("meta"):
-        network = spec.build().eval()
-        logits = network(torch.empty(2, *spec.input_shape))
+    network = on_meta(spec.name)
+    logits = network(torch.empty(2, *spec.input_shape, device="meta"))
     assert logits.shape == (2, spec.dataset.class_count)
     deployed = [p for n, p in network.named_parameters() if not spec.is_training_only(n)]
     assert sum(p.numel() for p in deployed) == spec.parameters
@@ -167,5 +166,5 @@ def test_a_kept_batchnorm_needs_a_reason() -> None:
 
 
 def test_every_family_module_registers_something() -> None:
-    modules = {inspect.getmodule(spec.builder).__name__ for spec in ALL}  # type: ignore[union-attr]
+    modules = {getattr(spec.builder, "func", spec.builder).__module__ for spec in ALL}
     assert modules == {f"repr_models.networks.{name}" for name in registry.FAMILY_MODULES}

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from rich.console import Console
 
+from repr_bench.report.document import Section
+from repr_bench.report.sections.order import sections
+from repr_bench.report.terminal import print_report
 from repr_bench.results.agreement import Agreement, Band, Flips
 from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
 from repr_bench.results.peers import OURS, Measure, PeerRow, SameAnswers
@@ -23,6 +29,26 @@ SECTIONS = (
     *("figures", "comparison", "pareto", "agreement", "roofline", "profiles", "scenarios"),
     *("peers", "distributions", "formulae", "environment"),
 )
+
+
+def shown(results: Results, width: int = 100_000, *, terminal: bool = False) -> str:
+    """What is printed, in a pipe by default."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, highlight=False)
+    print_report(results, console)
+    return stream.getvalue()
+
+
+def said(results: Results) -> str:
+    """Every note on ``results``, a line each, and the words that introduce a section."""
+    return "\n".join(_said(sections(results)))
+
+
+def _said(given: Iterable[Section]) -> Iterator[str]:
+    for section in given:
+        yield section.text
+        yield from _said(section.parts)
+        yield from map(str, section.notes)
 
 
 def everything(results: Results) -> Results:

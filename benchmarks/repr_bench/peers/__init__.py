@@ -1,1 +1,1 @@
-"""Who else can do the work of an artifact here, timed in the same rounds."""
+"""Who else can run a network here, and how many times as fast ours is."""

@@ -1,4 +1,7 @@
-"""What a peer is, and what is asked of it."""
+"""What a peer is: another way to run an artifact's network, on the same inputs and threads.
+
+Its library is imported when it is opened.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class PeerAbsentError(Exception):
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default."""
 
     folder: Path
@@ -40,18 +43,27 @@ class Work:
 class Prepared:
     """A peer that is ready for one batch size.
 
-    ``call`` runs the batch that it was prepared with once; ``burst`` runs it so many times, up to
-    ``lanes`` of them at once, and returns when all are done. ``logits`` runs any arrays of
-    that batch size, through the same compiled thing, and returns the first output (N, classes).
-    ``samples_ns`` are the latencies that a peer measured by itself, which then has no ``call``.
+    ``call`` runs the batch that it was prepared with once. ``logits`` runs any arrays of that
+    batch size, through the same compiled thing, and returns the first output (N, classes).
+    ``at_once`` runs the batch so many times, up to ``lanes`` of them at once, and returns when
+    all are done; without it, one call follows the other. ``samples_ns`` are the latencies that a
+    peer measured by itself, which then has no ``call``.
     """
 
     logits: Callable[[Arrays], NDArray[Any]]
     call: Callable[[], object]
-    burst: Callable[[int], object]
     settings: str
+    at_once: Callable[[int], object] | None = None
     lanes: int = 1
     samples_ns: tuple[int, ...] = ()
+
+    def burst(self, times: int) -> None:
+        """Run the batch ``times`` times, as many at once as there are lanes."""
+        if self.at_once is not None:
+            self.at_once(times)
+            return
+        for _ in range(times):
+            self.call()
 
 
 class Runner(Protocol):
@@ -75,7 +87,7 @@ class Peer:
     """
 
     name: str
-    open: Callable[[Work], Runner]
+    open: Callable[[Workload], Runner]
     why_not: Callable[[], str | None]
     measures: tuple[Measure, ...] = MEASURES
     device: Literal["cpu", "gpu"] = "cpu"
@@ -90,13 +102,3 @@ def not_installed(module: str, way_out: str) -> Callable[[], str | None]:
         return f"{module} is not installed: {way_out}"
 
     return why_not
-
-
-def repeated(call: Callable[[], object]) -> Callable[[int], None]:
-    """The ``burst`` of a peer with one caller."""
-
-    def burst(times: int) -> None:
-        for _ in range(times):
-            call()
-
-    return burst

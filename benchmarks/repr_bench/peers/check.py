@@ -63,7 +63,7 @@ def in_batches(logits: Logits, inputs: Sequence[NDArray[Any]], batch: int) -> ND
     return found
 
 
-def agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> SameAnswers:
+def compare_top1(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> SameAnswers:
     """How many of both (N, classes) have one top-1, ties of ours included.
 
     Raises ``ValueError`` for other shapes.

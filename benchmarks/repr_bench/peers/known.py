@@ -1,26 +1,14 @@
-"""All peers, and those chosen by name."""
+"""The list of peers, in the order of the report, and the choice among them by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from repr_bench.errors import UsageError
+from repr_bench.peers import onnxruntime, openvino, torch, trtexec
 from repr_bench.peers.base import Peer
 
-
-def known_peers() -> tuple[Peer, ...]:
-    """Every peer, in the order of the report."""
-    from repr_bench.peers import onnxruntime as onnxruntime_peer
-    from repr_bench.peers import openvino as openvino_peer
-    from repr_bench.peers import torch as torch_peer
-    from repr_bench.peers import trtexec as trtexec_peer
-
-    return (
-        *torch_peer.PEERS,
-        *onnxruntime_peer.PEERS,
-        *openvino_peer.PEERS,
-        *trtexec_peer.PEERS,
-    )
+PEERS = (*torch.PEERS, *onnxruntime.PEERS, *openvino.PEERS, *trtexec.PEERS)
 
 
 def select(names: Sequence[str] | None) -> list[tuple[Peer, str | None]]:
@@ -28,9 +16,9 @@ def select(names: Sequence[str] | None) -> list[tuple[Peer, str | None]]:
 
     Raises :class:`UsageError` for a name that there is not.
     """
-    known = {peer.name: peer for peer in known_peers()}
+    known = {peer.name: peer for peer in PEERS}
     if names is None:
-        return [(peer, None) for peer in known.values() if peer.why_not() is None]
+        return [(peer, None) for peer in PEERS if peer.why_not() is None]
     for name in names:
         if name not in known:
             raise UsageError(

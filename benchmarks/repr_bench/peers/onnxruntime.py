@@ -12,10 +12,8 @@ from repr_bench.peers.base import (
     Peer,
     PeerAbsentError,
     Prepared,
-    Runner,
-    Work,
+    Workload,
     not_installed,
-    repeated,
 )
 
 
@@ -26,36 +24,36 @@ class OnnxRuntimeRunner:
     that ours runs.
     """
 
-    def __init__(self, work: Work, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(self, workload: Workload, provider: str = "CPUExecutionProvider") -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 3  # said below, if it matters
-        if work.threads is not None:
-            options.intra_op_num_threads = work.threads
-        self._session = ort.InferenceSession(str(work.path), options, providers=[provider])
+        if workload.threads is not None:
+            options.intra_op_num_threads = workload.threads
+        self._session = ort.InferenceSession(str(workload.path), options, providers=[provider])
         got = self._session.get_providers()
         if got[0] != provider:  # falling back is silent
             raise PeerAbsentError(f"ONNX Runtime fell back from {provider} to {', '.join(got)}")
-        threads = "default threads" if work.threads is None else f"threads {work.threads}"
+        threads = "default threads" if workload.threads is None else f"threads {workload.threads}"
         self._settings = f"ONNX Runtime {ort.__version__}, {provider}, {threads}"
         self._names = [node.name for node in self._session.get_inputs()]
 
     def prepare(self, arrays: Arrays) -> Prepared:
-        call = partial(self._session.run, None, dict(zip(self._names, arrays, strict=True)))
-        return Prepared(self._logits, call, repeated(call), self._settings)
+        return Prepared(self._logits, self._call(arrays), self._settings)
+
+    def _call(self, arrays: Arrays) -> partial[Any]:
+        return partial(self._session.run, None, dict(zip(self._names, arrays, strict=True)))
 
     def _logits(self, arrays: Arrays) -> NDArray[Any]:
-        found: NDArray[Any] = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[
-            0
-        ]
+        found: NDArray[Any] = self._call(arrays)()[0]
         return found
 
     def close(self) -> None:
         del self._session
 
 
-def _on_gpu(provider: str) -> Any:
+def _on_gpu(name: str, provider: str) -> Peer:
     library = not_installed("onnxruntime", "pip install onnxruntime-gpu")
 
     def why_not() -> str | None:
@@ -69,23 +67,15 @@ def _on_gpu(provider: str) -> Any:
             return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in its place"
         return None if cuda_status().devices else cuda_status().reason
 
-    return why_not
-
-
-def _cpu(work: Work) -> Runner:
-    return OnnxRuntimeRunner(work)
-
-
-def _cuda(work: Work) -> Runner:
-    return OnnxRuntimeRunner(work, "CUDAExecutionProvider")
-
-
-def _tensorrt(work: Work) -> Runner:
-    return OnnxRuntimeRunner(work, "TensorrtExecutionProvider")
+    return Peer(name, partial(OnnxRuntimeRunner, provider=provider), why_not, device="gpu")
 
 
 PEERS = (
-    Peer("onnxruntime", _cpu, not_installed("onnxruntime", "pip install repr-deploy")),
-    Peer("onnxruntime-cuda", _cuda, _on_gpu("CUDAExecutionProvider"), device="gpu"),
-    Peer("onnxruntime-tensorrt", _tensorrt, _on_gpu("TensorrtExecutionProvider"), device="gpu"),
+    Peer(
+        "onnxruntime",
+        OnnxRuntimeRunner,
+        not_installed("onnxruntime", "pip install repr-deploy"),
+    ),
+    _on_gpu("onnxruntime-cuda", "CUDAExecutionProvider"),
+    _on_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
 )

@@ -7,6 +7,7 @@ otherwise; so the precision is set, and read back.
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -16,8 +17,7 @@ from repr_bench.peers.base import (
     Peer,
     PeerAbsentError,
     Prepared,
-    Runner,
-    Work,
+    Workload,
     not_installed,
 )
 
@@ -30,13 +30,13 @@ class OpenVINORunner:
     With the THROUGHPUT hint, as many requests are in flight as OpenVINO itself advises.
     """
 
-    def __init__(self, work: Work, hint: Hint) -> None:
+    def __init__(self, workload: Workload, hint: Hint) -> None:
         self._library: Any = importlib.import_module("openvino")
         self._core = self._library.Core()
-        self._work, self._hint = work, hint
+        self._workload, self._hint = workload, hint
 
     def prepare(self, arrays: Arrays) -> Prepared:
-        model = self._core.read_model(str(self._work.path))
+        model = self._core.read_model(str(self._workload.path))
         names = [port.get_any_name() for port in model.inputs]
         shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)}
         model.reshape(shapes)  # a free batch would cost it
@@ -44,8 +44,8 @@ class OpenVINORunner:
             "PERFORMANCE_HINT": self._hint,
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        if self._work.threads is not None:
-            config["INFERENCE_NUM_THREADS"] = self._work.threads
+        if self._workload.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = self._workload.threads
         compiled = self._core.compile_model(model, "CPU", config)
         precision = _name(compiled.get_property("INFERENCE_PRECISION_HINT"))
         if precision != "f32":
@@ -66,16 +66,16 @@ class OpenVINORunner:
             return request.infer(given, share_inputs=True, share_outputs=True)
 
         if self._hint == "LATENCY":
-            return Prepared(logits, call, lambda times: [call() for _ in range(times)], settings)
+            return Prepared(logits, call, settings)
         lanes = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         queue = self._library.AsyncInferQueue(compiled, lanes)
 
-        def burst(times: int) -> None:
+        def at_once(times: int) -> None:
             for _ in range(times):
                 queue.start_async(given, share_inputs=True)
             queue.wait_all()
 
-        return Prepared(logits, call, burst, f"{settings}, {lanes} requests at once", lanes)
+        return Prepared(logits, call, f"{settings}, {lanes} requests at once", at_once, lanes)
 
     def close(self) -> None:
         del self._core
@@ -91,16 +91,10 @@ def _version(library: Any) -> str:
     return str(library.__version__).split("-")[0]
 
 
-def _latency(work: Work) -> Runner:
-    return OpenVINORunner(work, "LATENCY")
-
-
-def _throughput(work: Work) -> Runner:
-    return OpenVINORunner(work, "THROUGHPUT")
-
-
 _WHY_NOT = not_installed("openvino", "pip install 'repr-deploy[peers]'")
 PEERS = (
-    Peer("openvino-latency", _latency, _WHY_NOT, ("latency",)),
-    Peer("openvino-throughput", _throughput, _WHY_NOT, ("throughput",)),
+    Peer("openvino-latency", partial(OpenVINORunner, hint="LATENCY"), _WHY_NOT, ("latency",)),
+    Peer(
+        "openvino-throughput", partial(OpenVINORunner, hint="THROUGHPUT"), _WHY_NOT, ("throughput",)
+    ),
 )

@@ -1,4 +1,4 @@
-"""This project's runtime, as one of the peers; bursts of many callers."""
+"""Ours as a runner beside the peers: a session, and as many callers as it has instances."""
 
 from __future__ import annotations
 
@@ -16,11 +16,8 @@ from repr_bench.peers.base import Arrays, Prepared
 from repr_runtime import Session
 
 BURST_SECONDS = 0.1
-
-
 LEAST_BATCHES = 4
 """Batches of a burst for each lane, so that the last one running alone costs little."""
-
 
 CHUNK = 50
 """Images at a time, where only answers are compared and the graph leaves the batch free."""
@@ -36,15 +33,13 @@ class OursRunner:
 
     def prepare(self, arrays: Arrays) -> Prepared:
         call = partial(self._session.run, *arrays)
-        return Prepared(self.logits, call, self._burst(call), self._session.choice, self._lanes)
+        at_once = partial(burst_of_callers, self._pool, self._lanes, call)
+        return Prepared(self.logits, call, self._session.choice, at_once, self._lanes)
 
     def logits(self, arrays: Arrays) -> NDArray[Any]:
         """The first output."""
         found: NDArray[Any] = next(iter(self._session.run(*arrays).values()))
         return found
-
-    def _burst(self, call: Callable[[], object]) -> Callable[[int], None]:
-        return partial(burst_of_callers, self._pool, self._lanes, call)
 
     def close(self) -> None:
         self._pool.shutdown()

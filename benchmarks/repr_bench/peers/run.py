@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,8 @@ from repr_bench.errors import sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import Clock, Plan, Timing, garbage_frozen, measure
-from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Work
-from repr_bench.peers.check import agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Runner, Workload
+from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
@@ -30,26 +29,6 @@ from repr_runtime.backends.tuning import Setting, resolve
 from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
-
-
-@dataclass
-class _Entry:
-    """A row in the making, and the call that is timed for it."""
-
-    row: PeerRow
-    call: Callable[[], object] | None = None
-    timing: Timing | None = None
-    plan: Plan = field(default_factory=Plan)
-
-    def finished(self) -> PeerRow:
-        timing = self.timing
-        if timing is None:
-            return self.row
-        status, reason = timing.outcome(self.plan)
-        rounds = tuple(map(tuple, timing.rounds))
-        return replace(
-            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
-        )
 
 
 def with_peers(
@@ -97,6 +76,36 @@ def run_peers(
     return tuple(found), False
 
 
+@dataclass
+class _Entry:
+    """A row in the making, and the call that is timed for it."""
+
+    row: PeerRow
+    call: Callable[[], object] | None = None
+    timing: Timing | None = None
+    plan: Plan = field(default_factory=Plan)
+
+    def finished(self) -> PeerRow:
+        timing = self.timing
+        if timing is None:
+            return self.row
+        status, reason = timing.outcome(self.plan)
+        rounds = tuple(map(tuple, timing.rounds))
+        return replace(
+            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
+        )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What all get: the graph, inputs by batch size, and samples with the answers of ours."""
+
+    workload: Workload
+    inputs: Mapping[int, Arrays]
+    samples: Arrays
+    answers: NDArray[np.float64]
+
+
 class _Comparison:
     """One graph, run by all."""
 
@@ -128,14 +137,7 @@ class _Comparison:
 
     def fail(self, error: Exception) -> None:
         """A row that says why nobody was compared."""
-        row = PeerRow(
-            label=self._label,
-            precision=self._precision,
-            measure="latency",
-            peer=OURS,
-            status="failed",
-        )
-        self._entries = [_Entry(_gone(row, error))]
+        self._entries = [_Entry(_gone(self._row(OURS), error))]
 
     def run(self) -> None:
         """Prepare all, then time them, all latencies and then all throughputs."""
@@ -150,60 +152,69 @@ class _Comparison:
         session = self._load("latency")
         stack.callback(session.close)
         images, _ = self._request.images.for_artifact(session.manifest)
-        feeds = {batch: make_feed(session, images, batch)[0] for batch in self._batches}
-        inputs = check_inputs(session, images)
         ours = OursRunner(session)
-        reference = in_batches(ours.logits, inputs, session.batch_size or CHUNK)
-        entry = session.manifest.file(session.graph)
-        assert entry is not None, "the session was loaded from it"
-        work = Work(self._folder, session.manifest, entry, self._precision, self._request.threads)
+        graph = session.manifest.file(session.graph)
+        assert graph is not None, "the session was loaded from it"
+        samples = check_inputs(session, images)
+        given = _Given(
+            workload=Workload(
+                folder=self._folder,
+                manifest=session.manifest,
+                graph=graph,
+                precision=self._precision,
+                threads=self._request.threads,
+            ),
+            inputs={batch: make_feed(session, images, batch)[0] for batch in self._batches},
+            samples=samples,
+            answers=in_batches(ours.logits, samples, session.batch_size or CHUNK),
+        )
 
-        def ours_for(which: Measure) -> Callable[[Work], Runner]:
+        def ours_for(which: Measure) -> Callable[[Workload], Runner]:
             return lambda _: ours if which == "latency" else OursRunner(self._load("throughput"))
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
-            self._prepare_peer(stack, peer, reason, work, feeds, inputs, reference)
+            self._prepare_peer(stack, peer, reason, given)
 
     def _prepare_peer(
-        self,
-        stack: contextlib.ExitStack,
-        peer: Peer,
-        reason: str | None,
-        work: Work,
-        feeds: dict[int, Any],
-        inputs: list[NDArray[Any]],
-        reference: NDArray[np.float64],
+        self, stack: contextlib.ExitStack, peer: Peer, reason: str | None, given: _Given
     ) -> None:
         """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
-        blank = PeerRow(
-            label=self._label,
-            precision=self._precision,
-            measure="latency",
-            peer=peer.name,
-            status="absent",
-        )
+        row = self._row(peer.name)
         try:
             if reason is not None:
                 raise PeerAbsentError(reason)
-            runner = peer.open(work)
+            runner = peer.open(given.workload)
         except Exception as error:  # whatever a library raises is its rows
-            for each in peer.measures:
-                self._entries.append(_Entry(_gone(replace(blank, measure=each), error)))
+            self._give_up(row, peer, error)
             return
         stack.callback(runner.close)
-        for batch, feed in feeds.items():
-            row = replace(blank, batch=batch)
+        for batch, arrays in given.inputs.items():
+            row = replace(row, batch=batch)
             try:
-                prepared = runner.prepare(feed)
-                found = agreement(reference, in_batches(prepared.logits, inputs, batch))
+                prepared = runner.prepare(arrays)
+                same = compare_top1(
+                    given.answers, in_batches(prepared.logits, given.samples, batch)
+                )
             except Exception as error:
-                for each in peer.measures:
-                    self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
+                self._give_up(row, peer, error)
                 continue
-            row = replace(row, settings=prepared.settings, same_answers=found)
+            checked = replace(row, settings=prepared.settings, same_answers=same)
             for each in peer.measures:
-                self._entries.append(self._entry(replace(row, measure=each), prepared))
+                self._entries.append(self._entry(replace(checked, measure=each), prepared))
+
+    def _give_up(self, row: PeerRow, peer: Peer, error: Exception) -> None:
+        for each in peer.measures:
+            self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
+
+    def _row(self, peer: str) -> PeerRow:
+        return PeerRow(
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            peer=peer,
+            status="absent",
+        )
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.same_answers is not None, "it was just checked"

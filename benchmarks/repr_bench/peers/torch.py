@@ -6,19 +6,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from repr_bench.peers.base import (
-    Arrays,
-    Peer,
-    PeerAbsentError,
-    Prepared,
-    Runner,
-    Work,
-    not_installed,
-    repeated,
-)
-from repr_bench.statistics import intervals as statistics
+from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
+from repr_bench.statistics.intervals import percentile
 from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -32,19 +21,36 @@ _TRIAL_CALLS = 5
 _INSTALL = "pip install 'repr-deploy[bench]'"
 
 
-class TorchRunner:
+class _Runner:
+    """A network, and the library on as many threads as were asked for."""
+
+    def __init__(self, workload: Workload) -> None:
+        import torch
+
+        torch.set_num_threads(workload.threads or usable_cores())
+        self._torch: Any = torch
+        self._network: Any = build_network(workload).eval()
+
+    def _settings(self, way: str) -> str:
+        count = self._torch.get_num_threads()
+        return f"{way}, {count} thread{'s' if count > 1 else ''}"
+
+    def _run(self, network: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
+        with self._torch.inference_mode():
+            found: torch.Tensor = network(*tensors)
+            return found
+
+    def close(self) -> None:
+        del self._network
+
+
+class TorchRunner(_Runner):
     """Eager mode on the CPU, in the memory layout (contiguous, channels_last) that is the faster.
 
     Inputs lie ready as tensors of that layout: what it costs to make them is not the peer's.
     """
 
-    def __init__(self, work: Work) -> None:
-        import torch
-
-        torch.set_num_threads(work.threads or usable_cores())
-        self._network: Any = build_network(work).eval()
-        self._torch = torch
-        self._like_last = False
+    _like_last = False
 
     def prepare(self, arrays: Arrays) -> Prepared:
         layouts = {"contiguous": self._torch.contiguous_format}
@@ -55,8 +61,7 @@ class TorchRunner:
         return Prepared(
             logits=lambda given: self._call(layouts[chosen], given)().numpy(),
             call=calls[chosen],
-            burst=repeated(calls[chosen]),
-            settings=f"torch {self._torch.__version__} eager, {chosen}, {_threads(self._torch)}",
+            settings=self._settings(f"torch {self._torch.__version__} eager, {chosen}"),
         )
 
     def _call(self, layout: Any, arrays: Arrays) -> partial[Any]:
@@ -64,55 +69,36 @@ class TorchRunner:
         tensors = [
             self._torch.from_numpy(array).contiguous(memory_format=layout) for array in arrays
         ]
-        return partial(self._run, layout, tensors)
+        return partial(self._run_in, layout, tensors)
 
-    def _run(self, layout: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
+    def _run_in(self, layout: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
         last = layout is self._torch.channels_last
         if last is not self._like_last:  # once a slice, in its first call, which is not counted
             self._network.to(memory_format=layout)
             self._like_last = last
-        with self._torch.inference_mode():
-            found: torch.Tensor = self._network(*tensors)
-            return found
-
-    def close(self) -> None:
-        del self._network
+        return self._run(self._network, tensors)
 
 
-class CompiledRunner:
+class CompiledRunner(_Runner):
     """``torch.compile`` with its defaults, compiled anew for each batch size."""
 
-    def __init__(self, work: Work) -> None:
-        import torch
-
-        torch.set_num_threads(work.threads or usable_cores())
-        self._network = build_network(work).eval()
-        self._torch = torch
-
     def prepare(self, arrays: Arrays) -> Prepared:
-        library = self._torch
-        compiled = library.compile(self._network, dynamic=False)
+        compiled = self._torch.compile(self._network, dynamic=False)
 
-        def run(tensors: list[torch.Tensor]) -> torch.Tensor:
-            with library.inference_mode():
-                found: torch.Tensor = compiled(*tensors)
-                return found
+        def call_of(given: Arrays) -> partial[torch.Tensor]:
+            return partial(self._run, compiled, [self._torch.from_numpy(each) for each in given])
 
-        def logits(given: Arrays) -> NDArray[Any]:
-            found: NDArray[Any] = run([library.from_numpy(a) for a in given]).numpy()
-            return found
-
-        call = partial(run, [library.from_numpy(array) for array in arrays])
+        call = call_of(arrays)
         call()  # it compiles here
-        settings = f"torch.compile of torch {library.__version__}, {_threads(library)}"
-        return Prepared(logits, call, repeated(call), settings)
+        settings = self._settings(f"torch.compile of torch {self._torch.__version__}")
+        return Prepared(lambda given: call_of(given)().numpy(), call, settings)
 
     def close(self) -> None:
         self._torch.compiler.reset()
-        del self._network
+        super().close()
 
 
-def build_network(work: Work) -> nn.Module:
+def build_network(workload: Workload) -> nn.Module:
     """The registered network that the artifact was made of, with the very same parameters.
 
     Raises :class:`PeerAbsentError` where there is none, or its weights are not at hand.
@@ -120,9 +106,9 @@ def build_network(work: Work) -> nn.Module:
     from repr_models.errors import ModelsError
     from repr_models.registry import resolve
 
-    network, weights = work.manifest.network, work.manifest.weights
-    if work.precision != "fp32":
-        raise PeerAbsentError(f"PyTorch has no {work.precision} graph of it to compare with")
+    network, weights = workload.manifest.network, workload.manifest.weights
+    if workload.precision != "fp32":
+        raise PeerAbsentError(f"PyTorch has no {workload.precision} graph of it to compare with")
     if network.source != "registry":
         raise PeerAbsentError("the artifact was not made of a registered network")
     if weights.kind not in ("bundled", "random"):
@@ -132,15 +118,15 @@ def build_network(work: Work) -> nn.Module:
         )
     try:
         spec = resolve(network.name)
-        return _loaded(spec, work)
+        return _loaded(spec, workload)
     except ModelsError as error:
         raise PeerAbsentError(str(error)) from error
 
 
-def _loaded(spec: NetworkSpec, work: Work) -> nn.Module:
+def _loaded(spec: NetworkSpec, workload: Workload) -> nn.Module:
     from repr_models.weights.loading import RANDOM, load_weights
 
-    wanted = work.manifest.weights
+    wanted = workload.manifest.weights
     network = spec.build()
     source = load_weights(network, RANDOM if wanted.kind == RANDOM else None, spec)
     same = (source.kind, source.sha256) == (wanted.kind, wanted.sha256)
@@ -161,23 +147,10 @@ def _median_seconds(call: partial[Any]) -> float:
         before = time.perf_counter()
         call()
         samples.append(time.perf_counter() - before)
-    return statistics.percentile(samples, 50)
-
-
-def _threads(torch: Any) -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-def _eager(work: Work) -> Runner:
-    return TorchRunner(work)
-
-
-def _compiled(work: Work) -> Runner:
-    return CompiledRunner(work)
+    return percentile(samples, 50)
 
 
 PEERS = (
-    Peer("torch", _eager, not_installed("torch", _INSTALL)),
-    Peer("torch.compile", _compiled, not_installed("torch", _INSTALL)),
+    Peer("torch", TorchRunner, not_installed("torch", _INSTALL)),
+    Peer("torch.compile", CompiledRunner, not_installed("torch", _INSTALL)),
 )

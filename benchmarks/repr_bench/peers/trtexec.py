@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.errors import BenchError
-from repr_bench.peers.base import Arrays, Peer, Prepared, Runner, Work
+from repr_bench.peers.base import Arrays, Peer, Prepared, Workload
 
 WARMUP_MS, SECONDS, ITERATIONS = 200, 3, 10
 _BUILD_SECONDS = 1800
@@ -31,24 +31,29 @@ class TrtexecError(BenchError):
 class TrtexecRunner:
     """Builds an engine for each batch size, times it, and asks it for the outputs of images."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
         self._folder = tempfile.TemporaryDirectory(prefix="trtexec-")
 
     def prepare(self, arrays: Arrays) -> Prepared:
         place = Path(self._folder.name)
-        names = [spec.name for spec in self._work.manifest.inputs]
+        names = [spec.name for spec in self._workload.manifest.inputs]
         batch = len(arrays[0])
         engine, times = place / f"{batch}.engine", place / f"{batch}.times.json"
         free = any(
-            isinstance(size, str) for spec in self._work.manifest.inputs for size in spec.shape
+            isinstance(size, str) for spec in self._workload.manifest.inputs for size in spec.shape
         )
         pairs = zip(names, arrays, strict=True)
         shapes = ",".join(f"{name}:{'x'.join(map(str, array.shape))}" for name, array in pairs)
         fixed = [f"--shapes={shapes}"] if free else []
         _run(
-            *(f"--onnx={self._work.path}", f"--saveEngine={engine}", *fixed, "--noTF32"),
-            *(f"--exportTimes={times}", f"--warmUp={WARMUP_MS}", f"--duration={SECONDS}"),
+            f"--onnx={self._workload.path}",
+            f"--saveEngine={engine}",
+            *fixed,
+            "--noTF32",
+            f"--exportTimes={times}",
+            f"--warmUp={WARMUP_MS}",
+            f"--duration={SECONDS}",
             f"--iterations={ITERATIONS}",
         )
         samples, copies = read_times(times)
@@ -62,7 +67,7 @@ class TrtexecRunner:
             else "WITHOUT copies to and from the GPU"
         )
         settings = f"trtexec's latency by its own clock, {what}, no TF32; not in our rounds"
-        return Prepared(logits, _no_call, _no_call, settings, samples_ns=samples)
+        return Prepared(logits, _no_call, settings, samples_ns=samples)
 
     def _outputs(
         self, engine: Path, names: Sequence[str], shapes: Sequence[str], arrays: Arrays
@@ -74,10 +79,15 @@ class TrtexecRunner:
             files.append(f"{name}:{file}")
         out = place / "outputs.json"
         _run(
-            *(f"--loadEngine={engine}", *shapes, f"--loadInputs={','.join(files)}"),
-            *(f"--exportOutput={out}", "--warmUp=0", "--duration=0", "--iterations=1"),
+            f"--loadEngine={engine}",
+            *shapes,
+            f"--loadInputs={','.join(files)}",
+            f"--exportOutput={out}",
+            "--warmUp=0",
+            "--duration=0",
+            "--iterations=1",
         )
-        return read_output(out, self._work.manifest.outputs[0].name)
+        return read_output(out, self._workload.manifest.outputs[0].name)
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -127,7 +137,7 @@ def _run(*arguments: str) -> None:
         raise TrtexecError(f"trtexec failed: {lines[0] if lines else done.stderr.strip()[-300:]}")
 
 
-def _no_call(*_: object) -> object:
+def _no_call() -> object:
     raise AssertionError("trtexec times itself")
 
 
@@ -135,8 +145,4 @@ def _why_not() -> str | None:
     return None if shutil.which("trtexec") else "trtexec is not on the PATH; it comes with TensorRT"
 
 
-def _open(work: Work) -> Runner:
-    return TrtexecRunner(work)
-
-
-PEERS = (Peer("trtexec", _open, _why_not, ("latency",), "gpu"),)
+PEERS = (Peer("trtexec", TrtexecRunner, _why_not, ("latency",), "gpu"),)

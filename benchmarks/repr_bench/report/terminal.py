@@ -1,124 +1,137 @@
-"""The table on a terminal, as wide as there is room for, and plain in a pipe."""
+"""The document on a terminal: its tables, and what one must know; plain in a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from repr_bench.report.sections.columns import (
-    COLUMNS,
-    NOTHING,
-    Column,
-    marked,
-    other_text,
-    shown_columns,
-    title_of,
-)
-from repr_bench.report.sections.comparison import print_comparison
-from repr_bench.report.sections.figures import cautions, meanings, problems
-from repr_bench.report.sections.profiles import print_profiles
-from repr_bench.report.sections.roofline import print_roofline
-from repr_bench.results.other_tools import OtherRow
+from repr_bench.report.document import KINDS, NOTHING, Line, Note, Section, Table
+from repr_bench.report.sections.order import sections
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
+
+MOST_NOTES = 3
+"""Below the tables of a section: the gravest; all of them stand on the page."""
+_TONES = {"": "", "bad": "red", "good": "green", "warning": "yellow"}
 
 
-def print_report(results: Results, console: Console) -> None:
-    """Print the table and the sentences below it.
+def print_report(
+    results: Results, console: Console, *, saved: Path | None = None, page: Path | None = None
+) -> None:
+    """Print every table, the gravest notes below it, and where the rest is to be read.
 
-    Columns that have no room leave, the least important first, and their names are said;
-    where not even the rest fits, each row becomes a block of lines.
+    ``saved`` is the JSON file that has these results, ``page`` the file with all notes, if any.
     """
-    _print_rows(results, console)
-    for text in problems(results):
-        _line(console, text, "yellow")
-    for text in cautions(results):
-        _line(console, f"Careful: {text}", "yellow")
-    for text in meanings(results):
-        _line(console, text, "dim")
-    if results.comparison:
-        print_comparison(results.comparison, console)
-    print_roofline(results, console)
-    print_profiles(results, console)
+    left: dict[str, None] = {}
+    more = 0
+    for section in sections(results):
+        if section.name != "figures":
+            _line(console, f"\n{section.title}", "bold")
+        more += print_section(section, console, left)
+    rest = [f"No room for {', '.join(left)} (--json and a wider terminal have it)"] if left else []
+    if more:
+        rest.append(f"{more} more note{'s' * (more > 1)}: {_where(saved, page)}")
+    if rest:
+        _line(console, f"{'. '.join(rest)}.", "dim")
 
 
-def print_others(results: Results, console: Console) -> None:
-    """Print the runs of other tools alone, below tables that have no place for them."""
-    if results.others:
-        console.print()
-        _print_rows(replace(results, rows=()), console)
-        for other in results.others:
-            _line(console, other.meaning, "dim")
+def print_section(section: Section, console: Console, left: dict[str, None]) -> int:
+    """Print its tables and ``MOST_NOTES`` notes; how many more there are.
+
+    ``left`` gets the titles of columns that found no room.
+    """
+    if section.text:
+        _line(console, section.text, "")
+    for table in section.tables:
+        _print_table(table, console, left)
+    for part in section.parts:
+        _line(console, part.title, "bold")
+        print_section(part, console, left)
+    grave = sorted(
+        (note for note in section.notes if note.kind != "meaning"),
+        key=lambda note: KINDS.index(note.kind),
+    )
+    for note in grave[:MOST_NOTES]:
+        _print_note(note, console)
+    return len(section.notes) - len(grave[:MOST_NOTES])
 
 
-def _print_rows(results: Results, console: Console) -> None:
-    kept, left = _fitting(results.rows, results.others, console)
-    if kept:
-        plain = not console.is_terminal
-        console.print(_table(results.rows, results.others, kept, plain=plain))
+def _where(saved: Path | None, page: Path | None) -> str:
+    if page:
+        return str(page)
+    return f"repr-bench --from {saved or 'FILE of --json'} --html PAGE, or --markdown -"
+
+
+def _print_note(note: Note, console: Console) -> None:
+    # The reason of a row without figures stands whole; of a list of rows the beginning will do.
+    whole = note.kind in ("problem", "finding") or not console.is_terminal
+    style = "" if note.kind == "finding" else "yellow"
+    text = Text(str(note), style=style)
+    if whole:
+        console.print(text, soft_wrap=not console.is_terminal)
     else:
-        for row in results.rows:
-            _print_block(row, console)
-        for other in results.others:
-            _line(console, other.label, "bold")
-            for column in COLUMNS[2:]:
-                if (text := other_text(column, other)) != NOTHING:
-                    _line(console, f"  {column.title}: {text}", "")
-    if left:
-        _line(console, f"No room for {', '.join(left)}: in --json, or on a wider terminal.", "dim")
+        console.print(text, no_wrap=True, overflow="ellipsis", crop=False)
 
 
-def _fitting(
-    rows: Sequence[Row], others: Sequence[OtherRow], console: Console
-) -> tuple[list[Column], list[str]]:
-    """The columns that fit, none if too few do, and the titles of those that had to leave."""
-    kept, left = shown_columns(rows), list[str]()
-    while not _fits(rows, others, kept, console):
-        spare = max(kept, key=lambda column: column.spare)
-        if not spare.spare:
+def _print_table(table: Table, console: Console, left: dict[str, None]) -> None:
+    shown, gone = _fitting(table, console)
+    left.update(dict.fromkeys(table.titles[index] for index in gone))
+    if shown:
+        console.print(_rich(table, shown, plain=not console.is_terminal))
+        return
+    for line in table.rows:
+        _line(console, line.cells[0], "bold")
+        for title, cell in zip(table.titles[1:], line.cells[1:], strict=True):
+            if cell != NOTHING:
+                _line(console, f"  {title}: {cell}", "")
+
+
+def _fitting(table: Table, console: Console) -> tuple[list[int], list[int]]:
+    """The columns that fit, none if too few do, and those that had to leave."""
+    shown, gone = [*range(len(table.titles))], list[int]()
+    while table.spare and not _fits(table, shown, console):
+        least = max(shown, key=lambda index: table.spare.get(index, 0))
+        if not table.spare.get(least):
             return [], []
-        kept.remove(spare)
-        left.insert(0, spare.title)
-    return kept, left
+        shown.remove(least)
+        gone.insert(0, least)
+    return shown, gone
 
 
-def _fits(
-    rows: Sequence[Row], others: Sequence[OtherRow], columns: Sequence[Column], console: Console
-) -> bool:
-    table = _table(rows, others, columns, plain=False)
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    return not console.is_terminal or needed <= console.width
+def _fits(table: Table, shown: Sequence[int], console: Console) -> bool:
+    if not console.is_terminal:
+        return True
+    options = console.options.update(max_width=10_000)
+    needed = Measurement.get(console, options, _rich(table, shown, plain=False)).maximum
+    return needed <= console.width
 
 
-def _table(
-    rows: Sequence[Row], others: Sequence[OtherRow], columns: Sequence[Column], *, plain: bool
-) -> Table:
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(
-            Text(column.title), justify="right" if column.numeric else "left", no_wrap=True
+def _rich(table: Table, shown: Sequence[int], *, plain: bool) -> RichTable:
+    found = RichTable(
+        box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=not plain
+    )
+    for index in shown:
+        right = index in table.numeric
+        found.add_column(
+            # As Text, since names and paths are no markup.
+            Text(table.titles[index]),
+            justify="right" if right else "left",
+            no_wrap=plain or right or bool(table.spare),
+            overflow="fold",
         )
-    for row in rows:
-        style = "" if row.status == "measured" else "yellow"
-        table.add_row(*(Text(column.text(row)) for column in columns), style=style)
-    for other in others:
-        table.add_row(*(Text(other_text(column, other)) for column in columns))
-    return table
+    for line in table.rows:
+        found.add_row(*(Text(line.cells[index]) for index in shown), style=_style(line))
+    return found
 
 
-def _print_block(row: Row, console: Console) -> None:
-    _line(console, marked(title_of(row), row), "bold")
-    for column in COLUMNS[3:]:
-        if (text := column.text(row)) != NOTHING:
-            _line(console, f"  {column.title}: {text}", "")
+def _style(line: Line) -> str:
+    return _TONES[line.tone]
 
 
 def _line(console: Console, text: str, style: str) -> None:
-    # As Text, since names and paths are no markup; in a pipe a line stays one line.
     console.print(Text(text, style=style), soft_wrap=not console.is_terminal)

@@ -29,7 +29,7 @@ Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
 SPIN_NS = 200_000
 """A sleep ends up to about this late; so long before a query is due, the clock is watched."""
 
-URGENT_SPIN_NS = 20_000
+REALTIME_SPIN_NS = 20_000
 """Likewise of a thread with real-time priority, whose watching would keep others from a CPU."""
 
 LEAD_NS = 1_000_000

@@ -17,6 +17,7 @@ from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Call, Clock, Plan
 from repr_bench.results.scenarios import StageRow
 from repr_bench.results.trials import Windows
+from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
 from repr_runtime.session import softmax
 
@@ -54,9 +55,7 @@ class StageTiming:
 
 
 def encode_jpegs(
-    images: Sequence[NDArray[np.uint8]],
-    info: PreprocessingInfo,
-    name: str = "evaluation images",
+    images: Sequence[NDArray[np.uint8]], name: str, *, info: PreprocessingInfo
 ) -> tuple[list[bytes], str]:
     """``images``, each (H, W, 3), as JPEG files in memory, and the words that say what these are.
 
@@ -136,38 +135,38 @@ def decode_jpeg(file: bytes) -> NDArray[np.uint8]:
 
 def measure_stages(
     stages: Sequence[Stage],
-    feeds: Sequence[Any],
+    inputs: Sequence[Any],
     bare: Call,
     plan: Plan,
     *,
     clock: Clock = time.perf_counter_ns,
     report: Callable[[float, float], None] = lambda _done, _total: None,
 ) -> StageTiming:
-    """Time each stage on ``feeds`` in turn, alternating with ``bare``, in the plan's rounds.
+    """Time each stage on ``inputs`` in turn, alternating with ``bare``, in the plan's rounds.
 
     Half of the plan's seconds go to each of the two at best. Ctrl-C keeps what was measured.
     """
     found = StageTiming([[] for _ in stages])
     try:
         for number in range(WARMUP_CALLS):
-            _through(stages, feeds[number % len(feeds)], clock)
+            _through(stages, inputs[number % len(inputs)], clock)
             bare()
         call = 0
         for number in range(plan.rounds):
             calls: list[list[int]] = []
-            alone: list[int] = []
+            bare_calls: list[int] = []
             spent = 0
-            while spent < plan.slice_ns or len(alone) < plan.slice_calls:
-                moments = _through(stages, feeds[call % len(feeds)], clock)
+            while spent < plan.slice_ns or len(bare_calls) < plan.slice_calls:
+                moments = _through(stages, inputs[call % len(inputs)], clock)
                 bare()
                 after = clock()
                 calls.append([b - a for a, b in itertools.pairwise(moments)])
-                alone.append(after - moments[-1])
+                bare_calls.append(after - moments[-1])
                 spent += after - moments[0]
                 call += 1
             for rounds, samples in zip(found.stages_ns, zip(*calls, strict=True), strict=True):
                 rounds.append(list(samples))
-            found.bare_ns.append(alone)
+            found.bare_ns.append(bare_calls)
             report(number + 1, plan.rounds)
     except KeyboardInterrupt:
         found.interrupted = True
@@ -183,44 +182,44 @@ def _through(stages: Sequence[Stage], value: Any, clock: Clock) -> list[int]:
     return moments
 
 
-def run_stages(
-    session: Session,
-    images: Images | None,
-    row: StageRow,
-    batch: int,
-    plan: Plan,
-    report: Callable[[float, float], None],
-) -> StageRow:
-    """``row`` with the way from JPEG to label measured. Raises what :func:`stages_of` raises."""
+def measure_from_jpeg(system: SystemUnderTest, row: StageRow) -> StageRow:
+    """``row`` with the way from JPEG to label, its batch at a time.
+
+    Raises what :func:`stages_of` raises.
+    """
+    session, batch = system.session, row.batch or 1
     stages = stages_of(session)
     info = session.manifest.preprocessing
     assert info is not None, "or there were no stages"
-    files, what = encode_jpegs(*_pictures(images, info))
-    feeds = [
+    files, what = encode_jpegs(*_pictures(system.images), info=info)
+    inputs = [
         [files[(begin + index) % len(files)] for index in range(batch)]
         for begin in range(0, len(files), batch)
     ]
     (_, decode), (_, resize), (_, normalise), (_, copy), (_, infer), _ = stages
-    ready = copy(normalise(resize(decode(feeds[0]))))
-    timing = measure_stages(stages, feeds, partial(infer, ready), plan, report=report)
+    ready = copy(normalise(resize(decode(inputs[0]))))
+    timing = measure_stages(
+        stages,
+        inputs,
+        partial(infer, ready),
+        system.request.plan,
+        report=partial(system.listener.advance, f"{row.label} from JPEG, batch {batch}"),
+    )
     stages_ns, bare_ns = timing.frozen()
-    return replace(
+    row = replace(
         row,
-        status="interrupted" if timing.interrupted else "measured",
-        reason="interrupted" if timing.interrupted else "",
         images=what,
         stages=tuple(name for name, _ in stages),
         stages_ns=stages_ns,
         bare_ns=bare_ns,
     )
+    return row if timing.interrupted else replace(row, status="measured", reason="")
 
 
-def _pictures(
-    images: Images | None, info: PreprocessingInfo
-) -> tuple[Sequence[NDArray[np.uint8]], PreprocessingInfo, str]:
+def _pictures(images: Images | None) -> tuple[Sequence[NDArray[np.uint8]], str]:
     """A few images to encode: bundled ones where there are none of the network's own data."""
     if images is not None:
-        return [*next(iter(images.batches(PICTURES))).images], info, "evaluation images"
+        return [*next(iter(images.batches(PICTURES))).images], "evaluation images"
     from repr_models.data.cifar10 import bundled_subset
 
-    return [*bundled_subset().images[:PICTURES]], info, "bundled CIFAR-10 images"
+    return [*bundled_subset().images[:PICTURES]], "bundled CIFAR-10 images"

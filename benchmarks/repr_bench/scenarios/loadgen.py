@@ -10,11 +10,13 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from repr_bench.errors import UsageError
+from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import (
     MULTI_STREAM_SAMPLES,
     PERCENT,
@@ -24,7 +26,9 @@ from repr_bench.results.trials import (
 )
 from repr_bench.scenarios.arrivals import Sample, Service
 from repr_bench.scenarios.loadgen_log import DETAIL, TRACE, read_loadgen_summary, read_trace
-from repr_bench.scenarios.realtime import urgent
+from repr_bench.scenarios.realtime import realtime_priority
+from repr_bench.scenarios.samples import POOL
+from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.errors import MissingExtraError
 
 _NAMES = {
@@ -38,8 +42,8 @@ _SPARE = 1.2
 
 
 @dataclass(frozen=True)
-class LoadGenPlan:
-    """One run of LoadGen: ``expected`` queries a second, and those offered if a server."""
+class LoadGenSettings:
+    """Of one run: ``expected`` queries a second, and those offered if a server."""
 
     scenario: Scenario
     seconds: float
@@ -61,6 +65,8 @@ RunIndices = Callable[[Sequence[int]], object]
 Issue = Callable[["Answers", Sequence[Query]], None]
 """Have the queries run, and hand in that they are done, then or later."""
 
+OpenIssuer = Callable[[], contextlib.AbstractContextManager[Issue]]
+
 
 def library() -> Any:
     """The module ``mlperf_loadgen``; raises :class:`MissingExtraError` if it is not installed."""
@@ -69,6 +75,43 @@ def library() -> Any:
     except ImportError as error:
         raise MissingExtraError("--loadgen", "loadgen", "mlperf_loadgen") from error
     return mlperf_loadgen
+
+
+def measure_with_loadgen(
+    lg: Any, ours: ScenarioRow, system: SystemUnderTest, row: ScenarioRow
+) -> ScenarioRow:
+    """``row`` with the scenario of ``ours``, at the rate that ours found."""
+    speed, batch = ours.images_per_second, ours.batch or 1
+    expected = speed and speed.value
+    if ours.scenario == "server":
+        expected = ours.rate
+    elif ours.scenario != "offline" and expected is not None:
+        expected /= batch
+    if expected is None:
+        raise UsageError(f"LoadGen was not run: {ours.reason or 'there is no rate to offer'}")
+    pool = system.pool
+    issuers: dict[Scenario, OpenIssuer] = {
+        "server": lambda: served(system.serve, pool.samples),
+        "offline": lambda: batches(pool.run, batch, ours.instances),
+    }
+    settings = LoadGenSettings(
+        scenario=ours.scenario,
+        seconds=row.seconds,
+        expected=expected,
+        slo_ms=system.options.slo_ms,
+        seed=system.options.seed,
+    )
+    issuer = issuers.get(ours.scenario, lambda: stream(pool.run))
+    found = run_loadgen(lg, settings, issuer, POOL)
+    return replace(
+        row,
+        status="measured",
+        reason="",
+        inputs=pool.what,
+        windows_ns=found.windows_ns,
+        window_seconds=found.window_seconds,
+        loadgen=found.summary,
+    )
 
 
 @dataclass(frozen=True)
@@ -82,11 +125,11 @@ class LoadGenRun:
 
 def run_loadgen(
     lg: Any,
-    plan: LoadGenPlan,
-    open_issuer: Callable[[], contextlib.AbstractContextManager[Issue]],
+    settings: LoadGenSettings,
+    open_issuer: OpenIssuer,
     pool: int,
 ) -> LoadGenRun:
-    """Let LoadGen run ``plan`` on samples 0 to ``pool - 1``, through the issuer that is opened.
+    """Let LoadGen run ``settings`` on samples 0 to ``pool - 1``, through the issuer that is opened.
 
     Raises what an answer failed with, and :class:`ResultsError` if LoadGen's logs make no sense.
     """
@@ -108,15 +151,19 @@ def run_loadgen(
             qsl = lg.ConstructQSL(pool, pool, _nothing_with, _nothing_with)
             try:
                 logs = _log_settings(lg, folder)
-                with urgent() if plan.scenario == "server" else contextlib.nullcontext():
-                    lg.StartTestWithLogSettings(sut, qsl, _settings(lg, plan), logs)
+                with (
+                    realtime_priority()
+                    if settings.scenario == "server"
+                    else contextlib.nullcontext()
+                ):
+                    lg.StartTestWithLogSettings(sut, qsl, _settings(lg, settings), logs)
             finally:
                 lg.DestroyQSL(qsl)
                 lg.DestroySUT(sut)
         if errors:
             raise errors[0]
         summary = read_loadgen_summary(Path(folder, DETAIL))
-        windows = read_trace(Path(folder, TRACE), by_sample=plan.scenario == "offline")
+        windows = read_trace(Path(folder, TRACE), by_sample=settings.scenario == "offline")
     return LoadGenRun(summary, *windows)
 
 
@@ -170,9 +217,9 @@ def batches(run: RunIndices, batch: int, instances: int) -> Iterator[Issue]:
 
 
 @contextlib.contextmanager
-def served(open_service: Callable[[], Service], samples: Sequence[Sample]) -> Iterator[Issue]:
+def served(serve: Callable[[], Service], samples: Sequence[Sample]) -> Iterator[Issue]:
     """Each sample goes to a batcher: the server scenario."""
-    service = open_service()
+    service = serve()
 
     def answered(answers: Answers, query: Query, future: Future[Any]) -> None:
         answers.done([query], None if future.cancelled() else future.exception())
@@ -188,28 +235,28 @@ def served(open_service: Callable[[], Service], samples: Sequence[Sample]) -> It
         service.close()
 
 
-def _settings(lg: Any, plan: LoadGenPlan) -> Any:
+def _settings(lg: Any, settings: LoadGenSettings) -> Any:
     found = lg.TestSettings()
-    found.scenario = getattr(lg.TestScenario, _NAMES[plan.scenario])
+    found.scenario = getattr(lg.TestScenario, _NAMES[settings.scenario])
     found.mode = lg.TestMode.PerformanceOnly
-    found.min_duration_ms = round(plan.seconds * 1e3)
+    found.min_duration_ms = round(settings.seconds * 1e3)
     found.min_query_count = 1
-    found.qsl_rng_seed = found.sample_index_rng_seed = found.schedule_rng_seed = plan.seed
-    percentile = PERCENT[plan.scenario] / 100
-    expected_ns = round(1e9 / (plan.expected * _SPARE))
-    if plan.scenario == "single-stream":
+    found.qsl_rng_seed = found.sample_index_rng_seed = found.schedule_rng_seed = settings.seed
+    percentile = PERCENT[settings.scenario] / 100
+    expected_ns = round(1e9 / (settings.expected * _SPARE))
+    if settings.scenario == "single-stream":
         found.single_stream_expected_latency_ns = expected_ns
         found.single_stream_target_latency_percentile = percentile
-    elif plan.scenario == "multi-stream":
+    elif settings.scenario == "multi-stream":
         found.multi_stream_expected_latency_ns = expected_ns
         found.multi_stream_samples_per_query = MULTI_STREAM_SAMPLES
         found.multi_stream_target_latency_percentile = percentile
-    elif plan.scenario == "server":
-        found.server_target_qps = plan.expected
-        found.server_target_latency_ns = round(plan.slo_ms * 1e6)
+    elif settings.scenario == "server":
+        found.server_target_qps = settings.expected
+        found.server_target_latency_ns = round(settings.slo_ms * 1e6)
         found.server_target_latency_percentile = percentile
     else:
-        found.offline_expected_qps = plan.expected * _SPARE
+        found.offline_expected_qps = settings.expected * _SPARE
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def urgent() -> Iterator[bool]:
+def realtime_priority() -> Iterator[bool]:
     """Let the calling thread go before all ordinary ones; says whether it does.
 
     Linux lets root do so, and whoever has ``CAP_SYS_NICE`` or a limit on ``rtprio``. Threads that

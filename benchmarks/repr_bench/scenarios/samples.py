@@ -52,14 +52,18 @@ class SamplePool:
                 self._batches[key] = batch
         return self._session.run(*batch)
 
+    def timed(self, batch: int) -> list[float]:
+        """The seconds of a few calls of ``batch`` samples, after one that is not counted."""
+        indices = indices_of(batch)
+        self.run(indices)
+        found = []
+        for _ in range(TIMED_CALLS):
+            before = time.perf_counter()
+            self.run(indices)
+            found.append(time.perf_counter() - before)
+        return found
 
-def timed(pool: SamplePool, batch: int) -> list[float]:
-    """The seconds of a few calls of ``batch`` samples, after one that is not counted."""
-    indices = [index % POOL for index in range(batch)]
-    pool.run(indices)
-    found = []
-    for _ in range(TIMED_CALLS):
-        before = time.perf_counter()
-        pool.run(indices)
-        found.append(time.perf_counter() - before)
-    return found
+
+def indices_of(batch: int) -> list[int]:
+    """Which samples a batch of that size has: all in turn, from the first one on."""
+    return [index % POOL for index in range(batch)]

@@ -1,188 +1,117 @@
-"""The server scenario: the highest rate of Poisson arrivals whose p99 holds a bound."""
+"""The server scenario: Poisson arrivals into a batcher, at the highest rate whose p99 holds a bound."""
 
 from __future__ import annotations
 
-import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from repr_bench.measuring.measure import Clock
-from repr_bench.results.row import Status
+from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import PERCENT, Outcome, RateTrial, per_second
 from repr_bench.scenarios.arrivals import (
+    REALTIME_SPIN_NS,
     SPIN_NS,
-    URGENT_SPIN_NS,
     Sample,
     Service,
     Sleep,
     drive,
     poisson_schedule,
 )
-from repr_bench.scenarios.realtime import urgent
+from repr_bench.scenarios.realtime import realtime_priority
+from repr_bench.scenarios.search import SearchSettings, conclusion, search
+from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time
 
-Attempt = Callable[[float, bool], RateTrial]
-"""Try a rate in queries/s; the second says whether to confirm it by a longer run."""
 
-STEP = 2.0
-"""From one rate to the next, while no rate is known that holds, or none that does not."""
-
-MOST_RATES = 24
-APART = 0.1
-"""Queries in a bound's time, from which on a still lower rate cannot help any more."""
-
-LONG_ENOUGH = 20
-"""A trial lasts for this many bounds at least: a queue must have the time to grow past one."""
-
-LONGEST = 5
-"""A slow network's trial may take this many times its seconds, to have enough queries."""
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """How long rates are tried: for at least ``seconds`` and ``queries``, within reason.
-
-    The search ends when the highest rate that holds and the lowest that does not are
-    ``within`` of each other. A rate is confirmed by a run of ``confirm_seconds`` on another
-    schedule; if it does not hold there, a lower one is tried, by steps that double.
-    """
-
-    slo_ms: float
-    seconds: float = 1.5
-    queries: int = 300
-    confirm_seconds: float = 6.0
-    confirm_queries: int = 1000
-    within: float = 0.05
-    seed: int = 0
-
-    def lasting(self, rate: float, *, confirm: bool) -> tuple[float, int]:
-        """Seconds, and queries at least, of a trial of ``rate``."""
-        seconds, queries = (
-            (self.confirm_seconds, self.confirm_queries)
-            if confirm
-            else (self.seconds, self.queries)
+def measure_server(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
+    """``row`` with every rate that was tried, and what the search comes to."""
+    options, pool, trials = system.options, system.pool, list[RateTrial]()
+    row = replace(row, inputs=pool.what)
+    fastest = min(pool.timed(system.session.runnable_batch(1)))
+    if fastest > options.slo_ms / 1e3:
+        return replace(
+            row,
+            status="measured",
+            reason=f"no rate can hold {options.slo_ms:g} ms: one sample alone takes "
+            f"{1e3 * fastest:.3g} ms",
         )
-        seconds = max(seconds, LONG_ENOUGH * self.slo_ms / 1e3)
-        return seconds, min(queries, math.ceil(rate * seconds * LONGEST))
+    seconds = system.request.plan.seconds
+    settings = SearchSettings(
+        options.slo_ms, seconds / 2, confirm_seconds=2 * seconds, seed=options.seed
+    )
 
-    def queries_meet(self, rate: float) -> bool:
-        """Whether queries at ``rate`` come so close together that a lower rate may help."""
-        return rate * self.slo_ms / 1e3 > APART
+    def attempt(rate: float, confirm: bool) -> RateTrial:
+        trial = try_rate(rate, system.serve, pool.samples, settings, confirm=confirm)
+        system.listener.tell(_in_words(trial))
+        return trial
 
-
-def search(attempt: Attempt, first: float, plan: SearchPlan, trials: list[RateTrial]) -> None:
-    """Bracket the highest rate that holds, from ``first`` on, bisect, and confirm it.
-
-    Each trial is appended to ``trials`` as it ends. A rate that the generator could not send on
-    time, twice, bounds the bracket as a missed one does: higher ones cannot be tried here.
-    Nothing is confirmed if no rate holds, down to those whose queries hardly ever meet; :func:`outcome`
-    says what that means. A trial that failed ends the search.
-    """
-
-    def tried(rate: float, confirm: bool) -> Outcome:
-        trials.append(attempt(rate, confirm))
-        if trials[-1].generator_limited:  # which tells nothing, and a stall passes
-            trials.append(attempt(rate, confirm))
-        return trials[-1].outcome
-
-    held, above, rate = 0.0, math.inf, first
-    for _ in range(MOST_RATES):
-        found = tried(rate, False)
-        if found == "failed":
-            return
-        if found == "held":
-            held = rate
-        else:
-            above = rate
-        if held and above <= held * (1 + plan.within):
-            break
-        if above == math.inf:
-            rate = held * STEP
-        elif held:
-            rate = math.sqrt(held * above)
-        elif plan.queries_meet(above):
-            rate = above / STEP
-        else:
-            return
-    rate, step = held, 1 + plan.within
-    while held:
-        if tried(rate, True) in ("held", "failed") or not plan.queries_meet(rate):
-            return
-        rate, step = rate / step, min(step**2, STEP)
+    largest = system.session.runnable_batch(options.max_batch)
+    capacity = system.session.instances * largest / statistics.median(pool.timed(largest))
+    try:
+        search(attempt, capacity / 2, settings, trials)
+    except KeyboardInterrupt:
+        return replace(row, trials=tuple(trials))
+    status, reason = conclusion(trials, settings)
+    return replace(row, status=status, reason=reason, trials=tuple(trials))
 
 
-def outcome(trials: Sequence[RateTrial], plan: SearchPlan) -> tuple[Status, str]:
-    """What a search that ran to its end comes to, and the reason if no rate is confirmed.
-
-    That even queries which hardly ever meet miss the bound is a finding, of a generator that
-    was on time; any other search without a confirmed rate has failed.
-    """
-    last, slo = trials[-1], f"{plan.slo_ms:g} ms"
-    if last.outcome == "failed":
-        return "failed", last.reason
-    if last.outcome == "held" and last.confirms:
-        return "measured", ""
-    if last.generator_limited:
-        return "failed", (
-            f"no rate was confirmed: the load generator was itself {last.late_ms:.3g} ms late at "
-            f"p99, still at {per_second(last.offered)} queries/s, and {last.allowed_late_ms:.3g} ms is "
-            f"allowed; run it on a machine with an idle core"
-        )
-    if any(trial.outcome == "held" for trial in trials):
-        return "failed", (
-            f"no rate was confirmed: some held {slo} in a short run, and none in a longer one, down "
-            f"to {per_second(last.offered)} queries/s; run it on an idle machine, or for longer (--seconds)"
-        )
-    return "measured", f"no rate holds {slo}: not even {per_second(last.offered)} queries/s do"
+def _in_words(trial: RateTrial) -> str:
+    name: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
+    if trial.generator_limited:
+        name = f"missed, generator {trial.late_ms:.3g} ms late"
+    p99 = trial.latency_ms(PERCENT["server"])
+    return f"  {per_second(trial.offered)} queries/s {name}" + (
+        f", p99 {p99.value:.3g} ms" if p99 else ""
+    )
 
 
 def try_rate(
     rate: float,
-    open_service: Callable[[], Service],
+    serve: Callable[[], Service],
     samples: Sequence[Sample],
-    plan: SearchPlan,
+    settings: SearchSettings,
     *,
     confirm: bool,
     clock: Clock = time.perf_counter_ns,
     sleep: Sleep = time.sleep,
 ) -> RateTrial:
-    """Offer ``rate`` queries/s to a fresh service, and judge it by the plan's bound."""
-    seed = plan.seed + confirm  # a rate that was chosen on one schedule is confirmed on another
-    seconds, queries = plan.lasting(rate, confirm=confirm)
+    """Offer ``rate`` queries/s to a fresh service, and judge it by the bound."""
+    seed = settings.seed + confirm  # a rate chosen on one schedule is confirmed on another
+    seconds, queries = settings.lasting(rate, confirm=confirm)
     schedule = poisson_schedule(rate, seconds, seed, at_least=queries)
-    count, bound_ns = len(schedule), plan.slo_ms * 1e6
+    count, bound_ns = len(schedule), settings.slo_ms * 1e6
     allowed = count - -(-PERCENT["server"] * count // 100)
-    service = open_service()
+    service = serve()
     try:
-        with urgent() as on_time:
+        with realtime_priority() as realtime:
             driven = drive(
-                *(schedule, samples, service),
+                schedule,
+                samples,
+                service,
                 bound_ns=bound_ns,
                 allowed=allowed,
-                spin_ns=URGENT_SPIN_NS if on_time else SPIN_NS,
+                spin_ns=REALTIME_SPIN_NS if realtime else SPIN_NS,
                 clock=clock,
                 sleep=sleep,
             )
     finally:
         service.close(drain=False)
     missed = sum(not 0 <= latency <= bound_ns for latency in driven.latency_ns)
-    found: Outcome = "held"
+    outcome: Outcome = "missed" if driven.hopeless or missed > allowed else "held"
     reason = ""
     if driven.error is not None:
-        found, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
-    elif driven.hopeless or missed > allowed:
-        found = "missed"
-    sent = len(driven.latency_ns)
-    moments = schedule[:sent].tolist()
+        outcome, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
+    moments = schedule[: len(driven.latency_ns)].tolist()
     windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
     return RateTrial(
         offered=rate,
         seed=seed,
         confirms=confirm,
-        outcome=found,
+        outcome=outcome,
         reason=reason,
-        slo_ms=plan.slo_ms,
+        slo_ms=settings.slo_ms,
         scheduled=count,
         refused=driven.refused,
         seconds=driven.seconds,
@@ -190,5 +119,5 @@ def try_rate(
         window_seconds=lengths,
         lateness_ns=driven.lateness_ns,
         batches=tuple(sorted(service.stats().batches.items())),
-        realtime=on_time,
+        realtime=realtime,
     )

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from repr_export import proportion
+
 CONFIDENCE_PERCENT = 95
-NORMAL_QUANTILE = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution: 95 % lie within it on both sides."""
 
 PERCENTILE_FORMULA = (
     "The p-th percentile of n samples is the k-th smallest, k = ceil(p·n / 100) (nearest rank)."
@@ -143,12 +143,7 @@ def wilson_interval(hits: int, trials: int) -> Interval:
     E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
     JASA 22 (1927). Raises ``ValueError`` for no trials, or hits outside 0..trials.
     """
-    if trials < 1 or not 0 <= hits <= trials:
-        raise ValueError(f"hits must lie in 0..trials and trials be 1 or more: {hits}/{trials}")
-    z2 = NORMAL_QUANTILE**2
-    centre = (hits + z2 / 2) / (trials + z2)
-    half = NORMAL_QUANTILE / (trials + z2) * math.sqrt(hits * (trials - hits) / trials + z2 / 4)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(*proportion.wilson_interval(hits, trials))
 
 
 def decimals(value: float, interval: Interval | None, *, most_significant: int = 4) -> int:

@@ -34,6 +34,19 @@ def opset_of(model: ir.Model) -> int:
     return next((imports[domain] for domain in ONNX_DOMAINS if domain in imports), 1)
 
 
+def bodies_of(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that an If, Loop or Scan holds; none for another node, or in a function's reference."""
+    bodies: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            bodies.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            bodies += attribute.as_graphs()
+    return bodies
+
+
 def graph_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Every node of the graph and of its If, Loop and Scan bodies."""
     return iter(ir.traversal.RecursiveGraphIterator(model.graph))

@@ -10,25 +10,26 @@ import onnx_ir as ir
 from repr_export.passes.constant_inputs import drop_constant_inputs
 from repr_export.passes.fold_batchnorm import fold_batchnorm
 from repr_export.passes.fold_constants import fold_constants
-from repr_export.passes.fold_report import Folded, FoldReport, Refused
 from repr_export.passes.infer_reshape_dim import infer_reshape_dim
 from repr_export.passes.inline_functions import inline_functions
 from repr_export.passes.lift_constants import lift_constants
 from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
+from repr_export.passes.result import Folded, FoldReport, PassResult, Refused
 
 __all__ = [
     "PIPELINE",
     "FoldReport",
     "Folded",
     "PassError",
+    "PassResult",
     "PipelineReport",
     "Refused",
     "fold_batchnorm",
     "run_pipeline",
 ]
 
-PIPELINE: tuple[Callable[[ir.Model], int | FoldReport], ...] = (
+PIPELINE: tuple[Callable[[ir.Model], PassResult], ...] = (
     inline_functions,
     drop_constant_inputs,
     fold_constants,
@@ -38,15 +39,15 @@ PIPELINE: tuple[Callable[[ir.Model], int | FoldReport], ...] = (
     matmul_to_gemm,
     fold_batchnorm,
 )
-"""Each pass rewrites a model in place and returns what it did."""
+"""Each pass rewrites a model in place and returns what it did, as :class:`PassResult`."""
 
 
 @dataclass(frozen=True)
 class PipelineReport:
-    """What the passes did: the fate of each BatchNorm, and how much each pass changed."""
+    """What the passes did: the fate of each BatchNorm, and the result of each pass by name."""
 
     fold: FoldReport
-    changes: Mapping[str, int]
+    results: Mapping[str, PassResult]
 
 
 class PassError(RuntimeError):
@@ -66,14 +67,14 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
 
     Raises :class:`PassError` if a pass fails; the error names it and the passes already run.
     """
-    changes: dict[str, int] = {}
-    fold = FoldReport(0, (), ())
+    results: dict[str, PassResult] = {}
+    fold = FoldReport.of((), ())
     for run in PIPELINE:
         try:
             result = run(model)
         except Exception as cause:
-            raise PassError(run.__name__, tuple(changes), cause) from cause
+            raise PassError(run.__name__, tuple(results), cause) from cause
         if isinstance(result, FoldReport):
-            fold, result = result, len(result.folded)
-        changes[run.__name__] = result
-    return PipelineReport(fold, changes)
+            fold = result
+        results[run.__name__] = result
+    return PipelineReport(fold, results)

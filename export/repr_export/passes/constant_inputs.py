@@ -11,18 +11,22 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
+from repr_export.passes.result import PassResult
+
+_THINGS = "inputs made constants"
+
 OVERRIDABLE_SINCE = 4
 """The first IR version in which an initializer need not be a graph input."""
 
 
-def drop_constant_inputs(model: ir.Model) -> int:
+def drop_constant_inputs(model: ir.Model) -> PassResult:
     """Take initializers out of the inputs of a model of IR version 3 or earlier, in place.
 
-    Returns how many. The IR version becomes 4, the first that allows such a graph.
+    The IR version becomes 4, the first that allows such a graph.
     """
     if model.ir_version >= OVERRIDABLE_SINCE:
-        return 0
+        return PassResult(0, _THINGS)
     before = len(model.graph.inputs)
     RemoveInitializersFromInputsPass()(model)
     model.ir_version = OVERRIDABLE_SINCE
-    return before - len(model.graph.inputs)
+    return PassResult(before - len(model.graph.inputs), _THINGS)

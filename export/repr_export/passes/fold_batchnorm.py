@@ -39,7 +39,6 @@ from repr_export.graph.values import (
     Names,
     constant_of,
     discard_if_unused,
-    float64_of,
     function_nodes,
     graph_nodes,
     is_op,
@@ -50,24 +49,8 @@ from repr_export.graph.values import (
     set_constant_input,
     unrounded,
 )
-from repr_export.passes.fold_report import Folded, FoldReport, Refused
-
-Array = npt.NDArray[np.float64]
-
-FIRST_OPSET = 9
-"""The first opset whose BatchNormalization has neither ``spatial`` nor ``consumed_inputs``."""
-
-
-class _RefusalError(Exception):
-    """Why a fold is not exact, in words for the report."""
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """What a BatchNorm does: ``y = scale·x + shift``, both (C,)."""
-
-    scale: Array
-    shift: Array
+from repr_export.passes.batchnorm import Affine, Array, RefusalError, read_batchnorm
+from repr_export.passes.result import Folded, FoldReport, Refused
 
 
 @dataclass(frozen=True)
@@ -93,17 +76,17 @@ def fold_batchnorm(model: ir.Model) -> FoldReport:
         name = node_name(node)
         try:
             into, case = _fold(node, opset, names)
-        except _RefusalError as refusal:
+        except RefusalError as refusal:
             refused.append(Refused(name, str(refusal)))
         else:
             folded.append(Folded(name, node_name(into), case))
     reason = "it stands in a function of the model; inline the functions first"
     refused += [Refused(node_name(node), reason) for node in in_functions]
-    return FoldReport(len(batchnorms) + len(in_functions), tuple(folded), tuple(refused))
+    return FoldReport.of(tuple(folded), tuple(refused))
 
 
 def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
-    affine = _read_batchnorm(node, opset)
+    affine = read_batchnorm(node, opset)
     reasons = []
     for match, rules, case in (
         (_match_producer, _AFTER, "{} -> BatchNorm"),
@@ -113,14 +96,14 @@ def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
             neighbour = match(node)
             linear = rules[neighbour.op_type](neighbour, affine)
             weight, bias = _round(neighbour, linear)
-        except _RefusalError as refusal:
+        except RefusalError as refusal:
             reasons.append(str(refusal))
         else:
             _rewrite(node, neighbour, weight, bias, names)
             remember_float64(neighbour.inputs[1], linear.weight)
             remember_float64(neighbour.inputs[2], linear.bias)
             return neighbour, case.format(neighbour.op_type)
-    raise _RefusalError("; ".join(reasons))
+    raise RefusalError("; ".join(reasons))
 
 
 # Match: the one linear neighbour that no one else listens to.
@@ -131,21 +114,21 @@ def _match_producer(node: ir.Node) -> ir.Node:
     value, reader = node.inputs[0], node
     while True:
         if value is None:
-            raise _RefusalError("it has no input")
+            raise RefusalError("it has no input")
         producer = value.producer()
         if producer is None:
             kind = "a constant" if constant_of(value) is not None else "an input of the graph"
-            raise _RefusalError(f"its input '{value.name}' is {kind}")
+            raise RefusalError(f"its input '{value.name}' is {kind}")
         between.append((value, reader))
         if not is_op(producer, "Identity"):
             break
         value, reader = producer.inputs[0], producer
     if not any(is_op(producer, op_type) for op_type in _AFTER):
-        raise _RefusalError(
+        raise RefusalError(
             f"its input comes from {label(producer)}, which is not a {_either(_AFTER)}"
         )
     if producer.graph is not node.graph:
-        raise _RefusalError(f"its input comes from {label(producer)} outside its own If/Loop body")
+        raise RefusalError(f"its input comes from {label(producer)} outside its own If/Loop body")
     for value, reader in between:
         _check_sole_reader(value, reader, f"the output '{value.name}' of {label(producer)}")
     return producer
@@ -156,30 +139,28 @@ def _match_consumer(node: ir.Node) -> ir.Node:
     while True:
         readers = value.consumers()
         if not readers:
-            raise _RefusalError("no node reads its output")
+            raise RefusalError("no node reads its output")
         reader = readers[0]
         _check_sole_reader(value, reader, f"its output '{value.name}'")
         if not is_op(reader, "Identity"):
             break
         value = reader.outputs[0]
     if not any(is_op(reader, op_type) for op_type in _BEFORE):
-        raise _RefusalError(
-            f"its output goes to {label(reader)}, which is not a {_either(_BEFORE)}"
-        )
+        raise RefusalError(f"its output goes to {label(reader)}, which is not a {_either(_BEFORE)}")
     if reader.graph is not node.graph:
-        raise _RefusalError(f"its output goes to {label(reader)} inside another If/Loop body")
+        raise RefusalError(f"its output goes to {label(reader)} inside another If/Loop body")
     if reader.inputs[0] is not value:
-        raise _RefusalError(f"its output is a weight of {label(reader)}, not its data")
+        raise RefusalError(f"its output is a weight of {label(reader)}, not its data")
     return reader
 
 
 def _check_sole_reader(value: ir.Value, reader: ir.Node, what: str) -> None:
     if value.is_graph_output():
-        raise _RefusalError(f"{what} is also an output of the graph")
+        raise RefusalError(f"{what} is also an output of the graph")
     if others := [use.node for use in value.uses() if use.node is not reader]:
-        raise _RefusalError(f"{what} is also read by {label(others[0])}")
+        raise RefusalError(f"{what} is also read by {label(others[0])}")
     if len(value.uses()) > 1:
-        raise _RefusalError(f"{what} is read twice by {label(reader)}")
+        raise RefusalError(f"{what} is read twice by {label(reader)}")
 
 
 def _either(op_types: Mapping[str, object]) -> str:
@@ -187,63 +168,23 @@ def _either(op_types: Mapping[str, object]) -> str:
     return f"{', '.join(most)} or {last}"
 
 
-# Check: constants of the right shapes, and a sum that holds at every position.
-
-
-def _read_batchnorm(node: ir.Node, opset: int) -> _Affine:
-    if opset < FIRST_OPSET:
-        raise _RefusalError(
-            f"its opset {opset} defines BatchNormalization differently; convert the model to "
-            f"opset {FIRST_OPSET} or later (onnx.version_converter)"
-        )
-    if node.attributes.get_int("training_mode", 0):
-        raise _RefusalError("training_mode is 1: it normalises by the statistics of each batch")
-    if extra := [output.name for output in node.outputs[1:] if output.name]:
-        raise _RefusalError(
-            f"it also gives the statistics of each batch ('{extra[0]}'), as in training"
-        )
-    if len(node.inputs) != 5:
-        raise _RefusalError(f"it has {len(node.inputs)} inputs instead of 5")
-    parameters = []
-    for what, value in zip(("scale", "bias", "mean", "variance"), node.inputs[1:], strict=True):
-        tensor = constant_of(value)
-        if tensor is None:
-            raise _RefusalError(f"its {what} '{value.name if value else ''}' is not constant")
-        parameters.append(float64_of(tensor))
-    gamma, beta, mean, variance = parameters
-    if gamma.ndim != 1 or any(array.shape != gamma.shape for array in parameters):
-        shapes = ", ".join(str(array.shape) for array in parameters)
-        raise _RefusalError(f"its parameters must be of one shape (C,), got {shapes}")
-    # A file stores ε in float32, whatever precision it was given in.
-    epsilon = float(np.float32(node.attributes.get_float("epsilon", 1e-5)))
-    positive = variance + epsilon > 0
-    if not positive.all():
-        channel = int(np.argmin(positive))
-        raise _RefusalError(
-            f"its variance + epsilon is {variance[channel] + epsilon:g} in channel {channel}, "
-            "which has no square root to divide by"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        scale = gamma / np.sqrt(variance + epsilon)
-        shift = beta - mean * scale
-    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
-        raise _RefusalError("its parameters are not all finite")
-    return _Affine(scale, shift)
+# Check: constants of the right shapes, and a sum that holds at every position;
+# the BatchNorm's own are checked where they are read.
 
 
 def _weight(node: ir.Node) -> Array:
     value = node.inputs[1]
     if value is None or constant_of(value) is None:
-        raise _RefusalError(f"the weight of {label(node)} is not constant")
+        raise RefusalError(f"the weight of {label(node)} is not constant")
     return unrounded(value)
 
 
 def _conv_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
     weight, groups = _weight(node), _groups(node)
     if weight.ndim < 3:
-        raise _RefusalError(f"the weight of {label(node)} has shape {weight.shape}, no kernel axis")
+        raise RefusalError(f"the weight of {label(node)} has shape {weight.shape}, no kernel axis")
     if groups < 1 or weight.shape[0] % groups:
-        raise _RefusalError(
+        raise RefusalError(
             f"{label(node)} has {groups} groups, which do not divide weight shape {weight.shape}"
         )
     channels = weight.shape[1] * groups if node.op_type == "ConvTranspose" else weight.shape[0]
@@ -251,7 +192,7 @@ def _conv_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
     if bias is None:
         return weight, np.zeros(channels)
     if bias.shape != (channels,):
-        raise _RefusalError(f"the bias of {label(node)} has shape {bias.shape}, not ({channels},)")
+        raise RefusalError(f"the bias of {label(node)} has shape {bias.shape}, not ({channels},)")
     return weight, bias
 
 
@@ -259,14 +200,14 @@ def _gemm_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
     """B' (K, N) and β·C of any shape that broadcasts to (M, N)."""
     weight = _weight(node)
     if weight.ndim != 2:
-        raise _RefusalError(f"the weight of {label(node)} has shape {weight.shape}, not two axes")
+        raise RefusalError(f"the weight of {label(node)} has shape {weight.shape}, not two axes")
     if node.attributes.get_int("transB", 0):
         weight = weight.T
     bias = _bias(node)
     if bias is None:
         return weight, np.zeros(weight.shape[1])
     if bias.ndim > 2 or (bias.ndim > 0 and bias.shape[-1] not in (1, weight.shape[1])):
-        raise _RefusalError(
+        raise RefusalError(
             f"the C of {label(node)} has shape {bias.shape}, "
             f"which does not broadcast to (M, {weight.shape[1]})"
         )
@@ -277,7 +218,7 @@ def _bias(node: ir.Node) -> Array | None:
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
     if constant_of(node.inputs[2]) is None:
-        raise _RefusalError(f"the bias of {label(node)} is not constant")
+        raise RefusalError(f"the bias of {label(node)} is not constant")
     return unrounded(node.inputs[2])
 
 
@@ -285,9 +226,9 @@ def _groups(node: ir.Node) -> int:
     return node.attributes.get_int("group", 1)
 
 
-def _check_channels(node: ir.Node, channels: int, affine: _Affine) -> None:
+def _check_channels(node: ir.Node, channels: int, affine: Affine) -> None:
     if affine.scale.size != channels:
-        raise _RefusalError(
+        raise RefusalError(
             f"it has {affine.scale.size} channels where {label(node)} has {channels}"
         )
 
@@ -295,14 +236,14 @@ def _check_channels(node: ir.Node, channels: int, affine: _Affine) -> None:
 # The cases, in the order of the list above.
 
 
-def _after_conv(node: ir.Node, affine: _Affine) -> _Linear:
+def _after_conv(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, weight.shape[0], affine)
     scale = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
     return _Linear(weight * scale, affine.scale * bias + affine.shift)
 
 
-def _after_conv_transpose(node: ir.Node, affine: _Affine) -> _Linear:
+def _after_conv_transpose(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, bias.size, affine)
     groups, kernel = _groups(node), weight.shape[2:]
@@ -311,18 +252,18 @@ def _after_conv_transpose(node: ir.Node, affine: _Affine) -> _Linear:
     return _Linear((by_group * scale).reshape(weight.shape), affine.scale * bias + affine.shift)
 
 
-def _after_gemm(node: ir.Node, affine: _Affine) -> _Linear:
+def _after_gemm(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _gemm_weight_and_bias(node)
     _check_channels(node, weight.shape[1], affine)
     return _Linear(_as_stored(node, weight * affine.scale), bias * affine.scale + affine.shift)
 
 
-def _before_conv(node: ir.Node, affine: _Affine) -> _Linear:
+def _before_conv(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
     groups, kernel = _groups(node), weight.shape[2:]
     _check_channels(node, weight.shape[1] * groups, affine)
     if affine.shift.any() and (padding := _padding(node)):
-        raise _RefusalError(
+        raise RefusalError(
             f"{label(node)} pads with zeros ({padding}) where this BatchNorm would put its "
             f"shift (up to {np.abs(affine.shift).max():.3g})"
         )
@@ -342,9 +283,9 @@ def _padding(node: ir.Node) -> str:
     return f"pads {list(pads)}" if auto == "NOTSET" and any(pads) else ""
 
 
-def _before_gemm(node: ir.Node, affine: _Affine) -> _Linear:
+def _before_gemm(node: ir.Node, affine: Affine) -> _Linear:
     if node.attributes.get_int("transA", 0):
-        raise _RefusalError(f"{label(node)} reads it transposed (transA), channels as rows")
+        raise RefusalError(f"{label(node)} reads it transposed (transA), channels as rows")
     weight, bias = _gemm_weight_and_bias(node)
     _check_channels(node, weight.shape[0], affine)
     alpha = float(np.float32(node.attributes.get_float("alpha", 1.0)))
@@ -356,7 +297,7 @@ def _as_stored(node: ir.Node, weight: Array) -> Array:
     return weight.T if node.attributes.get_int("transB", 0) else weight
 
 
-_Rule = Callable[[ir.Node, _Affine], _Linear]
+_Rule = Callable[[ir.Node, Affine], _Linear]
 _AFTER: Mapping[str, _Rule] = {
     "Conv": _after_conv,
     "ConvTranspose": _after_conv_transpose,
@@ -378,7 +319,7 @@ def _round(
         weight, bias = linear.weight.astype(dtype), linear.bias.astype(dtype)
     for what, array in (("weight", weight), ("bias", bias)):
         if not np.isfinite(array).all():
-            raise _RefusalError(
+            raise RefusalError(
                 f"the folded {what} of {label(node)} would not be finite in {dtype.name}"
             )
     return weight, bias

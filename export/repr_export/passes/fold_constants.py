@@ -16,13 +16,14 @@ import onnx_ir as ir
 from onnxscript.optimizer import fold_constants_ir
 
 from repr_export.graph.values import graph_nodes, is_op
+from repr_export.passes.result import PassResult
 
 _MAX_ROUNDS = 8
 """Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""
 
 
-def fold_constants(model: ir.Model) -> int:
-    """Fold constants in ``model``, in place; returns by how many its nodes became fewer.
+def fold_constants(model: ir.Model) -> PassResult:
+    """Fold constants in ``model``, in place; what counts is by how many its nodes became fewer.
 
     Dynamic dimensions stay dynamic, and QuantizeLinear and DequantizeLinear stay.
     """
@@ -38,7 +39,8 @@ def fold_constants(model: ir.Model) -> int:
             )
             if not result.modified:
                 break
-    return before - sum(1 for _ in graph_nodes(model))
+    after = sum(1 for _ in graph_nodes(model))
+    return PassResult(before - after, "nodes computed")
 
 
 def _should_fold(node: ir.Node) -> bool | None:

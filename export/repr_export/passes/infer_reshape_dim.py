@@ -25,10 +25,11 @@ from repr_export.graph.values import (
     node_name,
     set_constant_input,
 )
+from repr_export.passes.result import PassResult
 
 
-def infer_reshape_dim(model: ir.Model) -> int:
-    """Give every such Reshape a constant target, in place; returns how many.
+def infer_reshape_dim(model: ir.Model) -> PassResult:
+    """Give every such Reshape a constant target, in place.
 
     What computed the targets is left behind, unused.
     """
@@ -41,7 +42,7 @@ def infer_reshape_dim(model: ir.Model) -> int:
                 array = np.array(target, dtype=np.int64)
                 set_constant_input(node, 1, array, names, f"{node_name(node)}.shape")
                 count += 1
-    return count
+    return PassResult(count, "targets of Reshapes made constant")
 
 
 def _target(node: ir.Node) -> list[int] | None:

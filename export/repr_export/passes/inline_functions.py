@@ -5,10 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from repr_export.passes.result import PassResult
 
-def inline_functions(model: ir.Model) -> int:
-    """Inline every model-local function, in place; returns how many functions there were."""
+
+def inline_functions(model: ir.Model) -> PassResult:
+    """Inline every model-local function, in place."""
     count = len(model.functions)
     if count:
         InlinePass()(model)
-    return count
+    return PassResult(count, "functions inlined")

@@ -21,16 +21,17 @@ from repr_export.graph.values import (
     node_name,
     set_constant_input,
 )
+from repr_export.passes.result import PassResult
 
 
-def matmul_to_gemm(model: ir.Model) -> int:
-    """Rewrite every such MatMul, in place; returns how many."""
+def matmul_to_gemm(model: ir.Model) -> PassResult:
+    """Rewrite every such MatMul, in place."""
     count = 0
     names = Names(model)
     for node in list(graph_nodes(model)):
         if is_op(node, "BatchNormalization"):
             count += _rewrite(node, names)
-    return count
+    return PassResult(count, "MatMuls made Gemms")
 
 
 def _rewrite(batchnorm: ir.Node, names: Names) -> int:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from repr_export.graph.values import discard_if_unused
+from repr_export.graph.values import bodies_of, discard_if_unused
+from repr_export.passes.result import PassResult
 
 
-def remove_unused(model: ir.Model) -> int:
-    """Remove dead nodes, initializers and model-local functions, in place; returns how many.
+def remove_unused(model: ir.Model) -> PassResult:
+    """Remove dead nodes, initializers and model-local functions, in place.
 
     Inputs and outputs of the model stay, also those that nothing reads.
     """
@@ -22,7 +23,7 @@ def remove_unused(model: ir.Model) -> int:
         count += _remove_nodes(function)
     for graph in model.graphs():
         count += sum(discard_if_unused(value) for value in tuple(graph.initializers.values()))
-    return count
+    return PassResult(count, "unused nodes and initializers removed")
 
 
 def _remove_nodes(graph: ir.Graph | ir.Function) -> int:
@@ -30,24 +31,12 @@ def _remove_nodes(graph: ir.Graph | ir.Function) -> int:
     for node in reversed(graph):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             # a body's captures must let go of their values, or these would stay in use
-            for body in _bodies(node):
+            for body in bodies_of(node):
                 for inner in body.all_nodes():
                     inner.resize_inputs(0)
             graph.remove(node, safe=True)
             count += 1
         else:
-            for body in _bodies(node):
+            for body in bodies_of(node):
                 count += _remove_nodes(body)
     return count
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies.extend(attribute.as_graphs())
-    return bodies

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_export.samples import SampleSet, run_graph, run_in_batches
+from repr_export.samples import CpuGraph, SampleSet, run_in_parts
 from repr_export.source import Source
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.spec import CIFAR10
 from repr_runtime.preprocess import preprocess
-
-_AT_ONCE = 250  # samples: what intermediate values need in memory
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,20 @@ class Evaluation:
 
     def run(self, graph: bytes) -> dict[str, NDArray[Any]]:
         """The outputs of ``graph`` on all samples, computed on the CPU."""
-        return _in_parts(lambda feed: run_graph(graph, feed), self.samples, self.batch)
+        return run_in_parts(CpuGraph(graph), self.samples.inputs, self.batch)
+
+    @property
+    def reference_accuracy(self) -> float:
+        """The original network's own accuracy: 1 where there are no labels."""
+        return self._share_right(self.logits)
 
     def accuracy(self, graph: bytes) -> float:
         """The share of samples that ``graph`` gets right; without labels, as the original does."""
-        classes = next(iter(self.run(graph).values())).argmax(1)
+        return self._share_right(next(iter(self.run(graph).values())))
+
+    def _share_right(self, logits: NDArray[Any]) -> float:
         expected = self.labels if self.labels is not None else self.logits.argmax(1)
-        return float(np.mean(classes == expected))
+        return float(np.mean(logits.argmax(1) == expected))
 
 
 def make_evaluation(source: Source, samples: SampleSet, batch: int | None) -> Evaluation:
@@ -55,20 +60,5 @@ def make_evaluation(source: Source, samples: SampleSet, batch: int | None) -> Ev
         inputs = {name: preprocess(subset.images, source.preprocessing)}
         samples = SampleSet("real", subset.description, inputs)
         labels = None if source.weights.kind == "random" else subset.labels
-    reference = _in_parts(source.reference, samples, batch)
+    reference = run_in_parts(source.reference, samples.inputs, batch)
     return Evaluation(samples, reference, labels, batch)
-
-
-def _in_parts(network: Any, samples: SampleSet, batch: int | None) -> dict[str, NDArray[Any]]:
-    size = batch or _AT_ONCE
-    count = len(samples)
-    parts = []
-    for begin in range(0, count, size):
-        rows = np.arange(begin, min(begin + size, count))
-        if batch is not None:
-            rows = np.resize(rows, batch)  # a fixed batch is filled up with its own rows
-        outputs = run_in_batches(
-            network, {k: v[rows] for k, v in samples.inputs.items()}, len(rows)
-        )
-        parts.append({name: values[: count - begin] for name, values in outputs.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

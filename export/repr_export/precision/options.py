@@ -51,3 +51,7 @@ class PrecisionOptions:
         if "int8" not in self.names and (self.calibration is not None or self.bisect):
             option = "--bisect" if self.bisect else "--calibration"
             raise OptionError(f"{option} is for int8; give --int8 too")
+
+    def bound(self, name: str) -> float:
+        """The percentage points of top-1 that the precision ``name`` may lose."""
+        return MAX_DROP[name] if self.max_drop is None else self.max_drop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import NodeMultiplyAdds, count_multiply_adds
 from repr_export.graph.values import is_op, node_name
+from repr_export.proportion import wilson_interval
 
 MINIMUM_SHARE = 0.9
 """The share of multiply-adds that must be in the precision asked for."""
@@ -26,7 +26,6 @@ _QUANTIZED = {
     ir.DataType.UINT4: "int4",
     ir.DataType.FLOAT8E4M3FN: "fp8",
 }
-_NORMAL_QUANTILE = 1.959963984540054  # 97.5 %: 95 % lie within it on both sides
 _LISTED = 100  # flips that a manifest holds
 _NAMED = 5  # nodes that a message names
 
@@ -224,19 +223,6 @@ class AccuracyReceipt:
             "flipped": len(self.flips),
             "flips": [asdict(flip) for flip in self.flips[:_LISTED]],
         }
-
-
-def wilson_interval(hits: int, images: int) -> tuple[float, float]:
-    """The 95 % score interval of the share ``hits / images``, both ends in 0..1.
-
-    E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
-    JASA 22 (1927).
-    """
-    z2 = _NORMAL_QUANTILE**2
-    centre = (hits + z2 / 2) / (images + z2)
-    spread = math.sqrt(hits * (images - hits) / images + z2 / 4)
-    half = _NORMAL_QUANTILE / (images + z2) * spread
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def compare_accuracy(

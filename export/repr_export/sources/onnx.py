@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, TargetError, first_line
 from repr_export.options import ExportOptions
-from repr_export.samples import run_graph
-from repr_export.source import Arrays, Identity
+from repr_export.samples import Arrays, run_graph
+from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo

@@ -8,7 +8,7 @@ from repr_export.errors import TargetError
 from repr_export.options import ExportOptions
 from repr_export.source import Source
 from repr_export.sources.onnx import OnnxSource
-from repr_export.sources.torch import _from_factory, _from_registry
+from repr_export.sources.torch import from_factory, from_registry
 from repr_models.errors import UnknownNetworkError
 from repr_models.registry import resolve
 from repr_models.weights.download import Progress
@@ -24,11 +24,11 @@ def open_source(target: str, options: ExportOptions, download: Progress | None =
     if target.endswith(".onnx"):
         return OnnxSource(Path(target), options)
     if ":" in target:
-        return _from_factory(target, options)
+        return from_factory(target, options)
     try:
         spec = resolve(target)
     except UnknownNetworkError as error:
         raise TargetError(
             f"{error} A network of your own is given as package.module:factory, a graph as FILE.onnx"
         ) from error
-    return _from_registry(target, spec, options, download)
+    return from_registry(target, spec, options, download)

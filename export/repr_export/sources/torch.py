@@ -17,17 +17,13 @@ from torch import nn
 
 from repr_export.errors import CaptureError, OptionError, TargetError, first_line
 from repr_export.options import DEFAULT_OPSET, ExportOptions
-from repr_export.source import Arrays, Identity
+from repr_export.samples import Arrays
+from repr_export.source import Identity
 from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
-from repr_models.weights.loading import (
-    RANDOM,
-    WeightsSource,
-    load_checkpoint,
-    load_weights,
-)
+from repr_models.weights.loading import RANDOM, WeightsSource, load_checkpoint, load_weights
 from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
@@ -79,9 +75,10 @@ class TorchSource:
         return {OUTPUT_NAME: output.numpy()}
 
 
-def _from_registry(
+def from_registry(
     target: str, spec: NetworkSpec, options: ExportOptions, download: Progress | None
 ) -> TorchSource:
+    """The registered network ``spec``, asked for as ``target``."""
     options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
     network = spec.build()
     source = load_weights(network, options.weights, spec, progress=download)
@@ -93,12 +90,7 @@ def _from_registry(
     return TorchSource(
         network,
         Identity(
-            spec.name,
-            spec.architecture,
-            spec.dataset.name,
-            "registry",
-            options.name or asked,
-            note,
+            spec.name, spec.architecture, spec.dataset.name, "registry", options.name or asked, note
         ),
         _weights_info(source),
         spec.input_shape,
@@ -114,7 +106,8 @@ def _weights_info(source: WeightsSource) -> WeightsInfo:
     return WeightsInfo(**asdict(source))
 
 
-def _from_factory(target: str, options: ExportOptions) -> TorchSource:
+def from_factory(target: str, options: ExportOptions) -> TorchSource:
+    """The network that ``package.module:factory`` makes."""
     if options.input_shape is None:
         raise OptionError(f"{target} needs the shape of one sample, such as --input 3x224x224")
     network = _call_factory(target)

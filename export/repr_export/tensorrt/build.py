@@ -117,7 +117,7 @@ def build_engine(
             )
         content = bytes(serialized)
         if cache is not None:
-            _write_cache(config, cache)
+            replace_file(cache, bytes(config.get_timing_cache().serialize()))
     return BuiltEngine(
         content=content,
         edition=library.edition.name,
@@ -294,8 +294,3 @@ def _load_cache(config: trt.IBuilderConfig, path: Path, notes: list[str]) -> Non
         f"the timing cache {path} is damaged, or of another GPU or version; it was begun anew"
     )
     config.set_timing_cache(config.create_timing_cache(b""), False)
-
-
-def _write_cache(config: trt.IBuilderConfig, path: Path) -> None:
-    """Replace the file by the cache as it is now, whole or not at all."""
-    replace_file(path, bytes(config.get_timing_cache().serialize()))

@@ -13,7 +13,8 @@ published files use the names of an older release: :data:`LEGACY_NAMES` makes th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -52,8 +53,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1(self.relu1(self.norm1(x)))
-        result: Tensor = self.conv2(self.relu2(self.norm2(out)))
-        return result
+        return self.conv2(self.relu2(self.norm2(out)))
 
 
 class DenseBlock(nn.Module):
@@ -128,8 +128,7 @@ class DenseNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.relu(self.features(x)))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
 def _fold_contract(layers: Sequence[int], stem: Literal["cifar", "imagenet"]) -> FoldContract:
@@ -170,13 +169,6 @@ def densenet_bc100() -> nn.Module:
     return DenseNet(12, [16, 16, 16], CIFAR10.class_count, stem="cifar")
 
 
-def _imagenet(layers: Sequence[int]) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        return DenseNet(32, layers, IMAGENET.class_count, stem="imagenet")
-
-    return build
-
-
 def _register_all() -> None:
     for depth, (layers, parameters, top1, file) in IMAGENET_DEPTHS.items():
         register(
@@ -192,7 +184,7 @@ def _register_all() -> None:
                 top1=top1,
                 renames=LEGACY_NAMES,
             ),
-        )(_imagenet(layers))
+        )(partial(DenseNet, 32, layers, IMAGENET.class_count, stem="imagenet"))
 
 
 _register_all()

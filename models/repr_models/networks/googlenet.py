@@ -117,8 +117,7 @@ class InceptionAux(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.flatten(self.conv(F.adaptive_avg_pool2d(x, (4, 4))), 1)
-        result: Tensor = self.fc2(self.dropout(F.relu(self.fc1(x), inplace=True)))
-        return result
+        return self.fc2(self.dropout(F.relu(self.fc1(x), inplace=True)))
 
 
 class GoogLeNet(nn.Module):
@@ -175,7 +174,7 @@ class GoogLeNet(nn.Module):
         at_4d = self.inception4d(self.inception4c(self.inception4b(at_4a)))
         x = self.maxpool4(self.inception4e(at_4d))
         x = self.inception5b(self.inception5a(x))
-        logits: Tensor = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
+        logits = self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))
         if self.training:
             return logits, self.aux2(at_4d), self.aux1(at_4a)
         return logits

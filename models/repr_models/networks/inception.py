@@ -154,8 +154,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.conv1(self.conv0(self.pool(x))))
-        result: Tensor = self.fc(torch.flatten(x, 1))
-        return result
+        return self.fc(torch.flatten(x, 1))
 
 
 class InceptionV3(nn.Module):
@@ -199,7 +198,7 @@ class InceptionV3(nn.Module):
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
         grid = self.Mixed_6e(self.Mixed_6d(x))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(grid)))
-        logits: Tensor = self.fc(torch.flatten(self.dropout(self.avgpool(x)), 1))
+        logits = self.fc(torch.flatten(self.dropout(self.avgpool(x)), 1))
         if self.training:
             return logits, self.AuxLogits(grid)
         return logits

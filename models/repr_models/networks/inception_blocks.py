@@ -32,8 +32,7 @@ class ConvBnRelu(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.relu(self.bn(self.conv(x)))
-        return result
+        return self.relu(self.bn(self.conv(x)))
 
 
 class Parallel(nn.Module):

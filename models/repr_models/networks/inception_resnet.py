@@ -62,8 +62,7 @@ class ScaledResidual(nn.Module):
         branch = self.conv2d(torch.cat(parts, 1))
         if self.scale != 1.0:  # no multiplication by one in the exported graph
             branch = branch * self.scale
-        result: Tensor = self.act(branch + x)
-        return result
+        return self.act(branch + x)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,7 @@ class LeNet5(nn.Module):
         x = self.pool(self.relu(self.conv1(x)))
         x = self.pool(self.relu(self.conv2(x)))
         x = self.relu(self.fc1(torch.flatten(x, 1)))
-        result: Tensor = self.fc3(self.relu(self.fc2(x)))
-        return result
+        return self.fc3(self.relu(self.fc2(x)))
 
 
 @register(

@@ -50,8 +50,7 @@ class DepthwiseSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv_dw(x)))
-        result: Tensor = self.relu(self.bn2(self.conv_pw(x)))
-        return result
+        return self.relu(self.bn2(self.conv_pw(x)))
 
 
 class MobileNetV1(nn.Module):
@@ -84,8 +83,7 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.relu(self.bn1(self.conv_stem(x))))
-        result: Tensor = self.classifier(torch.flatten(self.avgpool(x), 1))
-        return result
+        return self.classifier(torch.flatten(self.avgpool(x), 1))
 
 
 class InvertedResidual(nn.Module):
@@ -149,8 +147,7 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
 def _normalised(convolution: nn.Conv2d) -> nn.Sequential:

@@ -16,7 +16,7 @@ them, and the bottleneck has its stride on the 3x3 convolution as torchvision ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -127,8 +127,7 @@ class ResNet(nn.Module):
         x = self.layer2(self.layer1(x))
         x = self.layer4(self.layer3(x))
         x = self.relu2(self.bn2(x))
-        result: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
-        return result
+        return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 def _cifar(
@@ -326,13 +325,6 @@ def _preact(depth: int) -> ResNet:
     )
 
 
-def _later(make: Callable[..., nn.Module], *arguments: object) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        return make(*arguments)
-
-    return build
-
-
 def _register_all() -> None:
     for depth, (parameters, bar, plain_bar) in CIFAR_VARIANTS.items():
         add = partial(
@@ -342,11 +334,11 @@ def _register_all() -> None:
             parameters=parameters,
             fold=FoldContract(batchnorms=depth - 1),  # one behind each convolution
         )
-        add(f"resnet{depth}.cifar10", bar=bar)(_later(_cifar, depth))
+        add(f"resnet{depth}.cifar10", bar=bar)(partial(_cifar, depth))
         if depth in PLAIN_DEPTHS:
             plain = BlockOptions(residual=False)
             add(f"plain{depth}.cifar10", family="plain", bar=plain_bar)(
-                _later(_cifar, depth, plain)
+                partial(_cifar, depth, plain)
             )
     for depth, parameters in PREACT_DEPTHS.items():
         blocks = (depth - 2) // 3
@@ -360,7 +352,7 @@ def _register_all() -> None:
                 kept=blocks,  # one a block and the last, but for that behind the stem's convolution
                 reason="behind an addition, and in front of a rectifier",
             ),
-        )(_later(_preact, depth))
+        )(partial(_preact, depth))
     for name, (block, depths, options, parameters, norms) in IMAGENET_VARIANTS.items():
         weights, digest, top1 = TORCHVISION_WEIGHTS[name]
         register(
@@ -375,7 +367,7 @@ def _register_all() -> None:
                 sha256=digest,
                 top1=top1,
             ),
-        )(_later(_imagenet, block, depths, options))
+        )(partial(_imagenet, block, depths, options))
 
 
 _register_all()

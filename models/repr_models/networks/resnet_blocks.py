@@ -99,8 +99,7 @@ class ResidualBlock(nn.Module):
         """The output, of the branch's and of the block's input."""
         if self.residual:
             branch = branch + (x if self.downsample is None else self.downsample(x))
-        result: Tensor = self.relu(branch)
-        return result
+        return self.relu(branch)
 
 
 class BasicBlock(ResidualBlock):
@@ -191,8 +190,7 @@ class PreactBottleneck(nn.Module):
         out = self.conv1(activated)
         out = self.conv2(self.relu(self.bn2(out)))
         out = self.conv3(self.relu(self.bn3(out)))
-        result: Tensor = out + (x if self.downsample is None else self.downsample(activated))
-        return result
+        return out + (x if self.downsample is None else self.downsample(activated))
 
 
 Block = type[BasicBlock] | type[Bottleneck] | type[PreactBottleneck]

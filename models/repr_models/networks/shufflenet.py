@@ -129,8 +129,7 @@ class ShuffleNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.globalpool(self.features(self.maxpool(self.first_conv(x))))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
 class ShuffleUnitV2(nn.Module):
@@ -208,8 +207,7 @@ class ShuffleNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.conv1(x))
         x = self.stage4(self.stage3(self.stage2(x)))
-        result: Tensor = self.fc(torch.flatten(self.globalpool(self.conv5(x)), 1))
-        return result
+        return self.fc(torch.flatten(self.globalpool(self.conv5(x)), 1))
 
 
 def _rectified(convolution: nn.Conv2d) -> nn.Sequential:

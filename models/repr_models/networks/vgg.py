@@ -20,7 +20,8 @@ CIFAR-10 in Torch", torch.ch blog, 2015; half the width and one linear layer are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -87,24 +88,16 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.avgpool(self.features(x))
-        result: Tensor = self.classifier(torch.flatten(x, 1))
-        return result
+        return self.classifier(torch.flatten(x, 1))
 
 
-def _imagenet(depth: int, *, batchnorm: bool) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        return VGG(CONFIGURATIONS[depth], 7, 4096, IMAGENET.class_count, batchnorm=batchnorm)
-
-    return build
+def _imagenet(depth: int, *, batchnorm: bool) -> nn.Module:
+    return VGG(CONFIGURATIONS[depth], 7, 4096, IMAGENET.class_count, batchnorm=batchnorm)
 
 
-def _cifar(depth: int) -> Callable[[], nn.Module]:
+def _cifar(depth: int) -> nn.Module:
     layers = [layer if layer == "M" else layer // 2 for layer in CONFIGURATIONS[depth]]
-
-    def build() -> nn.Module:
-        return VGG(layers, 1, 0, CIFAR10.class_count, batchnorm=True)
-
-    return build
+    return VGG(layers, 1, 0, CIFAR10.class_count, batchnorm=True)
 
 
 # name -> depth, parameters, BatchNorms, checkpoint, its SHA-256, its top-1
@@ -144,7 +137,7 @@ def _register_all() -> None:
             bar=0.93,
             # Half the default: without shortcuts the loss leaps at 0.05 already before it falls.
             recipe={"learning_rate": 0.05},
-        )(_cifar(depth))
+        )(partial(_cifar, depth))
     for name, (depth, parameters, batchnorms, source, sha256, top1) in IMAGENET_NETWORKS.items():
         register(
             f"{name}.imagenet",
@@ -158,7 +151,7 @@ def _register_all() -> None:
                 sha256=sha256,
                 top1=top1,
             ),
-        )(_imagenet(depth, batchnorm=batchnorms > 0))
+        )(partial(_imagenet, depth, batchnorm=batchnorms > 0))
 
 
 _register_all()

@@ -35,8 +35,7 @@ class SeparableConv2d(nn.Module):
         self.pointwise = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.pointwise(self.conv1(x))
-        return result
+        return self.pointwise(self.conv1(x))
 
 
 class Block(nn.Module):
@@ -70,8 +69,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.skip is None else self.skipbn(self.skip(x))
-        result: Tensor = self.rep(x) + shortcut
-        return result
+        return self.rep(x) + shortcut
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ def _run(args: argparse.Namespace) -> None:
         record = read_record(args.records, run.name)
         if record is None or record.get("settings") != settings(run, *sets):
             todo.append(run)
-        else:
-            console.print(f"{run.name}: recorded already")
+    if len(todo) < len(runs):
+        console.print(f"recorded already: {', '.join(r.name for r in runs if r not in todo)}")
     if todo:
         train_data, test_data = (ReducedImages(images, network_spec(todo[0])) for images in sets)
         for run in todo:

@@ -109,5 +109,10 @@ def build(run: Run) -> nn.Module:
 def network_spec(run: Run) -> NetworkSpec:
     """What training needs to know of the network of ``run``."""
     return NetworkSpec(
-        run.name, "study", CIFAR10, lambda: build(run), parameters=0, fold=FoldContract(0)
+        name=run.name,
+        family="study",
+        dataset=CIFAR10,
+        builder=lambda: build(run),
+        parameters=0,
+        fold=FoldContract(batchnorms=0),
     )

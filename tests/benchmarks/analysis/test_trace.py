@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from rich.console import Console
+from page_results import said
+from page_results import shown as printed
 
 from repr_bench.analysis.fused_nodes import original_nodes
 from repr_bench.analysis.profile_session import Turns, profile_session, to_profile
 from repr_bench.analysis.trace import read_trace
 from repr_bench.errors import BenchError
 from repr_bench.report.html import render_page
-from repr_bench.report.sections.profiles import print_profiles
 from repr_bench.results.file import from_json, to_json
 from repr_bench.results.profile import Layer, Profile
 from repr_bench.results.results import Results
@@ -254,14 +254,11 @@ def test_profiles_are_kept_and_shown(results: Results, profile: Profile) -> None
     assert from_json(text) == with_profiles
     assert json.loads(text)["profiles"][0]["derived"]["slowest"][0]["name"] == "relu_nchwc"
 
-    console = Console(width=400, highlight=False, markup=False, no_color=True)
-    with console.capture() as capture:
-        print_profiles(with_profiles, console)
-    shown = capture.get()
-    assert "Profile of tiny fp32 batch 2" in shown
-    assert "0.125 ms, without it 0.100 ms (+25.0 %)" in shown
-    assert "0.00 M multiply-adds are in no layer" in shown
-    line = next(line for line in shown.splitlines() if line.startswith("relu_nchwc"))
+    text = printed(with_profiles)
+    assert "Profile of tiny fp32 batch 2" in text
+    assert "0.125 ms, without it 0.100 ms (+25.0 %)" in text
+    assert "0.00 M multiply-adds are in no layer" in text
+    line = next(line for line in text.splitlines() if line.startswith("relu_nchwc"))
     # 100 of 200 GFLOP/s
     assert line.split() == [
         "relu_nchwc",
@@ -275,8 +272,8 @@ def test_profiles_are_kept_and_shown(results: Results, profile: Profile) -> None
         "+",
         "relu",
     ]
-    assert "added by ONNX Runtime" in shown
-    assert "no <trace>" in shown
+    assert "added by ONNX Runtime" in text
+    assert "no <trace>" in text
 
     page = render_page(replace(with_profiles, rows=()))
     assert 'aria-label="50.0 %"' in page
@@ -285,10 +282,5 @@ def test_profiles_are_kept_and_shown(results: Results, profile: Profile) -> None
 
 
 def test_without_a_roofline_there_is_no_share_of_peak(results: Results, profile: Profile) -> None:
-    console = Console(width=400, highlight=False, markup=False, no_color=True)
-    with console.capture() as capture:
-        print_profiles(replace(results, profiles=(profile,)), console)
-    assert "needs --roofline" in capture.get()
-    with console.capture() as capture:
-        print_profiles(results, console)
-    assert capture.get() == ""
+    assert "needs --roofline" in said(replace(results, profiles=(profile,)))
+    assert "Profile" not in f"{said(results)}{printed(results)}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
 
-from repr_bench.measuring.measure import Measured, Plan, measure
+from repr_bench.measuring.measure import Measured, Plan, garbage_frozen, measure
 
 MS = 1_000_000
 
@@ -218,3 +219,15 @@ def test_between_is_called_around_every_round() -> None:
     assert called == [4, 6, 8, 10]  # a warm-up of four, then one uncounted and one counted call
     measure([], plan, between=lambda: called.append(-1))
     assert -1 not in called
+
+
+def test_garbage_is_collected_before_and_frozen_meanwhile() -> None:
+    def interrupted() -> None:
+        with garbage_frozen():
+            assert gc.get_freeze_count() > 0
+            raise KeyboardInterrupt
+
+    gc.unfreeze()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert gc.get_freeze_count() == 0

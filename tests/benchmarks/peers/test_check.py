@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from repr_bench.errors import UsageError
-from repr_bench.peers.check import IMAGES, agreement, check_inputs, in_batches, why_not_same
+from repr_bench.peers.check import IMAGES, check_inputs, compare_top1, in_batches, why_not_same
 from repr_bench.results.peers import SameAnswers
 from repr_models.data.images import ImageSet
 from repr_runtime import load
@@ -20,19 +20,19 @@ def test_agreement_counts_images_of_one_top1() -> None:
     theirs = ours.copy()
     theirs[1] = [0.0, 5.0, 1.0]
     theirs[3, 0] = np.nan
-    assert agreement(ours, theirs) == SameAnswers(2, 4)
-    assert agreement(ours, ours * 3 + 1) == SameAnswers(4, 4)
+    assert compare_top1(ours, theirs) == SameAnswers(2, 4)
+    assert compare_top1(ours, ours * 3 + 1) == SameAnswers(4, 4)
 
 
 def test_a_tie_that_rounding_decides_is_no_flip() -> None:
     ours = np.array([[0.0, 1.0, 1.0 - 5e-5]])
-    assert agreement(ours, np.array([[0.0, 1.0, 1.0 + 1e-7]])).same == 1
-    assert agreement(np.array([[0.0, 1.0, 1.0 - 5e-4]]), np.array([[0.0, 1.0, 1.1]])).same == 0
+    assert compare_top1(ours, np.array([[0.0, 1.0, 1.0 + 1e-7]])).same == 1
+    assert compare_top1(np.array([[0.0, 1.0, 1.0 - 5e-4]]), np.array([[0.0, 1.0, 1.1]])).same == 0
 
 
 def test_other_shapes_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"\(1, 10\) and \(1, 1000\)"):
-        agreement(np.zeros((1, 10)), np.zeros((1, 1000)))
+        compare_top1(np.zeros((1, 10)), np.zeros((1, 1000)))
 
 
 def test_fp32_may_not_flip_and_int8_hardly() -> None:

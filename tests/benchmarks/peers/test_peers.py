@@ -16,23 +16,23 @@ from repr_bench.peers import known
 from repr_bench.peers import openvino as openvino_peer
 from repr_bench.peers import torch as torch_peer
 from repr_bench.peers import trtexec as trtexec_peer
-from repr_bench.peers.base import PeerAbsentError, Work, not_installed
-from repr_bench.peers.known import known_peers, select
+from repr_bench.peers.base import PeerAbsentError, Workload, not_installed
+from repr_bench.peers.known import PEERS, select
 from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
 from repr_bench.peers.trtexec import TrtexecError
 from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import NetworkInfo, WeightsInfo
 
 
-def work_of(folder: Path, threads: int | None = None) -> Work:
+def work_of(folder: Path, threads: int | None = None) -> Workload:
     manifest = read_manifest(folder)
     graph = manifest.graph("fp32")
     assert graph is not None
-    return Work(folder, manifest, graph, "fp32", threads)
+    return Workload(folder, manifest, graph, "fp32", threads)
 
 
 @pytest.fixture
-def work(make_artifact: Any) -> Work:
+def work(make_artifact: Any) -> Workload:
     return work_of(make_artifact(), threads=1)
 
 
@@ -47,7 +47,7 @@ def linear(x: Any) -> Any:
 
 class TestSelection:
     def test_names_and_measures(self) -> None:
-        assert {peer.name: peer.measures for peer in known_peers()} == {
+        assert {peer.name: peer.measures for peer in PEERS} == {
             "torch": ("latency", "throughput"),
             "torch.compile": ("latency", "throughput"),
             "onnxruntime": ("latency", "throughput"),
@@ -63,7 +63,7 @@ class TestSelection:
             SimpleNamespace(name=name, why_not=lambda why=why: why)
             for name, why in (("there", None), ("gone", "not installed"))
         )
-        monkeypatch.setattr(known, "known_peers", lambda: (there, gone))
+        monkeypatch.setattr(known, "PEERS", (there, gone))
         assert select(None) == [(there, None)]
         assert select(("gone", "there", "gone")) == [(gone, "not installed"), (there, None)]
 
@@ -78,22 +78,22 @@ class TestSelection:
 
 
 class TestTorch:
-    def work(self, work: Work, **weights: Any) -> Work:
+    def work(self, work: Workload, **weights: Any) -> Workload:
         info = {"kind": "random", "location": "", "sha256": None, "record": {}} | weights
         manifest = SimpleNamespace(
             network=NetworkInfo("lenet5.cifar10", "lenet5", "cifar10", 1, 1, "registry"),
             weights=WeightsInfo(**info),
         )
-        return Work(work.folder, manifest, work.graph, "fp32", 1)  # type: ignore[arg-type]
+        return Workload(work.folder, manifest, work.graph, "fp32", 1)  # type: ignore[arg-type]
 
-    def bundled(self, work: Work) -> Work:
+    def bundled(self, work: Workload) -> Workload:
         from repr_models.registry import resolve
         from repr_models.weights.bundled import bundled_record
 
         digest = bundled_record(resolve("lenet5"))["weights_sha256"]
         return self.work(work, kind="bundled", sha256=digest)
 
-    def test_it_runs_the_bundled_weights(self, work: Work, batch: Any) -> None:
+    def test_it_runs_the_bundled_weights(self, work: Workload, batch: Any) -> None:
         import torch
 
         from repr_models.registry import resolve
@@ -114,7 +114,7 @@ class TestTorch:
         runner.close()
 
     def test_the_faster_layout_is_taken_and_named(
-        self, work: Work, batch: Any, monkeypatch: pytest.MonkeyPatch
+        self, work: Workload, batch: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import torch
 
@@ -132,7 +132,7 @@ class TestTorch:
             weights = runner._network.state_dict().values()
             assert all(w.is_contiguous(memory_format=fast) for w in weights if w.ndim == 4)
 
-    def test_random_weights_are_drawn_from_the_same_seed(self, work: Work) -> None:
+    def test_random_weights_are_drawn_from_the_same_seed(self, work: Workload) -> None:
         import torch
 
         from repr_models.registry import resolve
@@ -146,20 +146,20 @@ class TestTorch:
         with pytest.raises(PeerAbsentError, match="other weights"):
             torch_peer.build_network(self.work(work, location="seed 0"))
 
-    def test_other_weights_are_no_peer(self, work: Work) -> None:
+    def test_other_weights_are_no_peer(self, work: Workload) -> None:
         with pytest.raises(PeerAbsentError, match="other weights"):
             torch_peer.build_network(self.work(work, kind="bundled", sha256="00" * 32))
         with pytest.raises(PeerAbsentError, match="came from a file source"):
             torch_peer.build_network(self.work(work, kind="file"))
         with pytest.raises(PeerAbsentError, match="not made of a registered network"):
             torch_peer.build_network(work)
-        int8 = Work(work.folder, work.manifest, work.graph, "int8", 1)
+        int8 = Workload(work.folder, work.manifest, work.graph, "int8", 1)
         with pytest.raises(PeerAbsentError, match="no int8 graph"):
             torch_peer.build_network(int8)
 
 
 class TestOnnxRuntime:
-    def test_it_runs_the_artifacts_file(self, work: Work, batch: Any) -> None:
+    def test_it_runs_the_artifacts_file(self, work: Workload, batch: Any) -> None:
         prepared = OnnxRuntimeRunner(work).prepare([batch])
         np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-5)
         found: Any = prepared.call()
@@ -253,7 +253,7 @@ class TestOpenVINO:
         return fake
 
     def test_latency_in_f32_at_the_batch(
-        self, library: FakeOpenVINO, work: Work, batch: Any
+        self, library: FakeOpenVINO, work: Workload, batch: Any
     ) -> None:
         prepared = openvino_peer.OpenVINORunner(work, "LATENCY").prepare([batch])
         assert library.config == {
@@ -270,7 +270,7 @@ class TestOpenVINO:
         assert prepared.lanes == 1
 
     def test_throughput_with_as_many_requests_as_it_advises(
-        self, library: FakeOpenVINO, work: Work, batch: Any
+        self, library: FakeOpenVINO, work: Workload, batch: Any
     ) -> None:
         prepared = openvino_peer.OpenVINORunner(work, "THROUGHPUT").prepare([batch])
         prepared.burst(7)
@@ -278,14 +278,14 @@ class TestOpenVINO:
         assert prepared.settings.endswith("3 requests at once")
 
     def test_bfloat16_in_silence_is_refused(
-        self, library: FakeOpenVINO, work: Work, batch: Any
+        self, library: FakeOpenVINO, work: Workload, batch: Any
     ) -> None:
         library.precision = "bf16"
         with pytest.raises(PeerAbsentError, match="computes in bf16"):
             openvino_peer.OpenVINORunner(work, "LATENCY").prepare([batch])
 
     @pytest.mark.parametrize("hint", ["LATENCY", "THROUGHPUT"])
-    def test_the_real_one(self, hint: Any, work: Work, batch: Any) -> None:
+    def test_the_real_one(self, hint: Any, work: Workload, batch: Any) -> None:
         pytest.importorskip("openvino")
         runner = openvino_peer.OpenVINORunner(work, hint)
         prepared = runner.prepare([batch])
@@ -325,7 +325,7 @@ class TestTrtexec:
         monkeypatch.setenv("PATH", str(script.parent), prepend=":")
         return log
 
-    def test_its_times_and_outputs_are_read(self, tool: Path, work: Work, batch: Any) -> None:
+    def test_its_times_and_outputs_are_read(self, tool: Path, work: Workload, batch: Any) -> None:
         runner = trtexec_peer.TrtexecRunner(work)
         prepared = runner.prepare([batch])
         assert prepared.samples_ns[:2] == (1_750_000, 2_750_000)
@@ -356,7 +356,7 @@ class TestTrtexec:
             trtexec_peer.read_output(path, "logits")
 
     def test_a_failure_says_its_error(
-        self, tool: Path, work: Work, batch: Any, tmp_path: Path
+        self, tool: Path, work: Workload, batch: Any, tmp_path: Path
     ) -> None:
         del tool
         script = tmp_path / "bin" / "trtexec"

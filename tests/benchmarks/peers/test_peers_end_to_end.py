@@ -29,8 +29,8 @@ def test_torch_and_onnx_runtime_on_lenet5(
     ]
     for row in rows:
         assert (row.status, row.reason) == ("measured", "")
-        assert row.agreement is not None
-        assert (row.agreement.same, row.agreement.images) == (200, 200)
+        assert row.same_answers is not None
+        assert (row.same_answers.same, row.same_answers.images) == (200, 200)
         assert len(row.rounds_ns) == Plan().rounds
     for peer in ("torch", "onnxruntime"):
         assert len(latency_ratios(rows, peer, 1)) == len(throughput_ratios(rows, peer)) == 1

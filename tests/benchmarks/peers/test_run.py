@@ -14,7 +14,7 @@ import pytest
 
 from repr_bench.measuring.measure import Plan
 from repr_bench.peers import run as peer_run
-from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Work, repeated
+from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Workload
 from repr_bench.peers.ours import burst_length, burst_of_callers
 from repr_bench.peers.run import run_peers, with_peers
 from repr_bench.request import Request
@@ -69,7 +69,7 @@ class World:
                     world.called.append(name)
                     world.now += milliseconds * MS
 
-                return Prepared(logits, call, repeated(call), f"{name} with {len(arrays[0])}")
+                return Prepared(logits, call, f"{name} with {len(arrays[0])}")
 
             def close(self) -> None:
                 world.closed.append(name)
@@ -77,7 +77,7 @@ class World:
         def logits(arrays: Any) -> Any:
             return sign * arrays[0].mean(axis=(1, 2, 3))[:, None] * np.arange(10.0)
 
-        def open_(_: Work) -> Any:
+        def open_(_: Workload) -> Any:
             return Runner()
 
         return Peer(name, open_, lambda: None, **how)
@@ -174,7 +174,7 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
 def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: World) -> None:
     peer = world.peer("p", 1)
 
-    def breaking(work: Work) -> Any:
+    def breaking(work: Workload) -> Any:
         runner = peer.open(work)
         prepare = runner.prepare
         runner.prepare = lambda arrays: replace(prepare(arrays), call=lambda: 1 / 0)  # type: ignore[method-assign]
@@ -189,7 +189,7 @@ def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: Worl
 def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
     peer = world.peer("self", 1, measures=("latency",))
 
-    def own(work: Work) -> Any:
+    def own(work: Workload) -> Any:
         runner = peer.open(work)
         prepare = runner.prepare
         runner.prepare = lambda arrays: replace(  # type: ignore[method-assign]
@@ -295,5 +295,5 @@ def test_a_burst_lasts_long_enough(world: World, milliseconds: int, times: int) 
     def burst(count: int) -> None:
         world.now += milliseconds * MS * count // 2
 
-    prepared = Prepared(lambda a: a[0], lambda: None, burst, "", lanes=2)
+    prepared = Prepared(lambda a: a[0], lambda: None, "", at_once=burst, lanes=2)
     assert burst_length(prepared, 0.1, world.clock) == times

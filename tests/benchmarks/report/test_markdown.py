@@ -13,8 +13,8 @@ import pytest
 import scenario_rows as made
 
 from repr_bench import cli
-from repr_bench.report.markdown import CSV_COLUMNS, to_csv, to_markdown
-from repr_bench.report.sections import comparison as compare_table
+from repr_bench.report.csv import CSV_COLUMNS, to_csv
+from repr_bench.report.markdown import to_markdown
 from repr_bench.report.sections import peers as peer_table
 from repr_bench.report.sections import profiles as profile_table
 from repr_bench.report.sections import roofline as roofline_table
@@ -171,8 +171,9 @@ def test_markdown_has_the_tables_of_every_section(results: Results) -> None:
     comparison, roofline = whole.comparison, whole.roofline
     assert comparison is not None
     assert roofline is not None
-    compared = found["Compared with old.json, measured 2026-01-01T03:04:05+00:00"]
-    assert compared[0] == [title for title, *_ in compare_table.columns(comparison)]
+    compared = found["Comparison"]
+    assert compared[0][3:] == ["verdict", "time ×", "99% interval"]
+    assert "Compared with old.json, measured 2026-01-01T03:04:05+00:00." in text
     assert compared[1][:4] == ["lenet5", "fp32", "1", "slower"]
     assert len(compared) == 1 + len(comparison.rows)
     assert "- lenet5 fp32 batch 8: cannot tell: the machine itself was 9 % slower" in text
@@ -188,7 +189,7 @@ def test_markdown_has_the_tables_of_every_section(results: Results) -> None:
     layers = found["Slowest layers of resnet20 fp32 batch 1"]
     assert layers[0] == [*profile_table.LAYERS]
     assert len(layers) == 1 + 10
-    assert "### Profile of vgg16 int8 batch 1\n\nno trace\n" in text
+    assert "#### Profile of vgg16 int8 batch 1\n\nno trace\n" in text
     assert len(found["Scenarios"]) == 1 + 2
     rates = found["lenet5 fp32 server: rates in the order they were tried"]
     assert len(rates) == 1 + len(whole.scenarios[0].trials)

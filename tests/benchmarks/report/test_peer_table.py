@@ -13,11 +13,11 @@ from repr_bench.report.sections.peers import (
     meanings,
     peer_cells,
     peer_problems,
-    print_peers,
+    peers_section,
     summaries,
 )
+from repr_bench.report.terminal import print_section
 from repr_bench.results.peers import OURS
-from repr_bench.results.results import Results
 from repr_bench.statistics.intervals import Figure, Interval, times
 
 
@@ -63,7 +63,7 @@ def test_precisions_are_not_averaged_together() -> None:
 
 
 def test_reasons_are_said_once_with_all_they_hold_for() -> None:
-    assert peer_problems(ROWS) == [
+    assert [str(note) for note in peer_problems(ROWS)] == [
         "q absent for a fp32, b fp32: q is not installed: pip install q",
         "p failed for a fp32 batch 8: no kernel",
     ]
@@ -89,9 +89,9 @@ def test_times(figure: Figure, text: str) -> None:
     assert times(figure) == text
 
 
-def test_a_pipe_gets_one_line_a_row(results: Results) -> None:
+def test_a_pipe_gets_one_line_a_row() -> None:
     out = io.StringIO()
-    print_peers(replace(results, peers=ROWS), Console(file=out, width=100_000))
+    print_section(peers_section(ROWS), Console(file=out, width=100_000), {})
     lines = out.getvalue().splitlines()
     header = next(line for line in lines if line.startswith("network"))
     assert header.split()[-2:] == ["ours", "is"]

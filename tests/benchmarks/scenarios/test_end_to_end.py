@@ -14,15 +14,18 @@ from PIL import Image
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
+from repr_bench.request import Request, ScenarioOptions
+from repr_bench.results.graph import Graph
 from repr_bench.results.scenarios import StageRow
 from repr_bench.scenarios.end_to_end import (
     PHOTOGRAPH,
     decode_jpeg,
     encode_jpegs,
+    measure_from_jpeg,
     measure_stages,
-    run_stages,
     stages_of,
 )
+from repr_bench.scenarios.system import SystemUnderTest
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime import load
 from repr_runtime.artifact.manifest import PreprocessingInfo
@@ -34,21 +37,21 @@ LARGE = PreprocessingInfo(256, (224, 224), (0.5,) * 3, (0.25,) * 3)
 
 def test_jpegs_are_of_the_images_and_as_large_as_the_network_asks_for() -> None:
     images = bundled_subset().images[:4]
-    files, what = encode_jpegs(images, SMALL)
+    files, what = encode_jpegs(images, "evaluation images", info=SMALL)
     assert what.startswith("evaluation images as JPEG of quality 95, 32×32, ")
     for file, image in zip(files, images, strict=True):
         assert Image.open(io.BytesIO(file)).format == "JPEG"
         pixels = decode_jpeg(file)
         assert (pixels.shape, pixels.dtype) == (image.shape, np.uint8)
         assert np.abs(pixels.astype(int) - image).mean() < 8
-    files, what = encode_jpegs(images, LARGE)
+    files, what = encode_jpegs(images, "evaluation images", info=LARGE)
     assert "upscaled to 375×500" in what
     assert decode_jpeg(files[0]).shape == (*PHOTOGRAPH, 3)
 
 
 def test_the_stages_give_the_labels_that_classify_gives(make_artifact: ArtifactMaker) -> None:
     images = bundled_subset().images[:6]
-    files, _ = encode_jpegs(images, SMALL)
+    files, _ = encode_jpegs(images, "evaluation images", info=SMALL)
     with load(make_artifact(), device="cpu", threads=1) as session:
         value: Any = files
         stages = stages_of(session)
@@ -126,12 +129,24 @@ def test_ctrl_c_keeps_the_rounds_that_are_whole() -> None:
     assert [len(samples) for samples in found.stages_ns[0]] == [4]
 
 
-def test_a_row_for_an_artifact(make_artifact: ArtifactMaker) -> None:
+def test_a_row_for_an_artifact(
+    make_artifact: ArtifactMaker, graph: Graph, no_progress: Any
+) -> None:
     row = StageRow(label="linear", precision="fp32", batch=2, status="interrupted")
-    plan = Plan(seconds=0.01, samples=4, rounds=2)
+    request = Request((), plan=Plan(seconds=0.01, samples=4, rounds=2))
     with load(make_artifact(), device="cpu", threads=1) as session:
-        found = run_stages(session, bundled_subset(), row, 2, plan, lambda _done, _total: None)
-        own = run_stages(session, None, row, 2, plan, lambda _done, _total: None)
+        system = SystemUnderTest(
+            label="linear",
+            precision="fp32",
+            graph=graph,
+            session=session,
+            images=bundled_subset(),
+            request=request,
+            options=ScenarioOptions(),
+            listener=no_progress,
+        )
+        found = measure_from_jpeg(system, row)
+        own = measure_from_jpeg(replace(system, images=None), row)
     assert (found.status, found.reason) == ("measured", "")
     assert found.calls >= 4
     assert set(found.medians_ms) == {*found.stages, "total", "bare"}

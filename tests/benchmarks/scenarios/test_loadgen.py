@@ -21,8 +21,7 @@ from repr_bench.errors import ResultsError
 from repr_bench.results.file import read_results
 from repr_bench.results.trials import RateTrial, latency_ms
 from repr_bench.scenarios import loadgen
-from repr_bench.scenarios import run as scenarios
-from repr_bench.scenarios.loadgen import Answers, LoadGenPlan, Query, run_loadgen
+from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, Query, run_loadgen
 from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
 from repr_runtime.errors import MissingExtraError
 
@@ -168,7 +167,7 @@ class FakeLoadGen:
         _written(folder, "mlperf_log_trace.json", logs.TRACE)
 
 
-PLAN = LoadGenPlan("multi-stream", 2.0, 100.0, 15.0, 3)
+PLAN = LoadGenSettings("multi-stream", 2.0, 100.0, 15.0, 3)
 
 
 def test_streams_run_each_query_as_one_batch() -> None:
@@ -189,7 +188,7 @@ def test_streams_run_each_query_as_one_batch() -> None:
 def test_offline_runs_in_batches_filled_up_with_the_last_sample() -> None:
     lg = FakeLoadGen([[0, 1, 2, 3, 4]])
     ran: list[list[int]] = []
-    plan = LoadGenPlan("offline", 2.0, 100.0, 15.0)
+    plan = LoadGenSettings("offline", 2.0, 100.0, 15.0)
     run_loadgen(lg, plan, lambda: loadgen.batches(lambda i: ran.append(list(i)), 2, 2), 8)
     assert sorted(ran) == [[0, 1], [2, 3], [4, 4]]
     assert sorted(lg.answered) == [0, 1, 2, 3, 4]
@@ -218,7 +217,7 @@ def test_the_server_hands_samples_to_the_batcher_and_drains_it() -> None:
             self.closed.append(drain)
 
     service, lg = Service(), FakeLoadGen([[0], [2], [1]])
-    plan = LoadGenPlan("server", 1.0, 50.0, 15.0)
+    plan = LoadGenSettings("server", 1.0, 50.0, 15.0)
     run_loadgen(lg, plan, lambda: loadgen.served(lambda: service, ["a", "b", "c"]), 3)
     assert service.given == ["a", "c", "b"]
     assert sorted(lg.answered) == [0, 1, 2]
@@ -289,7 +288,7 @@ def test_loadgen_and_we_agree(
         trials.append(replace(attempt(10.0, True), outcome="held"))
 
     monkeypatch.setattr(Session, "run", slow)
-    monkeypatch.setattr(scenarios, "search", at_ten_a_second)
+    monkeypatch.setattr("repr_bench.scenarios.server.search", at_ten_a_second)
     path = tmp_path / "r.json"
     command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "2"]
     more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from repr_bench.scenarios.offline import LEAST_CALLS, measure_offline
+from repr_bench.scenarios.offline import LEAST_CALLS, try_batch
 
 
 def test_all_instances_are_busy_and_the_rate_is_theirs_together() -> None:
@@ -25,7 +25,7 @@ def test_all_instances_are_busy_and_the_rate_is_theirs_together() -> None:
         with lock:
             at_once -= 1
 
-    found = measure_offline(call, 4, 3, 0.3)
+    found = try_batch(call, batch=4, instances=3, seconds=0.3)
     assert most == 3
     assert len(threads) == 3
     samples = [ns for window in found.windows_ns for ns in window]
@@ -47,7 +47,7 @@ def test_slow_calls_are_made_a_few_times_even_so() -> None:
         time.sleep(0.01)
 
     reports: list[float] = []
-    found = measure_offline(call, 1, 1, 1e-6, report=reports.append)
+    found = try_batch(call, batch=1, instances=1, seconds=1e-6, report=reports.append)
     assert len(made) == 1 + LEAST_CALLS
     assert sum(map(len, found.windows_ns)) == LEAST_CALLS
     assert reports
@@ -64,4 +64,4 @@ def test_an_error_is_raised_and_the_others_stop() -> None:
         time.sleep(0.001)
 
     with pytest.raises(ArithmeticError):
-        measure_offline(call, 1, 2, 60.0)
+        try_batch(call, batch=1, instances=2, seconds=60.0)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from repr_bench.scenarios.realtime import urgent
+from repr_bench.scenarios.realtime import realtime_priority
 
 
 def policy() -> int:
@@ -17,7 +17,7 @@ def policy() -> int:
 @pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system has no such call")
 def test_it_is_given_to_this_thread_alone_and_taken_back() -> None:
     before, inside = policy(), list[int]()
-    with urgent() as given:
+    with realtime_priority() as given:
         if given:
             assert policy() == os.SCHED_RR
             started = threading.Thread(target=lambda: inside.append(policy()))
@@ -25,7 +25,7 @@ def test_it_is_given_to_this_thread_alone_and_taken_back() -> None:
             started.join()
             assert inside == [os.SCHED_OTHER]
     assert policy() == before
-    with pytest.raises(KeyboardInterrupt), urgent():
+    with pytest.raises(KeyboardInterrupt), realtime_priority():
         raise KeyboardInterrupt
     assert policy() == before
 
@@ -38,5 +38,5 @@ def test_where_it_is_not_allowed_all_goes_on_without(
         raise error
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
-    with urgent() as given:
+    with realtime_priority() as given:
         assert not given

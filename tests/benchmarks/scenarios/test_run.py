@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import scenario_rows as made
-from rich.console import Console
+from page_results import said, shown
 
 from repr_bench import cli
 from repr_bench import inputs as feeds
 from repr_bench.options import parser, scenario_options
 from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
-from repr_bench.report.sections.scenarios import print_scenarios, with_interval
+from repr_bench.report.sections.scenarios import with_interval
 from repr_bench.request import ScenarioOptions
 from repr_bench.results.agreement import Agreement
 from repr_bench.results.file import read_results
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
 from repr_bench.results.trials import SCENARIOS, UNANSWERED, Outcome, RateTrial
+from repr_bench.scenarios import offline, server, streams
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval
 from repr_models.data.images import ImageSet
@@ -73,7 +74,7 @@ def test_all_scenarios_of_an_artifact(
     assert [trial.batch for trial in rows["offline"].batches] == [1, 8, 32]
     assert [row.batch for row in found.end_to_end] == [1, 8]
     assert "driven by" in out
-    assert "MLPerf asks for 600 s" in out
+    assert "MLPerf asks for 600 s" in said(found)
     assert "decode" in out
     assert "\x1b" not in out + err
     assert "Traceback" not in err
@@ -81,7 +82,7 @@ def test_all_scenarios_of_an_artifact(
     assert "rates in the order they were tried" in page
     assert page.index('id="figures"') < page.index('id="scenarios"') < page.index('id="formulae"')
     assert out.index("graph MB") < out.index("driven by") < out.index("batch 8 from JPEG to label")
-    assert out.count("The p-th percentile of n samples") == 1
+    assert said(found).count("The p-th percentile of n samples") == 1
 
 
 def _accuracy_stands_beside_each_latency(found: Results, out: str) -> None:
@@ -126,7 +127,7 @@ def test_the_rate_that_holds_is_the_rows(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(scenarios, "try_rate", _limited)
+    monkeypatch.setattr(server, "try_rate", _limited)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
     assert cli.main([*command, "--json", "r.json"]) == 0
     row = read_results(Path("r.json")).scenarios[0]
@@ -164,7 +165,7 @@ def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
         trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
         return replace(trial, outcome="missed")
 
-    monkeypatch.setattr(scenarios, "try_rate", missed)
+    monkeypatch.setattr(server, "try_rate", missed)
     command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
     assert cli.main(command) == code
     row = read_results(Path("r.json")).scenarios[0]
@@ -180,21 +181,21 @@ def test_what_fails_is_a_row_for_each_scenario(
 ) -> None:
     command = ["no/such", str(make_artifact()), *QUICK, "--precision", "fp16"]
     assert cli.main([*command, "--scenario", "offline,server", "--json", "r.json", "--quiet"]) == 1
-    rows = read_results(Path("r.json")).scenarios
-    assert [(row.label, row.status) for row in rows] == [
+    found = read_results(Path("r.json"))
+    assert [(row.label, row.status) for row in found.scenarios] == [
         *(("no/such", "failed"), ("no/such", "failed")),
         *(("linear", "absent"), ("linear", "absent")),
     ]
     out = capsys.readouterr().out
     assert "no/such server: no/such is not an artifact" in out
-    assert "linear fp16 server: no fp16 graph in this artifact" in out
+    assert "linear fp16 server: no fp16 graph in this artifact" in said(found)
 
 
 @pytest.mark.parametrize("moment", ["single-stream", "server", "offline"])
 def test_ctrl_c_keeps_what_was_measured(
     moment: str, make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = scenarios.try_rate
+    real = server.try_rate
     calls = 0
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
@@ -207,11 +208,15 @@ def test_ctrl_c_keeps_what_was_measured(
     def at_once(*_arguments: Any, **_more: Any) -> Any:
         raise KeyboardInterrupt
 
-    name = {"single-stream": "measure", "server": "try_rate", "offline": "measure_offline"}[moment]
-    monkeypatch.setattr(scenarios, name, interrupted if moment == "server" else at_once)
+    where, name = {
+        "single-stream": (streams, "measure"),
+        "server": (server, "try_rate"),
+        "offline": (offline, "try_batch"),
+    }[moment]
+    monkeypatch.setattr(where, name, interrupted if moment == "server" else at_once)
     command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
     if moment == "offline":  # the server is not what is looked at
-        monkeypatch.setattr(scenarios, "try_rate", _limited)
+        monkeypatch.setattr(server, "try_rate", _limited)
     assert cli.main(command) == 130
     found = read_results(Path("r.json"))
     assert found.interrupted
@@ -282,13 +287,13 @@ def test_an_artifact_that_changes_during_the_run_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_artifact()
-    real = scenarios._run_graph
+    real = scenarios.load
 
-    def altered(*arguments: Any) -> None:
+    def altered(*arguments: Any, **more: Any) -> Any:
         make_artifact(classes=11)
-        real(*arguments)
+        return real(*arguments, **more)
 
-    monkeypatch.setattr(scenarios, "_run_graph", altered)
+    monkeypatch.setattr(scenarios, "load", altered)
     assert cli.main([str(folder), *QUICK, "--scenario", "single-stream", "--quiet"]) == 1
     assert "linear fp32 single-stream: " in (out := capsys.readouterr().out)
     assert "was written anew while it was measured" in out
@@ -337,9 +342,8 @@ def test_options() -> None:
 
 
 def _printed(results: Results) -> str:
-    stream = io.StringIO()
-    print_scenarios(results, Console(file=stream, width=100_000, markup=False, highlight=False))
-    return stream.getvalue()
+    """The tables of the scenarios, and all that is said of them."""
+    return f"{shown(replace(results, rows=()))}\n{said(results)}"
 
 
 def test_the_table_by_hand(results: Results) -> None:

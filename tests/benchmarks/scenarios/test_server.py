@@ -11,7 +11,8 @@ from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_
 
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import Outcome, RateTrial
-from repr_bench.scenarios.server import MOST_RATES, SearchPlan, outcome, search, try_rate
+from repr_bench.scenarios.search import MOST_RATES, SearchSettings, conclusion, search
+from repr_bench.scenarios.server import try_rate
 
 MS = 1_000_000
 
@@ -53,7 +54,7 @@ def _search(limit: float, first: float, *, confirmed_limit: float | None = None)
         highest = limit if not confirm or confirmed_limit is None else confirmed_limit
         return _trial(rate, "held" if rate <= highest else "missed", confirm)
 
-    search(attempt, first, SearchPlan(15_000.0), trials)
+    search(attempt, first, SearchSettings(15_000.0), trials)
     return _row(trials)
 
 
@@ -91,10 +92,10 @@ def test_a_failure_ends_the_search() -> None:
     trials: list[RateTrial] = []
     search(
         lambda rate, _confirm: replace(_trial(rate, "failed"), reason="ValueError: no"),
-        *(10.0, SearchPlan(15.0), trials),
+        *(10.0, SearchSettings(15.0), trials),
     )
     assert len(trials) == 1
-    assert outcome(trials, SearchPlan(15.0)) == ("failed", "ValueError: no")
+    assert conclusion(trials, SearchSettings(15.0)) == ("failed", "ValueError: no")
 
 
 def _late(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
@@ -107,8 +108,8 @@ def test_a_search_is_confirmed_however_far_down() -> None:
     def attempt(rate: float, confirm: bool) -> RateTrial:
         return _trial(rate, "held" if rate <= (10.0 if confirm else 1000.0) else "missed", confirm)
 
-    search(attempt, 500.0, SearchPlan(15.0), trials)
-    assert outcome(trials, SearchPlan(15.0)) == ("measured", "")
+    search(attempt, 500.0, SearchSettings(15.0), trials)
+    assert conclusion(trials, SearchSettings(15.0)) == ("measured", "")
     assert trials[-1].confirms
     assert 5.0 < trials[-1].offered <= 10.0
 
@@ -121,7 +122,7 @@ def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> N
         outcome: Outcome = "held" if rate <= 1000 else "missed"
         return _trial(rate, outcome, confirm) if again else _late(rate, "missed", confirm)
 
-    search(attempt, 4000.0, SearchPlan(15.0), trials)
+    search(attempt, 4000.0, SearchSettings(15.0), trials)
     row = _row(trials)
     assert row.rate is not None
     assert row.next_rate is not None
@@ -131,13 +132,13 @@ def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> N
 
 
 def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
-    plan = SearchPlan(15.0)
+    plan = SearchSettings(15.0)
 
     def found(attempt: Any) -> tuple[str, str]:
         trials: list[RateTrial] = []
         search(attempt, 36_590.0, plan, trials)
         assert trials[-1].offered * 15e-3 <= 0.1  # it went all the way down
-        return outcome(trials, plan)
+        return conclusion(trials, plan)
 
     # a generator on time, and the service misses however little it has to do: that is a finding
     status, reason = found(lambda rate, confirm: _trial(rate, "missed", confirm))
@@ -155,7 +156,7 @@ def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
 
 
 def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> None:
-    plan = SearchPlan(15.0, seconds=0.5, confirm_seconds=2)
+    plan = SearchSettings(15.0, seconds=0.5, confirm_seconds=2)
     trials: list[RateTrial] = []
 
     class SlowToTake(QueueService):
@@ -175,7 +176,7 @@ def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> Non
         )
 
     search(attempt, 36_590.0, plan, trials)
-    assert outcome(trials, plan) == ("measured", "")
+    assert conclusion(trials, plan) == ("measured", "")
     row = _row(trials)
     assert trials[0].generator_limited
     assert not trials[0].derived()["trusted"]
@@ -208,7 +209,7 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     service_ms, bound_ms = 3.0, 15.0
     known = md1_highest_rate(service_ms / 1e3, bound_ms / 1e3, 0.99)
     assert known == pytest.approx(187, abs=1)
-    plan = SearchPlan(bound_ms, seconds=40, confirm_seconds=120, within=0.03)
+    plan = SearchSettings(bound_ms, seconds=40, confirm_seconds=120, within=0.03)
     trials: list[RateTrial] = []
     services: list[QueueService] = []
 
@@ -251,7 +252,7 @@ def test_refusals_count_as_misses() -> None:
     time = VirtualTime()
     service = QueueService(time, 10 * MS, room=1)
     found = try_rate(
-        *(95.0, lambda: service, ["x"], SearchPlan(1000.0, seconds=10)),
+        *(95.0, lambda: service, ["x"], SearchSettings(1000.0, seconds=10)),
         confirm=False,
         clock=time.clock,
         sleep=time.sleep,
@@ -268,7 +269,7 @@ def test_refusals_count_as_misses() -> None:
 def test_a_failing_network_is_said() -> None:
     time = VirtualTime()
     found = try_rate(
-        *(100.0, lambda: QueueService(time, MS, fail_at=3), ["x"], SearchPlan(15.0)),
+        *(100.0, lambda: QueueService(time, MS, fail_at=3), ["x"], SearchSettings(15.0)),
         confirm=False,
         clock=time.clock,
         sleep=time.sleep,
@@ -281,7 +282,7 @@ def test_a_late_generator_makes_a_trial_untrustworthy() -> None:
     for oversleep, trusted in ((0.0, True), (5e-3, False)):
         time = VirtualTime(lambda seconds, late=oversleep: late if seconds > 1e-3 else 0.0)  # type: ignore[misc]
         found = try_rate(
-            *(50.0, lambda time=time: QueueService(time, MS), ["x"], SearchPlan(15.0)),  # type: ignore[misc]
+            *(50.0, lambda time=time: QueueService(time, MS), ["x"], SearchSettings(15.0)),  # type: ignore[misc]
             confirm=False,
             clock=time.clock,
             sleep=time.sleep,
@@ -291,17 +292,17 @@ def test_a_late_generator_makes_a_trial_untrustworthy() -> None:
 
 
 def test_slow_networks_get_longer_trials_within_reason() -> None:
-    plan = SearchPlan(15.0, seconds=1.0, queries=300)
+    plan = SearchSettings(15.0, seconds=1.0, queries=300)
     assert plan.lasting(1000.0, confirm=False) == (1.0, 300)
     assert plan.lasting(10.0, confirm=False) == (1.0, 50)
     assert plan.lasting(1000.0, confirm=True) == (6.0, 1000)
 
 
 def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
-    assert SearchPlan(500.0, seconds=1.0).lasting(1000.0, confirm=False)[0] == 10.0
+    assert SearchSettings(500.0, seconds=1.0).lasting(1000.0, confirm=False)[0] == 10.0
     time = VirtualTime()
     found = try_rate(
-        *(150.0, lambda: QueueService(time, 10 * MS), ["x"], SearchPlan(1000.0, seconds=0.1)),
+        *(150.0, lambda: QueueService(time, 10 * MS), ["x"], SearchSettings(1000.0, seconds=0.1)),
         confirm=False,
         clock=time.clock,
         sleep=time.sleep,

@@ -25,12 +25,7 @@ from repr_export.passes import run_pipeline
         ),
         (",4,9", "Conv<group=4>(x, w)", (8, 1, 3), 8 * 7 * 3),
         # inputs: 4 channels of 5 x 5; each goes into 3 channels of 3 x 3
-        (
-            ",4,5,5",
-            "ConvTranspose<group=2,strides=[2,2]>(x, w)",
-            (4, 3, 3, 3),
-            4 * 5 * 5 * 3 * 9,
-        ),
+        (",4,5,5", "ConvTranspose<group=2,strides=[2,2]>(x, w)", (4, 3, 3, 3), 4 * 5 * 5 * 3 * 9),
         (",5", "Gemm(x, w)", (5, 6), 30),
         (",5", "Gemm<transB=1>(x, w)", (6, 5), 30),
         (",5", "MatMul(x, w)", (5, 6), 30),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError
@@ -19,7 +18,6 @@ from repr_export.precision.receipt import (
     read_precision,
     require_accuracy,
     require_precision,
-    wilson_interval,
 )
 
 # What a graph computes in.
@@ -71,7 +69,7 @@ QUANTIZED = """g (float[N, 4] x) => (float[N, 4] y) {{
     ("zero", "weight", "weight_zero", "expected"),
     [
         (np.int8(0), "e", np.int8(0), "int8"),
-        (np.uint8(128), "e", np.int8(0), "int8"),  # the flavour for CPUs
+        (np.uint8(128), "e", np.int8(0), "int8"),  # the graph for CPUs
         (None, "e", None, "int8"),
         (np.int8(0), "w", np.int8(0), "fp32"),  # data alone
     ],
@@ -228,9 +226,3 @@ def test_logits_that_are_not_finite_are_an_overflow(value: float) -> None:
 def test_arrays_that_do_not_fit_are_refused(changes: Any) -> None:
     with pytest.raises(ValueError, match="expected"):
         receipt(**changes)
-
-
-def test_the_interval_is_the_one_that_scipy_gives() -> None:
-    for hits, images in ((0, 10), (10, 10), (1811, 2000), (8997, 10_000)):
-        expected = binomtest(hits, images).proportion_ci(method="wilson")
-        assert wilson_interval(hits, images) == pytest.approx((expected.low, expected.high))

@@ -341,8 +341,7 @@ def test_free_dimensions_need_an_input_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("a\n\nb\n", "no empty line"), ("", "one class a line")],
+    ("text", "message"), [("a\n\nb\n", "no empty line"), ("", "one class a line")]
 )
 def test_labels_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
     classifier(tmp_path / "theirs.onnx")

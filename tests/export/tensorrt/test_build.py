@@ -9,58 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from rtx_builds import build, convolution, graph, options, quantized, refused, value
 
-from repr_export.errors import EngineBuildError, GraphError, OptionError, ParserError
-from repr_export.tensorrt.build import BuiltEngine, build_engine
+from repr_export.errors import EngineBuildError, OptionError
 from repr_export.tensorrt.builder_library import listen_alone, open_library
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
 from repr_runtime.artifact.manifest import ProfileInfo
 from repr_runtime.backends.tensorrt.messages import logger
 from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.errors import EngineLoadError
 
 pytest.importorskip("tensorrt_rtx")
 
 no_gpu = pytest.mark.skipif(cuda_status().devices > 0, reason="is about a machine without a GPU")
-
-
-def options(**chosen: Any) -> EngineOptions:
-    return EngineOptions(edition="tensorrt-rtx", **chosen)
-
-
-def build(graph: bytes, progress: Any = None, **chosen: Any) -> BuiltEngine:
-    return build_engine(graph, options(**chosen), progress=progress)
-
-
-def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def graph(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    *,
-    domain: str = "local",
-    **weights: Any,
-) -> bytes:
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
-    return helper.make_model(
-        helper.make_graph(nodes, "graph", inputs, outputs, tensors),
-        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(domain, 1)],
-        ir_version=10,
-    ).SerializeToString()
-
-
-def convolution(batch: int | str = "batch", size: int | str = 8, channels: int = 3) -> bytes:
-    return graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
-        [value("x", TensorProto.FLOAT, batch, channels, size, size)],
-        [value("y", TensorProto.FLOAT, batch, 256, "h", "h")],
-        w=np.random.default_rng(0).normal(size=(256, channels, 3, 3)).astype(np.float32),
-    )
 
 
 # What an engine knows of itself
@@ -241,179 +204,6 @@ def test_timing_cache_is_left_alone_where_nothing_is_timed(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-# Graphs that are refused
-
-
-def refused(content: bytes) -> ParserError:
-    with pytest.raises(ParserError) as caught:
-        build(content)
-    assert "catchCudaError" not in str(caught.value)
-    assert ".cpp" not in str(caught.value)
-    return caught.value
-
-
-def test_uint8_into_transpose() -> None:
-    error = refused(
-        graph(
-            [
-                helper.make_node("Transpose", ["x"], ["t"], name="to_nchw", perm=[0, 3, 1, 2]),
-                helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
-            ],
-            [value("x", TensorProto.UINT8, "batch", 4, 4, 3)],
-            [value("y", TensorProto.FLOAT, "batch", 3, 4, 4)],
-        )
-    )
-    (issue,) = error.issues
-    assert (issue.node, issue.operator) == ("'to_nchw'", "Transpose")
-    assert "first input has type UInt8" in issue.reason
-    assert "Cast to float32" in issue.hint
-    assert "node 'to_nchw' (Transpose)" in str(error)
-
-
-def test_int32_bias_behind_dequantize() -> None:
-    pair = ["s", "z"]
-    error = refused(
-        graph(
-            [
-                helper.make_node("QuantizeLinear", ["x", *pair], ["xq"]),
-                helper.make_node("DequantizeLinear", ["xq", *pair], ["xd"]),
-                helper.make_node("DequantizeLinear", ["w", *pair], ["wd"]),
-                helper.make_node("DequantizeLinear", ["b", "s", "z32"], ["bd"], name="bias"),
-                helper.make_node("Gemm", ["xd", "wd", "bd"], ["y"]),
-            ],
-            [value("x", TensorProto.FLOAT, "batch", 3)],
-            [value("y", TensorProto.FLOAT, "batch", 4)],
-            w=np.ones((3, 4), np.int8),
-            b=np.ones(4, np.int32),
-            s=np.float32(0.1),
-            z=np.int8(0),
-            z32=np.int32(0),
-        )
-    )
-    (issue,) = error.issues
-    assert (issue.node, issue.operator) == ("'bias'", "DequantizeLinear")
-    assert "QuantizeBias=False" in issue.hint
-
-
-def quantized(zero: Any, **attributes: int) -> bytes:
-    inputs = ["x", "s"] if zero is None else ["x", "s", "z"]
-    weights = {} if zero is None else {"z": zero}
-    return graph(
-        [
-            helper.make_node("QuantizeLinear", inputs, ["q"], name="quantize", **attributes),
-            helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["y"]),
-        ],
-        [value("x", TensorProto.FLOAT, "batch", 3)],
-        [value("y", TensorProto.FLOAT, "batch", 3)],
-        s=np.float32(0.1),
-        **weights,
-    )
-
-
-@pytest.mark.parametrize("zero", [np.uint8(0), None])
-def test_uint8_quantization_which_would_become_int8_silently(zero: Any) -> None:
-    error = refused(quantized(zero))
-    assert "node 'quantize' (QuantizeLinear): it is of uint8" in str(error)
-    assert error.issues[0].operator == "QuantizeLinear"
-
-
-def test_asymmetric_quantization() -> None:
-    (issue,) = refused(quantized(np.int8(3))).issues
-    assert issue.node == "'quantize'"
-    assert "symmetrically" in issue.hint
-
-
-def test_symmetric_int8_is_taken() -> None:
-    assert build(quantized(np.int8(0))).content
-
-
-@pytest.mark.parametrize(
-    ("node", "hint"),
-    [
-        (helper.make_node("Det", ["x"], ["y"], name="it"), "write it with other operators"),
-        (helper.make_node("Foo", ["x"], ["y"], name="it", domain="other"), "ONNX standard"),
-    ],
-)
-def test_unknown_operator(node: onnx.NodeProto, hint: str) -> None:
-    error = refused(
-        graph(
-            [node],
-            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
-            [value("y", TensorProto.FLOAT, "batch")],
-            domain="other",
-        )
-    )
-    assert [issue.operator for issue in error.issues] == [node.op_type]
-    assert error.issues[0].node == "'it'"
-    assert hint in error.issues[0].hint
-
-
-def test_nameless_node_is_told_by_its_place() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Det", ["r"], ["volume"])],
-            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
-            [value("volume", TensorProto.FLOAT, "batch")],
-        )
-    )
-    assert "1, which makes 'volume'" in str(error)
-
-
-def test_mixed_types() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Add", ["a", "b"], ["y"], name="sum")],
-            [
-                value("a", TensorProto.FLOAT, "batch", 3),
-                value("b", TensorProto.FLOAT16, "batch", 3),
-            ],
-            [value("y", TensorProto.FLOAT, "batch", 3)],
-        )
-    )
-    assert "types Float and Half" in error.issues[0].reason
-    assert "put a Cast" in error.issues[0].hint
-
-
-def test_shapes_that_do_not_fit() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
-            [value("x", TensorProto.FLOAT, "batch", 4)],
-            [value("y", TensorProto.FLOAT, "batch", 3)],
-            w=np.ones((3, 3), np.float32),
-        )
-    )
-    assert error.issues[0].node == "'product'"
-    assert "onnx.checker" in error.issues[0].hint
-
-
-def test_double_is_not_made_float_silently() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Relu", ["x"], ["y"])],
-            [value("x", TensorProto.DOUBLE, "batch", 3)],
-            [value("y", TensorProto.DOUBLE, "batch", 3)],
-        )
-    )
-    assert "takes 'x', which is double in the graph, for float" in str(error)
-
-
-def test_external_weights() -> None:
-    model = onnx.load_model_from_string(convolution())
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights.bin")
-    with pytest.raises(GraphError, match="keeps weights in other files"):
-        build(model.SerializeToString())
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 40, convolution()[:-20]])
-def test_what_is_no_graph(content: bytes) -> None:
-    with pytest.raises(GraphError, match="graph"):
-        build(content)
-
-
 # Progress and interruption
 
 
@@ -476,9 +266,16 @@ def test_builds_in_threads() -> None:
     }
 
 
-def test_a_runtime_that_lives_leaves_no_word_in_the_notes() -> None:
-    """The library keeps a process's first logger, and complains of another in its messages."""
+def test_a_living_runtime_and_its_messages_leave_the_notes_alone() -> None:
     library = open_library("tensorrt-rtx")
     runtime = library.trt.Runtime(logger(library.trt))
+
+    def load(*_: Any) -> None:
+        with pytest.raises(EngineLoadError, match="damaged"):
+            library.deserialize(runtime, bytes(100))
+
+    taken = build(convolution(), progress=load, opt_level=5)
+    assert [note for note in taken.notes if "opt-level" not in note] == []
+    failed = refused(quantized(np.int8(3)))
+    assert "symmetrically" in failed.issues[0].hint
     assert build(convolution()).notes == ()
-    assert runtime is not None

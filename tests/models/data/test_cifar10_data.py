@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from repr_models import DataError, ImageSet, bundled_subset, load_cifar10
 from repr_models.data import cifar10 as data
+from repr_models.data.cifar10 import calibration_subset
 
 SIZES = {"train": 20, "test": 6}
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -251,47 +252,67 @@ def test_the_hash_is_of_pixels_then_labels() -> None:
     assert ImageSet(images[::-1], labels, "b").sha256 != first.sha256
 
 
-SUBSET = Path(str(resources.files("repr_models"))) / "bundled" / data.BUNDLED_SUBSET
+# --- what ships -----------------------------------------------------------------------------
+
+SHIPPED = [
+    # reader, file, split, images a class, labels of the published set's first images
+    pytest.param(bundled_subset, data.BUNDLED_SUBSET, "test", 200, [3, 8, 8, 0, 6, 6], id="test"),
+    pytest.param(
+        calibration_subset, data.CALIBRATION_SUBSET, "training", 50, [6, 9, 9, 4, 1], id="training"
+    ),
+]
+FOLDER = Path(str(resources.files("repr_models"))) / "bundled"
 
 
-def test_the_bundled_subset_is_2000_test_images_balanced() -> None:
-    subset = bundled_subset()
-    assert subset.images.shape == (2000, 32, 32, 3)
+@pytest.mark.parametrize(("read", "file", "split", "each", "first"), SHIPPED)
+def test_the_first_images_of_each_class_ship(
+    read: Callable[[], ImageSet], file: str, split: str, each: int, first: list[int]
+) -> None:
+    subset = read()
+    assert subset.images.shape == (10 * each, 32, 32, 3)
     assert subset.labels.dtype == np.int64
-    assert np.bincount(subset.labels).tolist() == [200] * 10
-    assert subset.description == "CIFAR-10 test subset: 2,000 images, the first 200 of each class"
-    assert SUBSET.stat().st_size <= 6 * 2**20
-    assert len(np.unique(subset.images.reshape(2000, -1), axis=0)) == 2000
-    pixels = hashlib.sha256(subset.images.tobytes()).hexdigest()
-    assert pixels == "2604dccd3d4c3aa0e6504b43cdf8a5f3f5e37f783ec0922625192b99368b2a9d"
-
-
-def test_the_bundled_subset_says_which_test_images_it_holds() -> None:
-    """The first 200 of each class: so the indices rise, and all images before are there."""
-    with np.load(SUBSET) as file:
-        indices, labels = file["indices"], file["labels"]
-    assert (np.diff(indices.astype(int)) > 0).all()
-    assert indices[-1] < 10_000
-    # Up to the first class that reaches 200, no image of the test set is left out.
-    first_full = min(np.flatnonzero(labels == label)[199] for label in range(10))
+    assert np.bincount(subset.labels).tolist() == [each] * 10
+    assert subset.labels[: len(first)].tolist() == first
+    assert subset.description == (
+        f"CIFAR-10 {split} subset: {10 * each:,} images, the first {each} of each class"
+    )
+    assert len(np.unique(subset.images.reshape(10 * each, -1), axis=0)) == 10 * each
+    assert (FOLDER / file).stat().st_size <= {200: 6, 50: 1.5}[each] * 2**20
+    with np.load(FOLDER / file) as arrays:
+        indices, labels = arrays["indices"].astype(int), arrays["labels"]
+    assert (np.diff(indices) > 0).all()
+    assert indices[-1] < {"test": 10_000, "training": 50_000}[split]
+    # Up to the first class that is full, no image of the whole set is left out.
+    first_full = min(np.flatnonzero(labels == label)[each - 1] for label in range(10))
     np.testing.assert_array_equal(indices[: first_full + 1], np.arange(first_full + 1))
 
 
-def test_the_first_images_are_the_published_ones() -> None:
-    """The test set begins with a cat, two ships, an airplane and two frogs."""
-    assert bundled_subset().labels[:6].tolist() == [3, 8, 8, 0, 6, 6]
+def test_no_calibration_image_is_one_that_the_accuracy_is_measured_on() -> None:
+    measured = {image.tobytes() for image in bundled_subset().images}
+    assert not measured & {image.tobytes() for image in calibration_subset().images}
 
 
-def test_an_altered_subset_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixels_are_those_of_the_published_set() -> None:
+    pixels = hashlib.sha256(bundled_subset().images.tobytes()).hexdigest()
+    assert pixels == "2604dccd3d4c3aa0e6504b43cdf8a5f3f5e37f783ec0922625192b99368b2a9d"
+
+
+@pytest.mark.parametrize(("read", "file"), [param.values[:2] for param in SHIPPED])
+def test_an_altered_subset_is_noticed(
+    read: Callable[[], ImageSet], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bundled").mkdir()
-    with np.load(SUBSET) as file:
-        content = dict(file)
+    with np.load(FOLDER / file) as arrays:
+        content = dict(arrays)
     content["images"][7, 0, 0, 0] ^= 1
-    altered = tmp_path / "bundled" / data.BUNDLED_SUBSET
+    altered = tmp_path / "bundled" / file
     np.savez(altered, **content)
     monkeypatch.setattr(resources, "files", lambda _: tmp_path)
     with pytest.raises(DataError, match="holds other images than the package shipped"):
-        bundled_subset()
+        read()
     altered.write_bytes(altered.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"cannot be read .*; install the package again"):
-        bundled_subset()
+        read()
+    altered.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_costs import of_kind, on_meta, output_shapes
 from torch import Tensor, nn
 
 from repr_models import resolve
@@ -11,27 +12,10 @@ from repr_models import resolve
 NAMES = ("alexnet.imagenet", "alexnet.cifar10")
 
 
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build().eval()
-
-
-def of_kind(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
-    return [module for module in network.modules() if isinstance(module, kind)]
-
-
-def shapes_behind(network: nn.Module, kind: type[nn.Module], side: int) -> list[tuple[int, ...]]:
-    shapes: list[tuple[int, ...]] = []
-    for module in of_kind(network, kind):
-        module.register_forward_hook(lambda _m, _i, output: shapes.append(tuple(output.shape[1:])))
-    network(torch.empty(1, 3, side, side, device="meta"))
-    return shapes
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_five_convolutions_and_three_linear_layers(name: str) -> None:
     network = on_meta(name)
-    weighted = of_kind(network, nn.Conv2d) + of_kind(network, nn.Linear)
+    weighted = [*of_kind(network, nn.Conv2d), *of_kind(network, nn.Linear)]
     assert [type(module) for module in weighted] == [nn.Conv2d] * 5 + [nn.Linear] * 3
     assert all(module.bias is not None for module in weighted)
     assert not of_kind(network, nn.modules.batchnorm._BatchNorm)
@@ -66,8 +50,9 @@ def test_the_maps_of_the_convolutions_and_of_the_last_pooling(
     name: str, widths: list[int], sizes: list[int]
 ) -> None:
     side = resolve(name).input_shape[1]
-    found = shapes_behind(on_meta(name), nn.Conv2d, side)
-    found += shapes_behind(on_meta(name), nn.MaxPool2d, side)[-1:]
+    network = on_meta(name)
+    last_pooling = of_kind(network, nn.MaxPool2d)[-1]
+    found = output_shapes(network, [*of_kind(network, nn.Conv2d), last_pooling], side)
     expected = zip([*widths, widths[-1]], sizes, strict=True)
     assert found == [(width, size, size) for width, size in expected]
 
@@ -96,7 +81,7 @@ def test_the_cifar_networks_signal_neither_dies_nor_explodes() -> None:
     torch.manual_seed(0)
     network = resolve("alexnet.cifar10").build().eval()
     deviations = []
-    for module in of_kind(network, nn.Conv2d) + of_kind(network, nn.Linear):
+    for module in (*of_kind(network, nn.Conv2d), *of_kind(network, nn.Linear)):
         module.register_forward_hook(
             lambda _m, _i, output: deviations.append(output.detach().std().item())
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layer_costs import of_kind, on_meta
 from torch import nn
 
 from repr_models import load_checkpoint, resolve
@@ -14,11 +15,6 @@ from repr_models.networks.densenet import LEGACY_NAMES, DenseBlock, DenseNet, Tr
 
 IMAGENET = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 NAMES = ("densenet_bc100.cifar10", *(f"densenet{depth}.imagenet" for depth in IMAGENET))
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build()
 
 
 @pytest.mark.parametrize(("name", "depth"), [*zip(NAMES, (100, *IMAGENET), strict=True)])
@@ -30,7 +26,7 @@ def test_the_name_counts_the_weighted_layers(name: str, depth: int) -> None:
 @pytest.mark.parametrize("depth", IMAGENET)
 def test_the_blocks_are_those_of_table_1(depth: int) -> None:
     network = on_meta(f"densenet{depth}.imagenet")
-    blocks = [module for module in network.modules() if isinstance(module, DenseBlock)]
+    blocks = of_kind(network, DenseBlock)
     assert tuple(len(list(block.children())) for block in blocks) == IMAGENET[depth]
 
 

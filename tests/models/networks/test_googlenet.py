@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_costs import of_kind, on_meta, output_shapes
 from torch import Tensor, nn
 
 from repr_models import IMAGENET, resolve
@@ -24,25 +25,6 @@ CHANNELS = {
 }
 
 
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build().eval()
-
-
-def module_outputs(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def hook(name: str) -> None:
-        network.get_submodule(f"inception{name}").register_forward_hook(
-            lambda _m, _i, output: shapes.update({name: tuple(output.shape[1:])})
-        )
-
-    for name in MODULES:
-        hook(name)
-    network(torch.empty(1, 3, side, side, device="meta"))
-    return shapes
-
-
 @pytest.mark.parametrize(
     ("name", "side", "divisor", "sizes"),
     [
@@ -55,11 +37,11 @@ def module_outputs(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
 def test_the_maps_are_those_of_table_1(
     name: str, side: int, divisor: int, sizes: dict[str, int]
 ) -> None:
-    expected = {
-        module: (channels // divisor, sizes[module[0]], sizes[module[0]])
+    modules = [f"inception{module}" for module in CHANNELS]
+    assert output_shapes(on_meta(name), modules, side) == [
+        (channels // divisor, sizes[module[0]], sizes[module[0]])
         for module, channels in CHANNELS.items()
-    }
-    assert module_outputs(on_meta(name), side) == expected
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +77,7 @@ def test_a_module_joins_its_branches_in_order() -> None:
 
 
 def test_batchnorm_has_the_epsilon_of_the_checkpoint() -> None:
-    norms = [m for m in on_meta("googlenet.imagenet").modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = of_kind(on_meta("googlenet.imagenet"), nn.BatchNorm2d)
     assert {norm.eps for norm in norms} == {0.001}
 
 

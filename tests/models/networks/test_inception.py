@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
+from layer_costs import on_meta, output_shapes
 from torch import nn
 
 from repr_models import resolve
 from repr_models.networks.inception import AuxiliaryHead
 from repr_models.networks.inception_blocks import ConvBnRelu, Parallel, average_pooled, chain
-
-
-@cache
-def on_meta(name: str) -> nn.Module:
-    """The network without storage, in eval mode; shared, so a test leaves it as it was."""
-    with torch.device("meta"):
-        return resolve(name).build().eval()
-
-
-def outputs(name: str, modules: list[str]) -> list[tuple[int, ...]]:
-    """Shapes (C, H, W) that the modules give for an image of 299x299."""
-    network = on_meta(name)
-    shapes: list[tuple[int, ...]] = []
-    hooks = [
-        network.get_submodule(module).register_forward_hook(
-            lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:]))
-        )
-        for module in modules
-    ]
-    network(torch.empty(1, 3, 299, 299, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    return shapes
 
 
 def kernels(module: nn.Module) -> list[tuple[int, ...]]:
@@ -54,12 +30,12 @@ def test_the_grids_of_v3_are_those_of_table_1() -> None:
         "Mixed_7a": (1280, 8, 8),
         "Mixed_7c": (2048, 8, 8),
     }
-    assert outputs("inception_v3.imagenet", list(grids)) == list(grids.values())
+    assert output_shapes(on_meta("inception_v3.imagenet"), grids, 299) == list(grids.values())
 
 
 def test_the_grids_of_v4_are_those_of_figures_3_and_9() -> None:
     modules = [f"features.{index}" for index in (2, 3, 4, 5, 9, 10, 17, 18, 21)]
-    assert outputs("inception_v4.imagenet", modules) == [
+    assert output_shapes(on_meta("inception_v4.imagenet"), modules, 299) == [
         (64, 147, 147),
         (160, 73, 73),
         (192, 71, 71),
@@ -155,7 +131,13 @@ def test_pooling_counts_the_padding_in_v3_and_not_in_v4() -> None:
 
 
 def test_the_images_come_between_minus_one_and_one() -> None:
-    for name, resize in (("inception_v3.imagenet", 342), ("inception_v4.imagenet", 341)):
-        pre = resolve(name).preprocessing
+    resized = {
+        "inception_v3": 342,
+        "inception_v4": 341,
+        "inception_resnet_v2": 333,
+        "xception": 333,
+    }
+    for name, resize in resized.items():
+        pre = resolve(f"{name}.imagenet").preprocessing
         assert (pre.resize, pre.crop) == (resize, 299)
         assert pre.mean == pre.std == (0.5, 0.5, 0.5)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
+from layer_costs import of_kind, on_meta
 from torch import nn
 
 from repr_models import resolve
@@ -13,13 +12,6 @@ from repr_models.networks.inception_blocks import ConvBnRelu
 from repr_models.networks.inception_resnet import ScaledResidual
 
 NAMES = ["inception_resnet_v2.imagenet", "inception_resnet.cifar10"]
-
-
-@cache
-def on_meta(name: str) -> nn.Module:
-    """The network without storage, in eval mode; shared, so a test leaves it as it was."""
-    with torch.device("meta"):
-        return resolve(name).build().eval()
 
 
 def grids(network: nn.Module, side: int) -> dict[str, tuple[int, ...]]:
@@ -63,7 +55,7 @@ def test_the_modules_are_as_many_as_the_paper_or_the_cut_has(
 @pytest.mark.parametrize("name", NAMES)
 def test_scales_lie_where_the_paper_has_them_but_for_the_last_module(name: str) -> None:
     network = on_meta(name)
-    blocks = [module for module in network.modules() if isinstance(module, ScaledResidual)]
+    blocks = of_kind(network, ScaledResidual)
     assert all(0.1 <= block.scale <= 0.3 for block in blocks[:-1])
     assert all(isinstance(block.act, nn.ReLU) for block in blocks[:-1])
     assert blocks[-1] is network.get_submodule("block8")
@@ -100,18 +92,3 @@ def test_the_linear_convolutions_alone_have_a_bias_and_no_batchnorm(name: str) -
     assert {key for key, conv in convs.items() if conv.bias is not None} == linear
     assert {convs[key].kernel_size for key in linear} == {(1, 1)}
     assert len(convs) - len(linear) == resolve(name).fold.batchnorms
-
-
-def test_reductions_halve_32_pixels_exactly_and_forget_no_border() -> None:
-    """A change of any pixel of a CIFAR-10 image, a corner too, changes the logits."""
-    torch.manual_seed(0)
-    network = resolve("inception_resnet.cifar10").build().eval()
-    x = torch.randn(1, 3, 32, 32, requires_grad=True)
-    network(x)[0, 3].backward()
-    assert x.grad is not None
-    assert (x.grad.abs().amax(dim=(0, 1)) > 0).all()
-
-
-def test_the_images_come_between_minus_one_and_one() -> None:
-    pre = resolve("inception_resnet_v2.imagenet").preprocessing
-    assert (pre.resize, pre.crop, pre.mean, pre.std) == (333, 299, (0.5,) * 3, (0.5,) * 3)

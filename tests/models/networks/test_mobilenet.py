@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layer_costs import multiply_adds, output_shapes
+from layer_costs import multiply_adds, of_kind, on_meta, output_shapes
 from torch import nn
 
-from repr_models import resolve
 from repr_models.networks.mobilenet import DepthwiseSeparable, InvertedResidual
 
 V1_STAGES = [f"blocks.{stage}" for stage in range(5)]
 V2_STAGE_ENDS = [f"features.{index}" for index in (1, 3, 6, 10, 13, 16, 17)]
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build()
 
 
 def test_v1_has_the_maps_and_the_28_layers_of_table_1() -> None:
@@ -36,7 +30,6 @@ def test_v1_costs_what_tables_2_and_4_say() -> None:
     network = on_meta("mobilenet_v1.imagenet")
     total = multiply_adds(network, 224)
     assert total == pytest.approx(569e6, rel=1e-3)
-    network = on_meta("mobilenet_v1.imagenet")
     inner = multiply_adds(network, 224, lambda m: getattr(m, "kernel_size", None) == (1, 1))
     assert inner / total == pytest.approx(0.9486, abs=1e-3)
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -92,12 +85,12 @@ def test_v2_has_the_maps_and_the_cost_of_table_2() -> None:
         (320, 7, 7),
         (1280, 7, 7),
     ]
-    assert multiply_adds(on_meta("mobilenet_v2.imagenet"), 224) == pytest.approx(300e6, rel=5e-3)
+    assert multiply_adds(network, 224) == pytest.approx(300e6, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2.imagenet", "mobilenet_v2.cifar10"])
 def test_v2_expands_six_times_but_in_its_first_block(name: str) -> None:
-    blocks = [m for m in on_meta(name).modules() if isinstance(m, InvertedResidual)]
+    blocks = of_kind(on_meta(name), InvertedResidual)
     ratios = []
     for block in blocks:
         convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_costs import on_meta, output_shapes
 from torch import nn
 
 from repr_models import networks, resolve
@@ -19,6 +20,7 @@ from repr_models.networks.resnet_blocks import (
 )
 
 PLAIN = (20, 32, 44, 56)
+STAGES = ("layer1", "layer2", "layer3")
 NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
 
@@ -28,11 +30,6 @@ def weighted_layers(network: nn.Module) -> int:
         isinstance(module, nn.Conv2d | nn.Linear) and ".downsample" not in name
         for name, module in network.named_modules()
     )
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build()
 
 
 @pytest.mark.parametrize(
@@ -56,24 +53,15 @@ def test_the_name_counts_the_weighted_layers(name: str, depth: int) -> None:
 
 @pytest.mark.parametrize("depth", PLAIN)
 def test_a_plain_network_has_the_parameters_of_the_residual_one(depth: int) -> None:
-    shapes = [
-        {
-            key: value.shape
-            for key, value in on_meta(f"{family}{depth}.cifar10").state_dict().items()
-        }
-        for family in ("plain", "resnet")
-    ]
-    assert shapes[0] == shapes[1]
+    plain, residual = (
+        {key: value.shape for key, value in on_meta(f"{f}{depth}.cifar10").state_dict().items()}
+        for f in ("plain", "resnet")
+    )
+    assert plain == residual
 
 
 def test_feature_maps_are_those_of_section_4_2() -> None:
-    network = on_meta("resnet20.cifar10")
-    shapes = []
-    for stage in ("layer1", "layer2", "layer3"):
-        network.get_submodule(stage).register_forward_hook(
-            lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:]))
-        )
-    network(torch.empty(1, 3, 32, 32, device="meta"))
+    shapes = output_shapes(on_meta("resnet20.cifar10"), STAGES, 32)
     assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
@@ -267,12 +255,7 @@ def test_pre_activation_moves_the_stems_batchnorm_behind_the_last_stage() -> Non
     last = network.get_submodule("bn2")
     assert isinstance(last, nn.BatchNorm2d)
     assert last.num_features == 256
-    shapes = []
-    for stage in ("layer1", "layer2", "layer3"):
-        network.get_submodule(stage).register_forward_hook(
-            lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:]))
-        )
-    network(torch.empty(1, 3, 32, 32, device="meta"))
+    shapes = output_shapes(network, STAGES, 32)
     assert shapes == [(64, 32, 32), (128, 16, 16), (256, 8, 8)]
 
 

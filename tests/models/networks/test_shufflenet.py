@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from layer_costs import multiply_adds, output_shapes
+from layer_costs import multiply_adds, of_kind, on_meta, output_shapes
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,11 +14,6 @@ from repr_models.networks.shufflenet import ShuffleUnitV1, ShuffleUnitV2, channe
 
 V1_STAGE_ENDS = ["features.3", "features.11", "features.15"]
 V2_STAGES = ["stage2", "stage3", "stage4"]
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build()
 
 
 def test_the_shuffle_takes_one_channel_of_each_group_in_turn() -> None:
@@ -47,19 +42,15 @@ def test_v1_has_the_maps_and_the_cost_of_table_1() -> None:
         (480, 14, 14),
         (960, 7, 7),
     ]
-    assert multiply_adds(on_meta("shufflenet_v1.imagenet"), 224) == pytest.approx(137e6, rel=5e-3)
+    assert multiply_adds(network, 224) == pytest.approx(137e6, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v1.imagenet", "shufflenet_v1.cifar10"])
 def test_v1_groups_every_1x1_but_the_first(name: str) -> None:
     network = on_meta(name)
-    groups = [
-        module.groups
-        for module in network.modules()
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-    ]
+    groups = [m.groups for m in of_kind(network, nn.Conv2d) if m.kernel_size == (1, 1)]
     assert groups == [1] + [3] * 31
-    for unit in (m for m in network.modules() if isinstance(m, ShuffleUnitV1)):
+    for unit in of_kind(network, ShuffleUnitV1):
         depthwise = unit.branch_main_1[3]
         assert isinstance(depthwise, nn.Conv2d)
         assert depthwise.groups == depthwise.out_channels
@@ -112,11 +103,7 @@ def test_a_unit_of_v1_adds_or_joins_its_shortcut() -> None:
 
 @torch.no_grad()
 def test_units_of_v1_that_add_begin_as_the_identity() -> None:
-    units = [
-        m
-        for m in resolve("shufflenet_v1.cifar10").build().modules()
-        if isinstance(m, ShuffleUnitV1)
-    ]
+    units = of_kind(resolve("shufflenet_v1.cifar10").build(), ShuffleUnitV1)
     for unit in (units[1], units[11]):
         x = torch.rand(1, unit.branch_main_1[0].in_channels, 2, 2)
         assert torch.equal(unit.eval()(x), x)
@@ -133,7 +120,7 @@ def test_v2_has_the_maps_and_the_cost_of_table_5() -> None:
         (464, 7, 7),
         (1024, 7, 7),
     ]
-    assert multiply_adds(on_meta("shufflenet_v2.imagenet"), 224) == pytest.approx(146e6, rel=0.01)
+    assert multiply_adds(network, 224) == pytest.approx(146e6, rel=0.01)
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from layer_costs import of_kind, on_meta, output_shapes
 from torch import nn
 
 from repr_models import resolve
@@ -12,29 +12,20 @@ PLAIN = ("vgg16.imagenet", "vgg19.imagenet")
 NORMALISED = ("vgg16_bn.imagenet", "vgg19_bn.imagenet", "vgg16.cifar10", "vgg19.cifar10")
 
 
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return resolve(name).build().eval()
-
-
-def convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-
-
 @pytest.mark.parametrize("name", [*PLAIN, *NORMALISED])
 def test_the_name_counts_the_weighted_layers(name: str) -> None:
     network = on_meta(name)
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    linear = of_kind(network, nn.Linear)
     # On CIFAR-10 one linear layer stands for the paper's three.
     replaced = 2 if name.endswith("cifar10") else 0
     depth = int(name[3:5])
-    assert len(convolutions(network)) + len(linear) + replaced == depth
+    assert len(of_kind(network, nn.Conv2d)) + len(linear) + replaced == depth
     assert len(linear) == 3 - replaced
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *NORMALISED])
 def test_each_convolution_is_3x3_and_keeps_the_size(name: str) -> None:
-    for conv in convolutions(on_meta(name)):
+    for conv in of_kind(on_meta(name), nn.Conv2d):
         assert (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
 
 
@@ -48,11 +39,8 @@ def test_each_convolution_is_3x3_and_keeps_the_size(name: str) -> None:
 )
 def test_the_pooled_maps_are_those_of_table_1(name: str, maps: list[int], sizes: list[int]) -> None:
     network = on_meta(name)
-    shapes = []
-    for module in network.modules():
-        if isinstance(module, nn.MaxPool2d):
-            module.register_forward_hook(lambda _m, _i, output: shapes.append(output.shape[1:]))
-    network(torch.empty(1, *resolve(name).input_shape, device="meta"))
+    side = resolve(name).input_shape[1]
+    shapes = output_shapes(network, of_kind(network, nn.MaxPool2d), side)
     assert shapes == [(width, size, size) for width, size in zip(maps, sizes, strict=True)]
 
 
@@ -76,6 +64,6 @@ def test_batchnorm_stands_between_convolution_and_rectifier_or_nowhere(name: str
 
 @pytest.mark.parametrize("depth", [16, 19])
 def test_the_cifar_network_has_half_of_each_width(depth: int) -> None:
-    whole = [conv.out_channels for conv in convolutions(on_meta(f"vgg{depth}.imagenet"))]
-    half = [conv.out_channels for conv in convolutions(on_meta(f"vgg{depth}.cifar10"))]
+    whole = [conv.out_channels for conv in of_kind(on_meta(f"vgg{depth}.imagenet"), nn.Conv2d)]
+    half = [conv.out_channels for conv in of_kind(on_meta(f"vgg{depth}.cifar10"), nn.Conv2d)]
     assert [2 * width for width in half] == whole

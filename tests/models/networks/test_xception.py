@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
+from layer_costs import of_kind, on_meta, output_shapes
 from torch import nn
 
 from repr_models import resolve
@@ -15,26 +15,10 @@ from repr_models.networks.xception import Block, SeparableConv2d
 NAMES = ["xception.imagenet", "xception.cifar10"]
 
 
-@cache
-def on_meta(name: str) -> nn.Module:
-    """The network without storage, in eval mode; shared, so a test leaves it as it was."""
-    with torch.device("meta"):
-        return resolve(name).build().eval()
-
-
 def block_outputs(name: str) -> list[tuple[int, ...]]:
     """Shapes (C, H, W) behind each block."""
-    spec = resolve(name)
-    with torch.device("meta"):
-        network = spec.build().eval()
-    shapes: list[tuple[int, ...]] = []
-    for module in network.modules():
-        if isinstance(module, Block):
-            module.register_forward_hook(
-                lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:]))
-            )
-    network(torch.empty(1, *spec.input_shape, device="meta"))
-    return shapes
+    network = on_meta(name)
+    return output_shapes(network, of_kind(network, Block), resolve(name).input_shape[1])
 
 
 def test_the_flows_for_imagenet_are_those_of_figure_5() -> None:
@@ -95,7 +79,7 @@ def test_every_batchnorm_stands_behind_a_convolution_across_channels(name: str) 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rectifier_stands_before_separable_convolutions(name: str) -> None:
     network = on_meta(name)
-    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    blocks = of_kind(network, Block)
     kinds = [[type(module).__name__ for module in block.rep.children()] for block in blocks]
     unit = ["ReLU", "SeparableConv2d", "BatchNorm2d"]
     assert kinds[0] == [*unit[1:], *unit, "MaxPool2d"]
@@ -131,9 +115,11 @@ def test_a_strided_block_pools_its_branch_and_strides_its_shortcut() -> None:
     assert strides == {(1, 1)}
 
 
-def test_all_pixels_of_a_cifar_image_count() -> None:
+@pytest.mark.parametrize("name", ["xception.cifar10", "inception_resnet.cifar10"])
+def test_all_pixels_of_a_cifar_image_count(name: str) -> None:
+    """A change of any pixel, at the border too, changes the logits."""
     torch.manual_seed(0)
-    network = resolve("xception.cifar10").build().eval()
+    network = resolve(name).build().eval()
     x = torch.randn(1, 3, 32, 32, requires_grad=True)
     network(x)[0, 3].backward()
     assert x.grad is not None
@@ -148,8 +134,3 @@ def test_a_fresh_separable_convolution_keeps_the_size_of_a_rectified_signal(gain
     x = (gain * torch.randn(8, 192, 16, 16)).relu()
     inside = module(x)[:, :, 1:-1, 1:-1]
     assert inside.std().item() == pytest.approx(gain, rel=0.15)
-
-
-def test_the_images_come_between_minus_one_and_one() -> None:
-    pre = resolve("xception.imagenet").preprocessing
-    assert (pre.resize, pre.crop, pre.mean, pre.std) == (333, 299, (0.5,) * 3, (0.5,) * 3)

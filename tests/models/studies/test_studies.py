@@ -256,7 +256,7 @@ def test_runs_are_recorded_and_not_run_again(
     assert "two: training error " in capsys.readouterr().err
     assert command.main(arguments(cifar_folder, records, "short", "two")) == 0
     err = capsys.readouterr().err
-    assert "two: recorded already" in err
+    assert "recorded already: two\n" in err
     assert "one: training error " in err
     assert sorted(path.name for path in records.iterdir()) == ["one.json", "two.json"]
     record = json.loads((records / "one.json").read_text("utf-8"))

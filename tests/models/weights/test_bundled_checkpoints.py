@@ -15,7 +15,9 @@ from repr_models import (
     networks,
     resolve,
 )
-from repr_models.training.recipe import Recipe, ResidentImages, evaluate
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import evaluate, on_device
+from repr_models.training.recipe import Recipe
 from repr_models.weights.bundled import bundled_path
 
 BUNDLED = [spec for spec in networks() if is_bundled(spec)]
@@ -74,6 +76,7 @@ def test_top1_on_the_bundled_images_is_what_the_record_lets_expect(spec: Network
     network = spec.build()
     expected = load_weights(network, None, spec).record["accuracy"]["test_top1"]
     images = bundled_subset()
-    measured = evaluate(network, ResidentImages(images, spec, torch.device("cpu")), 200)
+    cpu = torch.device("cpu")
+    measured = evaluate(on_device(network, cpu), ResidentImages(images, spec, cpu), 100)
     low, high = binom.interval(0.999, len(images), expected)
     assert low <= measured * len(images) <= high

@@ -1,67 +1,33 @@
-"""The roofline on the page: a plot for each batch size, and the table of shares."""
+"""Plots of the roofline: networks below what the machine allows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from repr_bench.report.plots.figures import ACCENT, FAINT, INK, SECOND, _axes, _name_points, _svg
-from repr_bench.report.sections.roofline import TITLES, WORDS, cells, machine, places
-from repr_bench.results.results import Results
-from repr_bench.results.roofline import FORMULA, Reached, Roofline
+from repr_bench.report.plots.canvas import (
+    ACCENT,
+    FAINT,
+    INK,
+    SECOND,
+    decimal_ticks,
+    name_points,
+    one_axes,
+    to_svg,
+)
+from repr_bench.results.roofline import Reached, Roofline
 
 _WIDTH, _HEIGHT = 9.0, 5.6
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
 
 
-def roofline_body(results: Results, roofline: Roofline) -> Iterator[str]:
-    """What stands in the page's section."""
-    found = places(results, roofline)
-    batches = sorted({row.work.batch for row in found.reached})
-    if batches:
-        yield (
-            "<p>To the right are networks that compute more with each byte; the line is what the "
-            "machine allows. The dashed line is what its second-level cache would.</p>"
-        )
-        yield '<div class="plots">'
-        for batch in batches:
-            rows = [row for row in found.reached if row.work.batch == batch]
-            plot = roofline_plot(roofline, rows, f"roofline{batch}")
-            yield f'<figure class="wide">{plot}<figcaption>Batch {batch}</figcaption></figure>'
-        yield "</div>"
-        yield '<div class="scroll" tabindex="0" role="region" aria-label="Table of the roofline">'
-        yield "<table><thead><tr>"
-        kinds = ["" if title in WORDS else ' class="number"' for title in TITLES]
-        yield from (
-            f'<th scope="col"{kind}>{escape(title)}</th>'
-            for title, kind in zip(TITLES, kinds, strict=True)
-        )
-        yield "</tr></thead><tbody>"
-        for row in found.reached:
-            first, *others = map(escape, cells(row))
-            yield f'<tr><th scope="row">{first}</th>'
-            yield from (
-                f"<td{kind}>{text}</td>" for text, kind in zip(others, kinds[1:], strict=True)
-            )
-            yield "</tr>"
-        yield "</tbody></table></div>"
-    else:
-        yield "<p>No row has a share of a ceiling.</p>"
-    yield "<ul>"
-    for sentence in (*machine(roofline), *found.without, FORMULA):
-        yield f"<li>{escape(sentence)}</li>"
-    yield "</ul>"
-
-
 def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> str:
     """Intensity against 10⁹ operations a second of ``rows``, below the roofs; both axes log."""
-    figure, axes = _axes(_WIDTH, _HEIGHT)
+    figure, axes = one_axes(_WIDTH, _HEIGHT)
     axes.set_xscale("log")
     axes.set_yscale("log")
     points = [(row.work.intensity, row.gflops) for row in rows]
@@ -70,11 +36,8 @@ def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> s
     for row, point in zip(rows, points, strict=True):
         colour = SECOND if row.work.precision == "int8" else ACCENT
         axes.plot(*point, "o", color=colour, markersize=6, zorder=3)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        decimal_ticks(axis)
     axes.set_xlabel("operations a byte (log scale)")
     axes.set_ylabel("10⁹ operations a second (log scale)")
     axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
@@ -84,7 +47,7 @@ def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> s
         f"{row.gflops:.4g} GFLOP/s, {row.share_percent:.3g} % of {row.ceiling:.4g}"
         for row in rows
     )
-    return _svg(figure, prefix, f"Roofline. {summary}")
+    return to_svg(figure, prefix, f"Roofline. {summary}")
 
 
 def _draw_roofs(
@@ -121,4 +84,4 @@ def _name(
 ) -> None:
     alone = {row.work.precision for row in rows} == {"fp32"}
     names = [row.work.label if alone else f"{row.work.label} {row.work.precision}" for row in rows]
-    _name_points(figure, axes, points, names)
+    name_points(figure, axes, points, names)

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from repr_bench.report.plots.figures import ACCENT, FAINT, INK, SECOND, _axes, _svg
+from repr_bench.report.plots.canvas import (
+    ACCENT,
+    FAINT,
+    INK,
+    SECOND,
+    decimal_ticks,
+    one_axes,
+    to_svg,
+)
 from repr_bench.report.sections.scenarios import title_of
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import per_second
@@ -35,7 +42,7 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     """
     if not row.trials:
         raise ValueError(f"{title_of(row)} tried no rates, there is nothing to draw")
-    figure, axes = _axes(_WIDTH, _HEIGHT)
+    figure, axes = one_axes(_WIDTH, _HEIGHT)
     axes.set_xscale("log")
     axes.set_yscale("log")
     points, bound = _points(row), row.trials[0].slo_ms
@@ -57,13 +64,11 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     for percent, colour, mark in _CURVES:
         _draw(axes, points, percent, colour, mark)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        decimal_ticks(axis)
     axes.set_xlabel("offered queries/s (log scale)")
     axes.set_ylabel("latency, ms (log scale)")
     axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
-    return _svg(
+    return to_svg(
         figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, points)
     )
 
@@ -72,7 +77,7 @@ class _Point(NamedTuple):
     """A rate that was tried; ``figures`` by percentile, each found once: intervals take time."""
 
     offered: float
-    verdict: str
+    outcome: str
     figures: dict[int, Figure]
 
 
@@ -92,7 +97,7 @@ def _describe(row: ScenarioRow, points: Sequence[_Point]) -> str:
     if row.rate is not None:
         found = f"{per_second(row.rate)} queries/s confirmed within {row.trials[0].slo_ms:g} ms"
     rates = (
-        f"{per_second(point.offered)}/s: {_words(point, 50)}, {_words(point, 99)}, {point.verdict}"
+        f"{per_second(point.offered)}/s: {_words(point, 50)}, {_words(point, 99)}, {point.outcome}"
         for point in points
     )
     return f"{found}; {'; '.join(rates)}"
@@ -131,7 +136,7 @@ def _draw(axes: Axes, points: Sequence[_Point], percent: int, colour: str, mark:
             point.offered,
             at,
             marker="^" if endless else mark,
-            fillstyle="full" if point.verdict == "held" else "none",
+            fillstyle="full" if point.outcome == "held" else "none",
             color=colour,
             markersize=6,
             zorder=3,

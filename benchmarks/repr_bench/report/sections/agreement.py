@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import replace
 
-from repr_bench.report.sections.columns import NOTHING, probability, with_wilson
+from repr_bench.report.document import NOTHING, Section, notes, table
+from repr_bench.report.sections.columns import probability, with_wilson
 from repr_bench.results.agreement import MARGINS, Agreement
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
@@ -64,19 +65,12 @@ def unlabelled_details(results: Results) -> list[str]:
     ]
 
 
-class AgreementTable(NamedTuple):
-    """A line for each graph that was compared, its name first, and what the titles mean."""
-
-    titles: tuple[str, ...]
-    lines: list[tuple[str, ...]]
-    method: str
-
-
-def agreement_table(results: Results) -> AgreementTable | None:
-    """Whose answers are those of its reference, and how far; None where nothing was compared."""
+def agreement_section(results: Results) -> Section:
+    """Whose answers are those of its reference, and how far: a line for each graph."""
+    blank = Section("agreement", "Agreement", page_only=True)
     compared = [(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
     if not compared:
-        return None
+        return replace(blank, text="No graph was compared with another network's answers.")
     references = dict.fromkeys(agreement.reference for _, agreement in compared)
     titles = (
         *("graph", "same class", "% (95 %)", *(f"margin ≥ {margin:g}" for margin in MARGINS)),
@@ -94,7 +88,8 @@ def agreement_table(results: Results) -> AgreementTable | None:
         f"probability leads; weighed: each image by its margin; divergence: the images' mean, in "
         f"nats; shift: of any probability; surest change: the largest margin of an answer that changed."
     )
-    return AgreementTable(titles, lines, method)
+    found = table("Table of agreement", titles, lines, ("graph", "compared with"))
+    return replace(blank, tables=(found,), notes=notes("meaning", [method]))
 
 
 def _cells(agreement: Agreement) -> tuple[str, ...]:

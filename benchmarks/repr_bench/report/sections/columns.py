@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from repr_bench.report.document import NOTHING, Line, Table
 from repr_bench.results.graph import Graph
 from repr_bench.results.other_tools import OtherRow
+from repr_bench.results.results import Results
 from repr_bench.results.row import Row
-from repr_bench.statistics.intervals import Interval
+from repr_bench.statistics.intervals import Interval, decimals
 
-NOTHING = "-"
 TOP1, AGREE = "top-1 % (95 %)", "agree % (95 %)"
 
 
@@ -132,6 +133,39 @@ def shown_columns(rows: Sequence[Row]) -> list[Column]:
         for column in COLUMNS
         if not column.optional or any(column.text(row) != NOTHING for row in rows)
     ]
+
+
+def figures_table(results: Results) -> Table:
+    """The main table: a line for each row, and for each run of another tool."""
+    columns = shown_columns(results.rows)
+    lines = [
+        Line(
+            cells=tuple(column.text(row) for column in columns),
+            tone="" if row.status == "measured" else "warning",
+            below=tuple(_interval(column.title, row) for column in columns),
+        )
+        for row in results.rows
+    ]
+    lines += [
+        Line(tuple(other_text(column, other) for column in columns)) for other in results.others
+    ]
+    return Table(
+        label="Table of figures",
+        titles=tuple(column.title for column in columns),
+        rows=tuple(lines),
+        numeric=[index for index, column in enumerate(columns) if column.numeric],
+        spare={index: column.spare for index, column in enumerate(columns)},
+    )
+
+
+def _interval(title: str, row: Row) -> str:
+    """The interval of a percentile, which a terminal has no room for."""
+    percent = title.removeprefix("p").removesuffix(" ms")
+    found = row.latency_ms.get(int(percent)) if percent.isdecimal() else None
+    if found is None or found.interval is None:
+        return ""
+    places = decimals(found.value, found.interval)
+    return "–".join(f"{end:,.{places}f}" for end in found.interval)
 
 
 def other_text(column: Column, row: OtherRow) -> str:

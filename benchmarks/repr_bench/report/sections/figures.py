@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+from repr_bench.report.document import Note, Section, notes
 from repr_bench.report.sections.agreement import (
     agreement_cautions,
     agreement_meanings,
     unlabelled_details,
 )
-from repr_bench.report.sections.columns import BELOW_BAR, title_of
+from repr_bench.report.sections.columns import BELOW_BAR, figures_table, title_of
 from repr_bench.report.sections.machine import NOISE_RULE, machine_cautions, warm_up
 from repr_bench.results.results import Results
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 
 _FEW_SAMPLES = 100
 
 
-def problems(results: Results) -> list[str]:
-    """Why a row has no figures, a sentence each."""
-    found = [f"{title_of(row)}: {row.reason}" for row in results.rows if row.reason]
-    if results.interrupted:
-        found.insert(0, "interrupted: what was measured until then is shown")
-    return found
+INTERRUPTED = "interrupted: what was measured until then is shown"
+
+
+def figures_section(results: Results, *, page: bool) -> Section:
+    """The main table; on a page its meanings stand among the formulae."""
+    found = (*problems(results), *notes("caution", cautions(results)))
+    if not results.rows and (results.scenarios or results.end_to_end):
+        found = ()  # only other tools' runs
+    if not page:
+        found += notes("meaning", _how(results, details=True))
+    return Section("figures", "Figures", tables=(figures_table(results),), notes=found)
+
+
+def formulae_section(results: Results) -> Section:
+    """What the columns say, and how figures are found."""
+    sentences = [
+        *_how(results, details=False),
+        intervals.LATENCY_INTERVAL_FORMULA,
+        intervals.ACCURACY_INTERVAL_FORMULA,
+        "Figures are shown with the digits that their interval supports, four at most.",
+    ]
+    return Section("formulae", "Formulae", notes=notes("meaning", sentences), page_only=True)
+
+
+def _how(results: Results, *, details: bool) -> list[str]:
+    if not results.rows and (results.scenarios or results.end_to_end):
+        return [other.meaning for other in results.others]
+    return meanings(results, details=details)
+
+
+def problems(results: Results) -> tuple[Note, ...]:
+    """Why a row has no figures, a note each."""
+    interrupted = notes("problem", [INTERRUPTED] if results.interrupted else [])
+    return (
+        *interrupted,
+        *(
+            Note(
+                "remark" if row.status == "absent" else "problem", f"{title_of(row)}: {row.reason}"
+            )
+            for row in results.rows
+            if row.reason
+        ),
+    )
 
 
 def cautions(results: Results) -> list[str]:
@@ -70,7 +108,7 @@ def meanings(results: Results, *, details: bool = True) -> list[str]:
         f"Latency of one call of Session.run, arrays in and arrays out; at least "
         f"{settings.seconds:g} s and {settings.samples} samples a row, all rows interleaved in "
         f"{settings.rounds} rounds. images/s = images timed / time timed.",
-        statistics.PERCENTILE_FORMULA,
+        intervals.PERCENTILE_FORMULA,
     ]
     if text := warm_up(results):
         found.append(text)

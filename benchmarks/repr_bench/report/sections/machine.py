@@ -69,7 +69,7 @@ def machine_facts(results: Results) -> Iterator[tuple[str, str]]:
             float(np.median([min(times) for times in series])) / 1e6
             for series in (results.reference_load.product_ns, results.reference_load.copy_ns)
         )
-        yield "Yardstick", f"matrix product {product:.3g} ms, memory copy {copy:.3g} ms"
+        yield "Reference load", f"matrix product {product:.3g} ms, memory copy {copy:.3g} ms"
 
 
 def warm_up(results: Results) -> str:

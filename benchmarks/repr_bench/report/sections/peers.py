@@ -1,14 +1,10 @@
-"""The table of peers on a terminal: their figures beside ours, and how many times as fast ours is."""
+"""The table of peers: their figures beside ours, and how many times as fast ours is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from repr_bench.report.document import NOTHING, Note, Section, notes, table
 from repr_bench.results.peers import (
     MEASURES,
     OURS,
@@ -20,31 +16,26 @@ from repr_bench.results.peers import (
     overall,
     throughput_ratios,
 )
-from repr_bench.results.results import Results
 from repr_bench.statistics.intervals import times
 
-NOTHING = "-"
 TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
 WORDS = ("network", "precision", "measure", "run by")
 """Titles of columns that hold text."""
+_SPARE = ("images/s", "precision")
 
 
-def print_peers(results: Results, console: Console) -> None:
-    """Print what the peers took, the means over networks, and why some are missing."""
-    plain = not console.is_terminal
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for title in TITLES:
-        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=plain)
-    for cells in peer_cells(results.peers):
-        table.add_row(*map(Text, cells))
-    console.print()
-    console.print(table)
-    for text in (
-        *summaries(results.peers),
-        *peer_problems(results.peers),
-        *meanings(results.peers),
-    ):
-        console.print(Text(text), soft_wrap=plain)
+def peers_section(rows: tuple[PeerRow, ...]) -> Section:
+    """What the peers took, the means over networks, and why some are missing."""
+    return Section(
+        "peers",
+        "Peers",
+        tables=(table("Table of peers", TITLES, peer_cells(rows), WORDS, _SPARE),),
+        notes=(
+            *notes("finding", summaries(rows)),
+            *peer_problems(rows),
+            *notes("meaning", meanings(rows)),
+        ),
+    )
 
 
 def peer_cells(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, ...]]:
@@ -106,18 +97,21 @@ def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
     ]
 
 
-def peer_problems(rows: tuple[PeerRow, ...]) -> list[str]:
-    """Why peers have no figures: one sentence for each peer and reason."""
+def peer_problems(rows: tuple[PeerRow, ...]) -> tuple[Note, ...]:
+    """Why peers have no figures: one note for each peer and reason."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row.status != "measured":
             names = found.setdefault((row.peer, row.status, row.reason), [])
             name = f"{row.label} {row.precision}" + (f" batch {row.batch}" if row.batch else "")
             names += [name] if name not in names else []
-    return [
-        f"{peer} {status} for {', '.join(names)}: {reason}"
+    return tuple(
+        Note(
+            "problem" if status == "failed" else "remark",
+            f"{peer} {status} for {', '.join(names)}: {reason}",
+        )
         for (peer, status, reason), names in found.items()
-    ]
+    )
 
 
 def meanings(rows: tuple[PeerRow, ...]) -> list[str]:

@@ -1,18 +1,13 @@
-"""The roofline on a terminal: the machine's peaks, and each row's share of its ceiling."""
+"""The roofline: the machine's peaks, and each row's share of its ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from repr_bench.report.sections.columns import NOTHING
+from repr_bench.report.document import Section, notes, table
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import FORMULA, Kind, Reached, Roofline, reached_by
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 
 TITLES = ("network", "precision", "batch", "ops/byte", "GFLOP/s", "ceiling", "bound by", "share %")
 WORDS = ("network", "precision", "bound by")
@@ -49,16 +44,16 @@ def cells(row: Reached) -> tuple[str, ...]:
         row.work.label,
         row.work.precision,
         str(row.work.batch),
-        statistics.figure(row.work.intensity),
-        statistics.figure(row.gflops, row.interval),
-        statistics.figure(row.ceiling),
+        intervals.figure(row.work.intensity),
+        intervals.figure(row.gflops, row.interval),
+        intervals.figure(row.ceiling),
         "memory" if row.memory_bound else "compute",
         row.share,
     )
 
 
-def machine(roofline: Roofline) -> list[str]:
-    """Every peak as a sentence, and what could not be measured."""
+def peaks(roofline: Roofline) -> str:
+    """Every peak, in a sentence each."""
     sentences = []
     for kind, (name, unit) in _NAMES.items():
         best = roofline.best(kind)
@@ -76,30 +71,28 @@ def machine(roofline: Roofline) -> list[str]:
             f"{name}: {best.rate:,.1f} {unit} ({best.how}, {size}, best of "
             f"{len(best.samples_ns)} runs{than})"
         )
-    return [
+    return (
         f"Peaks with {roofline.threads} thread{'s' if roofline.threads != 1 else ''}: "
-        f"{'. '.join(sentences) or 'none'}.",
-        *roofline.notes,
-    ]
+        f"{'. '.join(sentences) or 'none'}."
+    )
 
 
-def print_roofline(results: Results, console: Console) -> None:
-    """Print it; nothing where it was not asked for."""
-    roofline = results.roofline
-    if roofline is None:
-        return
+def roofline_section(results: Results, roofline: Roofline) -> Section:
+    """Each row's share of its ceiling, and the machine's peaks."""
     found = places(results, roofline)
-    console.print(Text("Roofline", style="bold"))
-    if found.reached:
-        console.print(_table(found.reached))
-    for text in (*machine(roofline), *found.without, FORMULA):
-        console.print(Text(text, style="dim"), soft_wrap=not console.is_terminal)
-
-
-def _table(rows: Sequence[Reached]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in TITLES:
-        table.add_column(Text(title), justify="left" if title in WORDS else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(text or NOTHING) for text in cells(row)))
-    return table
+    lines = [cells(row) for row in found.reached]
+    shares = (
+        (table("Table of the roofline", TITLES, lines, WORDS, ("ops/byte", "ceiling")),)
+        if lines
+        else ()
+    )
+    return Section(
+        "roofline",
+        "Roofline",
+        tables=shares,
+        notes=(
+            *notes("remark", (*roofline.notes, *found.without)),
+            *notes("finding", [peaks(roofline)]),
+            *notes("meaning", [FORMULA]),
+        ),
+    )

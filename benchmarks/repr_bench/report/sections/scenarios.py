@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from repr_bench.report.document import NOTHING, Kind, Note, Section, notes, table
 from repr_bench.report.sections.columns import (
     AGREE,
-    NOTHING,
     TOP1,
     agreement_text,
     marked,
     top1_text,
 )
-from repr_bench.report.sections.figures import cautions
+from repr_bench.report.sections.figures import INTERRUPTED, cautions
 from repr_bench.results.results import Results
 from repr_bench.results.scenarios import ScenarioRow, StageRow
 from repr_bench.results.trials import (
@@ -29,12 +23,14 @@ from repr_bench.results.trials import (
     RateTrial,
     per_second,
 )
-from repr_bench.statistics import intervals as statistics
+from repr_bench.statistics import intervals
 from repr_bench.statistics.intervals import Figure
 
 _NAMES = ("network", "precision", "scenario", "driven by")
 _TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms")
 _RESULT = "result (95 %)"
+_SPARE = ("queries", "p50 ms", "p90 ms", "p99 ms", "batch", "driven by")
+_SPARE_OF_TRIALS = ("mean batch", "refused %", "answered/s", "late p99 ms", "p50 ms")
 _TRIAL_TITLES = (
     *("offered/s", "verdict", "answered/s", "in time/s", "p50 ms", "p99 ms"),
     *("refused %", "mean batch", "late p99 ms"),
@@ -52,51 +48,46 @@ ARRIVAL_FORMULA = (
 )
 
 
-@dataclass(frozen=True)
-class ScenarioTable:
-    """A table as text: ``numeric`` are the columns that are set to the right.
-
-    ``server`` is the row whose rates it lists.
-    """
-
-    heading: str
-    titles: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    numeric: tuple[int, ...]
-    server: ScenarioRow | None = None
-
-
-def scenario_tables(results: Results) -> Iterator[ScenarioTable]:
+def scenarios_section(results: Results) -> Section:
     """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
-    if results.scenarios:
-        answers = _answers(results.scenarios)
-        lines = tuple(_scenario_line(row, answers) for row in results.scenarios)
-        titles = (*_TITLES, *answers, _RESULT)
-        yield ScenarioTable("Scenarios", titles, lines, (*range(4, len(titles) - 1),))
-    for row in results.scenarios:
+    answers = _answers(results.scenarios)
+    titles = (*_TITLES, *answers, _RESULT)
+    lines = [_scenario_line(row, answers) for row in results.scenarios]
+    main = (table("Scenarios", titles, lines, (*_NAMES, _RESULT), _SPARE),) if lines else ()
+    return Section(
+        "scenarios",
+        "Scenarios",
+        tables=main,
+        parts=(*_servers(results), *_ways(results)),
+        notes=(
+            *scenario_problems(results),
+            *notes("caution", scenario_cautions(results)),
+            *notes("meaning", scenario_meanings(results)),
+        ),
+    )
+
+
+def _servers(results: Results) -> Iterator[Section]:
+    for number, row in enumerate(results.scenarios):
         if row.trials:
             heading = f"{title_of(row)}: rates in the order they were tried"
-            lines = tuple(map(_trial_line, row.trials))
-            numeric = (0, *range(2, len(_TRIAL_TITLES)))
-            yield ScenarioTable(heading, _TRIAL_TITLES, lines, numeric, row)
+            rates = table(
+                heading, _TRIAL_TITLES, map(_trial_line, row.trials), ("verdict",), _SPARE_OF_TRIALS
+            )
+            yield Section(server_name(number), heading, tables=(rates,))
+
+
+def server_name(number: int) -> str:
+    """What the part of the scenario row of that number is called."""
+    return f"server{number}"
+
+
+def _ways(results: Results) -> Iterator[Section]:
     for stages in results.end_to_end:
         if stages.calls:
             heading = f"{title_of(stages)} to label{_accuracy(stages)}"
-            yield ScenarioTable(heading, _STAGE_TITLES, tuple(_stage_lines(stages)), (1, 2))
-
-
-def print_scenarios(results: Results, console: Console) -> None:
-    """Print the tables, and the sentences below them."""
-    for number, table in enumerate(scenario_tables(results)):
-        if number or results.rows:
-            _line(console, f"\n{table.heading}", "bold")
-        console.print(_table(table, plain=not console.is_terminal))
-    for text in scenario_problems(results):
-        _line(console, text, "yellow")
-    for text in scenario_cautions(results):
-        _line(console, f"Careful: {text}", "yellow")
-    for text in scenario_meanings(results):
-        _line(console, text, "dim")
+            times = table(heading, _STAGE_TITLES, _stage_lines(stages), ("stage",))
+            yield Section("", heading, tables=(times,))
 
 
 def result_text(row: ScenarioRow) -> str:
@@ -139,22 +130,24 @@ def with_interval(figure: Figure, factor: float = 1.0) -> str:
     if not math.isfinite(value):
         return "∞"
     if figure.interval is None:
-        return statistics.figure(value)
+        return intervals.figure(value)
     low, high = (end * factor for end in figure.interval)
     if not math.isfinite(high):
-        return f"{statistics.figure(value)} ({statistics.figure(low)}–∞)"
-    interval = statistics.Interval(low, high)
-    places = statistics.decimals(value, interval)
+        return f"{intervals.figure(value)} ({intervals.figure(low)}–∞)"
+    interval = intervals.Interval(low, high)
+    places = intervals.decimals(value, interval)
     return f"{value:,.{places}f} ({low:,.{places}f}–{high:,.{places}f})"
 
 
-def scenario_problems(results: Results) -> list[str]:
-    """Why a row has no figures, a sentence each."""
-    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
-    found = [f"{title_of(row)}: {row.reason}" for row in rows if row.reason]
+def scenario_problems(results: Results) -> Iterator[Note]:
+    """Why a row has no figures, a note each."""
     if results.interrupted and not results.rows:  # else it stands below their table
-        found.insert(0, "interrupted: what was measured until then is shown")
-    return found
+        yield Note("problem", INTERRUPTED)
+    rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
+    for row in rows:
+        if row.reason:
+            kind: Kind = "remark" if row.status == "absent" else "problem"
+            yield Note(kind, f"{title_of(row)}: {row.reason}")
 
 
 def scenario_cautions(results: Results) -> list[str]:
@@ -221,8 +214,8 @@ def scenario_meanings(results: Results) -> list[str]:
             f"alone the same call on ready inputs, alternating with it; shares are of time in all."
         )
     if not results.rows:  # else it stands below their table
-        found.append(statistics.PERCENTILE_FORMULA)
-    found.append(statistics.LATENCY_INTERVAL_FORMULA)
+        found.append(intervals.PERCENTILE_FORMULA)
+    found.append(intervals.LATENCY_INTERVAL_FORMULA)
     rows: tuple[ScenarioRow | StageRow, ...] = (*results.scenarios, *results.end_to_end)
     said = {row.graph.choice for row in results.rows if row.graph}
     if choices := dict.fromkeys(r.choice for r in rows if r.choice and r.choice not in said):
@@ -262,14 +255,14 @@ def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _trial_line(trial: RateTrial) -> tuple[str, ...]:
-    verdict: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
+    outcome: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
     if trial.stopped and trial.outcome == "missed":
-        verdict = f"missed after {trial.seconds:.2g} s"
+        outcome = f"missed after {trial.seconds:.2g} s"
     if trial.generator_limited:
-        verdict += ", generator late"
+        outcome += ", generator late"
     mean = trial.mean_batch
     return (
-        *(per_second(trial.offered), verdict, per_second(trial.achieved), _text(trial.goodput)),
+        *(per_second(trial.offered), outcome, per_second(trial.achieved), _text(trial.goodput)),
         *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",
@@ -293,7 +286,7 @@ def _text(figure: Figure | None) -> str:
     interval = figure.interval
     if interval is not None and not math.isfinite(interval.high):
         interval = None
-    return statistics.figure(figure.value, interval)
+    return intervals.figure(figure.value, interval)
 
 
 def title_of(row: ScenarioRow | StageRow) -> str:
@@ -307,17 +300,3 @@ def title_of(row: ScenarioRow | StageRow) -> str:
 
 def _join(*parts: str | None) -> str:
     return " ".join(part for part in parts if part)
-
-
-def _table(given: ScenarioTable, *, plain: bool) -> Table:
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for index, title in enumerate(given.titles):
-        table.add_column(Text(title), justify="right" if index in given.numeric else "left")
-    for line in given.lines:
-        table.add_row(*map(Text, line))
-    return table
-
-
-def _line(console: Console, text: str, style: str) -> None:
-    # As Text, since names and paths are no markup; in a pipe a line stays one line.
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)

@@ -15,6 +15,7 @@ from onnxscript import version_converter
 from repr_export.errors import PrecisionError, first_line
 from repr_export.graph.values import (
     Names,
+    bodies_of,
     discard_if_unused,
     graph_nodes,
     is_op,
@@ -27,7 +28,6 @@ from repr_export.passes.lift_constants import lift_constants
 from repr_export.precision.half.formats import FORMATS, HalfFormat, HalfName, Rounding, round_to
 from repr_export.precision.half.overflow import Overflow, find_overflows
 from repr_export.precision.half.rules import (
-    holds_graph,
     is_constant,
     is_float,
     nodes_on_data,
@@ -191,7 +191,7 @@ class _Rewrite:
         self.model, self.graph, self.fmt, self.io = model, model.graph, fmt, io
         self.half = fmt.dtype
         self.opset = opset_of(model)
-        self.bodies = {node: _read_by_bodies(node) for node in self.graph if holds_graph(node)}
+        self.bodies = {node: _read_by_bodies(node) for node in self.graph if bodies_of(node)}
         end = self.half if io == "half" else _FLOAT
         self.end = end
         self.kept = reasons_for_fp32(model, fmt, named, self.bodies, io_is_half=io == "half")
@@ -344,18 +344,8 @@ class _Rewrite:
 def _read_by_bodies(node: ir.Node) -> tuple[ir.Value, ...]:
     """The values of the graph around ``node`` that its bodies read, each once."""
     found: dict[ir.Value, None] = {}
-    for body in _bodies(node):
+    for body in bodies_of(node):
         for inner in ir.traversal.RecursiveGraphIterator(body):
             around = (value for value in inner.inputs if value is not None)
             found.update(dict.fromkeys(value for value in around if value.graph is node.graph))
     return tuple(found)
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies += attribute.as_graphs()
-    return bodies

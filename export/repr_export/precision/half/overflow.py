@@ -15,7 +15,7 @@ from repr_export.errors import PrecisionError
 from repr_export.graph.values import Names, node_name
 from repr_export.precision.half.formats import HalfFormat
 from repr_export.precision.half.rules import is_constant, is_float
-from repr_export.samples import run_graph
+from repr_export.samples import CpuGraph, batches
 
 HEADROOM = 2.0
 """How far below the end of fp16 the values seen must stay: those not seen may be larger."""
@@ -77,19 +77,10 @@ def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]]) -> dict
     ]
     probe, names = _with_probes(model, values)
     count = len(next(iter(samples.values())))
-    batch = next(
-        (
-            value.shape[0]
-            for value in model.graph.inputs
-            if value.name in samples and value.shape is not None and len(value.shape)
-        ),
-        None,
-    )
-    size = batch if isinstance(batch, int) else _AT_ONCE
+    graph = CpuGraph(probe)
     largest = np.zeros(len(values))
-    for begin in range(0, count, size):
-        feed = {name: array[begin : begin + size] for name, array in samples.items()}
-        outputs = run_graph(probe, feed)
+    for rows in batches(count, graph.batch or _AT_ONCE, whole=graph.batch is not None):
+        outputs = graph({name: array[rows] for name, array in samples.items()})
         largest = np.maximum(largest, [float(outputs[name]) for name in names])
     return {value: float(size) for value, size in zip(values, largest, strict=True)}
 

@@ -27,6 +27,7 @@ import onnx_ir as ir
 
 from repr_export.graph.values import (
     ONNX_DOMAINS,
+    bodies_of,
     constant_of,
     is_op,
     opset_of,
@@ -123,12 +124,6 @@ def signature_of(node: ir.Node, opset: int, fmt: HalfFormat) -> Signature | None
     )
 
 
-def holds_graph(node: ir.Node) -> bool:
-    """Whether ``node`` has a body, as If, Loop and Scan do."""
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(attribute.type in kinds for attribute in node.attributes.values())
-
-
 def is_float(value: ir.Value | None) -> bool:
     """Whether ``value`` is a float32 tensor."""
     return value is not None and value.dtype == ir.DataType.FLOAT
@@ -182,7 +177,7 @@ def reasons_for_fp32(
 
 
 def _reason(node: ir.Node, opset: int, fmt: HalfFormat) -> str | None:
-    if holds_graph(node):
+    if bodies_of(node):
         return f"the body of an {node.op_type} is left as it is"
     signature = signature_of(node, opset, fmt)
     if signature is None:
@@ -264,10 +259,7 @@ def _constants(node: ir.Node, fmt: HalfFormat) -> str | None:
 
 
 def _between(
-    graph: ir.Graph,
-    floating: Sequence[ir.Node],
-    kept: Mapping[ir.Node, str],
-    io_is_half: bool,
+    graph: ir.Graph, floating: Sequence[ir.Node], kept: Mapping[ir.Node, str], io_is_half: bool
 ) -> set[ir.Node]:
     """The largest set of nodes that have nothing but fp32 around them; no matrix product is."""
     work = set(floating)

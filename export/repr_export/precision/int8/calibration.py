@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import CalibrationError, first_line
+from repr_export.samples import batches
 from repr_models.data.cifar10 import calibration_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError, MissingExtraError
@@ -60,12 +61,7 @@ class CalibrationSet:
 
         ``whole``: the last batch is filled up from the first images, for graphs of one batch size.
         """
-        for begin in range(0, len(self), size):
-            end = begin + size
-            if whole and end > len(self):
-                yield self.inputs[np.arange(begin, end) % len(self)]
-            else:
-                yield self.inputs[begin:end]
+        return (self.inputs[rows] for rows in batches(len(self), size, whole=whole))
 
 
 def bundled_calibration(preprocessing: PreprocessingInfo) -> CalibrationSet:

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from repr_export.graph.values import constant_of, is_op, node_name
 
-Flavour = Literal["tensorrt", "cpu"]
-FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
+Target = Literal["tensorrt", "cpu"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 _WEIGHTED = {
     "tensorrt": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
@@ -50,7 +50,7 @@ def name_nodes(model: ir.Model) -> None:
             node.name = name
 
 
-def find_quantizable(model: ir.Model, flavour: Flavour) -> Quantizable:
+def find_quantizable(model: ir.Model, target: Target) -> Quantizable:
     """What can be int8 in ``model``, whose nodes all have names, on TensorRT or on CPUs.
 
     The first weighted layers, which see the network's input, and the last, whose results no
@@ -58,7 +58,7 @@ def find_quantizable(model: ir.Model, flavour: Flavour) -> Quantizable:
     there is the largest (M. Nagel et al., "A White Paper on Neural Network Quantization", 2021,
     §4).
     """
-    weighted = [node for node in model.graph if _is_weighted(node, flavour)]
+    weighted = [node for node in model.graph if _is_weighted(node, target)]
     behind, ahead = _reached_from(model, weighted), _reaching(model, weighted)
     kept = {}
     for node in model.graph:
@@ -108,8 +108,8 @@ def weight_axis(node: ir.Node) -> int:
     return 1
 
 
-def _is_weighted(node: ir.Node, flavour: Flavour) -> bool:
-    if not any(is_op(node, op) for op in _WEIGHTED[flavour]):
+def _is_weighted(node: ir.Node, target: Target) -> bool:
+    if not any(is_op(node, op) for op in _WEIGHTED[target]):
         return False
     data, weight = node.inputs[:2]
     tensor = constant_of(weight)

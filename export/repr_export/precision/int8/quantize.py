@@ -21,14 +21,15 @@ from repr_export.passes.lift_constants import lift_constants
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.precision.int8.qdq import insert_qdq
 from repr_export.precision.int8.quantizable import (
-    FLAVOURS,
-    Flavour,
+    TARGETS,
     Quantizable,
+    Target,
     find_quantizable,
     name_nodes,
     residual_operand,
 )
 from repr_export.precision.int8.ranges import Ranges
+from repr_runtime.machine import cpu_flags
 
 _OPSET = 13  # the first whose QuantizeLinear knows channels
 
@@ -51,7 +52,7 @@ class QuantizationReport:
     None for TensorRT.
     """
 
-    flavour: Flavour
+    target: Target
     method: str
     images: int
     description: str
@@ -64,13 +65,14 @@ class QuantizationReport:
         bits = ", weights of 7 bits: this CPU has no VNNI" if self.reduce_range else ""
         kept = ", ".join(f"{name} ({reason})" for name, reason in self.kept.items())
         return (
-            f"{len(self.quantized)} nodes in int8 for {self.flavour}, ranges by {self.method} on "
+            f"{len(self.quantized)} nodes in int8 for {self.target}, ranges by {self.method} on "
             f"{self.images} images ({self.description}){bits}; kept: {kept or 'none'}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return asdict(self)
+        values = asdict(self)
+        return {"flavour": values.pop("target"), **values}  # the key that manifests have
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ class Quantized:
     report: QuantizationReport
 
 
-def quantizable(graph: bytes, flavour: Flavour) -> Quantizable:
+def quantizable(graph: bytes, target: Target) -> Quantizable:
     """What of ``graph`` can be int8; raises as :func:`quantize` does."""
-    return _prepare(graph, flavour)[1]
+    return _prepare(graph, target)[1]
 
 
 def quantize(
-    graph: bytes, ranges: Ranges, *, flavour: Flavour, exclude: Collection[str] = ()
+    graph: bytes, ranges: Ranges, *, target: Target, exclude: Collection[str] = ()
 ) -> Quantized:
     """The folded fp32 ``graph`` with its layers in int8, as Q/DQ pairs.
 
@@ -100,11 +102,11 @@ def quantize(
     int32 biases; weights of 7 bits where the CPU has no VNNI, whose 8-bit products of pairs
     overflow 16 bits.
 
-    Raises :class:`OptionError` for another flavour, :class:`PrecisionError` if ``exclude`` names
+    Raises :class:`OptionError` for another target, :class:`PrecisionError` if ``exclude`` names
     no such node or nothing is left to quantize, :class:`GraphError` for a graph that is not
     fp32, already quantized, below opset 13, or not the one of ``ranges``.
     """
-    model, found = _prepare(graph, flavour)
+    model, found = _prepare(graph, target)
     unknown = [name for name in exclude if name not in found.names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], found.names, 3) or sorted(found.names)[:5]
@@ -126,25 +128,25 @@ def quantize(
         if name in found.additions and name not in exclude:
             chosen |= {name} if residual_operand(node, weighted) is not None else set()
     kept = found.kept | dict.fromkeys(exclude, "excluded")
-    content, reduce_range = _write(model, chosen, ranges, flavour)
+    content, reduce_range = _write(model, chosen, ranges, target)
     names = tuple(name for name in (*found.weighted, *found.additions) if name in chosen)
     return Quantized(
         content,
         QuantizationReport(
-            flavour, ranges.method, ranges.images, ranges.description, names, kept, reduce_range
+            target, ranges.method, ranges.images, ranges.description, names, kept, reduce_range
         ),
     )
 
 
 def quantize_nodes(
-    graph: bytes, ranges: Ranges, nodes: Collection[str], *, flavour: Flavour
+    graph: bytes, ranges: Ranges, nodes: Collection[str], *, target: Target
 ) -> bytes:
     """``graph`` with exactly ``nodes``, of those that :func:`quantizable` names, in int8."""
-    model, found = _prepare(graph, flavour)
+    model, found = _prepare(graph, target)
     strangers = set(nodes) - {*found.weighted, *found.additions}
     if strangers or not nodes:
         raise PrecisionError(f"cannot make int8 of {sorted(strangers) or 'no nodes'}")
-    return _write(model, set(nodes), ranges, flavour)[0]
+    return _write(model, set(nodes), ranges, target)[0]
 
 
 def cpu_has_vnni() -> bool:
@@ -155,16 +157,12 @@ def cpu_has_vnni() -> bool:
     """
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def _prepare(graph: bytes, flavour: Flavour) -> tuple[ir.Model, Quantizable]:
-    if flavour not in FLAVOURS:
-        raise OptionError(f"int8 graphs are made for {' and '.join(FLAVOURS)}, not for {flavour!r}")
+def _prepare(graph: bytes, target: Target) -> tuple[ir.Model, Quantizable]:
+    if target not in TARGETS:
+        raise OptionError(f"int8 graphs are made for {' and '.join(TARGETS)}, not for {target!r}")
     try:
         model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)))
     except Exception as error:  # protobuf's and onnx's share no base
@@ -178,7 +176,7 @@ def _prepare(graph: bytes, flavour: Flavour) -> tuple[ir.Model, Quantizable]:
         )
     name_nodes(model)
     lift_constants(model)
-    found = find_quantizable(model, flavour)
+    found = find_quantizable(model, target)
     if not found.weighted:
         layers = ", ".join(f"{name} ({reason})" for name, reason in found.kept.items())
         raise PrecisionError(
@@ -189,7 +187,7 @@ def _prepare(graph: bytes, flavour: Flavour) -> tuple[ir.Model, Quantizable]:
 
 
 def _write(
-    model: ir.Model, chosen: set[str], ranges: Ranges, flavour: Flavour
+    model: ir.Model, chosen: set[str], ranges: Ranges, target: Target
 ) -> tuple[bytes, bool | None]:
     """The graph with ``chosen`` in int8, and whether weights have 7 bits (None for TensorRT)."""
     missing = {
@@ -205,7 +203,7 @@ def _write(
             "very graph"
         )
     reduce_range = None
-    if flavour == "tensorrt":
+    if target == "tensorrt":
         insert_qdq(model, chosen, ranges)
         remove_unused(model)
         proto = ir.to_proto(model)

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from repr_export.errors import CalibrationError, GraphError, OptionError, first_line
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.options import METHODS, Method
+from repr_export.samples import CpuGraph
 
 PERCENTILE = 99.99
 
@@ -181,8 +181,6 @@ class _Observer:
                 f"{', '.join(value.name for value in inputs) or 'none'}"
             )
         self.input = inputs[0].name
-        first = inputs[0].type.tensor_type.shape.dim
-        self._fixed = first[0].dim_value if first and first[0].HasField("dim_value") else None
         computed = {name for node in model.graph.node for name in node.output}
         given = {value.name for value in model.graph.output}
         floats = [
@@ -193,22 +191,15 @@ class _Observer:
         model.graph.output.extend(value for value in floats if value.name not in given)
         self._outputs = [value.name for value in floats]
         self.names = (self.input, *self._outputs)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
         # Fusions would hide tensors, or compute what stands between two of them otherwise.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions share no base but this
-            raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+        self._graph = CpuGraph(model.SerializeToString(), optimize=False)
 
     def run(self) -> Any:
         """Yield the values of each tensor for one batch of images, and how many images are done."""
-        size = self._fixed or self._batch()
+        fixed = self._graph.batch
+        size = fixed or self._batch()
         done = 0
-        for batch in self._calibration.batches(size, whole=self._fixed is not None):
+        for batch in self._calibration.batches(size, whole=fixed is not None):
             done = min(done + size, len(self._calibration))
             yield self._values(batch), done
 
@@ -219,10 +210,5 @@ class _Observer:
         )
 
     def _values(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        try:
-            outputs = self._session.run(self._outputs, {self.input: batch})
-        except Exception as error:
-            raise GraphError(
-                f"the graph fails on the calibration images: {first_line(error)}"
-            ) from error
-        return {self.input: batch, **dict(zip(self._outputs, outputs, strict=True))}
+        outputs = self._graph({self.input: batch})
+        return {self.input: batch, **{name: outputs[name] for name in self._outputs}}

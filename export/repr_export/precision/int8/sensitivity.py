@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, PrecisionError, first_line
+from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
 from repr_export.precision.int8.calibration import CalibrationSet
-from repr_export.precision.int8.quantizable import Flavour, name_nodes
+from repr_export.precision.int8.quantizable import Target, name_nodes
 from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
 from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
+from repr_export.samples import CpuGraph, run_in_parts
 
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
@@ -82,7 +82,7 @@ def scan(
     ranges: Ranges,
     calibration: CalibrationSet,
     *,
-    flavour: Flavour,
+    target: Target,
     progress: Progress = no_progress,
 ) -> tuple[NodeSensitivity, ...]:
     """Each node that can be int8, ranked by what it does to the output; the worst comes first.
@@ -93,7 +93,7 @@ def scan(
     The first output counts, on 16 to 64 of the calibration images.
     Raises as :func:`repr_export.precision.int8.quantize.quantize` does.
     """
-    found = quantizable(graph, flavour)
+    found = quantizable(graph, target)
     costs = _multiply_adds(graph)
     total = None if costs is None else max(sum(costs.values()), 1)
     count = _MOST if total is None else int(np.clip(_WORK / total, _FEWEST, _MOST))
@@ -104,7 +104,7 @@ def scan(
     rows = []
     names = (*found.weighted, *found.additions)
     for done, name in enumerate(names, 1):
-        alone = quantize_nodes(graph, ranges, (name,), flavour=flavour)
+        alone = quantize_nodes(graph, ranges, (name,), target=target)
         noise = float(np.square(_first_output(alone, images) - reference).mean())
         sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
         rows.append(NodeSensitivity(name, sqnr, None if costs is None else costs.get(name, 0)))
@@ -118,7 +118,7 @@ def bisect(
     calibration: CalibrationSet,
     evaluate: Callable[[bytes], float],
     *,
-    flavour: Flavour,
+    target: Target,
     reference: float,
     max_drop: float,
     progress: Progress = no_progress,
@@ -138,7 +138,7 @@ def bisect(
 
     def measure(keep: frozenset[str]) -> bool:
         if keep not in seen:
-            made = quantize(graph, ranges, flavour=flavour, exclude=sorted(keep))
+            made = quantize(graph, ranges, target=target, exclude=sorted(keep))
             accuracy = evaluate(made.graph)
             if not 0 <= accuracy <= 1:
                 raise PrecisionError(f"an accuracy must lie in 0..1, got {accuracy}")
@@ -150,9 +150,9 @@ def bisect(
     keep: frozenset[str] = frozenset()
     if not measure(keep):
         ranked = [
-            row.node for row in scan(graph, ranges, calibration, flavour=flavour, progress=progress)
+            row.node for row in scan(graph, ranges, calibration, target=target, progress=progress)
         ]
-        weighted = set(quantizable(graph, flavour).weighted)
+        weighted = set(quantizable(graph, target).weighted)
         most = max(n for n in range(len(ranked)) if weighted - set(ranked[:n]))
         if not measure(frozenset(ranked[:most])):
             drop = 100 * (reference - seen[frozenset(ranked[:most])][1])
@@ -191,16 +191,6 @@ def _multiply_adds(graph: bytes) -> dict[str, int] | None:
 
 
 def _first_output(graph: bytes, images: CalibrationSet) -> NDArray[np.float64]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        entry = session.get_inputs()[0]
-        fixed = entry.shape[0] if isinstance(entry.shape[0], int) else None
-        parts = [
-            session.run([session.get_outputs()[0].name], {entry.name: batch})[0]
-            for batch in images.batches(fixed or _BATCH, whole=fixed is not None)
-        ]
-    except Exception as error:  # its exceptions share no base but this
-        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
-    return np.concatenate(parts).astype(np.float64)
+    network = CpuGraph(graph)
+    outputs = run_in_parts(network, {network.input: images.inputs}, network.batch, _BATCH)
+    return next(iter(outputs.values())).astype(np.float64)

@@ -81,7 +81,11 @@ def _open(subject: Subject, options: TensorRTOptions) -> TensorRTBackend:
 def _listed(subject: Subject, content: bytes, path: Path) -> EngineFile:
     """An engine whose content the manifest vouches for."""
     return EngineFile(
-        *(content, path, subject.file.sha256, subject.rebuild, _weights(subject)),
+        content=content,
+        path=path,
+        sha256=subject.file.sha256,
+        rebuild=subject.rebuild,
+        graph=_weights(subject),
         host_code=bool(subject.info.options.get("version_compatible")),
     )
 

@@ -59,10 +59,10 @@ def _key() -> bytes:
     # Only the first of several processes may make the key; it is whole once it has its name.
     if not path.exists():
         partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        write_flushed(partial, secrets.token_bytes(_SIZE), mode=0o600)
         try:
+            write_flushed(partial, secrets.token_bytes(_SIZE), mode=0o600)
             with contextlib.suppress(FileExistsError):
                 os.link(partial, path)
         finally:
-            partial.unlink()
+            partial.unlink(missing_ok=True)
     return path.read_bytes()

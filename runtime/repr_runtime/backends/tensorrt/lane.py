@@ -63,6 +63,15 @@ class _Buffer:
         return self.host[: self.bytes_of(shape)].view(self.dtype).reshape(shape)
 
 
+@dataclass(frozen=True)
+class EngineTensors:
+    """What goes into an engine and comes out of it, and the batch sizes of its profiles."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: tuple[ProfileInfo, ...]
+
+
 class Lane:
     """Runs batches of one profile, one at a time; only one thread may be in it.
 
@@ -75,14 +84,14 @@ class Lane:
         self,
         cuda: Cuda,
         context: trt.IExecutionContext,
-        profile: tuple[int, ProfileInfo],
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
+        profile: int,
+        tensors: EngineTensors,
         policy: GraphPolicy,
-        timed: bool,
+        *,
+        timed: bool = False,
     ) -> None:
         self._cuda, self._context, self._policy = cuda, context, policy
-        self.profile, self._limits = profile
+        self.profile = profile
         self.rows: int | None = None
         self.timings: Timings | None = None
         self._graph: int | None = None
@@ -94,9 +103,9 @@ class Lane:
             for event in self._events:
                 self._owned.callback(cuda.destroy_event, event)
             self._select_profile()
-            self._set_shapes(inputs, self._limits.max)
-            self._inputs = {spec.name: self._allocate(spec) for spec in inputs}
-            self._outputs = [self._allocate(spec) for spec in outputs]
+            self._set_shapes(tensors.inputs, tensors.profiles[profile].max)
+            self._inputs = {spec.name: self._allocate(spec) for spec in tensors.inputs}
+            self._outputs = [self._allocate(spec) for spec in tensors.outputs]
         except BaseException:
             self._owned.close()
             raise

@@ -1,4 +1,4 @@
-"""Int8 graphs of both flavours: what becomes int8, with which scales, and that others accept it."""
+"""Int8 graphs of both targets compute nearly the same, are the same every time, and others accept them."""
 
 from __future__ import annotations
 
@@ -15,471 +15,29 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from half_graphs import engine_of
+from int8_graphs import (
+    INNER,
+    NET,
+    images,
+    load,
+    run,
+    weights,
+)
 
 from repr_export.errors import GraphError, OptionError, PrecisionError
 from repr_export.passes import run_pipeline
-from repr_export.precision.int8 import quantize as quantize_module
-from repr_export.precision.int8.calibration import CalibrationSet
-from repr_export.precision.int8.qdq import channel_scales, quantize_weights
-from repr_export.precision.int8.quantizable import FLAVOURS
-from repr_export.precision.int8.quantize import cpu_has_vnni, quantizable, quantize, quantize_nodes
-from repr_export.precision.int8.ranges import Range, Ranges, measure_ranges
+from repr_export.precision.int8.quantizable import TARGETS
+from repr_export.precision.int8.quantize import quantizable, quantize
+from repr_export.precision.int8.ranges import Ranges, measure_ranges
 
-# A stem, a residual block with a projection, a grouped, a depthwise and a linear layer, a head.
-NET = """net (float[N,3,8,8] input) => (float[N,5] logits) {
-    [stem] s = Conv<pads=[1,1,1,1]>(input, w_stem, b_stem)
-    [stem_relu] x = Relu(s)
-    [left] l = Conv<pads=[1,1,1,1], group=2>(x, w_left, b_left)
-    [left_relu] lr = Relu(l)
-    [left2] l2 = Conv<pads=[1,1,1,1], group=8>(lr, w_left2, b_left2)
-    [right] r = Conv(x, w_right, b_right)
-    [sum] t = Add(l2, r)
-    [sum_relu] tr = Relu(t)
-    [pool] p = GlobalAveragePool(tr)
-    [flat] f = Flatten(p)
-    [hidden] h = Gemm<transB=1>(f, w_hidden, b_hidden)
-    [hidden_relu] hr = Relu(h)
-    [head] logits = Gemm(hr, w_head, b_head)
-}"""
-SHAPES = {
-    "stem": (8, 3, 3, 3),
-    "left": (8, 4, 3, 3),
-    "left2": (8, 1, 3, 3),
-    "right": (8, 8, 1, 1),
-    "hidden": (6, 8),
-    "head": (6, 5),
-}
-OUTPUTS = {"stem": 8, "left": 8, "left2": 8, "right": 8, "hidden": 6, "head": 5}
-INNER = ("left", "left2", "right", "hidden")
 
-
-def weights() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(3)
-    drawn = {}
-    for name, shape in SHAPES.items():
-        fan = np.prod(shape[1:]) if len(shape) == 4 else 8
-        drawn[f"w_{name}"] = (rng.normal(size=shape) / np.sqrt(fan)).astype(np.float32)
-        drawn[f"b_{name}"] = (rng.normal(size=OUTPUTS[name]) / 10).astype(np.float32)
-    return drawn
-
-
-def images(count: int = 24, shape: tuple[int, ...] = (3, 8, 8)) -> CalibrationSet:
-    values = np.random.default_rng(1).normal(size=(count, *shape)).astype(np.float32)
-    return CalibrationSet(values, "noise")
-
-
-@pytest.fixture(scope="module")
-def net(graphs: Any) -> bytes:
-    return ir.to_proto(graphs.parse(NET, **weights())).SerializeToString()
-
-
-@pytest.fixture(scope="module")
-def ranges(net: bytes) -> Ranges:
-    return measure_ranges(net, images(), "min-max")
-
-
-def load(graph: bytes) -> onnx.GraphProto:
-    return onnx.load_model_from_string(graph).graph
-
-
-def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    return {name: node for node in graph.node for name in node.output}
-
-
-def initializers(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    return {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
-
-
-def node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
-    return next(each for each in graph.node if each.name == name)
-
-
-def dequantized(graph: onnx.GraphProto, name: str, index: int) -> onnx.NodeProto | None:
-    """The DequantizeLinear in front of an input of a node, or None."""
-    made = producers(graph).get(node(graph, name).input[index])
-    return made if made is not None and made.op_type == "DequantizeLinear" else None
-
-
-def run(graph: bytes, feed: np.ndarray, *, optimize: bool = True) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: feed})[0]
-    return result
-
-
-def build_with_rtx(graph: bytes) -> int:
-    """Parse and build with the real builder, which needs no GPU; returns the engine's bytes."""
-    trt = pytest.importorskip("tensorrt_rtx")
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if strongly is None else 1 << int(strongly))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(graph), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    entry = network.get_input(0)
-    sizes = tuple(entry.shape)[1:]
-    config = builder.create_builder_config()
-    profile = builder.create_optimization_profile()
-    profile.set_shape(entry.name, (1, *sizes), (4, *sizes), (8, *sizes))
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    assert engine is not None
-    return int(engine.nbytes)
-
-
-# Scales
-
-
-def test_channel_scales_by_hand() -> None:
-    weights = np.zeros((3, 1, 1, 2))
-    weights[0, 0, 0] = [1.27, -0.5]
-    weights[1, 0, 0] = [-254.0, 2.0]
-    scales = channel_scales(weights, 0)
-    assert scales.dtype == np.float32
-    np.testing.assert_allclose(scales, [0.01, 2.0, 1.0], rtol=1e-7)
-    levels = quantize_weights(weights, scales, 0)
-    # -0.5 / 0.01 = -50; 2 / 2 = 1; a channel of zeros stays zeros.
-    assert levels.tolist() == [[[[127, -50]]], [[[-127, 1]]], [[[0, 0]]]]
-
-
-def test_levels_are_the_nearest_with_ties_to_even_and_never_minus_128() -> None:
-    values = np.array([[0.5, 1.5, 2.5, -127.0]])
-    scales = channel_scales(values, 0)
-    assert scales.tolist() == [1.0]
-    assert quantize_weights(values, scales, 0).tolist() == [[0, 2, 2, -127]]
-    assert quantize_weights(np.array([[-300.0]]), scales, 0).tolist() == [[-127]]
-
-
-def test_a_channel_of_tiny_weights_keeps_a_normal_scale() -> None:
-    scales = channel_scales(np.array([[1e-44]]), 0)
-    assert scales[0] >= np.finfo(np.float32).tiny
-
-
-@pytest.mark.parametrize(("name", "axis"), [("left", 0), ("left2", 0), ("right", 0), ("hidden", 0)])
-def test_weights_are_int8_with_one_scale_a_channel(
-    net: bytes, ranges: Ranges, name: str, axis: int
-) -> None:
-    graph = load(quantize(net, ranges, flavour="tensorrt").graph)
-    arrays = initializers(graph)
-    made = dequantized(graph, name, 1)
-    assert made is not None
-    assert onnx.helper.get_node_attr_value(made, "axis") == axis
-    levels, scales, zeros = (arrays[each] for each in made.input)
-    original = weights()[f"w_{name}"]
-    assert levels.dtype == np.int8
-    largest = np.abs(original).max(axis=tuple(i for i in range(original.ndim) if i != axis))
-    np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
-    assert zeros.dtype == np.int8
-    assert not zeros.any()
-    shape = [-1 if i == axis else 1 for i in range(original.ndim)]
-    error = np.abs(levels * scales.reshape(shape) - original)
-    assert (error <= scales.reshape(shape) * 0.5 * 1.0001).all()
-    assert f"w_{name}" not in arrays  # the floats are gone: the file is smaller for it
-
-
-def test_a_gemm_without_transposed_weights_has_its_channels_in_the_second_axis(
-    graphs: Any,
-) -> None:
-    model = graphs.parse(
-        """g (float[N,4] x) => (float[N,2] y) {
-            [a] h = Gemm(x, w1, b1) [b] i = Gemm(h, w2, b2) [c] y = Gemm(i, w3, b3) }""",
-        w1=graphs.draw(4, 3),
-        b1=graphs.draw(3),
-        w2=graphs.draw(3, 7),
-        b2=graphs.draw(7),
-        w3=graphs.draw(7, 2),
-        b3=graphs.draw(2),
-    )
-    content = ir.to_proto(model).SerializeToString()
-    measured = measure_ranges(content, images(16, (4,)), "min-max")
-    graph = load(quantize(content, measured, flavour="tensorrt").graph)
-    made = dequantized(graph, "b", 1)
-    assert made is not None
-    assert onnx.helper.get_node_attr_value(made, "axis") == 1
-    assert initializers(graph)[made.input[1]].shape == (7,)
-
-
-def test_an_activation_scale_is_its_largest_value_over_127(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, flavour="tensorrt").graph)
-    made = dequantized(graph, "left", 0)
-    assert made is not None
-    scale = initializers(graph)[made.input[1]]
-    assert scale.shape == ()
-    largest = ranges.tensors["x"].largest
-    assert float(scale) == pytest.approx(largest / 127, rel=1e-6)
-    # Run by hand: the range is that of the first layer on the same images.
-    first = weights()
-    padded = np.pad(images().inputs, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
-    sums = (
-        np.einsum("nchwij,ocij->nohw", windows, first["w_stem"])
-        + first["b_stem"][None, :, None, None]
-    )
-    assert largest == pytest.approx(sums.max(), rel=1e-5)
-
-
-def test_readers_of_one_tensor_share_its_pair(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, flavour="tensorrt").graph)
-    assert node(graph, "left").input[0] == node(graph, "right").input[0]
-    assert sum(each.op_type == "QuantizeLinear" for each in graph.node) == 4  # x, lr, f, r
-
-
-# What becomes int8
-
-
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_first_and_last_layers_stay_float(net: bytes, ranges: Ranges, flavour: Any) -> None:
-    made = quantize(net, ranges, flavour=flavour)
-    graph = load(made.graph)
-    for name in ("stem", "head"):
-        arrays = initializers(graph)
-        assert arrays[node(graph, name).input[1]].dtype == np.float32
-        np.testing.assert_array_equal(arrays[node(graph, name).input[1]], weights()[f"w_{name}"])
-    for name in INNER:
-        assert dequantized(graph, name, 0) is not None
-        assert dequantized(graph, name, 1) is not None
-    assert made.report.kept == {"stem": "first layer", "head": "last layer"}
-    assert made.report.quantized == (*INNER, "sum")
-
-
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_excluded_nodes_stay_float(net: bytes, ranges: Ranges, flavour: Any) -> None:
-    made = quantize(net, ranges, flavour=flavour, exclude=["left2", "hidden"])
-    graph = load(made.graph)
-    for name in ("left2", "hidden"):
-        np.testing.assert_array_equal(
-            initializers(graph)[node(graph, name).input[1]], weights()[f"w_{name}"]
-        )
-        assert made.report.kept[name] == "excluded"
-    assert dequantized(graph, "left", 1) is not None
-    assert dequantized(graph, "right", 1) is not None
-
-
-def test_an_addition_is_quantized_beside_the_layer_that_it_is_fused_with(
-    net: bytes, ranges: Ranges
-) -> None:
-    graph = load(quantize(net, ranges, flavour="tensorrt").graph)
-    assert node(graph, "sum").input[0] == "l2"
-    assert dequantized(graph, "sum", 1) is not None
-    other = load(quantize(net, ranges, flavour="tensorrt", exclude=["left2"]).graph)
-    assert dequantized(other, "sum", 0) is not None
-    assert node(other, "sum").input[1] == "r"
-
-
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_an_addition_stays_float_where_it_is_excluded_or_no_layer_beside_it_is_int8(
-    net: bytes, ranges: Ranges, flavour: Any
-) -> None:
-    for exclude in (["sum"], ["left2", "right"]):
-        made = quantize(net, ranges, flavour=flavour, exclude=exclude)
-        assert "sum" not in made.report.quantized
-    graph = load(quantize(net, ranges, flavour="tensorrt", exclude=["sum"]).graph)
-    assert list(node(graph, "sum").input) == ["l2", "r"]
-
-
-def test_an_identity_shortcut_shares_the_pair_of_its_block(graphs: Any) -> None:
-    model = graphs.parse(
-        """g (float[N,3,6,6] input) => (float[N,4,6,6] y) {
-            [stem] x = Conv(input, w1)
-            [block] c = Conv<pads=[1,1,1,1]>(x, w2)
-            [sum] t = Add(c, x)
-            [head] y = Conv(t, w1b) }""",
-        w1=graphs.draw(4, 3, 1, 1),
-        w2=graphs.draw(4, 4, 3, 3),
-        w1b=graphs.draw(4, 4, 1, 1),
-    )
-    content = ir.to_proto(model).SerializeToString()
-    made = quantize(
-        content, measure_ranges(content, images(16, (3, 6, 6)), "min-max"), flavour="tensorrt"
-    )
-    graph = load(made.graph)
-    assert node(graph, "sum").input[1] == node(graph, "block").input[0] == "x_dq"
-    assert build_with_rtx(made.graph) > 0
-
-
-def test_biases_are_float_and_zero_points_0_for_tensorrt(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, flavour="tensorrt").graph)
-    arrays = initializers(graph)
-    for name in INNER:
-        np.testing.assert_array_equal(arrays[node(graph, name).input[2]], weights()[f"b_{name}"])
-    pairs = [each for each in graph.node if each.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert len(pairs) == 4 + 4 + 4  # Q of activations, DQ of activations, DQ of weights
-    for pair in pairs:
-        assert arrays[pair.input[2]].dtype == np.int8
-        assert not arrays[pair.input[2]].any()
-    assert not any(array.dtype in (np.uint8, np.int32) for array in arrays.values())
-
-
-def test_cpus_get_bytes_from_0_to_255_and_whole_int32_biases(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, flavour="cpu").graph)
-    arrays = initializers(graph)
-    for name in INNER:
-        data, weight, bias = (dequantized(graph, name, index) for index in range(3))
-        assert data is not None
-        assert weight is not None
-        assert bias is not None
-        assert arrays[data.input[2]].dtype == np.uint8
-        assert arrays[weight.input[0]].dtype == np.int8
-        assert arrays[weight.input[1]].shape == (OUTPUTS[name],)
-        assert arrays[bias.input[0]].dtype == np.int32
-    # Behind the ReLU no value is below 0, so that 0 is the lowest byte and no range is wasted.
-    relu = dequantized(graph, "left2", 0)
-    assert relu is not None
-    assert arrays[relu.input[2]] == 0
-    # The operands of the addition go as low as they go up.
-    operand = dequantized(graph, "sum", 1)
-    assert operand is not None
-    assert 0 < arrays[operand.input[2]] < 255
-
-
-def test_without_vnni_cpus_get_weights_of_7_bits(
-    net: bytes, ranges: Ranges, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    largest = {}
-    for vnni in (True, False):
-        monkeypatch.setattr(quantize_module, "cpu_has_vnni", lambda vnni=vnni: vnni)
-        made = quantize(net, ranges, flavour="cpu")
-        assert made.report.reduce_range is not vnni
-        assert ("no VNNI" in str(made.report)) is not vnni
-        graph = load(made.graph)
-        weight = dequantized(graph, "left", 1)
-        assert weight is not None
-        largest[vnni] = np.abs(initializers(graph)[weight.input[0]].astype(int)).max()
-    assert largest == {True: 127, False: 64}
-    assert quantize(net, ranges, flavour="tensorrt").report.reduce_range is None
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", "flags : fpu avx2 avx512f", False),
-        ("x86_64", "flags : fpu avx2 avx_vnni", True),
-        ("x86_64", "flags : avx512_vnni avx2", True),
-        ("x86_64", None, False),
-        ("aarch64", None, True),
-    ],
-)
-def test_vnni_is_read_from_the_cpus_flags(
-    machine: str, flags: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(_: Path, **__: Any) -> str:
-        if flags is None:
-            raise FileNotFoundError
-        return flags
-
-    monkeypatch.setattr(quantize_module.platform, "machine", lambda: machine)
-    monkeypatch.setattr(quantize_module.Path, "read_text", read)
-    assert cpu_has_vnni() is expected
-
-
-def test_only_the_nodes_asked_for(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize_nodes(net, ranges, ["left2"], flavour="tensorrt"))
-    assert [each.op_type for each in graph.node].count("QuantizeLinear") == 1
-    assert dequantized(graph, "left2", 1) is not None
-    graph = load(quantize_nodes(net, ranges, ["sum"], flavour="tensorrt"))
-    assert dequantized(graph, "sum", 1) is not None
-    assert [each.op_type for each in graph.node].count("DequantizeLinear") == 1
-    with pytest.raises(PrecisionError, match=r"cannot make int8 of .*stem"):
-        quantize_nodes(net, ranges, ["stem"], flavour="tensorrt")
-    with pytest.raises(PrecisionError, match="no nodes"):
-        quantize_nodes(net, ranges, [], flavour="cpu")
-
-
-def test_layers_that_cannot_be_int8_say_why(graphs: Any) -> None:
-    model = graphs.parse(
-        """g (float[N,4,4] x) => (float[N,4,4] y) {
-            [a] h = MatMul(x, w) [b] i = MatMul(h, w) [c] s = MatMul(i, x) [d] y = MatMul(s, w) }""",
-        w=graphs.draw(4, 4),
-    )
-    content = ir.to_proto(model).SerializeToString()
-    assert quantizable(content, "tensorrt").kept == {
-        "a": "first layer",
-        "c": "its weights are not constant float32",
-        "d": "last layer",
-    }
-    made = quantize(content, measure_ranges(content, images(16, (4, 4))), flavour="tensorrt")
-    assert made.report.quantized == ("b",)
-    # The layers a and d read the same weights, and still find them in float.
-    arrays = initializers(load(made.graph))
-    assert arrays["w"].dtype == np.float32
-    assert build_with_rtx(made.graph) > 0
-
-
-def test_transposed_convolutions_are_for_tensorrt_alone(graphs: Any) -> None:
-    model = graphs.parse(
-        """g (float[N,3,6,6] input) => (float[N,2,8,8] y) {
-            [stem] x = Conv(input, w1)
-            [up] u = ConvTranspose<group=2>(x, w2)
-            [body] v = Conv(u, w3)
-            [head] y = Conv(v, w4) }""",
-        w1=graphs.draw(4, 3, 1, 1),
-        w2=graphs.draw(4, 3, 3, 3),
-        w3=graphs.draw(2, 6, 1, 1),
-        w4=graphs.draw(2, 2, 1, 1),
-    )
-    content = ir.to_proto(model).SerializeToString()
-    measured = measure_ranges(content, images(16, (3, 6, 6)), "min-max")
-    made = quantize(content, measured, flavour="tensorrt")
-    graph = load(made.graph)
-    weight = dequantized(graph, "up", 1)
-    assert weight is not None
-    assert onnx.helper.get_node_attr_value(weight, "axis") == 1
-    assert build_with_rtx(made.graph) > 0
-    cpu = quantize(content, measured, flavour="cpu")
-    assert cpu.report.kept["up"] == "no int8 kernel on CPUs"
-    assert "up" not in cpu.report.quantized
-    feed = images(16, (3, 6, 6)).inputs
-    for result in (made, cpu):
-        np.testing.assert_allclose(run(result.graph, feed), run(content, feed), atol=1.0, rtol=0.1)
-
-
-def test_nodes_without_a_name_are_called_after_their_output(graphs: Any) -> None:
-    model = graphs.parse(
-        """g (float[N,4] x) => (float[N,4] y) {
-            h = Gemm(x, w, b) i = Gemm(h, w, b) y = Gemm(i, w, b) }""",
-        w=graphs.draw(4, 4),
-        b=graphs.draw(4),
-    )
-    for each in model.graph:
-        each.name = "i" if each.outputs[0].name == "h" else None
-    content = ir.to_proto(model).SerializeToString()
-    assert quantizable(content, "tensorrt").weighted == ("i_",)  # "i" is taken
-    measured = measure_ranges(content, images(16, (4,)))
-    for flavour in FLAVOURS:
-        assert quantize(content, measured, flavour=flavour).report.quantized == ("i_",)
-
-
-def test_dead_channels_and_tensors_lose_nothing(graphs: Any) -> None:
-    """A layer whose weights and inputs are all 0, as pruning leaves them, still has its bias."""
-    model = graphs.parse(
-        """g (float[N,4] x) => (float[N,4] y) {
-            [a] h = Gemm(x, z) [b] i = Gemm(h, z, b) [c] y = Gemm(i, w) }""",
-        w=graphs.draw(4, 4),
-        z=np.zeros((4, 4), np.float32),
-        b=graphs.draw(4),
-    )
-    content = ir.to_proto(model).SerializeToString()
-    for method in ("min-max", "entropy", "percentile"):
-        measured = measure_ranges(content, images(16, (4,)), method)
-        assert measured.tensors["h"] == Range(0.0, 0.0)
-        for flavour in FLAVOURS:
-            made = quantize(content, measured, flavour=flavour)
-            feed = images(16, (4,)).inputs
-            np.testing.assert_allclose(run(made.graph, feed), run(content, feed), atol=0.01)
-
-
-# What it computes
-
-
-@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_the_int8_graph_computes_nearly_the_same_at_any_batch(
-    net: bytes, ranges: Ranges, flavour: Any, batch: int
+    net: bytes, ranges: Ranges, target: Any, batch: int
 ) -> None:
-    made = quantize(net, ranges, flavour=flavour)
+    made = quantize(net, ranges, target=target)
     entry = load(made.graph).input[0].type.tensor_type
     assert entry.elem_type == onnx.TensorProto.FLOAT
     assert entry.shape.dim[0].dim_param == "N"
@@ -498,8 +56,8 @@ def test_a_fixed_batch_stays_fixed(graphs: Any) -> None:
     content = ir.to_proto(graphs.parse(text, **weights())).SerializeToString()
     measured = measure_ranges(content, images(17), "percentile")
     assert measured.images == 17
-    for flavour in FLAVOURS:
-        made = quantize(content, measured, flavour=flavour)
+    for target in TARGETS:
+        made = quantize(content, measured, target=target)
         assert run(made.graph, images().inputs[:2]).shape == (2, 5)
 
 
@@ -515,9 +73,9 @@ def test_the_same_arguments_give_the_same_bytes_and_leave_no_trace(
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     handlers = list(logging.getLogger().handlers)
-    for flavour in FLAVOURS:
-        first = quantize(net, measure_ranges(net, images(), "min-max"), flavour=flavour)
-        again = quantize(net, ranges, flavour=flavour)
+    for target in TARGETS:
+        first = quantize(net, measure_ranges(net, images(), "min-max"), target=target)
+        again = quantize(net, ranges, target=target)
         assert first.graph == again.graph
         assert first.report == again.report
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -535,13 +93,12 @@ def test_the_bytes_do_not_depend_on_the_order_of_sets(net: bytes, tmp_path: Path
         "net = pathlib.Path(sys.argv[1]).read_bytes()\n"
         "values = np.random.default_rng(1).normal(size=(24, 3, 8, 8)).astype(np.float32)\n"
         "ranges = measure_ranges(net, CalibrationSet(values, 'noise'), 'min-max')\n"
-        "for flavour in ('tensorrt', 'cpu'):\n"
-        "    print(hashlib.sha256(quantize(net, ranges, flavour=flavour).graph).hexdigest())\n"
+        "for target in ('tensorrt', 'cpu'):\n"
+        "    print(hashlib.sha256(quantize(net, ranges, target=target).graph).hexdigest())\n"
     )
     ranges = measure_ranges(net, images(), "min-max")
     here = [
-        hashlib.sha256(quantize(net, ranges, flavour=flavour).graph).hexdigest()
-        for flavour in FLAVOURS
+        hashlib.sha256(quantize(net, ranges, target=target).graph).hexdigest() for target in TARGETS
     ]
     for seed in ("1", "2"):
         result = subprocess.run(
@@ -555,8 +112,8 @@ def test_the_bytes_do_not_depend_on_the_order_of_sets(net: bytes, tmp_path: Path
         assert result.stdout.split() == here
 
 
-def test_the_rtx_builder_takes_the_tensorrt_flavour(net: bytes, ranges: Ranges) -> None:
-    assert build_with_rtx(quantize(net, ranges, flavour="tensorrt").graph) > 0
+def test_the_rtx_builder_takes_the_tensorrt_target(net: bytes, ranges: Ranges) -> None:
+    assert engine_of(quantize(net, ranges, target="tensorrt").graph)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20"])
@@ -566,7 +123,7 @@ def test_registered_networks_are_quantized_and_built(graphs: Any, name: str) -> 
     content = ir.to_proto(model).SerializeToString()
     calibration = images(16, (3, 32, 32))
     measured = measure_ranges(content, calibration, "min-max")
-    made = {flavour: quantize(content, measured, flavour=flavour) for flavour in FLAVOURS}
+    made = {target: quantize(content, measured, target=target) for target in TARGETS}
     layers = {"lenet5": 3, "resnet20": 18}[name]
     additions = {"lenet5": 0, "resnet20": 9}[name]
     expected = run(content, calibration.inputs)
@@ -575,10 +132,10 @@ def test_registered_networks_are_quantized_and_built(graphs: Any, name: str) -> 
         noise = np.square(run(each.graph, calibration.inputs) - expected).mean()
         assert 10 * np.log10(expected.var() / noise) > 20
         assert len(each.graph) < 0.4 * len(content)
-    assert build_with_rtx(made["tensorrt"].graph) > 0
+    assert engine_of(made["tensorrt"].graph)
 
 
-def test_onnx_runtime_computes_the_cpu_flavour_in_bytes(graphs: Any, tmp_path: Path) -> None:
+def test_onnx_runtime_computes_the_cpu_target_in_bytes(graphs: Any, tmp_path: Path) -> None:
     """Every convolution but the first, and every addition, becomes an integer kernel."""
     model = graphs.capture("resnet20")
     run_pipeline(model)
@@ -587,7 +144,7 @@ def test_onnx_runtime_computes_the_cpu_flavour_in_bytes(graphs: Any, tmp_path: P
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    made = quantize(content, measured, flavour="cpu")
+    made = quantize(content, measured, target="cpu")
     ort.InferenceSession(made.graph, options, providers=["CPUExecutionProvider"])
     kinds = [each.op_type for each in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert kinds.count("QLinearConv") == 18
@@ -600,12 +157,12 @@ def test_onnx_runtime_computes_the_cpu_flavour_in_bytes(graphs: Any, tmp_path: P
 
 def test_an_unknown_node_to_exclude_names_the_nearest(net: bytes, ranges: Ranges) -> None:
     with pytest.raises(PrecisionError, match=r"there is no node 'left3' .* left2"):
-        quantize(net, ranges, flavour="tensorrt", exclude=["left3"])
+        quantize(net, ranges, target="tensorrt", exclude=["left3"])
 
 
 def test_nothing_left_to_quantize_is_an_error(net: bytes, ranges: Ranges) -> None:
     with pytest.raises(PrecisionError, match=r"nothing is left to quantize: .*left \(excluded\)"):
-        quantize(net, ranges, flavour="cpu", exclude=INNER)
+        quantize(net, ranges, target="cpu", exclude=INNER)
 
 
 def test_a_graph_of_first_and_last_layers_is_refused(graphs: Any) -> None:
@@ -621,33 +178,33 @@ def test_a_graph_of_first_and_last_layers_is_refused(graphs: Any) -> None:
         quantizable(ir.to_proto(model).SerializeToString(), "cpu")
 
 
-def test_a_flavour_that_is_none(net: bytes, ranges: Ranges) -> None:
+def test_a_target_that_is_none(net: bytes, ranges: Ranges) -> None:
     unknown: Any = "openvino"
     with pytest.raises(OptionError, match="for tensorrt and cpu, not for 'openvino'"):
-        quantize(net, ranges, flavour=unknown)
+        quantize(net, ranges, target=unknown)
 
 
 def test_a_quantized_graph_is_not_quantized_again(net: bytes, ranges: Ranges) -> None:
-    for flavour in FLAVOURS:
-        made = quantize(net, ranges, flavour=flavour)
+    for target in TARGETS:
+        made = quantize(net, ranges, target=target)
         with pytest.raises(GraphError, match="quantized already; give the fp32 graph"):
-            quantize(made.graph, ranges, flavour=flavour)
+            quantize(made.graph, ranges, target=target)
 
 
 def test_an_old_opset_is_refused(graphs: Any, ranges: Ranges) -> None:
     content = ir.to_proto(graphs.parse(NET, opset=12, **weights())).SerializeToString()
     with pytest.raises(GraphError, match=r"need opset 13 or later, the graph has 12; .*--opset 13"):
-        quantize(content, ranges, flavour="tensorrt")
+        quantize(content, ranges, target="tensorrt")
 
 
 def test_ranges_of_another_graph_are_refused(net: bytes, ranges: Ranges) -> None:
     tensors = {name: each for name, each in ranges.tensors.items() if name not in ("lr", "x")}
     other = Ranges(tensors, "min-max", 24, "noise")
-    for flavour in FLAVOURS:
+    for target in TARGETS:
         with pytest.raises(GraphError, match="no range was measured for lr, x; measure"):
-            quantize(net, other, flavour=flavour)
+            quantize(net, other, target=target)
 
 
 def test_bytes_that_are_no_graph(ranges: Ranges) -> None:
     with pytest.raises(GraphError, match="cannot be read"):
-        quantize(b"not a graph", ranges, flavour="tensorrt")
+        quantize(b"not a graph", ranges, target="tensorrt")

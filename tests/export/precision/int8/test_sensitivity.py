@@ -13,7 +13,7 @@ import pytest
 
 from repr_export.errors import PrecisionError
 from repr_export.precision.int8.calibration import CalibrationSet
-from repr_export.precision.int8.quantizable import FLAVOURS
+from repr_export.precision.int8.quantizable import TARGETS
 from repr_export.precision.int8.quantize import quantizable
 from repr_export.precision.int8.ranges import Ranges, measure_ranges
 from repr_export.precision.int8.sensitivity import NodeSensitivity, bisect, scan
@@ -82,7 +82,7 @@ def test_the_scan_ranks_the_planted_layer_first(graphs: Any) -> None:
     ranges, calibration = measured(graph)
     seen: list[tuple[str, int, int]] = []
     rows = scan(
-        graph, ranges, calibration, flavour="tensorrt", progress=lambda *args: seen.append(args)
+        graph, ranges, calibration, target="tensorrt", progress=lambda *args: seen.append(args)
     )
     assert rows[0].node == f"layer{BAD}"
     assert sorted(row.node for row in rows) == sorted(quantizable(graph, "tensorrt").weighted)
@@ -91,7 +91,7 @@ def test_the_scan_ranks_the_planted_layer_first(graphs: Any) -> None:
     assert [row.sqnr_db for row in rows] == sorted(row.sqnr_db for row in rows)
     assert {row.multiply_adds for row in rows} == {WIDTH * WIDTH}
     assert seen == [("quantizing one node at a time", i + 1, LAYERS) for i in range(LAYERS)]
-    assert scan(graph, ranges, calibration, flavour="tensorrt") == rows
+    assert scan(graph, ranges, calibration, target="tensorrt") == rows
 
 
 def test_the_ratio_is_the_signal_over_the_change(graphs: Any) -> None:
@@ -107,26 +107,24 @@ def test_the_ratio_is_the_signal_over_the_change(graphs: Any) -> None:
     whole[0, 0] = 127  # so the scale is 1
     calibration = CalibrationSet(whole, "whole numbers")
     ranges = measure_ranges(graph, calibration, "min-max")
-    rows = scan(graph, ranges, calibration, flavour="tensorrt")
+    rows = scan(graph, ranges, calibration, target="tensorrt")
     assert rows == (NodeSensitivity("b", float("inf"), 16),)
     calibration = CalibrationSet(whole + np.float32(0.25), "with a quarter")
     ranges = Ranges(ranges.tensors, "min-max", 32, "")  # the scale stays 1: a quarter is lost
-    (row,) = scan(graph, ranges, calibration, flavour="tensorrt")
+    (row,) = scan(graph, ranges, calibration, target="tensorrt")
     change = np.clip(np.rint(calibration.inputs), -128, 127) - calibration.inputs
     expected = 10 * np.log10(calibration.inputs.var() / np.square(change).mean())
     assert row.sqnr_db == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_bisecting_finds_the_planted_layer(graphs: Any, flavour: Any) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_bisecting_finds_the_planted_layer(graphs: Any, target: Any) -> None:
     graph = chain(graphs)
     ranges, calibration = measured(graph)
     evaluate = agreement(graph)
-    found = bisect(
-        graph, ranges, calibration, evaluate, flavour=flavour, reference=1.0, max_drop=8.0
-    )
+    found = bisect(graph, ranges, calibration, evaluate, target=target, reference=1.0, max_drop=8.0)
     # On CPUs the layer before writes its output in bytes, and so has to be kept with it.
-    expected = {f"layer{BAD}"} if flavour == "tensorrt" else {f"layer{BAD}", f"layer{BAD - 1}"}
+    expected = {f"layer{BAD}"} if target == "tensorrt" else {f"layer{BAD}", f"layer{BAD - 1}"}
     assert set(found.keep) == expected
     assert found.accuracy == evaluate(found.quantized.graph) >= 0.92
     assert set(found.quantized.report.quantized) == {f"layer{i}" for i in range(LAYERS)} - set(
@@ -143,7 +141,7 @@ def test_no_member_of_the_result_can_be_left_out(graphs: Any) -> None:
     ranges, calibration = measured(graph)
     evaluate = agreement(graph)
     found = bisect(
-        graph, ranges, calibration, evaluate, flavour="tensorrt", reference=1.0, max_drop=8.0
+        graph, ranges, calibration, evaluate, target="tensorrt", reference=1.0, max_drop=8.0
     )
     assert set(found.keep) == {"layer2", "layer5"}
 
@@ -158,7 +156,7 @@ def test_a_harmless_network_keeps_nothing_and_is_measured_once(graphs: Any) -> N
         return 0.995
 
     found = bisect(
-        graph, ranges, calibration, evaluate, flavour="tensorrt", reference=1.0, max_drop=0.5
+        graph, ranges, calibration, evaluate, target="tensorrt", reference=1.0, max_drop=0.5
     )
     assert found.keep == ()
     assert found.kept_share == 0
@@ -170,7 +168,7 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
     """The accuracy hangs on one layer that the scan ranks last: all before it are let go."""
     graph = chain(graphs, bad=())
     ranges, calibration = measured(graph)
-    last = scan(graph, ranges, calibration, flavour="tensorrt")[-2].node
+    last = scan(graph, ranges, calibration, target="tensorrt")[-2].node
 
     def evaluate(made: bytes) -> float:
         node = next(
@@ -184,7 +182,7 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
         ranges,
         calibration,
         evaluate,
-        flavour="tensorrt",
+        target="tensorrt",
         reference=0.9,
         max_drop=0.0,
         progress=lambda what, *_: seen.append(what),
@@ -204,7 +202,7 @@ def test_a_bound_that_no_set_reaches_is_an_error(graphs: Any) -> None:
             ranges,
             calibration,
             lambda _: 0.7,
-            flavour="tensorrt",
+            target="tensorrt",
             reference=0.9,
             max_drop=0.5,
         )
@@ -215,11 +213,5 @@ def test_an_accuracy_in_percent_is_refused(graphs: Any) -> None:
     ranges, calibration = measured(graph)
     with pytest.raises(PrecisionError, match=r"must lie in 0\.\.1, got 91"):
         bisect(
-            graph,
-            ranges,
-            calibration,
-            lambda _: 91.0,
-            flavour="cpu",
-            reference=0.9,
-            max_drop=0.5,
+            graph, ranges, calibration, lambda _: 91.0, target="cpu", reference=0.9, max_drop=0.5
         )

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import fake_tensorrt
 import numpy as np
 import pytest
-from fake_cuda import BrokenRuleError, FakeCuda
+from fake_cuda import FakeCuda
 from fake_drivers import install
 from fake_tensorrt import engine_bytes, expected
+from made_backend import EAGER, Made, batch, engine_file, library
 
-from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
+from repr_runtime.backends.tensorrt.backend import TensorRTBackend, TensorRTOptions
 from repr_runtime.backends.tensorrt.lane import CudaGraphWarning
-from repr_runtime.backends.tensorrt.library import EDITIONS, Library
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import (
@@ -34,64 +30,6 @@ from repr_runtime.errors import (
     SessionClosedError,
     WrongGpuError,
 )
-
-EAGER = TensorRTOptions(cuda_graphs=False)
-
-
-def library(rtx: bool = False, **choices: Any) -> Library:
-    flavour = EDITIONS["tensorrt-rtx" if rtx else "tensorrt"]
-    return Library(flavour, fake_tensorrt.module(rtx=rtx, **choices))
-
-
-def engine_file(content: bytes, folder: Path, **choices: Any) -> EngineFile:
-    return EngineFile(content, folder / "fp16.engine", "0" * 64, "repr-export x", **choices)
-
-
-class Made:
-    """A backend, and what it was made of."""
-
-    def __init__(self, folder: Path, **choices: Any) -> None:
-        rtx = choices.pop("rtx", False)
-        options = choices.pop("options", TensorRTOptions())
-        self.cuda = choices.pop("cuda", None) or FakeCuda()
-        self.library = choices.pop("library", None) or library(rtx)
-        graph = choices.pop("graph", None)
-        content = engine_bytes(rtx=rtx, version=self.library.version, **choices)
-        file = engine_file(content, folder, graph=graph)
-        self.backend = TensorRTBackend(file, self.library, self.cuda, options)
-
-    @property
-    def trt(self) -> Any:
-        return self.library.trt
-
-    @property
-    def engine(self) -> Any:
-        return self.trt.engines[-1]
-
-    def run(self, x: np.ndarray) -> np.ndarray:
-        (logits,) = self.backend.run({"input": x})
-        return logits
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Made]]:
-    made: list[Made] = []
-
-    def make(**choices: Any) -> Made:
-        made.append(Made(tmp_path, **choices))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.backend.close()
-        gc.collect()
-        assert each.cuda.closed
-        assert each.cuda.leaks == {}
-
-
-def batch(count: int, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng([seed, count])
-    return random.standard_normal((count, 3, 4, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize("options", [EAGER, TensorRTOptions()], ids=["eager", "graphs"])
@@ -475,87 +413,6 @@ def test_nothing_is_timed_unless_asked(make: Callable[..., Made]) -> None:
     assert "create_event" not in made.cuda.calls
 
 
-# TensorRT-RTX
-
-
-def test_rtx_captures_graphs_itself(make: Callable[..., Made]) -> None:
-    made = make(rtx=True)
-    for count in (3, 3, 5):
-        made.run(batch(count))
-    assert "begin_capture" not in made.cuda.calls
-    (config,) = made.trt.configs
-    assert config.cuda_graph_strategy is made.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    (context,) = made.engine.contexts
-    assert context.config is config
-    assert context.rows == 5  # nothing is padded
-
-
-@pytest.mark.parametrize("strategy", ["lazy", "eager", "none"])
-def test_rtx_specializes_as_told(make: Callable[..., Made], strategy: str) -> None:
-    made = make(rtx=True, options=TensorRTOptions(specialization=strategy, cuda_graphs=False))
-    (config,) = made.trt.configs
-    assert config.dynamic_shapes_kernel_specialization_strategy.name == strategy.upper()
-    assert config.cuda_graph_strategy == "DISABLED"
-
-
-def test_an_rtx_without_own_graphs_is_captured_as_tensorrt_is(make: Callable[..., Made]) -> None:
-    old = library(rtx=True)
-    del old.trt.CudaGraphStrategy
-    made = make(rtx=True, library=old)
-    for _ in range(2):
-        np.testing.assert_array_equal(made.run(batch(3)), expected(batch(3)))
-    assert made.cuda.launched == 2
-
-
-@pytest.fixture
-def own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-
-
-@pytest.mark.usefixtures("own_key")
-def test_what_rtx_compiled_is_kept_beside_the_engine(
-    make: Callable[..., Made], tmp_path: Path
-) -> None:
-    first = make(rtx=True)
-    assert first.trt.configs[0].cache.kernels == 0
-    first.run(batch(1))
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["fp16.engine.runtime-cache"]
-    assert make(rtx=True).trt.configs[0].cache.kernels == 3
-    newer = make(rtx=True, library=library(rtx=True, version="1.8.0.1"))  # the library says no
-    assert newer.trt.configs[0].cache.kernels == 0
-
-
-@pytest.mark.usefixtures("own_key")
-def test_a_cache_that_is_not_ones_own_is_not_read(
-    make: Callable[..., Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make(rtx=True).run(batch(1))
-    cache = tmp_path / "fp16.engine.runtime-cache"
-    good = cache.read_bytes()
-    for bad in (b"", good[:10], good[:-1], good[:40] + b"?" + good[41:], good[32:]):
-        cache.write_bytes(bad)
-        assert make(rtx=True).trt.configs[0].cache.kernels == 0
-    cache.write_bytes(good)
-    assert make(rtx=True).trt.configs[0].cache.kernels == 3
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))
-    assert make(rtx=True).trt.configs[0].cache.kernels == 0
-
-
-@pytest.mark.usefixtures("own_key")
-def test_a_cache_of_another_engine_is_not_read(tmp_path: Path) -> None:
-    from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
-
-    assert write_cache(tmp_path / "a.engine", "a" * 64, b"kernels")
-    assert read_cache(tmp_path / "a.engine", "a" * 64) == b"kernels"
-    assert read_cache(tmp_path / "a.engine", "b" * 64) is None
-    assert not write_cache(tmp_path / "nowhere" / "a.engine", "a" * 64, b"kernels")
-
-
-def test_no_cache_where_none_is_wanted(make: Callable[..., Made], tmp_path: Path) -> None:
-    make(rtx=True, options=TensorRTOptions(runtime_cache=False)).run(batch(1))
-    assert not list(tmp_path.iterdir())
-
-
 def test_options_are_checked() -> None:
     with pytest.raises(
         ValueError, match="specialization must be one of lazy, eager, none, got 'x'"
@@ -565,76 +422,3 @@ def test_options_are_checked() -> None:
         replace(EAGER, contexts=0)
     with pytest.raises(ValueError, match="gpu must be 0 or more, got -1"):
         replace(EAGER, gpu=-1)
-
-
-# The fakes themselves: a rule that they did not keep would prove nothing.
-
-
-@pytest.fixture
-def bare() -> Iterator[tuple[FakeCuda, Any, int]]:
-    """A device that is current, a context of an engine with addresses set, and a stream."""
-    cuda = FakeCuda()
-    with cuda.current():
-        trt = fake_tensorrt.module()
-
-        class Quiet(trt.ILogger):
-            def log(self, *_: Any) -> None:
-                return
-
-        context = trt.Runtime(Quiet()).deserialize_cuda_engine(engine_bytes())
-        context = context.create_execution_context()
-        context.set_input_shape("input", (2, 3, 4, 4))
-        for name, size in (("input", 2 * 48 * 4), ("logits", 2 * 5 * 4)):
-            context.set_tensor_address(name, cuda.allocate(size))
-        yield cuda, context, cuda.create_stream()
-
-
-def test_the_fake_refuses_a_capture_before_a_warm_up(bare: tuple[FakeCuda, Any, int]) -> None:
-    cuda, context, stream = bare
-    with pytest.raises(CudaError, match="the work to capture failed"):
-        cuda.capture(stream, lambda: context.execute_async_v3(stream))
-    assert context.execute_async_v3(stream)
-    cuda.synchronize(stream)
-    cuda.launch(cuda.capture(stream, lambda: context.execute_async_v3(stream)), stream)
-    cuda.synchronize(stream)
-
-
-def test_the_fake_freezes_addresses_and_shapes(bare: tuple[FakeCuda, Any, int]) -> None:
-    cuda, context, stream = bare
-    assert context.execute_async_v3(stream)
-    graph = cuda.capture(stream, lambda: context.execute_async_v3(stream))
-    context.set_input_shape("input", (1, 3, 4, 4))
-    cuda.launch(graph, stream)
-    with pytest.raises(BrokenRuleError, match="shapes or addresses changed"):
-        cuda.synchronize(stream)
-
-
-def test_the_fake_invalidates_a_capture_that_synchronizes(bare: tuple[FakeCuda, Any, int]) -> None:
-    cuda, _, stream = bare
-    with pytest.raises(CudaError, match="STREAM_CAPTURE_UNSUPPORTED"):
-        cuda.capture(stream, lambda: bool(cuda.synchronize(stream)))
-    cuda.synchronize(stream)  # the capture was ended
-
-
-def test_the_fake_keeps_contexts_to_one_thread(bare: tuple[FakeCuda, Any, int]) -> None:
-    _, context, stream = bare
-    with context.threads, pytest.raises(BrokenRuleError, match="two threads at once"):
-        context.execute_async_v3(stream)
-
-
-def test_the_fake_wants_pinned_memory_and_a_current_device() -> None:
-    cuda = FakeCuda()
-    with pytest.raises(BrokenRuleError, match="without the device's context"):
-        cuda.allocate(1)
-    with cuda.current():
-        stream, address = cuda.create_stream(), cuda.allocate(4)
-        with pytest.raises(BrokenRuleError, match="not pinned"):
-            cuda.to_device(address, np.zeros(4, np.uint8), stream)
-        cuda.copy(address + 2, address, 4, stream)
-        with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"):
-            cuda.synchronize(stream)
-
-
-def test_warnings_are_errors_here() -> None:
-    with pytest.raises(CudaGraphWarning):
-        warnings.warn("x", CudaGraphWarning, stacklevel=1)

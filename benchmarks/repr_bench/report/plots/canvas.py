@@ -1,0 +1,170 @@
+"""Plots as SVG for the page: figures, axes, names at points, and the text of the drawing.
+
+Drawn by matplotlib with text left as text. Colours are placeholders that become CSS
+variables, so that the same drawing serves a light and a dark page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+INK, FAINT, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506"
+_VARIABLES = {INK: "--ink", FAINT: "--faint", ACCENT: "--accent", SECOND: "--second"}
+_SVG_DPI = 72
+"""What the SVG backend draws at, so that places in pixels are the same before and after."""
+_LABEL_POINTS = 8
+_FARTHEST_LINES = 16
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, on which text is measured as the SVG backend will set it."""
+    figure = Figure(figsize=(width, height), dpi=_SVG_DPI)
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _lay_out(figure: Figure) -> None:
+    """Make room for what stands outside the axes.
+
+    Done here once: a figure that has a layout is drawn twice by matplotlib, the first time for
+    nothing but its layout.
+    """
+    ConstrainedLayoutEngine().execute(figure)
+
+
+def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure, in inches, with a single plot in it."""
+    figure = empty_figure(width, height)
+    axes = figure.subplots()
+    dress(axes)
+    return figure, axes
+
+
+def dress(axes: Axes) -> None:
+    """Lines at the left and below alone, small text, the page's colours."""
+    axes.tick_params(which="both", colors=INK, labelsize=8, width=0.6)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(color=INK, fontsize=9)
+
+
+def decimal_ticks(axis: Axis, steps: Sequence[float] = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis at ``steps`` of each decade, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_points(
+    figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]
+) -> None:
+    """Write each name near its point: the nearest place where it covers no point and no name."""
+    _lay_out(figure)  # it must stand before places are compared
+    at = axes.transData.transform(points)
+    height = 1.3 * _LABEL_POINTS
+    taken = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    for (x, y), point, name in sorted(zip(at, points, names, strict=True), key=lambda p: -p[0][1]):
+        width = 0.6 * _LABEL_POINTS * len(name)
+        places = [
+            (dx, dy * height)
+            for distance in (lines + 0.6 for lines in range(_FARTHEST_LINES))
+            for dx, dy in (
+                (10.0, distance),
+                (-10.0 - width, distance),
+                (10.0, -distance),
+                (-10.0 - width, -distance),
+            )
+        ]
+        boxes = [
+            _Box(x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2)
+            for dx, dy in places
+        ]
+        inside = _Box(*axes.bbox.extents)
+        free = (b for b in boxes if b.within(inside) and not any(b.meets(t) for t in taken))
+        box = next(free, boxes[0])
+        taken.append(box)
+        far = abs(box.middle - y) > height
+        axes.annotate(
+            name.replace("$", r"\$"),  # a dollar sign would begin a formula
+            point,
+            (box.left - x, box.middle - y),
+            textcoords="offset pixels",
+            va="center",
+            fontsize=_LABEL_POINTS,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6} if far else None,
+        )
+
+
+class _Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def middle(self) -> float:
+        return (self.bottom + self.top) / 2
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.bottom < other.top
+            and other.bottom < self.top
+        )
+
+    def within(self, other: _Box) -> bool:
+        return (
+            self.left >= other.left
+            and self.right <= other.right
+            and self.bottom >= other.bottom
+            and self.top <= other.top
+        )
+
+
+def to_svg(figure: Figure, prefix: str, summary: str, description: str = "") -> str:
+    """The figure as an element for a page: no addresses, ids of its own, colours by CSS.
+
+    ``summary`` is read aloud; with a ``description`` it is the title, and that the details.
+    """
+    import matplotlib as mpl
+
+    stream = io.StringIO()
+    style = {"svg.fonttype": "none", "font.family": ["sans-serif"], "svg.hashsalt": prefix}
+    with mpl.rc_context(style):  # type: ignore[arg-type]
+        _lay_out(figure)
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    opening = f'<svg role="img" aria-label="{escape(summary)}"'
+    if not description:
+        return text.replace("<svg", opening, 1)
+    start, rest = text.replace("<svg", f'{opening} aria-describedby="{prefix}-desc"', 1).split(
+        ">", 1
+    )
+    words = f'<title>{escape(summary)}</title><desc id="{prefix}-desc">{escape(description)}</desc>'
+    return f"{start}>{words}{rest}"

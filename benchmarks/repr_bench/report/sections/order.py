@@ -1,0 +1,45 @@
+"""A whole run as the sections of a report, in the order of every renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from repr_bench.report.document import Section
+from repr_bench.report.sections.agreement import agreement_section
+from repr_bench.report.sections.comparison import comparison_section
+from repr_bench.report.sections.environment import environment_section
+from repr_bench.report.sections.figures import figures_section, formulae_section
+from repr_bench.report.sections.peers import peers_section
+from repr_bench.report.sections.profiles import profiles_section
+from repr_bench.report.sections.roofline import roofline_section
+from repr_bench.report.sections.scenarios import scenarios_section
+from repr_bench.results.results import Results
+
+
+def sections(results: Results, *, page: bool = False) -> list[Section]:
+    """What there is to say; with ``page``, what needs a plot or much room too."""
+    return [found for found in _all(results, page=page) if page or not found.page_only]
+
+
+def _all(results: Results, *, page: bool) -> Iterator[Section]:
+    scenarios = bool(results.scenarios or results.end_to_end)
+    figures = bool(results.rows or results.others or not scenarios)
+    if figures:
+        yield figures_section(results, page=page)
+    if results.comparison:
+        yield comparison_section(results.comparison)
+    if figures:
+        yield Section("pareto", "Latency and accuracy", page_only=True)
+        yield agreement_section(results)
+    if results.roofline:
+        yield roofline_section(results, results.roofline)
+    if results.profiles:
+        yield profiles_section(results)
+    if scenarios:
+        yield scenarios_section(results)
+    if results.peers:
+        yield peers_section(results.peers)
+    if figures:
+        yield Section("distributions", "Samples", page_only=True)
+        yield formulae_section(results)
+    yield environment_section(results)

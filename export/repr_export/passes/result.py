@@ -1,0 +1,63 @@
+"""What a graph pass did, and what became of the BatchNormalizations: the fold receipt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A BatchNorm that stays, and why."""
+
+    batchnorm: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A BatchNorm that is gone: its name, the node that took it over, and by which case."""
+
+    batchnorm: str
+    into: str
+    case: str
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """How many of which ``things`` a pass changed, and what it refused, each with the reason."""
+
+    changed: int
+    things: str
+    refused: tuple[Refused, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.changed} {self.things}"
+
+
+@dataclass(frozen=True)
+class FoldReport(PassResult):
+    """What became of each BatchNormalization of a model: ``total`` is folded plus refused."""
+
+    folded: tuple[Folded, ...] = ()
+
+    @classmethod
+    def of(cls, folded: tuple[Folded, ...], refused: tuple[Refused, ...]) -> FoldReport:
+        """The result of a fold, counted."""
+        return cls(len(folded), "BatchNorms folded", refused, folded)
+
+    @property
+    def total(self) -> int:
+        """All BatchNorms that there were."""
+        return len(self.folded) + len(self.refused)
+
+    def __str__(self) -> str:
+        return f"{self.changed} of {self.total} {self.things}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data that JSON can hold."""
+        return {
+            "total": self.total,
+            "folded": [asdict(item) for item in self.folded],
+            "refused": [asdict(item) for item in self.refused],
+        }

@@ -1,0 +1,21 @@
+"""The small network of the int8 tests, and the ranges of its tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+from int8_graphs import NET, images, weights
+
+from repr_export.precision.int8.ranges import Ranges, measure_ranges
+
+
+@pytest.fixture(scope="module")
+def net(graphs: Any) -> bytes:
+    return ir.to_proto(graphs.parse(NET, **weights())).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def ranges(net: bytes) -> Ranges:
+    return measure_ranges(net, images(), "min-max")

@@ -1,0 +1,252 @@
+"""Which engine is opened: the artifact's own, one from elsewhere; and what the commands say of them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_place import PATH, REBUILD, RTX_PATH, Place
+from fake_tensorrt import engine_bytes, expected
+
+from repr_runtime import TensorRTOptions, load
+from repr_runtime.artifact.writing import write_artifact
+from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
+from repr_runtime.backends.tensorrt.library import Edition
+from repr_runtime.cli import main
+from repr_runtime.errors import (
+    AlteredFileError,
+    EngineLoadError,
+    EngineNotFoundError,
+    ForeignEngineError,
+    MissingFileError,
+    ReproError,
+    StaleEngineError,
+    TruncatedFileError,
+)
+
+# What is chosen
+
+
+def test_auto_takes_an_engine_that_passes_all_checks(place: Place) -> None:
+    path = place.write("tensorrt-rtx", "tensorrt")
+    x = place.tiny.inputs(3)
+    with load(path) as session:
+        assert session.choice == (
+            f"TensorRT 10.13.0.35 on cuda:0, engine {PATH}, the fastest that works here"
+        )
+        np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
+        assert session.self_test().samples == 3
+        images = np.zeros((20, 4, 4, 3), np.uint8)  # more than the engine's largest batch
+        assert len(session.classify(images)) == 20
+    assert all(device.closed and not device.leaks for device in place.devices)
+
+
+def test_the_second_engine_where_the_first_does_not_run(place: Place) -> None:
+    path = place.write("tensorrt", "tensorrt-rtx")
+    place.modules["tensorrt"] = None
+    with load(path, device="tensorrt") as session:
+        assert session.choice.startswith(
+            f"TensorRT-RTX 1.7.1.116 on cuda:0, engine {RTX_PATH}; not {PATH}: running engines needs"
+        )
+        assert session.choice.endswith(", as asked for")
+
+
+def test_auto_goes_on_to_onnx_runtime_and_says_why(place: Place) -> None:
+    path = place.write("tensorrt", graph_sha256="0" * 64)
+    x = place.tiny.inputs(2)
+    with load(path) as session:
+        assert "; not on cuda: " in session.choice
+        assert f"; not on tensorrt: {PATH} is stale: " in session.choice
+        np.testing.assert_allclose(session.run(x)["logits"], expected(x), rtol=1e-5, atol=1e-5)
+
+
+def test_auto_without_engines_says_so(artifact: Path) -> None:
+    with load(artifact) as session:
+        assert session.choice.endswith("; not on tensorrt: the artifact has no fp32 engine")
+
+
+def test_tensorrt_by_name_needs_an_engine(artifact: Path) -> None:
+    with pytest.raises(EngineNotFoundError) as caught:
+        load(artifact, device="tensorrt")
+    assert str(caught.value) == (
+        f"{artifact} has no fp32 engine (it has none); build one: repr-export YOUR-NETWORK "
+        f"--engine auto"
+    )
+
+
+def test_timings_of_a_session(place: Place) -> None:
+    path = place.write("tensorrt")
+    with load(path, device="tensorrt", options=TensorRTOptions(timed=True)) as session:
+        session.run(place.tiny.inputs(1))
+        assert session.timings is not None
+        assert session.timings.compute == 11
+    with load(path, device="cpu") as session:
+        session.run(place.tiny.inputs(1))
+        assert session.timings is None
+
+
+# Damage, and engines from elsewhere
+
+
+def test_a_corrupted_engine(place: Place) -> None:
+    path = place.write("tensorrt")
+    file = path / PATH
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + b"?")
+    with pytest.raises(AlteredFileError, match=r"fp32\.tensorrt\.engine was altered"):
+        load(path, device="tensorrt")
+    file.write_bytes(good[:-1])
+    with pytest.raises(TruncatedFileError, match="bytes, expected"):
+        load(path, device="tensorrt")
+    file.unlink()
+    with pytest.raises(MissingFileError):
+        load(path, device="tensorrt")
+    assert not place.modules["tensorrt"].engines  # nothing of it reached the library
+    with load(path) as session:
+        assert (
+            f"not on tensorrt: {file} is listed in manifest.json but is not there" in session.choice
+        )
+
+
+def test_a_manifest_that_lists_rubbish(place: Place) -> None:
+    path = place.write("tensorrt", content=b"ftrt rubbish")
+    with pytest.raises(EngineLoadError, match="damaged or no engine at all"):
+        load(path, device="tensorrt")
+    assert all(device.closed for device in place.devices)
+
+
+def test_a_foreign_engine_is_refused(place: Place, tmp_path: Path) -> None:
+    path = place.write("tensorrt")
+    foreign = tmp_path / "foreign.engine"
+    foreign.write_bytes(engine_bytes(scale=3.0))
+    with pytest.raises(ForeignEngineError) as caught:
+        load(path, engine=foreign)
+    for part in (str(foreign), "an engine is executable code", REBUILD, "trust=True"):
+        assert part in str(caught.value)
+    assert not place.modules["tensorrt"].engines
+
+
+def test_a_foreign_engine_runs_if_it_is_trusted(place: Place, tmp_path: Path) -> None:
+    path = place.write("tensorrt")
+    foreign = tmp_path / "foreign.engine"
+    foreign.write_bytes(engine_bytes(rtx=True, version="1.7.1.116", scale=3.0))
+    with pytest.warns(ForeignEngineWarning, match="nothing says who made this one"):
+        session = load(path, engine=foreign, trust=True)
+    x = place.tiny.inputs(2)
+    with session:
+        np.testing.assert_array_equal(session.run(x)["logits"], expected(x, 3.0))
+        assert "TensorRT-RTX" in session.choice
+        assert session.choice.endswith(f"engine {foreign}, a foreign engine, as asked for")
+    foreign.write_bytes(b"no engine")
+    with pytest.warns(ForeignEngineWarning), pytest.raises(EngineLoadError):
+        load(path, engine=foreign, trust=True)
+    assert all(device.closed for device in place.devices)
+
+
+def test_the_artifacts_own_engine_elsewhere_is_not_foreign(place: Place, tmp_path: Path) -> None:
+    path = place.write("tensorrt")
+    copy = tmp_path / "copy.engine"
+    copy.write_bytes((path / PATH).read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(path, engine=copy).close()
+    place.write("tensorrt", graph_sha256="0" * 64)
+    with pytest.raises(StaleEngineError):
+        load(path, engine=copy)
+
+
+def test_an_engine_file_that_is_not_there(place: Place, tmp_path: Path) -> None:
+    path = place.write("tensorrt")
+    with pytest.raises(MissingFileError, match=r"none\.engine cannot be read"):
+        load(path, engine=tmp_path / "none.engine")
+    with pytest.raises(ValueError, match="runs with device='tensorrt', not 'cpu'"):
+        load(path, engine=tmp_path / "none.engine", device="cpu")
+
+
+def test_a_foreign_engine_of_another_network(place: Place, tmp_path: Path) -> None:
+    path = place.write("tensorrt")
+    foreign = tmp_path / "foreign.engine"
+    foreign.write_bytes(engine_bytes(fixed=2, profiles=((2, 2, 2),)))
+    manifest = place.manifest()
+    files = {e.path: (path / e.path).read_bytes() for e in manifest.files}
+    other = replace(manifest, inputs=(replace(manifest.inputs[0], shape=("n", 3, 9, 9)),))
+    write_artifact(path, other, files)
+    with pytest.warns(ForeignEngineWarning), pytest.raises(ReproError, match="the manifest says"):
+        load(path, engine=foreign, trust=True)
+    assert all(device.closed and not device.leaks for device in place.devices)
+
+
+def test_an_engine_without_weights_is_refitted(place: Place) -> None:
+    content = engine_bytes(stripped=True)
+    path = place.write("tensorrt", content=content, options={"refit_before_use": True})
+    with load(path, device="tensorrt") as session:
+        x = place.tiny.inputs(2)
+        np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
+        (engine,) = place.modules["tensorrt"].engines
+        assert engine.refitted_from == (path / "model.onnx").read_bytes()
+
+
+def test_code_for_the_cpu_is_let_in_only_where_the_engine_says_so(place: Place) -> None:
+    content = engine_bytes(host_code=True)
+    path = place.write("tensorrt", content=content, options={"version_compatible": True})
+    load(path, device="tensorrt").close()
+    load(path, engine=path / PATH).close()
+    place.write("tensorrt", content=content)
+    with pytest.raises(EngineLoadError, match="host executable code is not allowed"):
+        load(path, device="tensorrt")
+
+
+# The commands
+
+
+def test_inspect_says_what_an_engine_needs(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place.write("tensorrt", "tensorrt-rtx", compute_capabilities=("8.9",))
+    place.gpu()
+    place.modules["tensorrt"] = None
+    assert main([str(path), "--device", "cpu"]) == 0  # it runs, if not as an engine
+    shown = capsys.readouterr().out
+    for part in (
+        f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
+        f"needs an NVIDIA GPU of compute capability 8.9, and ",
+        "  [NO] library: running engines needs",
+        f"engine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: ",
+        "This artifact will run here.",
+    ):
+        assert part in shown
+    assert main([str(path), "--device", "cpu", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["engines"]) == {PATH, RTX_PATH}
+    assert [c["name"] for c in report["engines"][PATH] if not c["passed"]] == ["GPU", "library"]
+    assert main([str(path), "--device", "tensorrt"]) == 1
+
+
+def test_inspect_says_that_an_engine_runs(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place.write("tensorrt")
+    assert main([str(path)]) == 0
+    assert f"engine    {PATH} runs here\n" in capsys.readouterr().out
+
+
+def test_a_new_export_replaces_an_artifact_with_a_runtime_cache(place: Place) -> None:
+    path = place.write("tensorrt-rtx")
+    with load(path, device="tensorrt") as session:
+        session.run(place.tiny.inputs(1))
+    assert (path / (RTX_PATH + ".runtime-cache")).exists()
+    place.write("tensorrt-rtx")
+    assert not (path / (RTX_PATH + ".runtime-cache")).exists()
+
+
+def test_engines_that_lack_the_same_are_told_together(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place.write("tensorrt", "tensorrt-rtx", options={})
+    place.gpu()
+    place.patch.setattr(Edition, "cuda_major", 13)
+    main([str(path), "--device", "cpu"])
+    told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
+    assert told in capsys.readouterr().out

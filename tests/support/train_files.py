@@ -1,0 +1,36 @@
+"""What ``repr-train lenet5`` leaves in a folder, for the tests of the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FILES = ["lenet5.cifar10.json", "lenet5.cifar10.safetensors"]
+STATE = "lenet5.cifar10.state.pt"
+RECIPE = {
+    "epochs": 3,
+    "batch_size": 20,
+    "learning_rate": 0.02,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "warmup_epochs": 1.0,
+    "label_smoothing": 0.0,
+    "precision": "fp32",
+}
+"""Of the fixture ``command``."""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read_record(
+    folder: Path, name: str = "lenet5.cifar10", *, timed: bool = True
+) -> dict[str, Any]:
+    """The record in ``folder``; without its seconds unless ``timed``."""
+    record: dict[str, Any] = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    if not timed:
+        for row in record["history"]:
+            del row["seconds"]
+    return record
