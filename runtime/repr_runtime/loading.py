@@ -178,7 +178,12 @@ class _Artifact:
 
         graph, asked = self._graph("tensorrt"), self.options
         got = engines.open_engine_file(
-            *(self.root, self.manifest, asked.precision, engine, asked.trust, asked.tensorrt)
+            self.root,
+            self.manifest,
+            asked.precision,
+            engine,
+            trust=asked.trust,
+            options=asked.tensorrt,
         )
         return Opened(self.manifest, graph, *got)
 

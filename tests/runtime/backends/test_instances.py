@@ -141,7 +141,7 @@ def test_no_instance_is_left_open_where_a_later_one_fails(
     opened: list[OnnxRuntimeBackend] = []
     closed: list[OnnxRuntimeBackend] = []
 
-    def make(self: OnnxRuntimeBackend, *_: Any) -> None:
+    def make(self: OnnxRuntimeBackend, *_: Any, **__: Any) -> None:
         if len(opened) == 2:
             raise MemoryError
         opened.append(self)
