@@ -50,7 +50,7 @@ def test_each_precision_has_its_graph_and_engine(everything: Exported) -> None:
         assert built_from is not None
         content = (everything.path / built_from.path).read_bytes()
         assert engine.graph_sha256 == hashlib.sha256(content).hexdigest() == built_from.sha256
-        assert engine.edition == "tensorrt-rtx"
+        assert engine.flavour == "tensorrt-rtx"
         assert [(p.min, p.opt, p.max) for p in engine.profiles] == [(1, 8, 32)]
         assert (everything.path / engine.path).stat().st_size > 1000
 
