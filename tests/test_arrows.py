@@ -36,7 +36,8 @@ OWN_LIBRARY = {"pycuda.py": {"pycuda"}}
 
 MOST_FILES = 15
 MOST_LINES = {"source": 400, "tests": 450}
-ALL_LINES = {"source": 29_500, "tests": 25_000}
+ALL_LINES = {"source": 32_000, "tests": 30_200}
+"""Where the tree stands; to be lowered as it shrinks, and raised for a feature alone."""
 
 
 def imported_names(file: Path) -> set[str]:
