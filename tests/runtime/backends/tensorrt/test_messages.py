@@ -63,6 +63,26 @@ def test_a_listening_thread_hears_itself_and_the_newest_hears_the_workers(trt: A
     assert (build.errors, build.warnings) == (["of the build"], ["of a worker"])
 
 
+def test_a_build_hears_itself_while_a_newer_listener_is_at_work(trt: Any) -> None:
+    listening, go_on = threading.Event(), threading.Event()
+    heard = []
+
+    def load() -> None:
+        with listen(trt) as own:
+            listening.set()
+            assert go_on.wait(10)
+        heard.append(own.errors)
+
+    thread = threading.Thread(target=load)
+    with listen(trt) as build:
+        thread.start()
+        assert listening.wait(10)
+        say(trt, "ERROR", "of the build")
+        go_on.set()
+        thread.join()
+    assert (heard, build.errors) == ([[]], ["of the build"])
+
+
 def test_equal_listeners_are_told_apart(trt: Any) -> None:
     with listen(trt) as outer:
         with listen(trt) as inner:
