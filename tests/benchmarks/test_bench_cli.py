@@ -269,7 +269,7 @@ def test_an_artifact_is_measured_without_torch_onnx_or_the_exporter(
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
     row = json.loads((tmp_path / "r.json").read_text())["rows"][0]
     assert row["graph"]["accuracy"]["images"] == 50
-    assert "first 200 of each class" in done.stdout
+    assert "first 200 of each class" in (tmp_path / "r.html").read_text("utf-8")
 
 
 def test_a_reader_that_leaves_early_costs_no_result(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from repr_export import proportion
+from repr_runtime import proportion
 
 CONFIDENCE_PERCENT = 95
 

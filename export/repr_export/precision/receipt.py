@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import NodeMultiplyAdds, count_multiply_adds
 from repr_export.graph.values import is_op, node_name
-from repr_export.proportion import wilson_interval
+from repr_runtime.proportion import wilson_interval
 
 MINIMUM_SHARE = 0.9
 """The share of multiply-adds that must be in the precision asked for."""

@@ -36,8 +36,8 @@ from repr_export.precision.receipt import (
     require_accuracy,
     require_precision,
 )
-from repr_export.proportion import wilson_interval
 from repr_runtime.artifact.manifest import PreprocessingInfo
+from repr_runtime.proportion import wilson_interval
 
 LEAST_SQNR_DB = 12.0
 """A node that alone in int8 leaves the output less signal over noise than this stays in fp32."""

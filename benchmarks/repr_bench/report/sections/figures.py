@@ -52,8 +52,9 @@ def problems(results: Results) -> tuple[Note, ...]:
     return (
         *interrupted,
         *(
+            # What was asked for and is not there comes before any caution on what is.
             Note(
-                "remark" if row.status == "absent" else "problem", f"{title_of(row)}: {row.reason}"
+                "finding" if row.status == "absent" else "problem", f"{title_of(row)}: {row.reason}"
             )
             for row in results.rows
             if row.reason
