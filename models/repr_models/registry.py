@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 
 # The package's public function ``networks`` has the name of this folder, and whatever first
 # imports the folder puts it in the function's place. It is imported here, before the function is.
@@ -37,9 +37,18 @@ def _load_families() -> None:
 
 
 def networks() -> Iterator[NetworkSpec]:
-    """All registered networks, in the order of registration."""
+    """All registered networks: the families in their order here, then a user's own.
+
+    Within a family in the order of registration, whichever family was imported first.
+    """
     _load_families()
-    yield from registered.values()
+    place = {f"{families.__name__}.{module}": n for n, module in enumerate(FAMILY_MODULES)}
+
+    def family(spec: NetworkSpec) -> int:
+        builder = spec.builder.func if isinstance(spec.builder, partial) else spec.builder
+        return place.get(builder.__module__, len(place))
+
+    yield from sorted(registered.values(), key=family)
 
 
 def resolve(name: str) -> NetworkSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -168,3 +170,23 @@ def test_a_kept_batchnorm_needs_a_reason() -> None:
 def test_every_family_module_registers_something() -> None:
     modules = {getattr(spec.builder, "func", spec.builder).__module__ for spec in ALL}
     assert modules == {f"repr_models.networks.{name}" for name in registry.FAMILY_MODULES}
+
+
+def test_the_order_is_that_of_the_families_whichever_is_imported_first() -> None:
+    program = (
+        "import repr_models.networks.{first}\n"
+        "from repr_models import networks\n"
+        "print([spec.name for spec in networks()])"
+    )
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", program.format(first=first)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for first in ("lenet", "googlenet", "shufflenet")
+    }
+    assert len(orders) == 1
+    names = ["lenet5.cifar10", "alexnet.cifar10", "alexnet.imagenet", "vgg16.cifar10"]
+    assert orders.pop().startswith(str(names)[:-1])
