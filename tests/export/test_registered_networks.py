@@ -39,6 +39,16 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BATCHES = (1, 5)
 
 
+DEEPER = (
+    *("vgg19.cifar10", "vgg19.imagenet", "vgg19_bn.imagenet"),
+    *(f"{kind}{depth}.cifar10" for kind in ("plain", "resnet") for depth in (32, 44, 56)),
+    *("resnet110.cifar10", "preact_resnet1001.cifar10"),
+    *("resnet34.imagenet", "resnet101.imagenet", "resnet152.imagenet"),
+    *("resnext101_32x8d.imagenet", "densenet169.imagenet", "densenet201.imagenet"),
+)
+"""More of the same blocks as a network that stands beside them: `make test-deep` has them."""
+
+
 def seconds(spec: NetworkSpec) -> float:
     """About how long one core takes: tracing goes by the layers, the rest by the parameters."""
     return 3 + spec.fold.batchnorms / 12 + spec.parameters / 5e6
@@ -46,13 +56,18 @@ def seconds(spec: NetworkSpec) -> float:
 
 def cases() -> list[object]:
     """The dearest first, so that no worker is left alone with them at the end."""
-    found = []
-    for spec in sorted(networks(), key=seconds, reverse=True):
-        marks = [pytest.mark.slow] if seconds(spec) > 10 else []
-        if seconds(spec) > 60:
-            marks.append(pytest.mark.timeout(1500))
-        found.append(pytest.param(spec, id=spec.name, marks=marks))
-    return found
+    specs = sorted(networks(), key=seconds, reverse=True)
+    assert set(DEEPER) <= {spec.name for spec in specs}
+    return [pytest.param(spec, id=spec.name, marks=marks(spec)) for spec in specs]
+
+
+def marks(spec: NetworkSpec) -> list[pytest.MarkDecorator]:
+    conditions = (
+        (pytest.mark.slow, seconds(spec) > 10),
+        (pytest.mark.timeout(1500), seconds(spec) > 60),
+        (pytest.mark.deep, spec.name in DEEPER),
+    )
+    return [mark for mark, holds in conditions if holds]
 
 
 def quantized() -> set[str]:
