@@ -201,15 +201,18 @@ from repr_runtime.errors import ArtifactNotFoundError
 out, rng = Path(sys.argv[1]), random.Random(0)
 names = ["a", "b"]
 kills = {"early": 0, "writing": 0, "done": 0}
+source = "lenet5"
 def export(name):
-    return cli.main(["lenet5", "-o", str(out), "--name", name, "--quiet"])
+    return cli.main([source, "-o", str(out), "--name", name, "--quiet"])
 
 # All that an export imports and sets up is there before the forks, which then only export;
 # without threads, which a fork would not have.
 torch.set_num_threads(1)
 assert export("first") == 0
+source = str(out / "first/model.onnx")  # from here without torch's tracing, nine tenths of the time
+assert export("second") == 0
 began = time.monotonic()
-assert export("first") == 0
+assert export("second") == 0
 seconds = time.monotonic() - began
 
 def whole(name):
