@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
+from refusals import refuses
 
 from repr_runtime import load, preflight, read_manifest
 from repr_runtime.artifact.manifest import TensorSpec
-from repr_runtime.artifact.parsing import is_plain_path, parse_manifest
+from repr_runtime.artifact.parsing import is_plain_path
 from repr_runtime.errors import (
     AlteredFileError,
     ArtifactError,
@@ -37,13 +38,10 @@ MISSING = object()
 
 def refused(kind: type[ReproError], path: Path, *parts: str, **options: Any) -> None:
     """`load` raises exactly ``kind`` with ``parts`` in its message; `preflight` says the same."""
-    with pytest.raises(ReproError) as caught:
-        load(path, **({"device": "cpu"} | options))
-    assert type(caught.value) is kind
-    for part in parts:
-        assert part in str(caught.value)
-    last = preflight(path, **({"device": "cpu"} | options))[-1]
-    assert not last.passed
+    options = {"device": "cpu"} | options
+    with refuses(kind, *parts):
+        load(path, **options)
+    assert not preflight(path, **options)[-1].passed
 
 
 def reseal(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -90,11 +88,6 @@ def test_what_is_no_artifact(tmp_path: Path, place: str, what: str) -> None:
     refused(ArtifactNotFoundError, tmp_path / place, what, "repr-export")
 
 
-def test_a_manifest_that_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "manifest.json")  # reading it would wait without end
-    refused(ManifestError, tmp_path, "is not a file")
-
-
 def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -103,12 +96,25 @@ def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -
     refused(ArtifactNotFoundError, artifact, "Permission denied", "right to read")
 
 
-def test_missing_file(artifact: Path) -> None:
-    graph = artifact / "model.onnx"
-    graph.unlink()
-    refused(MissingFileError, artifact, str(graph), "not there", "export it again")
-    graph.mkdir()
+def test_a_file_that_is_missing_or_another(artifact: Path) -> None:
+    file = artifact / "model.onnx"
+    content = file.read_bytes()
+    size = len(content)
+    for damaged, kind, parts in (
+        (content[:-1], TruncatedFileError, (f"{size - 1:,} bytes", f"expected {size:,}", "again")),
+        (b"", TruncatedFileError, ("0 bytes",)),
+        (content + b"\0", AlteredFileError, (f"{size + 1:,} bytes", f"expected {size:,}")),
+        (b"?" + content[1:], AlteredFileError, ("altered", "SHA-256", "expected", "again")),
+    ):
+        file.write_bytes(damaged)
+        refused(kind, artifact, *parts)
+    file.unlink()
+    refused(MissingFileError, artifact, str(file), "not there", "export it again")
+    file.mkdir()
     refused(MissingFileError, artifact, "not a file")
+    for name in ("\ud800", "x" * 5000):  # no file can have
+        reseal(artifact, put("files.0.path", name))
+        refused(MissingFileError, artifact)
 
 
 def test_missing_golden_samples_are_told_by_preflight_and_self_test(artifact: Path) -> None:
@@ -119,44 +125,18 @@ def test_missing_golden_samples_are_told_by_preflight_and_self_test(artifact: Pa
         session.self_test()
 
 
-def test_altered_file(artifact: Path) -> None:
-    file = artifact / "model.onnx"
-    content = bytearray(file.read_bytes())
-    content[40] ^= 1
-    file.write_bytes(content)
-    refused(AlteredFileError, artifact, "was altered", "SHA-256", "expected", "export it again")
-
-
-def test_truncated_and_grown_files(artifact: Path) -> None:
-    file = artifact / "model.onnx"
-    content = file.read_bytes()
-    size = len(content)
-    file.write_bytes(content[:-1])
-    refused(TruncatedFileError, artifact, f"{size - 1:,} bytes", f"expected {size:,}", "again")
-    file.write_bytes(content + b"\0")
-    refused(AlteredFileError, artifact, f"{size + 1:,} bytes", f"expected {size:,}")
-    file.write_bytes(b"")
-    refused(TruncatedFileError, artifact, "0 bytes")
-
-
 def test_newer_schema(artifact: Path) -> None:
     reseal(artifact, put("schema", 2))
-    refused(
-        SchemaVersionError,
-        artifact,
-        "schema version 2",
-        "reads up to 1",
-        "pip install -U",
-        str(artifact),
-    )
+    parts = ("schema version 2", "reads up to 1", "pip install -U", str(artifact))
+    refused(SchemaVersionError, artifact, *parts)
     (artifact / "manifest.json").write_text('{"schema": 3}')  # whatever else it changed
     refused(SchemaVersionError, artifact, "schema version 3")
 
 
 def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
     file = artifact / "manifest.json"
-    data = json.loads(file.read_bytes())
     good = file.read_bytes()
+    data = json.loads(good)
     file.write_bytes(good.replace(b'"tiny"', b'"tinz"', 1))
     refused(ManifestError, artifact, "was altered", data["sha256"], "again", str(file))
     del data["sha256"]
@@ -164,6 +144,12 @@ def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
     refused(ManifestError, artifact, "does not open with its SHA-256")
     file.write_bytes(good.rstrip())
     refused(ManifestError, artifact, "was altered")
+    with file.open("r+b") as stream:
+        stream.truncate(2**27)
+    refused(ManifestError, artifact, "no manifest has")
+    file.unlink()
+    os.mkfifo(file)  # reading it would wait without end
+    refused(ManifestError, artifact, "is not a file")
 
 
 @pytest.mark.parametrize(
@@ -177,13 +163,7 @@ def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
 )
 def test_what_is_no_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
-    refused(ManifestError, tmp_path, "export it again", str(tmp_path))
-
-
-def test_a_manifest_of_absurd_size(artifact: Path) -> None:
-    with (artifact / "manifest.json").open("r+b") as stream:
-        stream.truncate(2**27)
-    refused(ManifestError, artifact, "no manifest has")
+    refused(ManifestError, tmp_path, str(tmp_path / "manifest.json"), "export it again")
 
 
 @pytest.mark.parametrize(
@@ -239,13 +219,10 @@ def test_a_manifest_of_absurd_size(artifact: Path) -> None:
 )  # fmt: skip
 def test_a_field_of_the_wrong_kind(artifact: Path, place: str, value: object) -> None:
     reseal(artifact, put(place, value))
-    field = re.split(r"[.]", place)[-1]
-    names = (field, place.split(".")[0], "label") if not field.isdigit() else (place.split(".")[0],)
-    with pytest.raises(ManifestError) as caught:
+    names = {name for name in (place.split(".")[0], place.split(".")[-1]) if not name.isdigit()}
+    with refuses(ManifestError, "export it again") as caught:
         load(artifact)
-    assert type(caught.value) is ManifestError
     assert any(name in str(caught.value) for name in names)
-    assert "export it again" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -258,30 +235,14 @@ def test_a_field_of_the_wrong_kind(artifact: Path, place: str, value: object) ->
 def test_a_path_that_leads_elsewhere(artifact: Path, path: str) -> None:
     reseal(artifact, put("files.0.path", path))
     refused(ManifestError, artifact, "files[0].path", repr(path), "leads out of the artifact")
-    assert not is_plain_path(path)
-
-
-def test_a_path_below_the_artifact_is_fine() -> None:
     assert is_plain_path("engines/a.engine")
-    assert is_plain_path("model.fp16.onnx")
 
 
-def test_a_name_that_no_file_can_have(artifact: Path) -> None:
-    reseal(artifact, put("files.0.path", "\ud800"))
-    refused(MissingFileError, artifact)
-    reseal(artifact, put("files.0.path", "x" * 5000))
-    refused(MissingFileError, artifact)
-
-
-@pytest.mark.parametrize("garbage", [b"\xff" * 100, b"garbage", b"\x08\x0a", b"\x3a\x02\x0a\x00"])
-def test_garbage_under_a_right_hash(tiny: Any, tmp_path: Path, garbage: bytes) -> None:
-    path = tiny.write(tmp_path / "a", graph=garbage)
-    refused(ModelLoadError, path, "again")
-
-
-def test_an_operator_that_the_library_does_not_know(tiny: Any, tmp_path: Path) -> None:
+def test_a_graph_that_the_library_refuses_under_a_right_hash(tiny: Any, tmp_path: Path) -> None:
+    for garbage in (b"\xff" * 100, b"garbage", b"\x08\x0a", b"\x3a\x02\x0a\x00"):
+        refused(ModelLoadError, tiny.write(tmp_path / "a", graph=garbage), "again")
     nodes = [helper.make_node("NoSuchOperator", ["x"], ["y"])]
-    path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": ("n", 2)})
+    path = tiny.write_model(tmp_path / "b", nodes, {"x": ("n", 2)}, {"y": ("n", 2)})
     refused(ModelLoadError, path, "refuses the graph", "NoSuchOperator", "--opset")
 
 
@@ -303,36 +264,22 @@ def test_a_graph_that_is_not_the_manifests(
     refused(ArtifactError, path, f"the graph's {field} are", str(spec), "export it again")
 
 
-def test_unknown_precision(artifact: Path) -> None:
-    refused(
-        PrecisionNotFoundError, artifact, "no int3 graph", "it has fp32", "export", precision="int3"
-    )
-
-
-def test_unknown_device(artifact: Path) -> None:
-    refused(
-        DeviceUnavailableError, artifact, "no device 'tpu'", "auto, tensorrt, cuda, ", device="tpu"
-    )
+def test_unknown_precisions_and_devices(artifact: Path) -> None:
+    parts = ("no int3 graph", "it has fp32", "export")
+    refused(PrecisionNotFoundError, artifact, *parts, precision="int3")
+    parts = ("no device 'tpu'", "auto, tensorrt, cuda, ")
+    refused(DeviceUnavailableError, artifact, *parts, device="tpu")
 
 
 def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
     """On a machine with a GPU it is used; on any other it is an error that says why."""
-    reason = ""
     try:
-        session = load(artifact, device="cuda")
+        with load(artifact, device="cuda") as session:
+            assert session.device == "cuda"
+            assert session.backend.session.get_providers()[0] == "CUDAExecutionProvider"
     except DeviceUnavailableError as error:
         reason = str(error)
-        session = load(artifact, device="auto")
-    with session:
-        if reason:
-            assert "'cuda'" in reason
-            assert re.search("driver|CUDAExecutionProvider|CUDA libraries", reason)
-            assert session.device == "cpu"
-            assert "on cpu; not on cuda: " in session.choice
-        else:
-            assert session.device == "cuda"
-            providers = session.backend.session.get_providers()
-            assert providers[0] == "CUDAExecutionProvider"
+        assert re.search("'cuda'.*(driver|CUDAExecutionProvider|CUDA libraries)", reason)
 
 
 def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,19 +295,8 @@ def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(backend, "_library", lambda: Library)
     monkeypatch.setattr(backend, "cuda_status", lambda: cuda.CudaStatus(0, "the driver sleeps"))
-    refused(
-        DeviceUnavailableError,
-        artifact,
-        "'cuda'",
-        "the driver sleeps",
-        "device='auto'",
-        device="cuda",
-    )
-
-
-def test_parse_names_the_place() -> None:
-    with pytest.raises(ManifestError, match=re.escape("some/where is not readable JSON")):
-        parse_manifest(b"{", "some/where")
+    parts = ("'cuda'", "the driver sleeps", "device='auto'")
+    refused(DeviceUnavailableError, artifact, *parts, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -384,10 +320,9 @@ def test_golden_samples_of_nothing(
     path = tiny.write(tmp_path / "a", golden=golden)
     with (
         load(path, device="cpu") as session,
-        pytest.raises(ArtifactError, match="golden") as caught,
+        pytest.raises(ArtifactError, match=r"golden.*export it again"),
     ):
         session.self_test()
-    assert "export it again" in str(caught.value)
     checks = preflight(path, device="cpu", verify=True)
     assert [check.name for check in checks if not check.passed] == ["self-test"]
 
@@ -408,27 +343,19 @@ def test_golden_samples_that_differ(tiny: Any, tmp_path: Path) -> None:
     golden = tiny.golden()
     golden["output.logits"] = golden["output.logits"] + np.float32(0.25)
     path = tiny.write(tmp_path / "a", golden=golden)
-    with load(path, device="cpu") as session, pytest.raises(SelfTestError) as caught:
+    parts = ("differ by up to 0.25", "allowed is 0.0001", "export it again")
+    with load(path, device="cpu") as session, refuses(SelfTestError, *parts):
         session.self_test()
-    for part in ("differ by up to 0.25", "allowed is 0.0001", "export it again"):
-        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("nan_first", [True, False])
 def test_a_nan_is_the_worst_difference(tiny: Any, tmp_path: Path, nan_first: bool) -> None:
     nodes = [helper.make_node("Relu", ["x"], [name]) for name in ("a", "b")]
     x = np.ones((1, 2), np.float32)
-    broken = np.full_like(x, np.nan)
+    a, b = (x * np.nan, x) if nan_first else (x, x * np.nan)
     path = tiny.write_model(
-        tmp_path / "a",
-        nodes,
-        {"x": ("n", 2)},
-        {"a": ("n", 2), "b": ("n", 2)},
-        golden={
-            "input.x": x,
-            "output.a": broken if nan_first else x,
-            "output.b": x if nan_first else broken,
-        },
+        *(tmp_path / "a", nodes, {"x": ("n", 2)}, {"a": ("n", 2), "b": ("n", 2)}),
+        golden={"input.x": x, "output.a": a, "output.b": b},
         receipts={"golden": {"tolerance": {"a": 1.0, "b": 1.0}}},
     )
     with (

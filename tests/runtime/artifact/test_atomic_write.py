@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repr_runtime import load, read_manifest
+from repr_runtime import Session, load, read_manifest
 from repr_runtime.artifact import writing as artifact_module
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import describe_file, read_file
@@ -72,9 +74,24 @@ def versions(tiny: Any, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "net"
+
+
 def contents(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     manifest = read_manifest(folder)
     return manifest, {entry.path: read_file(folder, entry) for entry in manifest.files}
+
+
+def alone(folder: Path) -> bool:
+    """Whether nothing lies beside ``folder``."""
+    return os.listdir(folder.parent) == [folder.name]
+
+
+def bias_of(session: Session) -> float:
+    """What the network makes of nothing: in each version another number."""
+    return float(session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0, 0])
 
 
 def is_whole(folder: Path, versions: Path) -> bool:
@@ -92,18 +109,12 @@ def is_whole(folder: Path, versions: Path) -> bool:
 
 
 @pytest.fixture
-def killer(tmp_path: Path, versions: Path) -> Iterator[Callable[[str], None]]:
-    """Runs one writer on ``tmp_path/out/net`` and kills it."""
-    command = [sys.executable, "-c", KILLER, tmp_path / "out" / "net", versions, "7"]
-    with subprocess.Popen(
-        [str(part) for part in command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+def killer(target: Path, versions: Path) -> Iterator[Callable[[str], None]]:
+    """Runs one writer on ``target`` and kills it."""
+    command = [sys.executable, "-c", KILLER, str(target), str(versions), "7"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         stdin, stdout = process.stdin, process.stdout
-        assert stdin is not None
-        assert stdout is not None
 
         def kill(line: str) -> None:
             stdin.write(line + "\n")
@@ -115,9 +126,8 @@ def killer(tmp_path: Path, versions: Path) -> Iterator[Callable[[str], None]]:
 
 
 def test_a_writer_killed_over_an_artifact(
-    tmp_path: Path, versions: Path, killer: Callable[[str], None]
+    target: Path, versions: Path, killer: Callable[[str], None]
 ) -> None:
-    target = tmp_path / "out" / "net"
     write_artifact(target, *contents(versions / "0"))
     seen, litter = set(), 0
     for i in range(KILLS):
@@ -128,13 +138,12 @@ def test_a_writer_killed_over_an_artifact(
     assert len(seen) > 1, "no writer got to its end"
     assert litter, "no writer was killed in the middle"
     write_artifact(target, *contents(versions / "1"))
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
 def test_a_writer_killed_at_a_free_place(
-    tmp_path: Path, versions: Path, killer: Callable[[str], None]
+    target: Path, versions: Path, killer: Callable[[str], None]
 ) -> None:
-    target = tmp_path / "out" / "net"
     outcomes, delay = set(), 0.01
     for _ in range(KILLS):
         killer(f"once {delay}")
@@ -142,14 +151,13 @@ def test_a_writer_killed_at_a_free_place(
         outcomes.add(written)
         delay *= 0.7 if written else 1.5  # so that about half of them get to the end
         if written:
-            target.rename(tmp_path / "taken")
-            artifact_module.shutil.rmtree(tmp_path / "taken")
+            shutil.rmtree(target)
         else:
             with pytest.raises(ArtifactNotFoundError):
                 load(target)
     assert outcomes == {True, False}, "every kill came too early, or every one too late"
     write_artifact(target, *contents(versions / "1"))
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
 def test_what_a_dead_process_of_our_own_number_left_is_removed(tiny: Any, tmp_path: Path) -> None:
@@ -167,20 +175,13 @@ def test_what_a_dead_process_of_our_own_number_left_is_removed(tiny: Any, tmp_pa
 
 def hammer(target: Path, versions: Path, writers: int, rounds: int) -> list[BaseException]:
     """``writers`` threads write to ``target`` while another reads; what any of them raised."""
-    errors: list[BaseException] = []
     done = threading.Event()
-    known = [contents(version) for version in sorted(versions.iterdir())]
+    places = sorted(versions.iterdir())
+    known, biases = [contents(version) for version in places], []
+    for version in places:
+        with load(version, device="cpu", threads=1) as session:
+            biases.append(bias_of(session))
     write_artifact(target, *known[0])
-
-    def guarded(act: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                act()
-            except BaseException as error:
-                errors.append(error)
-                done.set()
-
-        return run
 
     def write(first: int) -> None:
         for i in range(rounds):
@@ -194,33 +195,22 @@ def hammer(target: Path, versions: Path, writers: int, rounds: int) -> list[Base
                 entry = session.manifest.graph("fp32")
                 assert entry is not None
                 assert entry == describe_file("model.onnx", graph, "graph", "fp32")
-                bias = session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0]
-                assert bias[0] == biases[seed]
+                assert bias_of(session) == biases[seed]
 
-    biases = []
-    for version in sorted(versions.iterdir()):
-        with load(version, device="cpu", threads=1) as session:
-            biases.append(session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0, 0])
-    threads = [threading.Thread(target=guarded(lambda i=i: write(i))) for i in range(writers)]
-    reader = threading.Thread(target=guarded(read))
-    for thread in (*threads, reader):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    done.set()
-    reader.join()
-    return errors
+    with ThreadPoolExecutor(writers + 1) as pool:
+        reading, *writing = [pool.submit(read), *(pool.submit(write, i) for i in range(writers))]
+        wait(writing)
+        done.set()
+    return [error for future in (reading, *writing) if (error := future.exception())]
 
 
-def test_writers_and_a_reader_at_once(tmp_path: Path, versions: Path) -> None:
-    target = tmp_path / "out" / "net"
+def test_writers_and_a_reader_at_once(target: Path, versions: Path) -> None:
     assert hammer(target, versions, writers=3, rounds=15) == []
     assert is_whole(target, versions)
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
-def test_writers_in_several_processes(tmp_path: Path, versions: Path) -> None:
-    target = tmp_path / "out" / "net"
+def test_writers_in_several_processes(target: Path, versions: Path) -> None:
     code = KILLER.split("random.seed")[0] + (
         "\nfor i in range(12):\n    write_artifact(target, *versions[(i + int(sys.argv[3])) % 4])"
     )
@@ -232,7 +222,7 @@ def test_writers_in_several_processes(tmp_path: Path, versions: Path) -> None:
         time.sleep(0.001)
     assert [process.returncode for process in processes] == [0, 0]
     assert is_whole(target, versions)
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
 def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
@@ -253,9 +243,7 @@ def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
     monkeypatch.setattr(loading, "read_file", read_then_replace)
     with load(path, device="cpu") as session:
         assert session.manifest.weights.location == "seed 0"
-        assert np.array_equal(
-            session.run(np.zeros((1, 3, 4, 4), np.float32))["logits"][0], tiny.parameters(0)[1]
-        )
+        assert bias_of(session) == tiny.parameters(0)[1][0]
 
 
 def test_the_system_swaps_folders_here(tmp_path: Path) -> None:
@@ -288,21 +276,20 @@ def test_where_folders_can_be_swapped_there_is_never_none(
 
 
 def test_without_an_atomic_swap(
-    tmp_path: Path, versions: Path, monkeypatch: pytest.MonkeyPatch
+    target: Path, versions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifact_module, "_exchange", lambda *_: False)
-    target = tmp_path / "out" / "net"
     errors = hammer(target, versions, writers=2, rounds=12)
     # For a moment there is none, so a reader may not find it; it never finds a mixed one.
     assert all(isinstance(error, ArtifactNotFoundError) for error in errors), errors
     assert is_whole(target, versions)
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
 def test_without_an_atomic_swap_a_failing_rename_puts_the_old_one_back(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = tiny.write(tmp_path / "out" / "net", seed=0)
+    tiny.write(target, seed=0)
     monkeypatch.setattr(artifact_module, "_exchange", lambda *_: False)
     rename, calls = os.rename, []
 
@@ -317,22 +304,20 @@ def test_without_an_atomic_swap_a_failing_rename_puts_the_old_one_back(
         tiny.write(target, seed=1)
     assert len(calls) == 4
     assert contents(target) == tiny.parts(seed=0)
-    assert os.listdir(target.parent) == ["net"]
+    assert alone(target)
 
 
-def full(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("moment", range(1, 6))
+@pytest.mark.parametrize("moment", range(6))
 @pytest.mark.parametrize("there", [True, False])
 def test_a_full_disk(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, there: bool
+    tiny: Any, target: Path, monkeypatch: pytest.MonkeyPatch, moment: int, there: bool
 ) -> None:
-    target = tmp_path / "out" / "net"
     if there:
         tiny.write(target, seed=0)
-    fsync, calls = os.fsync, []
+    fsync, open_file, calls = os.fsync, os.open, []
+
+    def full() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     def filling(descriptor: int) -> None:
         calls.append(descriptor)
@@ -340,32 +325,17 @@ def test_a_full_disk(
             full()
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", filling)
-    if moment == 5:  # two files, the manifest, the folder, and then the place it now stands in
-        with pytest.raises(OSError, match="No space left"):
-            tiny.write(target, seed=1)
-        assert contents(target) == tiny.parts(seed=1)
-    else:
-        with pytest.raises(OSError, match="No space left"):
-            tiny.write(target, seed=1)
-        assert target.exists() == there
-        if there:
-            assert contents(target) == tiny.parts(seed=0)
-    assert os.listdir(target.parent) == (["net"] if target.exists() else [])
-
-
-def test_a_disk_that_is_full_when_a_file_is_opened(
-    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tiny.write(tmp_path / "out" / "net", seed=0)
-    open_file = os.open
-
-    def open_to_read(path: Path, flags: int, *rest: Any, **named: Any) -> int:
-        return full() if flags & os.O_WRONLY else open_file(path, flags, *rest, **named)
+    def opening(path: Path, flags: int, *rest: Any, **named: Any) -> int:
+        full_now = moment == 0 and flags & os.O_WRONLY
+        return full() if full_now else open_file(path, flags, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", open_to_read)
+        patch.setattr(os, "fsync", filling)
+        patch.setattr(os, "open", opening)
         with pytest.raises(OSError, match="No space left"):
             tiny.write(target, seed=1)
-    assert contents(target) == tiny.parts(seed=0)
-    assert os.listdir(target.parent) == ["net"]
+    # Two files, the manifest, the folder, and then the place it now stands in.
+    left = 1 if moment == 5 else 0 if there else None
+    assert os.listdir(target.parent) == ([] if left is None else ["net"])
+    if left is not None:
+        assert contents(target) == tiny.parts(seed=left)

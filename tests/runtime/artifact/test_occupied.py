@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refuses
 
 from repr_runtime import load, read_manifest
 from repr_runtime.artifact import writing as artifact_module
@@ -19,10 +20,8 @@ def test_foreign_files_are_never_touched(tiny: Any, artifact: Path, name: str) -
     foreign = artifact / name
     foreign.parent.mkdir(exist_ok=True)
     foreign.write_text("years of work")
-    with pytest.raises(OccupiedError) as caught:
+    with refuses(OccupiedError, str(artifact), name, "choose another place with -o"):
         tiny.write(artifact, seed=1)
-    for part in (str(artifact), name, "choose another place with -o"):
-        assert part in str(caught.value)
     assert foreign.read_text() == "years of work"
     assert read_manifest(artifact).weights.location == "seed 0"
     assert len(os.listdir(artifact.parent)) == 1
@@ -60,7 +59,7 @@ def test_occupied_places(tiny: Any, tmp_path: Path) -> None:
         (dangling, "is not a folder of files"),
     ):
         for act in (tiny.write, check_free):
-            with pytest.raises(OccupiedError, match=f"{what}; choose another place"):
+            with pytest.raises(OccupiedError, match=what):
                 act(place)
     assert link.is_symlink()
     assert file.read_text() == "x"

@@ -27,12 +27,15 @@ from repr_runtime.errors import (
 # What is run together, and when
 
 
-def test_a_full_batch_starts_at_once() -> None:
+def test_a_full_batch_starts_at_once_and_an_answer_holds_nothing_of_the_others() -> None:
     session = FakeSession()
     with batcher(session) as made:
         futures = [made.submit(sample(i)) for i in range(4)]
         assert all(is_answer(f.result(10), i) for i, f in enumerate(futures))
     assert sizes(session) == [4]
+    for values in (values for future in futures for values in future.result().values()):
+        assert values.flags.writeable
+        assert (values if values.base is None else values.base).size == values.size
 
 
 def test_the_oldest_waits_for_company_as_long_as_max_delay() -> None:
@@ -80,8 +83,7 @@ def test_as_many_batches_are_in_flight_as_there_are_instances() -> None:
         futures = [made.submit(sample(i)) for i in range(10)]
         for _ in range(3):
             assert session.entered.acquire(timeout=10)
-        assert made.stats().running == 6
-        assert made.stats().waiting == 4
+        assert (made.stats().running, made.stats().waiting) == (6, 4)
         session.gate.set()
         assert all(is_answer(f.result(10), i) for i, f in enumerate(futures))
     assert session.most_at_once == 3
@@ -151,17 +153,6 @@ def test_an_engines_batch_sizes_are_kept_to() -> None:
         assert made.stats().padding == 3 + 11
 
 
-def test_an_answer_holds_nothing_of_the_others() -> None:
-    session = FakeSession()
-    with batcher(session) as made:
-        futures = [made.submit(sample(i)) for i in range(4)]
-        for future in futures:
-            for values in future.result(10).values():
-                assert values.flags.writeable
-                base = values if values.base is None else values.base
-                assert base.size == values.size
-
-
 def test_an_idle_batcher_uses_no_processor() -> None:
     with batcher(FakeSession(instances=4)) as made:
         made.submit(sample(1))  # one worker waits for company, three for work
@@ -209,16 +200,6 @@ def test_run_that_waits_in_the_queue_leaves_it_at_its_deadline() -> None:
     assert sizes(session) == [4]
 
 
-def test_a_deadline_that_has_passed_says_how_they_are_given() -> None:
-    session = FakeSession()
-    with (
-        batcher(session) as made,
-        pytest.raises(DeadlineExceededError, match=r"moments of time\.monotonic\(\)"),
-    ):
-        made.run(sample(1), deadline=0.5)
-    assert session.seen == []
-
-
 def test_a_timeout_error_of_the_session_is_not_taken_for_a_deadline() -> None:
     def fail(_: NDArray[Any]) -> None:
         raise TimeoutError("of the session")
@@ -232,12 +213,16 @@ def test_a_timeout_error_of_the_session_is_not_taken_for_a_deadline() -> None:
 
 
 def test_timeout_and_deadline_are_one_question() -> None:
-    with batcher(FakeSession()) as made:
+    session = FakeSession()
+    with batcher(session) as made:
         with pytest.raises(ValueError, match="give one of them"):
             made.run(sample(1), timeout=1, deadline=1)
         with pytest.raises(ValueError, match="deadline is NaN"):
             made.submit(sample(1), deadline=float("nan"))
         assert made.stats().accepted == 0
+        with pytest.raises(DeadlineExceededError, match=r"moments of time\.monotonic\(\)"):
+            made.run(sample(1), deadline=0.5)
+    assert session.seen == []
 
 
 def test_a_cancelled_request_is_not_run_and_those_who_wait_are_told() -> None:
@@ -247,9 +232,7 @@ def test_a_cancelled_request_is_not_run_and_those_who_wait_are_told() -> None:
             dropped, kept = made.submit(sample(1)), made.submit(sample(2))
             told = threading.Event()
             dropped.add_done_callback(lambda _: told.set())
-            assert dropped.cancel()
-            assert dropped.cancel()  # still cancelled
-            assert told.is_set()
+            assert [dropped.cancel(), dropped.cancel(), told.is_set()] == [True] * 3
             assert wait([dropped], timeout=0).done == {dropped}
             assert (made.stats().cancelled, made.stats().waiting) == (1, 1)
         assert is_answer(kept.result(10), 2)
@@ -274,11 +257,8 @@ def test_a_full_queue_refuses_at_once_and_says_the_limit() -> None:
     with batcher(session, max_delay=0, queue_limit=5) as made:
         with occupied(session, made):
             futures = [made.submit(np.zeros((4, 2), np.float32)), made.submit(sample(1))]
-            start = time.monotonic()
             with pytest.raises(QueueFullError, match="5 samples wait, and 5 may"):
-                made.submit(sample(2))
-            assert time.monotonic() - start < 1
-            assert made.stats().refused == 1
+                made.submit(sample(2))  # at once: nothing is answered before the gate is opened
             assert futures[1].cancel()  # which makes room
             futures.append(made.submit(sample(3)))
         assert is_answer(futures[2].result(10), 3)
@@ -305,9 +285,7 @@ def test_statistics_are_a_snapshot_that_a_service_can_log() -> None:
         made.run(np.zeros((3, 2), np.float32))
         made.run(sample(1))
         after = made.stats()
-    assert before.accepted == 0
-    assert before.batches == {}
-    assert after.batches == {1: 1, 3: 1}
+    assert (before.accepted, before.batches) == (0, {})
     assert (after.accepted, after.answered, after.started) == (2, 2, 2)
     assert 0 <= after.wait_longest <= after.wait_total
     assert asdict(after)["batches"] == {1: 1, 3: 1}
@@ -330,41 +308,32 @@ def test_from_several_event_loops_at_once() -> None:
     assert made.stats().answered == 80
 
 
-def test_cancelling_the_task_withdraws_its_request() -> None:
-    session = FakeSession()
-
-    async def ask(made: Batcher) -> None:
-        for timeout in (None, LONG):
-            task = asyncio.create_task(made.run_async(sample(1), timeout=timeout))
-            await asyncio.sleep(0.01)
-            assert made.stats().waiting == 1
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert made.stats().waiting == 0
-
-    with batcher(session, max_delay=0) as made, occupied(session, made):
-        asyncio.run(ask(made))
-        assert made.stats().cancelled == 2
-    assert sizes(session) == [4]
-
-
-def test_a_task_that_is_cancelled_in_the_midst_of_its_run() -> None:
+def test_cancelling_a_task_withdraws_its_request_unless_that_is_run_already() -> None:
     session = FakeSession()
     session.gate.clear()
 
-    async def ask(made: Batcher) -> None:
-        task = asyncio.create_task(made.run_async(sample(1)))
-        await asyncio.to_thread(session.entered.acquire)
-        task.cancel()
+    async def drop(asked: asyncio.Task[Any]) -> None:
+        asked.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await task
+            await asked
+
+    async def ask(made: Batcher) -> None:
+        running = asyncio.create_task(made.run_async(sample(1)))
+        await asyncio.to_thread(session.entered.acquire)
+        for timeout in (None, LONG):
+            waiting = asyncio.create_task(made.run_async(sample(1), timeout=timeout))
+            await asyncio.sleep(0.01)
+            assert made.stats().waiting == 1
+            await drop(waiting)
+            assert made.stats().waiting == 0
+        await drop(running)
         session.gate.set()
         assert is_answer(await made.run_async(sample(2)), 2)
 
     with batcher(session, max_delay=0) as made:
         asyncio.run(ask(made))
-    assert (made.stats().answered, made.stats().cancelled) == (2, 0)
+    assert (made.stats().answered, made.stats().cancelled) == (2, 2)
+    assert sizes(session) == [1, 1]
 
 
 def test_deadlines_and_errors_in_an_event_loop() -> None:
@@ -393,23 +362,17 @@ def test_deadlines_and_errors_in_an_event_loop() -> None:
 def test_lenet5_gives_what_the_session_gives(lenet5: Path) -> None:
     x = np.random.default_rng(0).standard_normal((24, 3, 32, 32)).astype(np.float32)
     with load(lenet5, device="cpu", threads=1, instances=2) as session:
-        expected = session.run(x)["logits"]
+        expected, exactly = session.run(x)["logits"], session.run(x[:8])["logits"]
         with batcher(session, max_batch=8, max_delay=0.005) as made, ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda i: made.run(x[i], timeout=20)["logits"], range(24)))
             whole = made.run(x[3:7], timeout=20)["logits"]
         assert made.stats().answered == 25
+        with batcher(session, max_batch=8) as made:  # a batch is bit for bit the session's own
+            futures = [made.submit(image) for image in x[:8]]
+            assert np.array_equal([f.result(20)["logits"] for f in futures], exactly)
+        assert made.stats().batches == {8: 1}
     np.testing.assert_allclose(np.stack(answers), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(whole, expected[3:7], rtol=1e-4, atol=1e-5)
-
-
-def test_a_batch_is_bit_for_bit_the_sessions_own(lenet5: Path) -> None:
-    x = np.random.default_rng(1).standard_normal((8, 3, 32, 32)).astype(np.float32)
-    with load(lenet5, device="cpu", threads=1) as session:
-        expected = session.run(x)["logits"]
-        with batcher(session, max_batch=8) as made:
-            futures = [made.submit(image) for image in x]
-            assert np.array_equal([f.result(20)["logits"] for f in futures], expected)
-        assert made.stats().batches == {8: 1}
 
 
 def test_a_graph_of_two_inputs_and_one_of_a_fixed_batch(

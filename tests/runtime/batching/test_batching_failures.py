@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,15 @@ from repr_runtime.errors import (
 
 def test_a_wrong_input_is_the_callers_error_at_once() -> None:
     session = FakeSession()
+    wrong: list[tuple[type[Exception], Any]] = [
+        *((InputShapeError, np.zeros(shape, np.float32)) for shape in ((3,), (1, 1, 2), (0, 2))),
+        (BatchSizeError, np.zeros((5, 2), np.float32)),
+        *((InputDtypeError, np.zeros(2)), (InputTypeError, [1.0, 2.0])),
+        (NonFiniteInputError, np.array([1, np.nan], np.float32)),
+        *((InputNameError, {"y": sample(1)}), (InputNameError, {})),
+    ]
     with batcher(session, max_delay=0) as made:
-        wrong: list[tuple[Any, type[Exception]]] = [
-            (np.zeros(3, np.float32), InputShapeError),
-            (np.zeros((1, 1, 2), np.float32), InputShapeError),
-            (np.zeros((0, 2), np.float32), InputShapeError),
-            (np.zeros((5, 2), np.float32), BatchSizeError),
-            (np.zeros(2), InputDtypeError),
-            ([1.0, 2.0], InputTypeError),
-            (np.array([1, np.nan], np.float32), NonFiniteInputError),
-            ({"y": sample(1)}, InputNameError),
-            ({}, InputNameError),
-        ]
-        for given, kind in wrong:
+        for kind, given in wrong:
             with pytest.raises(kind):
                 made.submit(given)
         assert is_answer(made.run({"x": sample(1)}, timeout=LONG), 1)
@@ -142,12 +138,7 @@ def test_outputs_without_a_row_a_sample_are_an_error_and_not_a_mix_up() -> None:
 
 @pytest.mark.parametrize(
     ("inputs", "outputs"),
-    [
-        (("batch", 2), (2,)),
-        ((4, 2), ("batch", 2)),
-        (("n", "n"), ("n", 2)),
-        ((), ("n",)),
-    ],
+    [(("batch", 2), (2,)), ((4, 2), ("batch", 2)), (("n", "n"), ("n", 2)), ((), ("n",))],
 )
 def test_networks_without_a_row_a_sample_are_refused(inputs: Any, outputs: Any) -> None:
     session = FakeSession()
@@ -185,15 +176,14 @@ def test_closing_runs_what_waits_without_further_delay() -> None:
 def test_closing_without_draining_fails_what_waits_and_ends_what_runs() -> None:
     session = FakeSession()
     made = batcher(session, max_delay=0)
-    with occupied(session, made) as first:
-        waiting = made.submit(sample(1))
-        closing = threading.Thread(target=made.close, kwargs={"drain": False})
-        closing.start()
-        with pytest.raises(BatcherClosedError, match="before the request was begun"):
-            waiting.result(10)
-        assert closing.is_alive()  # it waits for the run
-    closing.join(10)
-    assert not closing.is_alive()
+    with ThreadPoolExecutor(1) as pool:
+        with occupied(session, made) as first:
+            waiting = made.submit(sample(1))
+            closing = pool.submit(made.close, drain=False)
+            with pytest.raises(BatcherClosedError, match="before the request was begun"):
+                waiting.result(10)
+            assert not closing.done()  # it waits for the run
+        closing.result(10)
     assert first.result(0)["twice"].shape == (4, 2)
     assert (made.stats().failed, made.stats().answered) == (1, 1)
 
@@ -201,15 +191,13 @@ def test_closing_without_draining_fails_what_waits_and_ends_what_runs() -> None:
 def test_a_close_that_does_not_drain_overtakes_one_that_does() -> None:
     session = FakeSession()
     made = batcher(session, max_batch=1, max_delay=0)
-    with occupied(session, made):
-        waiting = [made.submit(sample(i)) for i in range(5)]
-        threads = [threading.Thread(target=made.close, kwargs={"drain": d}) for d in (True, False)]
-        for thread in threads:
-            thread.start()
-        assert all(isinstance(f.exception(10), BatcherClosedError) for f in waiting)
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    with ThreadPoolExecutor(2) as pool:
+        with occupied(session, made):
+            waiting = [made.submit(sample(i)) for i in range(5)]
+            closing = [pool.submit(made.close, drain=drain) for drain in (True, False)]
+            assert all(isinstance(f.exception(10), BatcherClosedError) for f in waiting)
+        for closed in closing:
+            closed.result(10)
 
 
 def test_a_callback_may_close_the_batcher() -> None:

@@ -34,7 +34,7 @@ class _Stream:
 class FakeCuda(Cuda):
     """One of several devices; ``memory`` is how many bytes it has."""
 
-    name = "fake CUDA 1.0"
+    name = "fake"
 
     def __init__(self, device: int = 0, memory: int = 1 << 30) -> None:
         self.device = device

@@ -8,7 +8,7 @@ from typing import Any
 import fake_tensorrt
 import numpy as np
 from fake_cuda import FakeCuda
-from fake_tensorrt import engine_bytes
+from fake_tensorrt import engine_bytes, expected
 
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
 from repr_runtime.backends.tensorrt.library import EDITIONS, Library
@@ -49,6 +49,12 @@ class Made:
     def run(self, x: np.ndarray) -> np.ndarray:
         (logits,) = self.backend.run({"input": x})
         return logits
+
+    def computes(self, *counts: int, seed: int = 0) -> None:
+        """Batches of so many samples, one after the other, come out right."""
+        for count in counts:
+            x = batch(count, seed)
+            np.testing.assert_array_equal(self.run(x), expected(x))
 
 
 def batch(count: int, seed: int = 0) -> np.ndarray:

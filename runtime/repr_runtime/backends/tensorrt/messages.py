@@ -6,7 +6,6 @@ import contextlib
 import functools
 import threading
 import types
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ class Messages:
 _ERRORS = ("ERROR", "INTERNAL_ERROR")
 _lock = threading.Lock()
 _listeners: list[tuple[int, Messages]] = []
-_last_error: deque[str] = deque(maxlen=1)
+_complaints = threading.local()
 
 
 @contextlib.contextmanager
@@ -52,8 +51,11 @@ def listen(trt: Any) -> Iterator[Messages]:
 
 
 def last_error() -> str:
-    """The first sentence of the library's newest complaint; "" if it never had one."""
-    return first_sentence(_last_error[0]) if _last_error else ""
+    """What the library complained of in this thread, outside of ``listen``; "" if it did not.
+
+    The first sentence of the newest complaint, told once: to whoever asks after a failure.
+    """
+    return first_sentence(_complaints.__dict__.pop("newest", ""))
 
 
 def first_sentence(text: str) -> str:
@@ -71,11 +73,11 @@ def logger(trt: Any) -> Any:
 
     def log(_: Any, severity: Any, text: str) -> None:
         with _lock:
-            if severity.name in _ERRORS:
-                _last_error.append(text)
             own = [m for thread, m in _listeners if thread == threading.get_ident()]
             for messages in (own or [m for _, m in _listeners])[-1:]:
                 messages.add(severity.name, text)
+        if severity.name in _ERRORS and not own:
+            _complaints.newest = text
 
     return implement(trt.ILogger, log=log)
 

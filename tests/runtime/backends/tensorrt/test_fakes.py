@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +11,7 @@ import pytest
 from fake_cuda import BrokenRuleError, FakeCuda
 from fake_tensorrt import engine_bytes
 
-from repr_runtime.backends.tensorrt.lane import CudaGraphWarning
-from repr_runtime.errors import (
-    CudaError,
-)
+from repr_runtime.errors import CudaError
 
 
 @pytest.fixture
@@ -81,8 +77,3 @@ def test_the_fake_wants_pinned_memory_and_a_current_device() -> None:
         cuda.copy(address + 2, address, 4, stream)
         with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"):
             cuda.synchronize(stream)
-
-
-def test_warnings_are_errors_here() -> None:
-    with pytest.raises(CudaGraphWarning):
-        warnings.warn("x", CudaGraphWarning, stacklevel=1)
