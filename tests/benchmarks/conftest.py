@@ -210,6 +210,12 @@ def ten_images(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
 
 
 @pytest.fixture
+def in_tmp_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is written without a folder lands in ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def write_pictures() -> Callable[..., Path]:
     """Writes three grey pictures into a folder, or into each of its folders that are named."""
 

@@ -54,8 +54,8 @@ class QueueService:
     ``stall_ns`` longer, ``silent_from`` the first one that is never answered.
     """
 
-    time: VirtualTime
     service_ns: int
+    time: VirtualTime = field(default_factory=VirtualTime)
     room: float = math.inf
     fail_at: int | None = None
     stall_at: int | None = None

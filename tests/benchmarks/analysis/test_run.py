@@ -8,11 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from repr_bench import cli
-from repr_bench import inputs as feeds
 from repr_bench.analysis import peaks, profile_session
 from repr_bench.analysis import run as analysis
 from repr_bench.analysis.peaks import Peaks
@@ -22,7 +20,6 @@ from repr_bench.request import Wanted
 from repr_bench.results.file import read_results
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Work
-from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
@@ -35,11 +32,7 @@ FOUND = Peaks(
 )
 
 
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
-    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("ten_images", "in_tmp_path")
 
 
 def test_both_end_in_table_and_json(

@@ -58,11 +58,9 @@ def test_the_stages_give_the_labels_that_classify_gives(make_artifact: ArtifactM
         for _, stage in stages:
             value = stage(value)
         predictions = session.classify([decode_jpeg(file) for file in files])
-    assert [name for name, _ in stages] == [
-        *("decode", "resize", "normalise", "copy", "infer", "softmax")
-    ]
-    assert [label for label, _ in value] == [prediction.label for prediction in predictions]
-    assert [p for _, p in value] == [prediction.probability for prediction in predictions]
+    names = [name for name, _ in stages]
+    assert names == ["decode", "resize", "normalise", "copy", "infer", "softmax"]
+    assert value == [(found.label, found.probability) for found in predictions]
 
 
 def test_networks_that_take_no_images_are_refused(make_artifact: ArtifactMaker) -> None:
@@ -78,55 +76,49 @@ class Ticking:
 
     def __init__(self) -> None:
         self.now = 0
+        self.seen: list[Any] = []
 
     def clock(self) -> int:
         return self.now
 
-    def stage(self, cost: int) -> Callable[[Any], Any]:
+    def stage(self, cost: int, stops_at: int = 0) -> Callable[[Any], Any]:
         def run(value: Any) -> Any:
+            self.seen.append(value)
+            if len(self.seen) == stops_at:
+                raise KeyboardInterrupt
             self.now += cost
             return value
+
+        return run
+
+    def bare(self, cost: int) -> Callable[[], None]:
+        def run() -> None:
+            self.now += cost
 
         return run
 
 
 def test_each_stage_gets_its_own_time() -> None:
     ticking = Ticking()
-    seen: list[Any] = []
-
-    def first(value: Any) -> Any:
-        seen.append(value)
-        return ticking.stage(3_000_000)(value)
-
-    stages = (("decode", first), ("infer", ticking.stage(5_000_000)))
-    bare = ticking.stage(4_000_000)
+    stages = (("decode", ticking.stage(3_000_000)), ("infer", ticking.stage(5_000_000)))
     plan = Plan(seconds=0.12, samples=4, rounds=2)
-    found = measure_stages(stages, ["a", "b"], lambda: bare(None), plan, clock=ticking.clock)
+    bare = ticking.bare(4_000_000)
+    found = measure_stages(stages, ["a", "b"], bare, plan, clock=ticking.clock)
     stages_ns, bare_ns = found.frozen()
     # 12 ms a call with its bare one, 60 ms a round
     assert stages_ns == (((3_000_000,) * 5,) * 2, ((5_000_000,) * 5,) * 2)
     assert bare_ns == ((4_000_000,) * 5,) * 2
-    assert seen[3:] == ["a", "b"] * 5  # after three calls of warm-up
+    assert ticking.seen[6:] == ["a", "a", "b", "b"] * 5  # after three calls of warm-up
     assert not found.interrupted
 
 
 def test_ctrl_c_keeps_the_rounds_that_are_whole() -> None:
     ticking = Ticking()
-    calls = 0
-
-    def stage(value: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 9:
-            raise KeyboardInterrupt
-        return ticking.stage(1_000_000)(value)
-
+    stages = (("s", ticking.stage(1_000_000, stops_at=9)),)
     plan = Plan(seconds=1e-9, samples=8, rounds=2)
-    bare = ticking.stage(1)
-    found = measure_stages((("s", stage),), ["a"], lambda: bare(None), plan, clock=ticking.clock)
+    found = measure_stages(stages, ["a"], ticking.bare(1), plan, clock=ticking.clock)
     assert found.interrupted
-    assert [len(samples) for samples in found.bare_ns] == [4]
-    assert [len(samples) for samples in found.stages_ns[0]] == [4]
+    assert [[*map(len, found.bare_ns)], [*map(len, found.stages_ns[0])]] == [[4], [4]]
 
 
 def test_a_row_for_an_artifact(
@@ -135,15 +127,9 @@ def test_a_row_for_an_artifact(
     row = StageRow(label="linear", precision="fp32", batch=2, status="interrupted")
     request = Request((), plan=Plan(seconds=0.01, samples=4, rounds=2))
     with load(make_artifact(), device="cpu", threads=1) as session:
+        images, options = bundled_subset(), ScenarioOptions()
         system = SystemUnderTest(
-            label="linear",
-            precision="fp32",
-            graph=graph,
-            session=session,
-            images=bundled_subset(),
-            request=request,
-            options=ScenarioOptions(),
-            listener=no_progress,
+            *("linear", "fp32", graph, session, images, request, options, no_progress)
         )
         found = measure_from_jpeg(system, row)
         own = measure_from_jpeg(replace(system, images=None), row)
@@ -152,6 +138,5 @@ def test_a_row_for_an_artifact(
     assert set(found.medians_ms) == {*found.stages, "total", "bare"}
     assert found.images.startswith("evaluation images as JPEG")
     assert own.images.startswith("bundled CIFAR-10 images as JPEG")
-    assert replace(own, stages_ns=(), bare_ns=(), images=found.images) == replace(
-        found, stages_ns=(), bare_ns=()
-    )
+    alike = {"stages_ns": (), "bare_ns": (), "images": ""}
+    assert replace(own, **alike) == replace(found, **alike)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,15 +17,17 @@ from typing import Any
 
 import loadgen_logs as logs
 import pytest
-from fake_queue import Seen
+from fake_queue import QueueService
 
 from repr_bench import cli
 from repr_bench.errors import ResultsError
 from repr_bench.results.file import read_results
 from repr_bench.results.trials import RateTrial, latency_ms
 from repr_bench.scenarios import loadgen
-from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, Query, run_loadgen
+from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, run_loadgen
 from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
+from repr_bench.scenarios.search import SearchSettings
+from repr_runtime import Session
 from repr_runtime.errors import MissingExtraError
 
 ArtifactMaker = Callable[..., Path]
@@ -35,22 +40,15 @@ def _written(folder: Path, name: str, text: str) -> Path:
 
 
 def test_a_summary_of_the_server_scenario(tmp_path: Path) -> None:
-    _written(tmp_path, "mlperf_log_summary.txt", logs.SERVER)
-    found = read_loadgen_summary(tmp_path)
+    found = read_loadgen_summary(_written(tmp_path, "mlperf_log_summary.txt", logs.SERVER).parent)
     assert (found.scenario, found.mode, found.valid) == ("server", "PerformanceOnly", False)
     assert (found.result_name, found.result) == ("Completed samples per second", 190.09)
-    assert found.percentiles_ns == {
-        "50": 6137985.0,
-        "90": 13556056.0,
-        "99": 23130667.0,
-        "99.9": 26573727.0,
-    }
-    assert found.parameters["target_qps"] == "200"
-    assert found.parameters["target_latency (ns)"] == "15000000"
-    assert found.reasons == (
-        "Performance constraints not satisfied",
-        "Early stopping not satisfied",
-    )
+    percentiles = {"50": 6137985.0, "90": 13556056.0, "99": 23130667.0, "99.9": 26573727.0}
+    assert found.percentiles_ns == percentiles
+    stated = {"target_qps": "200", "target_latency (ns)": "15000000"}
+    assert stated.items() <= found.parameters.items()
+    unmet = "Performance constraints not satisfied", "Early stopping not satisfied"
+    assert found.reasons == unmet
 
 
 def test_summaries_of_the_others(tmp_path: Path) -> None:
@@ -67,8 +65,7 @@ def test_a_detail_log(tmp_path: Path) -> None:
     found = read_loadgen_summary(tmp_path)
     assert (found.scenario, found.valid, found.result) == ("multi-stream", False, 5864748)
     assert found.version == "6.0.17 @ d6147c7eb7"
-    assert found.percentiles_ns["50"] == 2122881
-    assert found.parameters["samples_per_query"] == "8"
+    assert (found.percentiles_ns["50"], found.parameters["samples_per_query"]) == (2122881, "8")
     assert found.reasons == ("Early stopping not satisfied",)
 
 
@@ -93,12 +90,13 @@ def test_what_is_no_log_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_log_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match=r"cannot be read.*mlperf_log_summary\.txt"):
-        read_loadgen_summary(tmp_path / "none")
-    with pytest.raises(ResultsError, match="cannot be read"):
-        read_loadgen_summary(tmp_path)
-    with pytest.raises(ResultsError, match="cannot be read"):
-        read_trace(tmp_path / "none")
+    for read, path in (
+        (read_loadgen_summary, tmp_path / "none"),
+        (read_loadgen_summary, tmp_path),
+        (read_trace, tmp_path / "none"),
+    ):
+        with pytest.raises(ResultsError, match="cannot be read"):
+            read(path)
     with pytest.raises(ResultsError, match="holds no samples"):
         read_trace(_written(tmp_path, "trace.json", "{}"))
 
@@ -110,12 +108,7 @@ def test_a_trace_by_query_and_by_sample(tmp_path: Path) -> None:
     assert windows == ((3_000_000,), (14_000_000,))
     assert sum(seconds) == pytest.approx(0.024)
     windows, seconds = read_trace(path, by_sample=True)
-    assert [ns for window in windows for ns in window] == [
-        2_000_000,
-        3_000_000,
-        13_000_000,
-        14_000_000,
-    ]
+    assert [ns // 10**6 for window in windows for ns in window] == [2, 3, 13, 14]
     assert sum(seconds) == pytest.approx(0.024)
 
 
@@ -131,24 +124,16 @@ class FakeLoadGen:
         names = ("SingleStream", "MultiStream", "Server", "Offline")
         self.TestScenario = SimpleNamespace(**{name: name for name in names})
         self.TestMode = SimpleNamespace(PerformanceOnly="PerformanceOnly")
+        self.DestroySUT = lambda _sut: self.destroyed.append("sut")
+        self.DestroyQSL = lambda _qsl: self.destroyed.append("qsl")
+        self.ConstructSUT = lambda issue, _flush: issue
+        self.QuerySampleResponse = lambda name, _data, _size: name
         self.TestSettings = self.LogSettings = self.LogOutputSettings = SimpleNamespace
-
-    def ConstructSUT(self, issue: Any, _flush: Any) -> Any:  # noqa: N802
-        return issue
 
     def ConstructQSL(self, total: int, fitting: int, load: Any, _unload: Any) -> int:  # noqa: N802
         assert total == fitting
         load([0])
         return total
-
-    def DestroySUT(self, _sut: Any) -> None:  # noqa: N802
-        self.destroyed.append("sut")
-
-    def DestroyQSL(self, _qsl: Any) -> None:  # noqa: N802
-        self.destroyed.append("qsl")
-
-    def QuerySampleResponse(self, name: int, _data: int, _size: int) -> int:  # noqa: N802
-        return name
 
     def QuerySamplesComplete(self, names: list[int]) -> None:  # noqa: N802
         self.answered += names
@@ -179,51 +164,37 @@ def test_streams_run_each_query_as_one_batch() -> None:
     assert lg.destroyed == ["qsl", "sut"]
     assert found.summary.result == 5864748
     assert found.windows_ns == ((3_000_000,), (14_000_000,))
-    assert lg.settings.min_duration_ms == 2000
-    assert lg.settings.multi_stream_samples_per_query == 8
-    assert lg.settings.multi_stream_target_latency_percentile == 0.99
-    assert lg.settings.schedule_rng_seed == 3
+    set_to = vars(lg.settings)
+    assert (set_to["min_duration_ms"], set_to["schedule_rng_seed"]) == (2000, 3)
+    assert set_to["multi_stream_samples_per_query"] == 8
+    assert set_to["multi_stream_target_latency_percentile"] == 0.99
 
 
 def test_offline_runs_in_batches_filled_up_with_the_last_sample() -> None:
     lg = FakeLoadGen([[0, 1, 2, 3, 4]])
     ran: list[list[int]] = []
     plan = LoadGenSettings("offline", 2.0, 100.0, 15.0)
-    run_loadgen(lg, plan, lambda: loadgen.batches(lambda i: ran.append(list(i)), 2, 2), 8)
-    assert sorted(ran) == [[0, 1], [2, 3], [4, 4]]
+    run_loadgen(lg, plan, lambda: loadgen.batches(lambda i: ran.append(list(i)), 3, 2), 8)
+    assert sorted(ran) == [[0, 1, 2], [3, 4, 4]]
     assert sorted(lg.answered) == [0, 1, 2, 3, 4]
     assert lg.settings.offline_expected_qps > 100
 
 
 def test_the_server_hands_samples_to_the_batcher_and_drains_it() -> None:
-    from concurrent.futures import Future
-
-    class Service:
-        def __init__(self) -> None:
-            self.given: list[Any] = []
-            self.closed: list[bool] = []
-
-        def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
-            assert deadline is None
+    class Later(QueueService):
+        def submit(self, sample: Any, **_: Any) -> Future[Any]:
             self.given.append(sample)
             future: Future[Any] = Future()
             threading.Timer(0.001, partial(future.set_result, {})).start()
             return future
 
-        def stats(self) -> Seen:
-            return Seen({})
-
-        def close(self, *, drain: bool = True) -> None:
-            self.closed.append(drain)
-
-    service, lg = Service(), FakeLoadGen([[0], [2], [1]])
+    service, lg = Later(1), FakeLoadGen([[0], [2], [1]])
     plan = LoadGenSettings("server", 1.0, 50.0, 15.0)
     run_loadgen(lg, plan, lambda: loadgen.served(lambda: service, ["a", "b", "c"]), 3)
-    assert service.given == ["a", "c", "b"]
+    assert (service.given, service.closed) == (["a", "c", "b"], [True])
     assert sorted(lg.answered) == [0, 1, 2]
-    assert service.closed == [True]
-    assert lg.settings.server_target_qps == 50.0
-    assert lg.settings.server_target_latency_ns == 15_000_000
+    wanted = {"server_target_qps": 50.0, "server_target_latency_ns": 15_000_000}
+    assert wanted.items() <= vars(lg.settings).items()
 
 
 @pytest.mark.parametrize("error", [ArithmeticError("it broke"), KeyboardInterrupt()])
@@ -251,12 +222,9 @@ def test_an_error_in_a_thread_is_raised_at_the_end() -> None:
     with pytest.raises(ArithmeticError):
         run_loadgen(lg, PLAN, lambda: loadgen.batches(run, 2, 1), 3)
     assert sorted(lg.answered) == [0, 1, 2]
-    assert Query(1, 2).sample == 2
 
 
 def test_where_it_is_not_installed_the_way_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[loadgen\]'"):
         loadgen.library()
@@ -274,51 +242,45 @@ def test_loadgen_and_we_agree(
     The fastest calls are compared, since a busy machine makes any number of them slow; and what we read
     of LoadGen's trace must be what LoadGen itself made of it.
     """
-    import time
-
-    from repr_runtime import Session
-
     real = Session.run
 
     def slow(self: Session, *arrays: Any, **named: Any) -> Any:
         time.sleep(0.02)
         return real(self, *arrays, **named)
 
-    def at_ten_a_second(attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]) -> None:
-        trials.append(replace(attempt(10.0, True), outcome="held"))
+    def at_twenty_a_second(
+        attempt: Any, _first: float, _plan: Any, trials: list[RateTrial]
+    ) -> None:
+        trials.append(replace(attempt(20.0, True), outcome="held"))
 
     monkeypatch.setattr(Session, "run", slow)
-    monkeypatch.setattr("repr_bench.scenarios.server.search", at_ten_a_second)
+    monkeypatch.setattr("repr_bench.scenarios.server.search", at_twenty_a_second)
+    monkeypatch.setattr(SearchSettings, "lasting", lambda *_, **__: (0.5, 10))
     path = tmp_path / "r.json"
-    command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "1"]
+    command = [str(make_artifact()), "--scenario", "all", "--loadgen", "--seconds", "0.5"]
+    command += ["--batch", "1", "--limit", "20"]
     more = ["--max-batch", "8", "--instances", "1", "--slo", "50ms", "--json", str(path)]
     assert cli.main([*command, *more, "--threads", "1", "--quiet"]) == 0
     rows = {(row.scenario, row.source): row for row in read_results(path).scenarios}
     assert len(rows) == 8
     for scenario in ("single-stream", "multi-stream", "server"):
         ours, theirs = rows[scenario, "repr-bench"], rows[scenario, "LoadGen"]
-        fastest = latency_ms(theirs.windows_ns, 1)
-        assert fastest is not None
+        fastest: Any = latency_ms(theirs.windows_ns, 1)
         assert fastest.value >= 20
         if scenario != "server":
-            mine = latency_ms(ours.windows_ns, 1)
-            assert mine is not None
+            mine: Any = latency_ms(ours.windows_ns, 1)
             assert fastest.value == pytest.approx(mine.value, rel=0.5)
         assert theirs.loadgen is not None
         assert theirs.loadgen.version.startswith("6.")
         samples = sorted(ns for window in theirs.windows_ns for ns in window)
         assert theirs.loadgen.percentiles_ns["50"] == samples[len(samples) // 2]
         assert theirs.loadgen.percentiles_ns["90"] == samples[int(len(samples) * 0.9)]
-        assert sum(theirs.window_seconds) >= 0.75
-    server = rows["server", "LoadGen"].images_per_second
-    assert server is not None
-    assert 3 < server.value < 30  # about ten Poisson arrivals in a second
+        assert sum(theirs.window_seconds) >= 0.35
+    rates: Any = {which: row.images_per_second for which, row in rows.items()}
+    assert 6 < rates["server", "LoadGen"].value < 60  # about ten Poisson arrivals in half a second
     for source in ("repr-bench", "LoadGen"):
-        found = rows["offline", source].images_per_second
-        assert found is not None
-        assert 8 / 0.2 < found.value <= 8 / 0.02
+        assert 8 / 0.2 < rates["offline", source].value <= 8 / 0.02
     theirs = rows["offline", "LoadGen"]
     assert theirs.loadgen is not None
-    assert theirs.loadgen.result == pytest.approx(
-        theirs.queries / sum(theirs.window_seconds), rel=0.02
-    )
+    ours_of_theirs = theirs.queries / sum(theirs.window_seconds)
+    assert theirs.loadgen.result == pytest.approx(ours_of_theirs, rel=0.02)

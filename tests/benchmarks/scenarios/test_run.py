@@ -6,18 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import scenario_rows as made
 from page_results import said, shown
 
 from repr_bench import cli
-from repr_bench import inputs as feeds
 from repr_bench.options import parser, scenario_options
 from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
@@ -31,27 +29,30 @@ from repr_bench.results.trials import SCENARIOS, UNANSWERED, Outcome, RateTrial
 from repr_bench.scenarios import offline, server, streams
 from repr_bench.scenarios import run as scenarios
 from repr_bench.statistics.intervals import Figure, Interval
-from repr_models.data.images import ImageSet
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.05", "--samples", "12", "--threads", "1", "--instances", "1")
 
 
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    images = ImageSet(np.full((10, 32, 32, 3), 200, np.uint8), np.arange(10), "ten grey images")
-    monkeypatch.setattr(feeds, "_load", lambda _folder: images)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("ten_images", "in_tmp_path")
+Driven = Callable[..., tuple[int, Results]]
 
 
-def test_all_scenarios_of_an_artifact(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = str(make_artifact())
-    command = [folder, *QUICK, "--scenario", "all", "--end-to-end"]
-    code = cli.main([*command, "--json", "r.json", "--html", "r.html", "--csv", "r.csv"])
+@pytest.fixture
+def driven(make_artifact: ArtifactMaker) -> Driven:
+    """Drives ``linear`` by the command line; the exit status, and the results as they were kept."""
+
+    def run(*options: str, folder: Path | None = None, targets: Sequence[str] = ()) -> Any:
+        command = [*targets, str(folder or make_artifact()), *QUICK, *options, "--json", "r.json"]
+        return cli.main(command), read_results(Path("r.json"))
+
+    return run
+
+
+def test_all_scenarios_of_an_artifact(driven: Driven, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ("--html", "r.html", "--csv", "r.csv")
+    code, found = driven("--scenario", "all", "--end-to-end", *files)
     out, err = capsys.readouterr()
-    found = read_results(Path("r.json"))
     assert [(row.batch, row.status) for row in found.rows] == [(1, "measured"), (8, "measured")]
     assert [row.scenario for row in found.scenarios] == list(SCENARIOS)
     rows = {row.scenario: row for row in found.scenarios}
@@ -59,11 +60,9 @@ def test_all_scenarios_of_an_artifact(
     assert {row.status for row in found.scenarios if row.scenario != "server"} == {"measured"}
     assert code == (rows["server"].status == "failed")
     _accuracy_stands_beside_each_latency(found, out)
-    assert (rows["single-stream"].batch, rows["multi-stream"].batch) == (1, 8)
-    assert rows["single-stream"].queries >= 12
-    assert rows["single-stream"].inputs == "evaluation images"
-    server = rows["server"]
-    assert server.slo_ms == 15
+    single, server = rows["single-stream"], rows["server"]
+    assert (single.batch, rows["multi-stream"].batch, server.slo_ms) == (1, 8, 15)
+    assert (single.queries >= 12, single.inputs) == (True, "evaluation images")
     # which rates hold is the machine's; that all who were answered were in a batch is ours
     assert server.trials
     for trial in server.trials:
@@ -86,31 +85,29 @@ def test_all_scenarios_of_an_artifact(
 
 
 def _accuracy_stands_beside_each_latency(found: Results, out: str) -> None:
-    """One of ten grey images is of the linear network's ninth class."""
+    """Three of ten grey images are of the linear network's ninth class."""
     graph = found.rows[0].graph
     assert graph is not None
     assert {row.graph for row in (*found.scenarios, *found.end_to_end)} == {graph}
     for line in out.splitlines():
         if re.match(r"linear +fp32 +\S+ +repr-bench", line):
-            assert "  10.00 (1.8–40.4)  " in line
-    assert "linear fp32 batch 8 from JPEG to label; top-1 %: 10.00 (1.8–40.4)" in out
+            assert "  30.00 (10.8–60.3)  " in line
+    assert "linear fp32 batch 8 from JPEG to label; top-1 %: 30.00 (10.8–60.3)" in out
     body = json.loads(Path("r.json").read_text())
     for row in (*body["scenarios"], *body["end_to_end"]):
-        assert row["derived"]["top1_percent"]["value"] == 10.0
-        assert row["derived"]["top1_percent"]["interval"] == pytest.approx([1.79, 40.42], abs=0.01)
+        top1 = row["derived"]["top1_percent"]
+        assert (top1["value"], *top1["interval"]) == pytest.approx((30, 10.78, 60.32), abs=0.01)
     lines = list(csv.DictReader(io.StringIO(Path("r.csv").read_text())))
-    assert [line["top1_percent"] for line in lines if line["kind"] != "graph"] == ["10.0"] * 6
+    assert [line["top1_percent"] for line in lines if line["kind"] != "graph"] == ["30.0"] * 6
 
 
-def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker) -> None:
-    folder = str(make_artifact(batch=4))
-    command = [folder, *QUICK, "--scenario", "single-stream,offline,server"]
-    code = cli.main([*command, "--json", "r.json", "--quiet"])
-    rows = {row.scenario: row for row in read_results(Path("r.json")).scenarios}
+def test_a_graph_of_a_fixed_batch(make_artifact: ArtifactMaker, driven: Driven) -> None:
+    options = ("--scenario", "single-stream,offline,server", "--quiet")
+    code, found = driven(*options, folder=make_artifact(batch=4))
+    rows = {row.scenario: row for row in found.scenarios}
     assert rows["single-stream"].status == "absent"
     assert "fixed at 4" in rows["single-stream"].reason
-    assert rows["offline"].batch == 4
-    assert len(rows["offline"].batches) == 1
+    assert (rows["offline"].batch, len(rows["offline"].batches)) == (4, 1)
     assert code == (rows["server"].status == "failed")
     assert rows["server"].trials
     assert max(size for size, _ in rows["server"].trials[0].batches) <= 4
@@ -123,29 +120,24 @@ def _limited(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
 
 
 def test_the_rate_that_holds_is_the_rows(
-    make_artifact: ArtifactMaker,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    driven: Driven, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(server, "try_rate", _limited)
-    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "500ms"]
-    assert cli.main([*command, "--json", "r.json"]) == 0
-    row = read_results(Path("r.json")).scenarios[0]
+    code, found = driven("--scenario", "server", "--slo", "500ms")
+    (row,) = found.scenarios
     assert row.rate is not None
     assert row.next_rate is not None
+    assert code == 0
     assert 950 < row.rate <= 1000 < row.next_rate
     out, err = capsys.readouterr()
     assert f"{row.rate:,.4g} queries/s hold p99 ≤ 500 ms, {row.next_rate:,.4g} do not" in out
     assert f"{row.rate:,.4g} queries/s confirmed" in err
 
 
-def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(
-    make_artifact: ArtifactMaker,
-) -> None:
-    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--slo", "0.001us"]
-    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
-    row = read_results(Path("r.json")).scenarios[0]
-    assert (row.status, row.trials, row.rate) == ("measured", (), None)
+def test_where_one_sample_takes_longer_than_the_bound_no_rate_is_tried(driven: Driven) -> None:
+    code, found = driven("--scenario", "server", "--slo", "0.001us", "--quiet")
+    (row,) = found.scenarios
+    assert (code, row.status, row.trials, row.rate) == (0, "measured", (), None)
     assert "no rate can hold 1e-06 ms: one sample alone takes" in row.reason
 
 
@@ -156,20 +148,18 @@ def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
     late_ns: int,
     status: str,
     code: int,
-    make_artifact: ArtifactMaker,
+    driven: Driven,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def missed(rate: float, *_rest: Any, confirm: bool) -> RateTrial:
-        late = (late_ns,) * 6
-        trial = replace(made.HELD, offered=rate, confirms=confirm, lateness_ns=late)
-        return replace(trial, outcome="missed")
+        trial = replace(made.HELD, offered=rate, confirms=confirm, outcome="missed")
+        return replace(trial, lateness_ns=(late_ns,) * 6)
 
     monkeypatch.setattr(server, "try_rate", missed)
-    command = [str(make_artifact()), *QUICK, "--scenario", "server", "--json", "r.json"]
-    assert cli.main(command) == code
-    row = read_results(Path("r.json")).scenarios[0]
-    assert (row.status, row.rate) == (status, None)
+    exit_status, found = driven("--scenario", "server")
+    (row,) = found.scenarios
+    assert (exit_status, row.status, row.rate) == (code, status, None)
     assert row.trials[-1].offered * 15e-3 <= 0.1
     out, err = capsys.readouterr()
     assert f"linear fp32 server: {row.reason}" in out
@@ -177,94 +167,76 @@ def test_a_search_that_finds_nothing_fails_unless_that_is_a_finding(
 
 
 def test_what_fails_is_a_row_for_each_scenario(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+    driven: Driven, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["no/such", str(make_artifact()), *QUICK, "--precision", "fp16"]
-    assert cli.main([*command, "--scenario", "offline,server", "--json", "r.json", "--quiet"]) == 1
-    found = read_results(Path("r.json"))
-    assert [(row.label, row.status) for row in found.scenarios] == [
-        *(("no/such", "failed"), ("no/such", "failed")),
-        *(("linear", "absent"), ("linear", "absent")),
+    options = ("--precision", "fp16", "--scenario", "offline,server", "--quiet")
+    code, found = driven(*options, targets=["no/such"])
+    assert [(code, row.label, row.status) for row in found.scenarios] == [
+        *[(1, "no/such", "failed")] * 2,
+        *[(1, "linear", "absent")] * 2,
     ]
-    out = capsys.readouterr().out
-    assert "no/such server: no/such is not an artifact" in out
+    assert "no/such server: no/such is not an artifact" in capsys.readouterr().out
     assert "linear fp16 server: no fp16 graph in this artifact" in said(found)
 
 
 @pytest.mark.parametrize("moment", ["single-stream", "server", "offline"])
 def test_ctrl_c_keeps_what_was_measured(
-    moment: str, make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+    moment: str, driven: Driven, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = server.try_rate
-    calls = 0
+    real, calls = server.try_rate, list[Any]()
 
     def interrupted(*arguments: Any, **more: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            raise KeyboardInterrupt
-        return real(*arguments, **more)
-
-    def at_once(*_arguments: Any, **_more: Any) -> Any:
+        calls.append(arguments)
+        if moment == "server" and len(calls) == 1:
+            return real(*arguments, **more)
         raise KeyboardInterrupt
 
+    if moment == "offline":  # the server is not what is looked at
+        monkeypatch.setattr(server, "try_rate", _limited)
     where, name = {
         "single-stream": (streams, "measure"),
         "server": (server, "try_rate"),
         "offline": (offline, "try_batch"),
     }[moment]
-    monkeypatch.setattr(where, name, interrupted if moment == "server" else at_once)
-    command = [str(make_artifact()), *QUICK, "--scenario", "all", "--json", "r.json", "--quiet"]
-    if moment == "offline":  # the server is not what is looked at
-        monkeypatch.setattr(server, "try_rate", _limited)
-    assert cli.main(command) == 130
-    found = read_results(Path("r.json"))
-    assert found.interrupted
+    monkeypatch.setattr(where, name, interrupted)
+    code, found = driven("--scenario", "all", "--quiet")
+    assert (code, found.interrupted) == (130, True)
     last = found.scenarios[-1]
-    assert (last.scenario, last.status) == (moment, "interrupted")
-    if moment == "server":
-        assert len(last.trials) == 1
-    before = SCENARIOS[: SCENARIOS.index(moment)]  # type: ignore[arg-type]
-    assert [row.status for row in found.scenarios] == [*["measured"] * len(before), "interrupted"]
+    assert (last.scenario, len(last.trials)) == (moment, int(moment == "server"))
+    before = list(SCENARIOS).index(moment)
+    assert [row.status for row in found.scenarios] == [*["measured"] * before, "interrupted"]
 
 
 def test_ctrl_c_in_the_table_ends_the_run_before_the_scenarios(
-    make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
+    driven: Driven, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def advance(_self: object, what: str, done: float, total: float) -> None:
         if what == "measuring" and done > total / 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunProgress, "advance", advance)
-    command = [str(make_artifact()), *QUICK, "--scenario", "offline", "--json", "r.json", "--quiet"]
-    assert cli.main(command) == 130
-    found = read_results(Path("r.json"))
-    assert found.interrupted
+    code, found = driven("--scenario", "offline", "--quiet")
+    assert (code, found.interrupted, found.scenarios) == (130, True, ())
     assert found.rows[0].samples > 0
-    assert found.scenarios == ()
 
 
 def test_what_a_cpu_emulates_is_not_driven(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+    driven: Driven, make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = str(make_artifact(more_precisions=("fp16",)))
-    command = [folder, *QUICK, "--device", "cpu", "--fp16", "--scenario", "single-stream"]
-    assert cli.main([*command, "--json", "r.json", "--quiet"]) == 0
-    found = read_results(Path("r.json")).scenarios
-    assert [(row.precision, row.status) for row in found] == [
-        *(("fp32", "measured"), ("fp16", "absent")),
-    ]
+    options = ("--device", "cpu", "--fp16", "--scenario", "single-stream", "--quiet")
+    code, found = driven(*options, folder=make_artifact(more_precisions=("fp16",)))
+    statuses = [(row.precision, row.status) for row in found.scenarios]
+    assert (code, statuses) == (0, [("fp32", "measured"), ("fp16", "absent")])
     out = capsys.readouterr().out
     assert "linear fp16 single-stream: fp16 on a CPU is emulation: its latency would say" in out
 
 
 def test_peers_are_compared_beside_scenarios(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+    driven: Driven, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(make_artifact()), *QUICK, "--batch", "1", "--scenario", "single-stream"]
-    assert cli.main([*command, "--peers", "onnxruntime", "--json", "r.json", "--quiet"]) == 0
-    found = read_results(Path("r.json"))
-    assert {row.peer for row in found.peers} == {"ours", "onnxruntime"}
+    options = ("--batch", "1", "--scenario", "single-stream", "--peers", "onnxruntime", "--quiet")
+    code, found = driven(*options)
+    assert (code, {row.peer for row in found.peers}) == (0, {"ours", "onnxruntime"})
     out = capsys.readouterr().out
     assert out.index("graph MB") < out.index("driven by") < out.index("ours is")
 
@@ -282,11 +254,11 @@ def test_without_labels_agreement_stands_beside_the_latency(results: Results, gr
 
 
 def test_an_artifact_that_changes_during_the_run_is_said(
+    driven: Driven,
     make_artifact: ArtifactMaker,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = make_artifact()
     real = scenarios.load
 
     def altered(*arguments: Any, **more: Any) -> Any:
@@ -294,30 +266,24 @@ def test_an_artifact_that_changes_during_the_run_is_said(
         return real(*arguments, **more)
 
     monkeypatch.setattr(scenarios, "load", altered)
-    assert cli.main([str(folder), *QUICK, "--scenario", "single-stream", "--quiet"]) == 1
+    assert driven("--scenario", "single-stream", "--quiet")[0] == 1
     assert "linear fp32 single-stream: " in (out := capsys.readouterr().out)
     assert "was written anew while it was measured" in out
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("option", "value"),
     [
-        ["--scenario", "batch"],
-        ["--scenario", ""],
-        ["--slo", "15"],
-        ["--slo", "0ms"],
-        ["--slo", "fastms"],
-        ["--slo", "infs"],
-        ["--instances", "0"],
-        ["--max-batch", "0"],
-        ["--seed", "-1"],
+        *(("--scenario", "batch"), ("--scenario", ""), ("--instances", "0"), ("--max-batch", "0")),
+        *(("--slo", "15"), ("--slo", "0ms"), ("--slo", "fastms"), ("--slo", "infs")),
+        ("--seed", "-1"),
     ],
 )
-def test_wrong_options_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_exit_2(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        cli.main([option, value])
     assert caught.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
+    assert option in capsys.readouterr().err
 
 
 def test_options() -> None:
@@ -326,19 +292,17 @@ def test_options() -> None:
 
     assert chosen() is None
     assert chosen("--slo", "20ms") is None
-    for text, milliseconds in (("15ms", 15.0), ("0.1s", 100.0), ("800us", 0.8), ("800µs", 0.8)):
-        found = chosen("--scenario", "server", "--slo", text)
-        assert found is not None
-        assert found.slo_ms == pytest.approx(milliseconds)
-    found = chosen("--scenario", "offline,server,offline")
-    assert found is not None
-    assert found.scenarios == ("offline", "server")
-    found = chosen("--loadgen")
-    assert found is not None
-    assert found.scenarios == SCENARIOS
-    found = chosen("--end-to-end")
-    assert found is not None
-    assert found.scenarios == ()
+    for arguments, asked in (
+        ("--scenario server --slo 15ms", (("server",), 15.0)),
+        ("--scenario server --slo 0.1s", (("server",), 100.0)),
+        ("--scenario server --slo 800us", (("server",), 0.8)),
+        ("--scenario server --slo 800µs", (("server",), 0.8)),
+        ("--scenario offline,server,offline", (("offline", "server"), 15.0)),
+        ("--loadgen", (SCENARIOS, 15.0)),
+        ("--end-to-end", ((), 15.0)),
+    ):
+        found: Any = chosen(*arguments.split())
+        assert (found.scenarios, found.slo_ms) == (asked[0], pytest.approx(asked[1]))
 
 
 def _printed(results: Results) -> str:
@@ -349,16 +313,16 @@ def _printed(results: Results) -> str:
 def test_the_table_by_hand(results: Results) -> None:
     rows = (made.SERVER, made.STREAM, made.OFFLINE, made.LOADGEN)
     out = _printed(replace(results, rows=(), scenarios=rows, end_to_end=(made.STAGES,)))
-    assert "100 queries/s hold p99 ≤ 15 ms, 150 do not" in out
-    assert "p90 7.0 (6.0–7.0) ms; valid to LoadGen" in out
-    assert "images/s, batch 32 × 2 instances" in out
-    assert "missed after 0.1 s" in out
-    assert "confirmed" in out
-    assert "its interval reaches beyond" in out
-    assert "Early stopping not satisfied: lenet5 fp32 single-stream (LoadGen)" in out
+    for words in (
+        "100 queries/s hold p99 ≤ 15 ms, 150 do not",
+        "p90 7.0 (6.0–7.0) ms; valid to LoadGen",
+        "images/s, batch 32 × 2 instances",
+        *("missed after 0.1 s", "confirmed", "its interval reaches beyond", "decode"),
+        "Early stopping not satisfied: lenet5 fp32 single-stream (LoadGen)",
+        "network alone",
+    ):
+        assert words in out
     assert "load generator" not in out
-    assert "decode" in out
-    assert "network alone" in out
 
 
 def test_a_generator_that_was_late_is_said(results: Results) -> None:
@@ -410,13 +374,12 @@ def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*command, "--seconds", "0.2", "--json", "r.json"]) == 0
     found = read_results(Path("r.json"))
     rows = {row.scenario: row for row in found.scenarios}
-    server = rows["server"]
     assert {row.status for row in found.scenarios} == {"measured"}
+    server = rows["server"]
     assert server.rate is None or server.rate < 1e6
     assert max(trial.answered for trial in server.trials) >= 100
-    offline = rows["offline"].images_per_second
-    assert offline is not None
+    offline: Any = rows["offline"].images_per_second
     assert offline.value > 100
-    stages = found.end_to_end[0]
-    assert stages.medians_ms["total"].value > stages.medians_ms["infer"].value
+    medians = found.end_to_end[0].medians_ms
+    assert medians["total"].value > medians["infer"].value
     assert "lenet5" in capsys.readouterr().out

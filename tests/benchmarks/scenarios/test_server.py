@@ -2,102 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import scenario_rows as made
 from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
 
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import Outcome, RateTrial
-from repr_bench.scenarios.search import MOST_RATES, SearchSettings, conclusion, search
+from repr_bench.scenarios.search import (
+    MOST_RATES,
+    Attempt,
+    SearchSettings,
+    conclusion,
+    search,
+)
 from repr_bench.scenarios.server import try_rate
 
 MS = 1_000_000
-ServiceMaker = Callable[[VirtualTime], QueueService]
 
 
-def _trial(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
-    return RateTrial(
-        offered=rate,
-        seed=0,
-        confirms=confirms,
-        outcome=outcome,
-        reason="",
-        slo_ms=15.0,
-        scheduled=1,
-        refused=0,
-        seconds=1.0,
-        windows_ns=((MS,),),
-        window_seconds=(1.0,),
-        lateness_ns=(0,),
-        batches=((1, 1),),
+def _trial(rate: float, outcome: Outcome, confirms: bool = False, late_ns: int = 0) -> RateTrial:
+    return replace(
+        made.HELD, offered=rate, confirms=confirms, outcome=outcome, lateness_ns=(late_ns,)
     )
+
+
+def _late(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
+    return _trial(rate, outcome, confirms, 17 * MS)
 
 
 def _try(
-    rate: float,
-    service: ServiceMaker,
-    settings: SearchSettings,
-    *,
-    confirm: bool = False,
-    **virtual: Any,
+    rate: float, service: QueueService, settings: SearchSettings, *, confirm: bool = False
 ) -> RateTrial:
     """A trial of ``rate`` in virtual time."""
-    time = VirtualTime(**virtual)
-    return try_rate(
-        rate,
-        lambda: service(time),
-        ["x"],
-        settings,
-        confirm=confirm,
-        clock=time.clock,
-        sleep=time.sleep,
-    )
+    time = service.time
+    how: Any = {"confirm": confirm, "clock": time.clock, "sleep": time.sleep}
+    return try_rate(rate, lambda: service, ["x"], settings, **how)
 
 
-def _row(trials: list[RateTrial]) -> ScenarioRow:
-    return ScenarioRow(
-        label="x",
-        precision="fp32",
-        scenario="server",
-        source="repr-bench",
-        status="measured",
-        trials=tuple(trials),
-    )
+def _searched(
+    attempt: Attempt, first: float, settings: SearchSettings
+) -> tuple[ScenarioRow, tuple[str, str]]:
+    """The row of a search, and its conclusion."""
+    trials: list[RateTrial] = []
+    search(attempt, first, settings, trials)
+    return replace(made.SERVER, trials=tuple(trials)), conclusion(trials, settings)
+
+
+def _holds(row: ScenarioRow) -> tuple[float, float]:
+    """The rate that holds, and the next one, which does not."""
+    assert row.rate is not None
+    assert row.next_rate is not None
+    return row.rate, row.next_rate
 
 
 def _search(
     limit: float, first: float, *, confirmed_limit: float | None = None, slo_ms: float = 15_000.0
 ) -> ScenarioRow:
     """Of a service that holds exactly the rates up to ``limit``."""
-    trials: list[RateTrial] = []
 
     def attempt(rate: float, confirm: bool) -> RateTrial:
         highest = limit if not confirm or confirmed_limit is None else confirmed_limit
         return _trial(rate, "held" if rate <= highest else "missed", confirm)
 
-    search(attempt, first, SearchSettings(slo_ms), trials)
-    return _row(trials)
+    return _searched(attempt, first, SearchSettings(slo_ms))[0]
 
 
 @pytest.mark.parametrize("limit", [0.7, 12.0, 512.0, 100_000.0])
 @pytest.mark.parametrize("first", [1.0, 500.0, 90_000.0])
 def test_search_brackets_and_bisects_to_within_5_percent(limit: float, first: float) -> None:
     row = _search(limit, first)
-    assert row.rate is not None
-    assert row.next_rate is not None
-    assert row.rate <= limit < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
+    rate, above = _holds(row)
+    assert rate <= limit < above <= 1.05 * rate * (1 + 1e-9)
     assert sum(trial.confirms for trial in row.trials) == 1
     assert len(row.trials) <= MOST_RATES + 1
 
 
 def test_what_is_not_confirmed_gives_way_to_lower_rates() -> None:
     row = _search(1000.0, 800.0, confirmed_limit=700.0)
-    assert row.rate is not None
-    assert 0.5 * 700 < row.rate <= 700.0
+    assert 0.5 * 700 < _holds(row)[0] <= 700.0
     confirms = [trial.offered for trial in row.trials if trial.confirms]
     assert confirms == sorted(confirms, reverse=True)
     assert row.next_rate == confirms[-2]
@@ -105,8 +91,7 @@ def test_what_is_not_confirmed_gives_way_to_lower_rates() -> None:
 
 def test_where_no_rate_holds_nothing_is_confirmed() -> None:
     row = _search(0.0, 100.0)
-    assert row.rate is None
-    assert row.next_rate is None
+    assert (row.rate, row.next_rate) == (None, None)
     # down to one query in ten bounds of 15 s
     assert len(row.trials) == 15
     assert row.trials[-1].offered * 15 <= 0.1 < row.trials[-2].offered * 15
@@ -114,19 +99,9 @@ def test_where_no_rate_holds_nothing_is_confirmed() -> None:
 
 
 def test_a_failure_ends_the_search() -> None:
-    trials: list[RateTrial] = []
-    search(
-        lambda rate, _confirm: replace(_trial(rate, "failed"), reason="ValueError: no"),
-        10.0,
-        SearchSettings(15.0),
-        trials,
-    )
-    assert len(trials) == 1
-    assert conclusion(trials, SearchSettings(15.0)) == ("failed", "ValueError: no")
-
-
-def _late(rate: float, outcome: Outcome, confirms: bool = False) -> RateTrial:
-    return replace(_trial(rate, outcome, confirms), lateness_ns=(17 * MS,))
+    failed = replace(_trial(10.0, "failed"), reason="ValueError: no")
+    row, found = _searched(lambda _rate, _confirm: failed, 10.0, SearchSettings(15.0))
+    assert (row.trials, found) == ((failed,), ("failed", "ValueError: no"))
 
 
 def test_a_search_is_confirmed_however_far_down() -> None:
@@ -142,44 +117,50 @@ def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> N
     def attempt(rate: float, confirm: bool) -> RateTrial:
         again = bool(trials) and trials[-1].offered == rate and trials[-1].generator_limited
         outcome: Outcome = "held" if rate <= 1000 else "missed"
-        return _trial(rate, outcome, confirm) if again else _late(rate, "missed", confirm)
+        trials.append((_trial if again else _late)(rate, outcome if again else "missed", confirm))
+        return trials[-1]
 
-    search(attempt, 4000.0, SearchSettings(15.0), trials)
-    row = _row(trials)
-    assert row.rate is not None
-    assert row.next_rate is not None
-    assert row.rate <= 1000 < row.next_rate <= 1.05 * row.rate * (1 + 1e-9)
+    row, _ = _searched(attempt, 4000.0, SearchSettings(15.0))
+    rate, above = _holds(row)
+    assert rate <= 1000 < above <= 1.05 * rate * (1 + 1e-9)
     assert row.generator_limit == ""
     assert [trial.generator_limited for trial in trials] == [True, False] * (len(trials) // 2)
 
 
-def test_what_a_search_without_a_confirmed_rate_comes_to() -> None:
-    settings = SearchSettings(15.0)
-
-    def found(attempt: Any) -> tuple[str, str]:
-        trials: list[RateTrial] = []
-        search(attempt, 36_590.0, settings, trials)
-        assert trials[-1].offered * 15e-3 <= 0.1  # it went all the way down
-        return conclusion(trials, settings)
-
-    # a generator on time, and the service misses however little it has to do: that is a finding
-    status, reason = found(lambda rate, confirm: _trial(rate, "missed", confirm))
-    assert status == "measured"
-    assert reason.startswith("no rate holds 15 ms: not even ")
-    # a late generator tells nothing
-    status, reason = found(lambda rate, confirm: _late(rate, "missed", confirm))
-    assert status == "failed"
-    assert "the load generator was itself 17 ms late at p99" in reason
-    assert "1.5 ms is allowed" in reason
-    # what holds for a moment, and never for longer, is not settled
-    status, reason = found(lambda rate, c: _trial(rate, "missed" if c else "held", c))
-    assert status == "failed"
-    assert "held 15 ms in a short run, and none in a longer one" in reason
+@pytest.mark.parametrize(
+    ("attempt", "status", "words"),
+    [
+        # a generator on time, and the service misses however little it has to do: a finding
+        (
+            lambda rate, c: _trial(rate, "missed", c),
+            "measured",
+            ("no rate holds 15 ms: not even ",),
+        ),
+        # a late generator tells nothing
+        (
+            lambda rate, c: _late(rate, "missed", c),
+            "failed",
+            ("the load generator was itself 17 ms late at p99", "1.5 ms is allowed"),
+        ),
+        # what holds for a moment, and never for longer, is not settled
+        (
+            lambda rate, c: _trial(rate, "missed" if c else "held", c),
+            "failed",
+            ("held 15 ms in a short run, and none in a longer one",),
+        ),
+    ],
+)
+def test_what_a_search_without_a_confirmed_rate_comes_to(
+    attempt: Attempt, status: str, words: tuple[str, ...]
+) -> None:
+    row, found = _searched(attempt, 36_590.0, SearchSettings(15.0))
+    assert row.trials[-1].offered * 15e-3 <= 0.1  # it went all the way down
+    assert found[0] == status
+    assert all(each in found[1] for each in words)
 
 
 def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> None:
     settings = SearchSettings(15.0, seconds=0.5, confirm_seconds=2)
-    trials: list[RateTrial] = []
 
     class SlowToTake(QueueService):
         """Each query costs the one who sends it 0.2 ms, and the service next to nothing."""
@@ -188,27 +169,24 @@ def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> Non
             self.time.sleep(2e-4)
             return super().submit(sample, deadline=deadline)
 
-    def attempt(rate: float, confirm: bool) -> RateTrial:
-        return _try(rate, lambda time: SlowToTake(time, 1000), settings, confirm=confirm)
-
-    search(attempt, 36_590.0, settings, trials)
-    assert conclusion(trials, settings) == ("measured", "")
-    row = _row(trials)
-    assert trials[0].generator_limited
-    assert not trials[0].derived()["trusted"]
+    row, found = _searched(
+        lambda rate, confirm: _try(rate, SlowToTake(1000), settings, confirm=confirm),
+        *(36_590.0, settings),
+    )
+    assert found == ("measured", "")
+    assert row.trials[0].generator_limited
+    assert not row.trials[0].derived()["trusted"]
     assert row.rate is not None
     assert 3000 < row.rate < 5000  # what can be sent
     assert row.next_rate is None  # of the service no limit was seen
+    assert row.generator_limit == row.derived()["generator_limit"]
     assert row.generator_limit == (
         f"at least {row.rate:,.4g} queries/s: the load generator, not the network, is the limit"
     )
-    assert row.derived()["generator_limit"] == row.generator_limit
     # the same rates missed by the service, with a generator on time
-    mine = [replace(trial, lateness_ns=(0,)) for trial in trials]
-    row = replace(row, trials=tuple(mine))
-    assert row.rate is not None
-    assert row.next_rate is not None
-    assert row.rate < row.next_rate < 1.06 * row.rate
+    row = replace(row, trials=tuple(replace(trial, lateness_ns=(0,)) for trial in row.trials))
+    rate, above = _holds(row)
+    assert rate < above < 1.06 * rate
     assert (row.generator_limit, row.derived()["generator_limit"]) == ("", None)
 
 
@@ -226,18 +204,13 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     known = md1_highest_rate(service_ms / 1e3, bound_ms / 1e3, 0.99)
     assert known == pytest.approx(187, abs=1)
     settings = SearchSettings(bound_ms, seconds=40, confirm_seconds=120, within=0.03)
-    trials: list[RateTrial] = []
     services: list[QueueService] = []
 
-    def service(time: VirtualTime) -> QueueService:
-        services.append(QueueService(time, round(service_ms * MS)))
-        return services[-1]
-
     def attempt(rate: float, confirm: bool) -> RateTrial:
-        return _try(rate, service, settings, confirm=confirm)
+        services.append(QueueService(round(service_ms * MS)))
+        return _try(rate, services[-1], settings, confirm=confirm)
 
-    search(attempt, 1e3 / service_ms, settings, trials)
-    row = _row(trials)
+    row, _ = _searched(attempt, 1e3 / service_ms, settings)
     assert row.rate == pytest.approx(known, rel=0.06)
     assert row.confirmed is not None
     assert row.confirmed.achieved == pytest.approx(row.rate, rel=0.03)
@@ -248,18 +221,17 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     expected = md1_latency_percentile(row.rate, service_ms / 1e3, 0.99) * 1e3
     assert p99.interval.low * 0.97 <= expected <= p99.interval.high * 1.03
     # the first rate is at the queue's capacity: lost, and given up long before its 40 s
-    assert trials[0].outcome == "missed"
-    assert trials[0].stopped
-    assert trials[0].seconds < 20
+    first = row.trials[0]
+    assert (first.outcome, first.stopped, first.seconds < 20) == ("missed", True, True)
     assert all(service.closed == [False] for service in services)
     assert row.confirmed.batches == ((1, row.confirmed.queries),)
     # another schedule confirms
-    assert {trial.seed for trial in trials} == {0, 1}
+    assert {trial.seed for trial in row.trials} == {0, 1}
 
 
 def test_refusals_count_as_misses() -> None:
     settings = SearchSettings(1000.0, seconds=10)
-    found = _try(95.0, lambda time: QueueService(time, 10 * MS, room=1), settings)
+    found = _try(95.0, QueueService(10 * MS, room=1), settings)
     # offered nearly what one server does, without room to wait: Erlang's loss, 0.95 / 1.95
     assert found.outcome == "missed"
     assert found.refused_share > 0.2
@@ -270,21 +242,15 @@ def test_refusals_count_as_misses() -> None:
 
 
 def test_a_failing_network_is_said() -> None:
-    found = _try(100.0, lambda time: QueueService(time, MS, fail_at=3), SearchSettings(15.0))
-    assert found.outcome == "failed"
-    assert found.reason == "ArithmeticError: the network fell over"
+    found = _try(100.0, QueueService(MS, fail_at=3), SearchSettings(15.0))
+    assert (found.outcome, found.reason) == ("failed", "ArithmeticError: the network fell over")
 
 
 @pytest.mark.parametrize(("oversleep", "trusted"), [(0.0, True), (5e-3, False)])
 def test_a_late_generator_makes_a_trial_untrustworthy(oversleep: float, trusted: bool) -> None:
-    found = _try(
-        50.0,
-        lambda time: QueueService(time, MS),
-        SearchSettings(15.0),
-        oversleep=lambda seconds: oversleep if seconds > 1e-3 else 0.0,
-    )
-    assert found.trusted is trusted
-    assert found.derived()["trusted"] is trusted
+    time = VirtualTime(oversleep=lambda seconds: oversleep if seconds > 1e-3 else 0.0)
+    found = _try(50.0, QueueService(MS, time), SearchSettings(15.0))
+    assert found.trusted is found.derived()["trusted"] is trusted
 
 
 @pytest.mark.parametrize(
@@ -305,4 +271,4 @@ def test_slow_networks_and_long_bounds_get_longer_trials_within_reason(
 
 def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
     settings = SearchSettings(1000.0, seconds=0.1)
-    assert _try(150.0, lambda time: QueueService(time, 10 * MS), settings).outcome == "missed"
+    assert _try(150.0, QueueService(10 * MS), settings).outcome == "missed"
