@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,13 +24,30 @@ class Graphs:
     def parse(text: str, *, opset: int = 20, ir_version: int = 10, **weights: Any) -> ir.Model:
         """The graph ``text`` (ONNX's own syntax) with ``weights`` as initializers by name.
 
-        Functions of the model may follow the graph.
+        Functions of the model may follow the graph. ``BN(x)`` stands for a BatchNormalization
+        of ``x`` with the parameters of :meth:`batchnorm`, ``BNs_(x)`` with those of prefix s_.
         """
+        parameters = r"BatchNormalization\2(\3, \1scale, \1shift, \1mean, \1var)"
+        text = re.sub(r"\bBN(\w*)((?:<[^>]*>)?)\((\w+)\)", parameters, text)
+        text = re.sub(r"\bBN\b", "BatchNormalization", text)
         header = f'<ir_version: {ir_version}, opset_import: ["": {opset}, "local": 1]>'
         proto = onnx.parser.parse_model(f"{header} {text}")
         for name, array in weights.items():
             proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
         return ir.from_proto(proto)
+
+    @classmethod
+    def content(cls, text: str, **weights: Any) -> bytes:
+        """What :meth:`parse` makes, as a file."""
+        return ir.to_proto(cls.parse(text, **weights)).SerializeToString()
+
+    @classmethod
+    def using(cls, weights: Arrays, text: str, **options: Any) -> ir.Model:
+        """The graph ``text`` with those of ``weights`` that it names, also by ``BN``."""
+        prefixes = {match[1] for match in re.finditer(r"\bBN(\w*)(?:<[^>]*>)?\(\w+\)", text)}
+        names = {p + name for p in prefixes for name in ("scale", "shift", "mean", "var")}
+        names |= set(re.findall(r"\w+", text))
+        return cls.parse(text, **options, **{k: weights[k] for k in weights if k in names})
 
     @staticmethod
     def batchnorm(

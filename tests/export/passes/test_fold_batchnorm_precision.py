@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from repr_export.passes import fold_batchnorm
 
 BN = "BatchNormalization"
-PARAMETERS = "scale, shift, mean, var"
 ELEMENT = {
     np.dtype(np.float32): "float",
     np.dtype(np.float64): "double",
@@ -27,7 +26,7 @@ def conv_batchnorm(graphs, dtype, *, epsilon=1e-3, channels=6, bias=True):
     element = ELEMENT[np.dtype(dtype)]
     text = f"""g ({element}[N,4,7,7] x) => ({element}[N,C,H,W] y)
         {{ c = Conv<pads=[1,1,1,1]>(x, w{", b" if bias else ""})
-           y = {BN}<epsilon={epsilon}>(c, {PARAMETERS}) }}"""
+           y = BN<epsilon={epsilon}>(c) }}"""
     weights = {
         "w": graphs.draw(channels, 4, 3, 3, dtype=dtype),
         **graphs.batchnorm(channels, dtype=dtype),
@@ -93,8 +92,8 @@ def test_a_scale_beyond_half_precision_is_refused(graphs):
 
 def test_single_precision_batchnorm_after_a_half_precision_conv(graphs):
     """Opset 15 lets the parameters be wider than the data, as mixed-precision training has them."""
-    text = f"""g (float16[N,4,7,7] x) => (float16[N,C,H,W] y)
-        {{ c = Conv(x, w) y = {BN}(c, {PARAMETERS}) }}"""
+    text = """g (float16[N,4,7,7] x) => (float16[N,C,H,W] y)
+        { c = Conv(x, w) y = BN(c) }"""
     model = graphs.parse(text, w=graphs.draw(6, 4, 3, 3, dtype=np.float16), **graphs.batchnorm(6))
     fold_batchnorm(model)
     (conv,) = model.graph
@@ -113,7 +112,7 @@ def test_epsilon_and_beta_count_as_a_file_stores_them(graphs):
 
 
 def test_the_default_epsilon(graphs):
-    text = f"g (float[N,1,3] x) => (float[N,C,W] y) {{ c = Conv(x, w) y = {BN}(c, a, z, z, z) }}"
+    text = "g (float[N,1,3] x) => (float[N,C,W] y) { c = Conv(x, w) y = BN(c, a, z, z, z) }"
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     model = graphs.parse(text, w=np.ones((1, 1, 1), np.float32), a=one, z=zero)
     fold_batchnorm(model)
@@ -148,9 +147,9 @@ def test_any_conv_computes_the_same(graphs, data):
     conv = f"{op}<group={groups},strides={strides},pads={pads}>"
     inputs = "w, b" if bias else "w"
     nodes = (
-        f"c = {BN}<epsilon={epsilon}>(x, {PARAMETERS}) y = {conv}(c, {inputs})"
+        f"c = BN<epsilon={epsilon}>(x) y = {conv}(c, {inputs})"
         if before
-        else f"c = {conv}(x, {inputs}) y = {BN}<epsilon={epsilon}>(c, {PARAMETERS})"
+        else f"c = {conv}(x, {inputs}) y = BN<epsilon={epsilon}>(c)"
     )
     dims, size = ",".join(f"D{i}" for i in range(rank + 2)), ",5" * rank
     model = graphs.parse(

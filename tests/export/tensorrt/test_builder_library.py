@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from rtx_builds import graph
 
 import repr_export.tensorrt.build
 import repr_export.tensorrt.builder_library
@@ -27,15 +27,7 @@ from repr_runtime.errors import MissingExtraError
 NO_GPU = CudaStatus(0, "no CUDA driver is installed")
 ONE_GPU = CudaStatus(1, "", (13, 0), (Gpu("A10", "8.6", 24 * 2**30),))
 
-GRAPH = helper.make_model(
-    helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-    ),
-    opset_imports=[helper.make_opsetid("", 20)],
-).SerializeToString()
+GRAPH = graph("(float[batch,3] x) => (float[batch,3] y) { y = Relu(x) }")
 
 
 class Kind(enum.Enum):
@@ -83,12 +75,9 @@ class Cache:
     """Knows its version, and how many builds it has seen."""
 
     def __init__(self, content: bytes, version: str) -> None:
-        self.version, self.builds = version, 0
-        if content:
-            written, builds = content.decode().removeprefix("cache ").split(" x")
-            self.foreign, self.builds = written != version, int(builds)
-        else:
-            self.foreign = False
+        fresh = f"cache {version} x0"
+        written, builds = (content.decode() or fresh).removeprefix("cache ").split(" x")
+        self.version, self.foreign, self.builds = version, written != version, int(builds)
 
     def serialize(self) -> bytes:
         return f"cache {self.version} x{self.builds}".encode()
@@ -103,20 +92,11 @@ class Profile:
 
 
 class Config:
-    __slots__ = (
-        "builder_optimization_level",
-        "cache",
-        "flags",
-        "profiles",
-        "profiling_verbosity",
-        "progress_monitor",
-        "raises",
-        "version",
-    )
-
     def __init__(self, version: str, raises: bool) -> None:
         self.version, self.raises = version, raises
-        self.flags, self.profiles, self.cache = {"TF32"}, [], None
+        self.flags: set[str] = {"TF32"}
+        self.profiles: list[dict[str, Any]] = []
+        self.cache: Cache | None = None
         self.builder_optimization_level = 3
 
     def set_flag(self, flag: enum.Enum) -> None:
@@ -138,10 +118,9 @@ class Config:
 
     def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch
-        if cache.foreign:
-            return False
-        self.cache = cache
-        return True
+        if not cache.foreign:
+            self.cache = cache
+        return not cache.foreign
 
     def get_timing_cache(self) -> Cache | None:
         return self.cache
@@ -240,15 +219,15 @@ def built(**chosen: Any) -> dict[str, Any]:
 def test_networks_are_strongly_typed_in_every_version(install: Any, version: Any) -> None:
     install(library(*version))
     engine = build_engine(GRAPH, EngineOptions(edition="tensorrt"))
-    content = json.loads(engine.content)
-    assert content["strongly typed"] is True
-    assert content["flags"] == []  # TF32 is on by default, and taken away
-    assert content["level"] == 3
-    assert content["verbosity"] == "DETAILED"
-    assert content["profiles"] == [{"x": [[1, 3], [8, 3], [32, 3]]}]
-    assert engine.compute_capabilities == ("8.6",)
+    assert json.loads(engine.content) == {
+        "strongly typed": True,
+        "flags": [],  # TF32 is on by default, and taken away
+        "level": 3,
+        "verbosity": "DETAILED",
+        "profiles": [{"x": [[1, 3], [8, 3], [32, 3]]}],
+    }
+    assert (engine.compute_capabilities, engine.version) == (("8.6",), version[0])
     assert engine.options["later_compute_capabilities"] is False
-    assert engine.version == version[0]
     assert engine.notes == ("parser: this graph is old",)
 
 
@@ -294,36 +273,30 @@ def test_compute_capabilities_cannot_be_chosen_without_the_api(install: Any) -> 
 # Which library
 
 
-def test_auto_takes_tensorrt_where_a_gpu_is(install: Any) -> None:
-    install(library(*TRT_11), rtx=library(*TRT_11))
-    assert open_library().edition.name == "tensorrt"
-    assert open_library().choice == "auto took TensorRT 11.3.0.9: a GPU is there"
-    assert open_library("tensorrt").choice == ""
+@pytest.mark.parametrize(
+    ("installed", "status", "edition", "choice"),
+    [
+        (True, ONE_GPU, "tensorrt", "auto took TensorRT 11.3.0.9: a GPU is there"),
+        (True, NO_GPU, "tensorrt-rtx", "TensorRT needs a GPU: no CUDA driver is installed"),
+        (False, ONE_GPU, "tensorrt-rtx", "TensorRT is not installed"),
+    ],
+)
+def test_auto_takes_the_first_that_can_build_here(
+    install: Any, installed: bool, status: CudaStatus, edition: str, choice: str
+) -> None:
+    install(library(*TRT_11) if installed else None, rtx=library(*TRT_11), status=status)
+    found = open_library()
+    assert found.edition.name == edition
+    assert choice in found.choice
+    assert open_library(edition).choice == ""
+    assert build_engine(GRAPH).notes[0] == found.choice
 
 
-def test_auto_takes_rtx_without_a_gpu(install: Any) -> None:
-    install(library(*TRT_11), rtx=library(*TRT_11), status=NO_GPU)
-    assert open_library().edition.name == "tensorrt-rtx"
-    assert "TensorRT needs a GPU: no CUDA driver is installed" in open_library().choice
-
-
-def test_auto_takes_rtx_where_tensorrt_is_not_installed(install: Any) -> None:
-    install(None, rtx=library(*TRT_11))
-    assert open_library().edition.name == "tensorrt-rtx"
-    assert "TensorRT is not installed" in open_library().choice
-    assert "auto took TensorRT-RTX" in build_engine(GRAPH).notes[0]
-
-
-def test_auto_says_what_is_to_be_installed(install: Any) -> None:
-    install(library(*TRT_11), status=NO_GPU)
-    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt-rtx\]'"):
-        open_library()
-
-
-def test_nothing_installed(install: Any) -> None:
-    install(None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt-rtx\]'"):
-        open_library()
+def test_nothing_installed_that_can_build(install: Any) -> None:
+    for tensorrt, status in ((library(*TRT_11), NO_GPU), (None, ONE_GPU)):
+        install(tensorrt, status=status)
+        with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt-rtx\]'"):
+            open_library()
     with pytest.raises(MissingExtraError, match=r"pip install 'repr-deploy\[tensorrt\]'"):
         open_library("tensorrt")
 
@@ -336,9 +309,7 @@ def test_type_stubs_alone_are_no_library(install: Any) -> None:
 
 def test_tensorrt_needs_a_gpu_to_build(install: Any) -> None:
     install(library(*TRT_11), status=NO_GPU)
-    with pytest.raises(
-        EngineBuildError, match="no CUDA driver is installed; use --engine tensorrt-rtx"
-    ):
+    with pytest.raises(EngineBuildError, match="installed; use --engine tensorrt-rtx"):
         open_library("tensorrt")
 
 
@@ -401,13 +372,11 @@ def test_interrupted_build_leaves_the_timing_cache_alone(install: Any, tmp_path:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    options = EngineOptions(edition="tensorrt", timing_cache=path)
     with pytest.raises(KeyboardInterrupt):
-        build_engine(
-            GRAPH, EngineOptions(edition="tensorrt", timing_cache=path), progress=interrupt
-        )
-    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [
-        ("timing.cache", b"cache 10.13.0.35 x4")
-    ]
+        build_engine(GRAPH, options, progress=interrupt)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"cache 10.13.0.35 x4"
 
 
 @pytest.mark.parametrize("place", ["missing/cache", "."])
@@ -415,14 +384,9 @@ def test_timing_cache_that_cannot_be_written_is_refused_before_the_build(
     install: Any, tmp_path: Path, place: str
 ) -> None:
     install(library(*TRT_10))
-    steps: list[Any] = []
+    options = EngineOptions(edition="tensorrt", timing_cache=tmp_path / place)
     with pytest.raises(OptionError, match=r"--timing-cache .* cannot be written"):
-        build_engine(
-            GRAPH,
-            EngineOptions(edition="tensorrt", timing_cache=tmp_path / place),
-            progress=lambda *step: steps.append(step),
-        )
-    assert steps == []
+        build_engine(GRAPH, options, progress=lambda *_: pytest.fail("it builds"))
 
 
 # The monitor by itself

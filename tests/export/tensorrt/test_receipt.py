@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from rtx_builds import build, graph
 
 from repr_export.errors import EngineBuildError
 from repr_export.tensorrt.build import build_engine
@@ -17,16 +16,11 @@ from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import EngineReceipt, inspect_engine, read_layer_information
 from repr_runtime.cuda.driver import cuda_status
 
-RTX = EngineOptions(edition="tensorrt-rtx")
-
 
 def network(text: str, **weights: Any) -> EngineReceipt:
     """The receipt of the graph ``text`` with ``weights``, as the real builder parsed it."""
     pytest.importorskip("tensorrt_rtx")
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {text}')
-    for name, array in weights.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    return build_engine(model.SerializeToString(), RTX).receipt
+    return build(graph(text, **weights)).receipt
 
 
 def ones(*shape: int, dtype: Any = np.float32) -> Any:
@@ -37,52 +31,39 @@ def ones(*shape: int, dtype: Any = np.float32) -> Any:
 CONV, PRODUCT = 6912, 1280
 
 
-def test_float_network() -> None:
-    receipt = network(
-        """g (float[batch,3,8,8] x) => (float[batch,5] y) {
-            c = Conv <pads=[1,1,1,1]> (x, w)
-            f = Flatten (c)
-            y = Gemm <transB=1> (f, v)
-        }""",
-        w=ones(4, 3, 3, 3),
-        v=ones(5, 256),
-    )
-    assert receipt.source == "network"
-    assert receipt.layers == {"fp32": 2}
-    assert receipt.multiply_adds == {"fp32": CONV + PRODUCT}
-
-
-def test_batch_and_groups_do_not_multiply() -> None:
-    receipt = network(
-        """g (float[7,4,8,8] x) => (float[7,8,8,8] y) {
-            y = Conv <pads=[1,1,1,1], group=4> (x, w)
-        }""",
-        w=ones(8, 1, 3, 3),
-    )
-    assert receipt.multiply_adds == {"fp32": 8 * 8 * 8 * 9}
-
-
-def test_transposed_convolution_and_transposed_product() -> None:
-    receipt = network(
-        """g (float[batch,3,8,8] x) => (float[batch,4,16,16] y) {
-            y = ConvTranspose <strides=[2,2]> (x, w)
-        }""",
-        w=ones(3, 4, 2, 2),
-    )
-    assert receipt.multiply_adds == {"fp32": 8 * 8 * 3 * 4 * 4}
-    receipt = network(
-        """g (float[batch,6,8] x) => (float[batch,8,5] y) {
-            t = Transpose <perm=[0,2,1]> (x)
-            y = MatMul (t, v)
-        }""",
-        v=ones(6, 5),
-    )
-    assert receipt.multiply_adds == {"fp32": 8 * 5 * 6}
+@pytest.mark.parametrize(
+    ("text", "weights", "layers", "multiply_adds"),
+    [
+        (
+            """(float[batch,3,8,8] x) => (float[batch,5] y) {
+                c = Conv <pads=[1,1,1,1]> (x, w) f = Flatten (c) y = Gemm <transB=1> (f, v) }""",
+            *({"w": ones(4, 3, 3, 3), "v": ones(5, 256)}, 2, CONV + PRODUCT),
+        ),
+        (  # neither the batch nor the groups multiply
+            """(float[7,4,8,8] x) => (float[7,8,8,8] y)
+                { y = Conv <pads=[1,1,1,1], group=4> (x, w) }""",
+            *({"w": ones(8, 1, 3, 3)}, 1, 8 * 8 * 8 * 9),
+        ),
+        (
+            """(float[batch,3,8,8] x) => (float[batch,4,16,16] y)
+                { y = ConvTranspose <strides=[2,2]> (x, w) }""",
+            *({"w": ones(3, 4, 2, 2)}, 1, 8 * 8 * 3 * 4 * 4),
+        ),
+        (
+            """(float[batch,6,8] x) => (float[batch,8,5] y)
+                { t = Transpose <perm=[0,2,1]> (x) y = MatMul (t, v) }""",
+            *({"v": ones(6, 5)}, 1, 8 * 5 * 6),
+        ),
+    ],
+)
+def test_float_network(text: str, weights: Any, layers: int, multiply_adds: int) -> None:
+    receipt = network(text, **weights)
+    assert receipt == EngineReceipt("network", {"fp32": layers}, {"fp32": multiply_adds})
 
 
 def test_half_network_with_one_layer_kept() -> None:
     receipt = network(
-        """g (float[batch,3,8,8] x) => (float[batch,5] y) {
+        """(float[batch,3,8,8] x) => (float[batch,5] y) {
             h = Cast <to=10> (x)
             c = Conv <pads=[1,1,1,1]> (h, w)
             f = Flatten (c)
@@ -100,7 +81,7 @@ def test_half_network_with_one_layer_kept() -> None:
 
 def test_quantized_layers_count_as_int8_and_those_with_one_quantized_side_do_not() -> None:
     receipt = network(
-        """g (float[batch,3,8,8] x) => (float[batch,5] y) {
+        """(float[batch,3,8,8] x) => (float[batch,5] y) {
             xq = QuantizeLinear (x, s, z)
             xd = DequantizeLinear (xq, s, z)
             wd = DequantizeLinear <axis=0> (w, ws, wz)
@@ -121,7 +102,7 @@ def test_quantized_layers_count_as_int8_and_those_with_one_quantized_side_do_not
 
 
 def test_network_without_products_has_no_shares() -> None:
-    receipt = network("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
+    receipt = network("(float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
     assert receipt == EngineReceipt("network", {}, {})
     assert receipt.shares == {}
 
@@ -222,12 +203,7 @@ def test_engine_is_inspected(edition: str) -> None:
 
 
 def small_engine(edition: str) -> bytes:
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"])],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
-        [numpy_helper.from_array(ones(4, 3, 3, 3), "w")],
+    content = graph(
+        "(float[1,3,8,8] x) => (float[1,4,6,6] y) { y = Conv(x, w) }", w=ones(4, 3, 3, 3)
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return build_engine(model.SerializeToString(), EngineOptions(edition=edition)).content
+    return build_engine(content, EngineOptions(edition=edition)).content

@@ -7,150 +7,94 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
-from rtx_builds import build, convolution, graph, quantized, refused, value
+from rtx_builds import build, convolution, graph, quantized, refused
 
 from repr_export.errors import GraphError
 
 pytest.importorskip("tensorrt_rtx")
 
+REFUSED = {
+    # name: (graph, its weights, node, operator, reason, hint)
+    "uint8 into Transpose": (
+        """(uint8[batch,4,4,3] x) => (float[batch,3,4,4] y)
+            { [to_nchw] t = Transpose <perm=[0,3,1,2]> (x) y = Cast <to=1> (t) }""",
+        *({}, "'to_nchw'", "Transpose", "first input has type UInt8", "Cast to float32"),
+    ),
+    "int32 bias behind DequantizeLinear": (
+        """(float[batch,3] x) => (float[batch,4] y) {
+            xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z)
+            wd = DequantizeLinear(w, s, z) [bias] bd = DequantizeLinear(b, s, z32)
+            y = Gemm(xd, wd, bd) }""",
+        {
+            "w": np.ones((3, 4), np.int8),
+            "b": np.ones(4, np.int32),
+            "s": np.float32(0.1),
+            "z": np.int8(0),
+            "z32": np.int32(0),
+        },
+        *("'bias'", "DequantizeLinear", "", "QuantizeBias=False"),
+    ),
+    "an operator that TensorRT lacks": (
+        "(float[batch,3,3] x) => (float[batch] y) { [it] y = Det(x) }",
+        *({}, "'it'", "Det", "no such operator", "write it with other operators"),
+    ),
+    "an operator that nobody knows": (
+        "(float[batch,3,3] x) => (float[batch] y) { [it] y = other.Foo(x) }",
+        *({}, "'it'", "Foo", "", "ONNX standard"),
+    ),
+    "a node without a name": (
+        "(float[batch,3,3] x) => (float[batch] volume) { r = Relu(x) volume = Det(r) }",
+        *({}, "1, which makes 'volume',", "Det", "", ""),
+    ),
+    "mixed types": (
+        "(float[batch,3] a, float16[batch,3] b) => (float[batch,3] y) { [sum] y = Add(a, b) }",
+        *({}, "'sum'", "Add", "types Float and Half", "put a Cast"),
+    ),
+    "shapes that do not fit": (
+        "(float[batch,4] x) => (float[batch,3] y) { [product] y = MatMul(x, w) }",
+        *({"w": np.ones((3, 3), np.float32)}, "'product'", "MatMul", "", "onnx.checker"),
+    ),
+    "double": (
+        "(double[batch,3] x) => (double[batch,3] y) { y = Relu(x) }",
+        *({}, "", "", "takes 'x', which is double in the graph, for float", "put a Cast"),
+    ),
+}
 
-def test_uint8_into_transpose() -> None:
-    error = refused(
-        graph(
-            [
-                helper.make_node("Transpose", ["x"], ["t"], name="to_nchw", perm=[0, 3, 1, 2]),
-                helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT),
-            ],
-            [value("x", TensorProto.UINT8, "batch", 4, 4, 3)],
-            [value("y", TensorProto.FLOAT, "batch", 3, 4, 4)],
-        )
-    )
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_way_out(name: str) -> None:
+    text, weights, node, operator, reason, hint = REFUSED[name]
+    error = refused(graph(text, **weights))
     (issue,) = error.issues
-    assert (issue.node, issue.operator) == ("'to_nchw'", "Transpose")
-    assert "first input has type UInt8" in issue.reason
-    assert "Cast to float32" in issue.hint
-    assert "node 'to_nchw' (Transpose)" in str(error)
+    assert (issue.node, issue.operator) == (node, operator)
+    assert reason in issue.reason
+    assert hint in issue.hint
+    assert not node or f"node {node} ({operator})" in str(error)
 
 
-def test_int32_bias_behind_dequantize() -> None:
-    pair = ["s", "z"]
-    error = refused(
-        graph(
-            [
-                helper.make_node("QuantizeLinear", ["x", *pair], ["xq"]),
-                helper.make_node("DequantizeLinear", ["xq", *pair], ["xd"]),
-                helper.make_node("DequantizeLinear", ["w", *pair], ["wd"]),
-                helper.make_node("DequantizeLinear", ["b", "s", "z32"], ["bd"], name="bias"),
-                helper.make_node("Gemm", ["xd", "wd", "bd"], ["y"]),
-            ],
-            [value("x", TensorProto.FLOAT, "batch", 3)],
-            [value("y", TensorProto.FLOAT, "batch", 4)],
-            w=np.ones((3, 4), np.int8),
-            b=np.ones(4, np.int32),
-            s=np.float32(0.1),
-            z=np.int8(0),
-            z32=np.int32(0),
-        )
-    )
-    (issue,) = error.issues
-    assert (issue.node, issue.operator) == ("'bias'", "DequantizeLinear")
-    assert "QuantizeBias=False" in issue.hint
-
-
-@pytest.mark.parametrize("zero", [np.uint8(0), None])
-def test_uint8_quantization_which_would_become_int8_silently(zero: Any) -> None:
+@pytest.mark.parametrize(
+    ("zero", "words"),
+    [
+        (np.uint8(0), "it is of uint8"),  # which would become int8 silently
+        (None, "it is of uint8"),
+        (np.int8(3), "symmetrically"),
+    ],
+)
+def test_quantization_other_than_symmetric_int8(zero: Any, words: str) -> None:
     error = refused(quantized(zero))
-    assert "node 'quantize' (QuantizeLinear): it is of uint8" in str(error)
-    assert error.issues[0].operator == "QuantizeLinear"
-
-
-def test_asymmetric_quantization() -> None:
-    (issue,) = refused(quantized(np.int8(3))).issues
-    assert issue.node == "'quantize'"
-    assert "symmetrically" in issue.hint
+    assert (error.issues[0].node, error.issues[0].operator) == ("'quantize'", "QuantizeLinear")
+    assert words in str(error)
 
 
 def test_symmetric_int8_is_taken() -> None:
     assert build(quantized(np.int8(0))).content
 
 
-@pytest.mark.parametrize(
-    ("node", "hint"),
-    [
-        (helper.make_node("Det", ["x"], ["y"], name="it"), "write it with other operators"),
-        (helper.make_node("Foo", ["x"], ["y"], name="it", domain="other"), "ONNX standard"),
-    ],
-)
-def test_unknown_operator(node: onnx.NodeProto, hint: str) -> None:
-    error = refused(
-        graph(
-            [node],
-            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
-            [value("y", TensorProto.FLOAT, "batch")],
-            domain="other",
-        )
-    )
-    assert [issue.operator for issue in error.issues] == [node.op_type]
-    assert error.issues[0].node == "'it'"
-    assert hint in error.issues[0].hint
-
-
-def test_nameless_node_is_told_by_its_place() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Det", ["r"], ["volume"])],
-            [value("x", TensorProto.FLOAT, "batch", 3, 3)],
-            [value("volume", TensorProto.FLOAT, "batch")],
-        )
-    )
-    assert "1, which makes 'volume'" in str(error)
-
-
-def test_mixed_types() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Add", ["a", "b"], ["y"], name="sum")],
-            [
-                value("a", TensorProto.FLOAT, "batch", 3),
-                value("b", TensorProto.FLOAT16, "batch", 3),
-            ],
-            [value("y", TensorProto.FLOAT, "batch", 3)],
-        )
-    )
-    assert "types Float and Half" in error.issues[0].reason
-    assert "put a Cast" in error.issues[0].hint
-
-
-def test_shapes_that_do_not_fit() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
-            [value("x", TensorProto.FLOAT, "batch", 4)],
-            [value("y", TensorProto.FLOAT, "batch", 3)],
-            w=np.ones((3, 3), np.float32),
-        )
-    )
-    assert error.issues[0].node == "'product'"
-    assert "onnx.checker" in error.issues[0].hint
-
-
-def test_double_is_not_made_float_silently() -> None:
-    error = refused(
-        graph(
-            [helper.make_node("Relu", ["x"], ["y"])],
-            [value("x", TensorProto.DOUBLE, "batch", 3)],
-            [value("y", TensorProto.DOUBLE, "batch", 3)],
-        )
-    )
-    assert "takes 'x', which is double in the graph, for float" in str(error)
-
-
 def test_external_weights() -> None:
     model = onnx.load_model_from_string(convolution())
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
+    tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="weights.bin")
     with pytest.raises(GraphError, match="keeps weights in other files"):
         build(model.SerializeToString())

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from repr_export.errors import ParserError
 from repr_export.tensorrt.build import BuiltEngine, build_engine
@@ -22,31 +21,20 @@ def build(graph: bytes, progress: Any = None, **chosen: Any) -> BuiltEngine:
     return build_engine(graph, options(**chosen), progress=progress)
 
 
-def value(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def graph(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    *,
-    domain: str = "local",
-    **weights: Any,
-) -> bytes:
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
-    return helper.make_model(
-        helper.make_graph(nodes, "graph", inputs, outputs, tensors),
-        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(domain, 1)],
-        ir_version=10,
-    ).SerializeToString()
+def graph(text: str, **weights: Any) -> bytes:
+    """The graph ``text`` (ONNX's own syntax) with ``weights`` as initializers by name."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 20, "other": 1]> g {text}'
+    )
+    for name, array in weights.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return model.SerializeToString()
 
 
 def convolution(batch: int | str = "batch", size: int | str = 8, channels: int = 3) -> bytes:
     return graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], name="conv")],
-        [value("x", TensorProto.FLOAT, batch, channels, size, size)],
-        [value("y", TensorProto.FLOAT, batch, 256, "h", "h")],
+        f"""(float[{batch},{channels},{size},{size}] x) => (float[{batch},256,h,h] y)
+            {{ [conv] y = Conv(x, w) }}""",
         w=np.random.default_rng(0).normal(size=(256, channels, 3, 3)).astype(np.float32),
     )
 
@@ -59,16 +47,11 @@ def refused(content: bytes) -> ParserError:
     return caught.value
 
 
-def quantized(zero: Any, **attributes: int) -> bytes:
-    inputs = ["x", "s"] if zero is None else ["x", "s", "z"]
-    weights = {} if zero is None else {"z": zero}
+def quantized(zero: Any) -> bytes:
+    pair, weights = ("s", {}) if zero is None else ("s, z", {"z": zero})
     return graph(
-        [
-            helper.make_node("QuantizeLinear", inputs, ["q"], name="quantize", **attributes),
-            helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["y"]),
-        ],
-        [value("x", TensorProto.FLOAT, "batch", 3)],
-        [value("y", TensorProto.FLOAT, "batch", 3)],
+        f"""(float[batch,3] x) => (float[batch,3] y)
+            {{ [quantize] q = QuantizeLinear(x, {pair}) y = DequantizeLinear(q, {pair}) }}""",
         s=np.float32(0.1),
         **weights,
     )
