@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
+import peer_rows
 import pytest
 from rich.console import Console
 
@@ -23,28 +26,14 @@ from repr_runtime.backends.tuning import Setting
 
 MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
+BRIEF = replace(PLAN, seconds=0.012)
 
 
-@pytest.fixture(autouse=True)
-def cache(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    few_images: None,  # noqa: ARG001
-) -> Path:
-    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tuning"
+pytestmark = pytest.mark.usefixtures("few_images", "cache_folder")
 
 
 def _peer_row(peer: str, **rest: Any) -> PeerRow:
-    return PeerRow(
-        label="net",
-        precision="fp32",
-        measure="latency",
-        batch=1,
-        peer=peer,
-        status="failed",
-        **rest,
-    )
+    return replace(peer_rows.lost("net", peer, "failed", "", 1), **rest)
 
 
 class World:
@@ -86,9 +75,8 @@ class TestCandidates:
     def test_of_latency_the_default_comes_first_and_all_have_one_batch(self) -> None:
         found = candidates("latency", 2, (1, 8))
         assert found[0] == Setting(batch=1)
-        assert {setting.batch for setting in found} == {1}
-        assert {setting.threads for setting in found} == {None, 1, 2}
-        assert {setting.instances for setting in found} == {1}
+        assert {(s.batch, s.instances) for s in found} == {(1, 1)}
+        assert {s.threads for s in found} == {None, 1, 2}
         assert Setting(threads=2, spinning=False, batch=1) in found
         assert Setting(threads=1, spinning=False, batch=1) not in found  # it has no pool
         assert Setting(threads=1, optimization="extended", batch=1) in found
@@ -131,9 +119,7 @@ class TestSearch:
         assert every[0].outcome == "finalist"
 
     def test_what_breaks_fails_alone(self, world: World, no_progress: Any) -> None:
-        def breaks(_: int) -> float:
-            raise RuntimeError("no memory")
-
+        breaks = Mock(side_effect=RuntimeError("no memory"))
         every = world.candidates(5, breaks, 3)
         every.append(Candidate(Setting(threads=9), every[0].row, None, "failed"))
         assert search(every, PLAN, no_progress, "tuning", world.clock) is every[2]
@@ -155,10 +141,7 @@ class TestSearch:
         assert choose(better[1:]) is better[1]
 
     def test_ctrl_c_is_passed_on(self, world: World, no_progress: Any) -> None:
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
-
-        no_progress.advance = interrupt
+        no_progress.advance = Mock(side_effect=KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             search(world.candidates(1, 2), PLAN, no_progress, "t", world.clock)
 
@@ -167,7 +150,7 @@ class TestSearch:
 def test_a_real_graph_is_tuned_kept_and_loaded(
     make_artifact: Any,
     no_progress: Any,
-    cache: Path,
+    cache_folder: Path,
     goal: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,21 +158,19 @@ def test_a_real_graph_is_tuned_kept_and_loaded(
     few = [Setting(batch=1), Setting(threads=1, instances=2, batch=4)]
     monkeypatch.setattr(module, "candidates", lambda *_: few if goal == "throughput" else few[:1])
     monkeypatch.setattr(module, "choose", lambda alive: alive[-1])
-    plan = Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
     batches = (1, 4) if goal == "throughput" else None
-    asked = Request((str(folder),), plan=plan, threads=2, batches=batches)
+    asked = Request((str(folder),), plan=BRIEF, threads=2, batches=batches)
     out = io.StringIO()
     assert tune(asked, goal, no_progress, Console(file=out, width=200)) == 0
-    assert "chosen" in out.getvalue()
-    assert f"tuned='{goal}'" in out.getvalue()
-    (path,) = cache.iterdir()
+    assert all(words in out.getvalue() for words in ("chosen", f"tuned='{goal}'"))
+    (path,) = (cache_folder / "tuning").iterdir()
     graph = read_manifest(folder).graph("fp32")
     assert graph is not None
     body = json.loads(path.read_text())
     assert body["graph_sha256"] == graph.sha256
     tried = body["goals"][goal]["search"]["candidates"]
-    assert tried[-1]["outcome"] == "chosen"
-    assert tried[-1]["unit"] == ("images/s" if goal == "throughput" else "ms")
+    unit = "images/s" if goal == "throughput" else "ms"
+    assert (tried[-1]["outcome"], tried[-1]["unit"]) == ("chosen", unit)
     assert tried[-1]["interval"][0] <= tried[-1]["value"] <= tried[-1]["interval"][1]
     with load(folder, device="cpu", tuned=goal) as session:
         assert f"tuned for {goal}: " in session.choice
@@ -212,9 +193,7 @@ def test_a_setting_that_changes_answers_is_not_tried(
         return session
 
     monkeypatch.setattr(module, "load", other)
-    asked = Request(
-        (str(folder),), plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
-    )
+    asked = Request((str(folder),), plan=BRIEF)
     found, _ = module.tune_artifact(asked, folder, "fp32", "latency", no_progress)
     assert [each.outcome for each in found] == ["chosen", "failed"]
     assert "top-1 is another on 20 of 20" in found[1].row.reason
@@ -245,7 +224,7 @@ def test_the_table_shows_each_setting_and_how_the_default_compares(
 
 def test_the_command_line(
     make_artifact: Any,
-    cache: Path,
+    cache_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -254,4 +233,4 @@ def test_the_command_line(
     command = [str(folder), "--tune", "latency", "--seconds", "0.01", "--samples", "12", "--quiet"]
     assert cli.main(command) == 0
     assert "chosen" in capsys.readouterr().out
-    assert len(list(cache.iterdir())) == 1
+    assert len(list((cache_folder / "tuning").iterdir())) == 1
