@@ -14,6 +14,7 @@ import numpy as np
 import peer_rows
 import pytest
 from rich.console import Console
+from world import World
 
 from repr_bench import cli
 from repr_bench import tune as module
@@ -24,7 +25,6 @@ from repr_bench.tune import Candidate, candidates, choose, print_search, search,
 from repr_runtime import load, read_manifest
 from repr_runtime.backends.tuning import Setting
 
-MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
 BRIEF = replace(PLAN, seconds=0.012)
 
@@ -36,39 +36,28 @@ def _peer_row(peer: str, **rest: Any) -> PeerRow:
     return replace(peer_rows.lost("net", peer, "failed", "", 1), **rest)
 
 
-class World:
-    """A clock, and candidates that take as long as they are told, in ms."""
-
-    def __init__(self) -> None:
-        self.now, self.called = 0, dict[int, int]()
-
-    def clock(self) -> int:
-        return self.now
+class Settings(World):
+    """Candidates that take as long as they are told, in ms."""
 
     def candidates(self, *durations: float | Callable[[int], float]) -> list[Candidate]:
-        found = []
-        for number, duration in enumerate(durations):
-            row = _peer_row(f"s{number}", images=1)
-            found.append(Candidate(Setting(threads=number + 1), row, self._call(number, duration)))
-        return found
-
-    def _call(self, number: int, duration: float | Callable[[int], float]) -> Callable[[], None]:
-        def call() -> None:
-            self.called[number] = self.called.get(number, 0) + 1
-            took = duration(self.called[number]) if callable(duration) else duration
-            self.now += round(took * MS)
-
-        return call
+        return [
+            Candidate(
+                Setting(threads=number + 1),
+                _peer_row(f"s{number}", images=1),
+                self.call(str(number), duration),
+            )
+            for number, duration in enumerate(durations)
+        ]
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Settings:
+    return Settings()
 
 
-def jitter(milliseconds: float) -> Callable[[int], float]:
+def jitter(milliseconds: float, phase: float = 0) -> Callable[[int], float]:
     """Slow drifts of 10 %, so that rounds differ."""
-    return lambda number: milliseconds * (1 + 0.1 * np.sin(number / 7))
+    return lambda number: milliseconds * (1 + 0.1 * np.sin(phase + number / 7))
 
 
 class TestCandidates:
@@ -100,7 +89,7 @@ class TestCandidates:
 
 class TestSearch:
     def test_the_fastest_is_chosen_and_the_slow_half_leaves_early(
-        self, world: World, no_progress: Any
+        self, world: Settings, no_progress: Any
     ) -> None:
         every = world.candidates(5, 9, 1, 8, 2, 7, 6, 10)
         chosen = search(every, PLAN, no_progress, "tuning", world.clock)
@@ -113,12 +102,12 @@ class TestSearch:
         assert len(every[1].row.rounds_ns) == module.STAGE_ROUNDS
         assert {each.row.status for each in every} == {"measured"}
 
-    def test_the_default_is_never_dropped(self, world: World, no_progress: Any) -> None:
+    def test_the_default_is_never_dropped(self, world: Settings, no_progress: Any) -> None:
         every = world.candidates(50, 1, 2, 3, 4, 5, 6)
         search(every, PLAN, no_progress, "tuning", world.clock)
         assert every[0].outcome == "finalist"
 
-    def test_what_breaks_fails_alone(self, world: World, no_progress: Any) -> None:
+    def test_what_breaks_fails_alone(self, world: Settings, no_progress: Any) -> None:
         breaks = Mock(side_effect=RuntimeError("no memory"))
         every = world.candidates(5, breaks, 3)
         every.append(Candidate(Setting(threads=9), every[0].row, None, "failed"))
@@ -132,15 +121,15 @@ class TestSearch:
             search([Candidate(Setting(), row)], PLAN, no_progress, "tuning")
 
     def test_the_simplest_that_is_not_measurably_slower_is_taken(
-        self, world: World, no_progress: Any
+        self, world: Settings, no_progress: Any
     ) -> None:
-        alike = world.candidates(jitter(2.0), jitter(1.998))
+        alike = world.candidates(jitter(2.0), jitter(1.998, 1))
         assert search(alike, PLAN, no_progress, "t", world.clock) is alike[0]
         better = world.candidates(jitter(2.0), jitter(1.5))
         assert search(better, PLAN, no_progress, "t", world.clock) is better[1]
         assert choose(better[1:]) is better[1]
 
-    def test_ctrl_c_is_passed_on(self, world: World, no_progress: Any) -> None:
+    def test_ctrl_c_is_passed_on(self, world: Settings, no_progress: Any) -> None:
         no_progress.advance = Mock(side_effect=KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             search(world.candidates(1, 2), PLAN, no_progress, "t", world.clock)
@@ -208,7 +197,7 @@ def test_a_target_that_fails_is_said_and_the_rest_goes_on(no_progress: Any) -> N
 
 
 def test_the_table_shows_each_setting_and_how_the_default_compares(
-    world: World, no_progress: Any
+    world: Settings, no_progress: Any
 ) -> None:
     every = world.candidates(jitter(3.0), jitter(1.5), 9, 8, 7)
     search(every, PLAN, no_progress, "t", world.clock)
