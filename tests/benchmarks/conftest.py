@@ -210,6 +210,13 @@ def ten_images(monkeypatch: pytest.MonkeyPatch) -> ImageSet:
 
 
 @pytest.fixture
+def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of the package, for this test alone."""
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def in_tmp_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is written without a folder lands in ``tmp_path``."""
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def run(results: Results) -> Results:
     return replace(results, rows=(row,), machine=(STATE,) * 12, reference_load=reference_load)
 
 
+def compared(old: Results, new: Results, least: float = 2.0) -> Any:
+    """The first verdict."""
+    return compare(old, new, "old.json", least).rows[0]
+
+
+def on_graph(run: Results, **changes: Any) -> Results:
+    """The same run of another graph."""
+    graph: Any = run.rows[0].graph
+    return with_row(run, graph=replace(graph, **changes))
+
+
 def with_row(run: Results, **changes: object) -> Results:
     return replace(run, rows=(replace(run.rows[0], **changes),))  # type: ignore[arg-type]
 
@@ -48,37 +60,31 @@ def with_row(run: Results, **changes: object) -> Results:
     ("ms", "verdict"), [(1.05, "slower"), (0.95, "faster"), (1.002, "same"), (1.5, "slower")]
 )
 def test_verdicts(run: Results, ms: float, verdict: str) -> None:
-    (row,) = compare(run, with_row(run, rounds_ns=rounds(ms)), "old.json", 2.0).rows
-    assert row.verdict == verdict
+    row = compared(run, with_row(run, rounds_ns=rounds(ms)))
+    assert (row.verdict, row.reason) == (verdict, "")
     assert row.ratio == pytest.approx(ms, rel=0.003)
-    assert row.interval is not None
     assert row.interval.low < row.ratio < row.interval.high
-    assert row.reason == ""
 
 
 def test_the_smallest_difference_that_counts_is_the_users(run: Results) -> None:
     later = with_row(run, rounds_ns=rounds(1.05))
-    assert compare(run, later, "", 10.0).rows[0].verdict == "same"
-    assert compare(run, later, "", 1.0).rows[0].verdict == "slower"
+    assert [compared(run, later, least).verdict for least in (10.0, 1.0)] == ["same", "slower"]
 
 
 def test_a_machine_that_got_slower_is_blamed(run: Results) -> None:
     slow = ReferenceLoadTimes(rounds(0.1404), rounds(0.3))
     later = replace(with_row(run, rounds_ns=rounds(1.05)), reference_load=slow)
     comparison = compare(run, later, "", 2.0)
-    assert comparison.rows[0].verdict == "cannot tell"
-    assert comparison.rows[0].reason == "the machine itself was 7.8% slower (matrix product)"
+    told = comparison.rows[0].verdict, comparison.rows[0].reason
+    assert told == ("cannot tell", "the machine itself was 7.8% slower (matrix product)")
     assert comparison.machine[0].ratio == pytest.approx(1.08, rel=0.005)
 
 
 def test_the_copy_counts_for_large_graphs_alone(run: Results) -> None:
     slow = ReferenceLoadTimes(rounds(0.13), rounds(0.36))
     later = replace(with_row(run, rounds_ns=rounds(1.05)), reference_load=slow)
-    assert compare(run, later, "", 2.0).rows[0].verdict == "slower"
-    graph = run.rows[0].graph
-    assert graph is not None
-    large = with_row(run, graph=replace(graph, bytes=10**8))
-    row = compare(large, later, "", 2.0).rows[0]
+    assert compared(run, later).verdict == "slower"
+    row = compared(on_graph(run, bytes=10**8), later)
     assert row.verdict == "cannot tell"
     assert "memory copy" in row.reason
 
@@ -86,31 +92,25 @@ def test_the_copy_counts_for_large_graphs_alone(run: Results) -> None:
 def test_long_calls_of_a_process_that_waits_are_not_judged(run: Results) -> None:
     waiting = replace(STATE, waited_seconds=2.7, turns=1000)  # turns of 0.9 ms, calls of 1 ms
     later = replace(with_row(run, rounds_ns=rounds(1.5)), machine=(waiting,) * 12)
-    row = compare(run, later, "", 2.0).rows[0]
-    assert (row.verdict, row.reason) == (
-        "cannot tell",
-        "the process waited for a CPU 75% of its time",
-    )
+    row = compared(run, later)
+    assert row.verdict == "cannot tell"
+    assert row.reason == "the process waited for a CPU 75% of its time"
 
 
 def test_a_gpus_clock_counts_for_what_runs_on_it(run: Results) -> None:
-    graph = run.rows[0].graph
-    assert graph is not None
-    on_gpu = with_row(run, graph=replace(graph, device="cuda"))
+    on_gpu = on_graph(run, device="cuda")
     fast, slow = (
         (replace(STATE, gpus=(GpuState(0, clock, 50, ()),)),) * 12 for clock in (1980, 1800)
     )
     before, after = replace(on_gpu, machine=fast), with_row(on_gpu, rounds_ns=rounds(1.05))
-    row = compare(before, replace(after, machine=slow), "", 2.0).rows[0]
+    row = compared(before, replace(after, machine=slow))
     assert row.verdict == "cannot tell"
     assert "10.0% slower (GPU clock)" in row.reason
-    assert compare(before, replace(after, machine=fast), "", 2.0).rows[0].verdict == "slower"
+    assert compared(before, replace(after, machine=fast)).verdict == "slower"
 
 
 def test_without_a_yardstick_nothing_is_told(run: Results) -> None:
-    row = compare(
-        replace(run, reference_load=None), with_row(run, rounds_ns=rounds(2)), "", 2.0
-    ).rows[0]
+    row = compared(replace(run, reference_load=None), with_row(run, rounds_ns=rounds(2)))
     assert row.verdict == "cannot tell"
     assert "no reference load" in row.reason
 
@@ -118,34 +118,25 @@ def test_without_a_yardstick_nothing_is_told(run: Results) -> None:
 def test_rows_of_one_run_and_of_too_few_rounds(run: Results, failed_row: Row) -> None:
     eight = replace(run.rows[0], batch=8)
     few = with_row(run, rounds_ns=rounds(1)[:5])
-    rows = compare(
-        replace(run, rows=(*run.rows, failed_row)), replace(few, rows=(*few.rows, eight)), "", 2.0
-    ).rows
+    old, new = replace(run, rows=(*run.rows, failed_row)), replace(few, rows=(*few.rows, eight))
+    rows = compare(old, new, "", 2.0).rows
     assert [(row.batch, row.verdict) for row in rows] == [(1, "cannot tell"), (8, "only new")]
     assert rows[0].reason == "5 rounds, and 6 are needed"
     assert compare(replace(run, rows=(eight,)), run, "", 2.0).rows[1].verdict == "only old"
 
 
 def test_what_else_differs_is_said(run: Results) -> None:
-    graph = run.rows[0].graph
-    assert graph is not None
-    other = with_row(run, graph=replace(graph, sha256="00" * 32, device="cuda"), inputs="noise")
-    other = replace(
-        other,
-        environment=replace(run.environment, versions={"numpy": "2.1"}, cpu="Another CPU"),
-        settings=replace(run.settings, threads=1),
-    )
+    other = with_row(on_graph(run, sha256="00" * 32, device="cuda"), inputs="noise")
+    machine = replace(run.environment, versions={"numpy": "2.1"}, cpu="Another CPU")
+    other = replace(other, environment=machine, settings=replace(run.settings, threads=1))
     found = compare(run, other, "", 2.0)
     assert found.rows[0].warnings == (
         "another graph (its hash differs)",
         "another device: cpu, now cuda",
         "fed with evaluation images, now with noise",
     )
-    assert found.warnings == (
-        "CPU: A CPU, now Another CPU",
-        "threads: all, now 1",
-        "numpy: 2.0, now 2.1",
-    )
+    differs = "CPU: A CPU, now Another CPU", "threads: all, now 1", "numpy: 2.0, now 2.1"
+    assert found.warnings == differs
     assert compare(run, run, "", 2.0).warnings == ()
 
 
@@ -162,10 +153,8 @@ def test_waiting_by_hand() -> None:
 
 def test_noise_of_a_row() -> None:
     assert resolution_percent(rounds(1.0)[:5]) is None
-    calm, wild = (resolution_percent(rounds(1.0, noise)) for noise in (0.002, 0.05))
-    assert calm is not None
-    assert wild is not None
-    assert calm < 1 < 5 < wild
+    calm, wild = (resolution_percent(rounds(1.0, noise)) or 0 for noise in (0.002, 0.05))
+    assert 0 < calm < 1 < 5 < wild
     assert spread_percent([[100], [112], [105]]) == pytest.approx(12)
 
 
@@ -173,18 +162,12 @@ def test_comparison_is_kept_in_json_and_shown_on_the_page(run: Results) -> None:
     whole = replace(run, comparison=compare(run, with_row(run, rounds_ns=rounds(1.5)), "a<b", 2.0))
     assert from_json(to_json(whole)) == whole
     page = render_page(whole)
-    assert '<section id="comparison"' in page
-    assert "Compared with a&lt;b" in page
-    assert "slower" in page
+    for shown in ('<section id="comparison"', "Compared with a&lt;b", "slower"):
+        assert shown in page
 
 
-def test_command_compares_two_files(
-    run: Results,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("in_tmp_path")
+def test_command_compares_two_files(run: Results, capsys: pytest.CaptureFixture[str]) -> None:
     write_results(run, Path("old.json"))
     write_results(with_row(run, rounds_ns=rounds(1.1)), Path("new.json"))
     files = ["--compare", "old.json", "--from", "new.json", "--json", "both.json"]
@@ -217,16 +200,13 @@ def test_a_drift_is_taken_out_as_far_as_the_yardstick_drifted_too() -> None:
 def test_a_slow_down_shows_on_a_machine_that_drifts(run: Results) -> None:
     """Rounds 10 % faster at the beginning than at the end, and the yardstick with them."""
 
-    def drifting(ms: float, count: int) -> tuple[tuple[int, ...], ...]:
-        steps = np.linspace(0.95, 1.05, count)
-        return tuple(rounds(ms * step)[k] for k, step in zip(range(count), steps, strict=True))
+    def drifting(ms: float) -> Results:
+        steps = enumerate(np.linspace(0.95, 1.05, 12))
+        return with_row(run, rounds_ns=tuple(rounds(ms * step)[k] for k, step in steps))
 
-    old = with_row(run, rounds_ns=drifting(1.0, 12))
-    new = with_row(run, rounds_ns=drifting(1.05, 12))
-    assert compare(old, new, "", 2.0).rows[0].verdict == "cannot tell"
-    both = ReferenceLoadTimes(
-        tuple((round(130_000 * step),) for step in np.linspace(0.95, 1.05, 13)),
-        run.reference_load.copy_ns if run.reference_load else (),
-    )
+    old, new = drifting(1.0), drifting(1.05)
+    assert compared(old, new).verdict == "cannot tell"
+    products = tuple((round(130_000 * step),) for step in np.linspace(0.95, 1.05, 13))
+    both = ReferenceLoadTimes(products, rounds(0.3))
     old, new = (replace(r, reference_load=both) for r in (old, new))
-    assert compare(old, new, "", 2.0).rows[0].verdict == "slower"
+    assert compared(old, new).verdict == "slower"

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from world import World
 
 from repr_bench import overhead
-from repr_bench.overhead import Overhead, compare, main
+from repr_bench.overhead import compare, main
 
 ArtifactMaker = Callable[..., Path]
 
 
-class World:
-    """A clock that drifts and jumps, and calls of a given cost."""
+class Slowing(World):
+    """A world that drifts and jumps, and calls of a given cost in µs."""
 
-    def __init__(self, noise_us: float, drift: float) -> None:
-        self.now = 0
+    def __init__(self, noise_us: float = 0.0, drift: float = 0.0) -> None:
+        super().__init__()
         self.noise = np.random.default_rng(0)
         self.noise_us, self.drift = noise_us, drift
 
-    def clock(self) -> int:
-        return self.now
-
-    def call(self, us: float) -> Callable[[], None]:
-        def run() -> None:
+    def costing(self, us: float, name: str = "") -> Callable[[], None]:
+        def milliseconds(_: int) -> float:
             slower = 1 + self.drift * self.now / 1e9
-            self.now += round(1e3 * (us * slower + self.noise.exponential(self.noise_us)))
+            return (us * slower + self.noise.exponential(self.noise_us)) / 1e3
 
-        return run
+        return self.call(name, milliseconds)
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +40,8 @@ def short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("drift", [0.0, 0.5])
 @pytest.mark.parametrize("cost", [0.0, 5.0])
 def test_cost_is_found_under_drift_and_spikes(cost: float, drift: float) -> None:
-    world = World(noise_us=5.0, drift=drift)
-    found = compare(world.call(100 + cost), world.call(100), 1.0, clock=world.clock)
+    world = Slowing(noise_us=5.0, drift=drift)
+    found = compare(world.costing(100 + cost), world.costing(100), 1.0, clock=world.clock)
     assert found.blocks >= 200
     mean_slowness = found.plain_us / 103.5
     assert found.difference_us == pytest.approx(cost * mean_slowness, abs=0.6)
@@ -52,29 +51,19 @@ def test_cost_is_found_under_drift_and_spikes(cost: float, drift: float) -> None
 
 
 def test_equal_calls_are_equal_on_a_machine_that_slows_down_fast() -> None:
-    world = World(noise_us=0.0, drift=20.0)
-    found = compare(world.call(100), world.call(100), 0.001, clock=world.clock)
+    world = Slowing(noise_us=0.0, drift=20.0)
+    found = compare(world.costing(100), world.costing(100), 0.001, clock=world.clock)
     # each call takes 0.2 % longer than the one before it
     assert abs(found.percent) < 0.01
 
 
 def test_blocks_call_both_alike_and_turn_the_order() -> None:
-    world = World(0.0, 0.0)
-    order: list[str] = []
-    a, b = world.call(100), world.call(100)
-
-    def ours() -> None:
-        order.append("o")
-        a()
-
-    def plain() -> None:
-        order.append("p")
-        b()
-
+    world = Slowing()
+    ours, plain = world.costing(100, "o"), world.costing(100, "p")
     found = compare(ours, plain, 0.001, clock=world.clock)
     assert found.blocks == 200
-    assert "".join(order[-8:]) == "oppooppo"
-    assert order.count("o") == order.count("p")
+    assert "".join(world.called[-8:]) == "oppooppo"
+    assert world.times["o"] == world.times["p"]
 
 
 def test_command_on_a_real_artifact(
@@ -102,8 +91,5 @@ def test_an_artifact_that_fails_leaves_the_others(
 
 
 def test_ctrl_c_exits_130(make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> Overhead:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(overhead, "measure_overhead", interrupted)
+    monkeypatch.setattr(overhead, "measure_overhead", Mock(side_effect=KeyboardInterrupt))
     assert main([str(make_artifact())]) == 130

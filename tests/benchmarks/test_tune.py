@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
+import peer_rows
 import pytest
 from rich.console import Console
+from world import World
 
 from repr_bench import cli
 from repr_bench import tune as module
@@ -21,74 +25,47 @@ from repr_bench.tune import Candidate, candidates, choose, print_search, search,
 from repr_runtime import load, read_manifest
 from repr_runtime.backends.tuning import Setting
 
-MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
+BRIEF = replace(PLAN, seconds=0.012)
 
 
-@pytest.fixture(autouse=True)
-def cache(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    few_images: None,  # noqa: ARG001
-) -> Path:
-    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tuning"
+pytestmark = pytest.mark.usefixtures("few_images", "cache_folder")
 
 
 def _peer_row(peer: str, **rest: Any) -> PeerRow:
-    return PeerRow(
-        label="net",
-        precision="fp32",
-        measure="latency",
-        batch=1,
-        peer=peer,
-        status="failed",
-        **rest,
-    )
+    return replace(peer_rows.lost("net", peer, "failed", "", 1), **rest)
 
 
-class World:
-    """A clock, and candidates that take as long as they are told, in ms."""
-
-    def __init__(self) -> None:
-        self.now, self.called = 0, dict[int, int]()
-
-    def clock(self) -> int:
-        return self.now
+class Settings(World):
+    """Candidates that take as long as they are told, in ms."""
 
     def candidates(self, *durations: float | Callable[[int], float]) -> list[Candidate]:
-        found = []
-        for number, duration in enumerate(durations):
-            row = _peer_row(f"s{number}", images=1)
-            found.append(Candidate(Setting(threads=number + 1), row, self._call(number, duration)))
-        return found
-
-    def _call(self, number: int, duration: float | Callable[[int], float]) -> Callable[[], None]:
-        def call() -> None:
-            self.called[number] = self.called.get(number, 0) + 1
-            took = duration(self.called[number]) if callable(duration) else duration
-            self.now += round(took * MS)
-
-        return call
+        return [
+            Candidate(
+                Setting(threads=number + 1),
+                _peer_row(f"s{number}", images=1),
+                self.call(str(number), duration),
+            )
+            for number, duration in enumerate(durations)
+        ]
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Settings:
+    return Settings()
 
 
-def jitter(milliseconds: float) -> Callable[[int], float]:
+def jitter(milliseconds: float, phase: float = 0) -> Callable[[int], float]:
     """Slow drifts of 10 %, so that rounds differ."""
-    return lambda number: milliseconds * (1 + 0.1 * np.sin(number / 7))
+    return lambda number: milliseconds * (1 + 0.1 * np.sin(phase + number / 7))
 
 
 class TestCandidates:
     def test_of_latency_the_default_comes_first_and_all_have_one_batch(self) -> None:
         found = candidates("latency", 2, (1, 8))
         assert found[0] == Setting(batch=1)
-        assert {setting.batch for setting in found} == {1}
-        assert {setting.threads for setting in found} == {None, 1, 2}
-        assert {setting.instances for setting in found} == {1}
+        assert {(s.batch, s.instances) for s in found} == {(1, 1)}
+        assert {s.threads for s in found} == {None, 1, 2}
         assert Setting(threads=2, spinning=False, batch=1) in found
         assert Setting(threads=1, spinning=False, batch=1) not in found  # it has no pool
         assert Setting(threads=1, optimization="extended", batch=1) in found
@@ -112,7 +89,7 @@ class TestCandidates:
 
 class TestSearch:
     def test_the_fastest_is_chosen_and_the_slow_half_leaves_early(
-        self, world: World, no_progress: Any
+        self, world: Settings, no_progress: Any
     ) -> None:
         every = world.candidates(5, 9, 1, 8, 2, 7, 6, 10)
         chosen = search(every, PLAN, no_progress, "tuning", world.clock)
@@ -125,15 +102,13 @@ class TestSearch:
         assert len(every[1].row.rounds_ns) == module.STAGE_ROUNDS
         assert {each.row.status for each in every} == {"measured"}
 
-    def test_the_default_is_never_dropped(self, world: World, no_progress: Any) -> None:
+    def test_the_default_is_never_dropped(self, world: Settings, no_progress: Any) -> None:
         every = world.candidates(50, 1, 2, 3, 4, 5, 6)
         search(every, PLAN, no_progress, "tuning", world.clock)
         assert every[0].outcome == "finalist"
 
-    def test_what_breaks_fails_alone(self, world: World, no_progress: Any) -> None:
-        def breaks(_: int) -> float:
-            raise RuntimeError("no memory")
-
+    def test_what_breaks_fails_alone(self, world: Settings, no_progress: Any) -> None:
+        breaks = Mock(side_effect=RuntimeError("no memory"))
         every = world.candidates(5, breaks, 3)
         every.append(Candidate(Setting(threads=9), every[0].row, None, "failed"))
         assert search(every, PLAN, no_progress, "tuning", world.clock) is every[2]
@@ -146,19 +121,16 @@ class TestSearch:
             search([Candidate(Setting(), row)], PLAN, no_progress, "tuning")
 
     def test_the_simplest_that_is_not_measurably_slower_is_taken(
-        self, world: World, no_progress: Any
+        self, world: Settings, no_progress: Any
     ) -> None:
-        alike = world.candidates(jitter(2.0), jitter(1.998))
+        alike = world.candidates(jitter(2.0), jitter(1.998, 1))
         assert search(alike, PLAN, no_progress, "t", world.clock) is alike[0]
         better = world.candidates(jitter(2.0), jitter(1.5))
         assert search(better, PLAN, no_progress, "t", world.clock) is better[1]
         assert choose(better[1:]) is better[1]
 
-    def test_ctrl_c_is_passed_on(self, world: World, no_progress: Any) -> None:
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
-
-        no_progress.advance = interrupt
+    def test_ctrl_c_is_passed_on(self, world: Settings, no_progress: Any) -> None:
+        no_progress.advance = Mock(side_effect=KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             search(world.candidates(1, 2), PLAN, no_progress, "t", world.clock)
 
@@ -167,7 +139,7 @@ class TestSearch:
 def test_a_real_graph_is_tuned_kept_and_loaded(
     make_artifact: Any,
     no_progress: Any,
-    cache: Path,
+    cache_folder: Path,
     goal: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -175,21 +147,19 @@ def test_a_real_graph_is_tuned_kept_and_loaded(
     few = [Setting(batch=1), Setting(threads=1, instances=2, batch=4)]
     monkeypatch.setattr(module, "candidates", lambda *_: few if goal == "throughput" else few[:1])
     monkeypatch.setattr(module, "choose", lambda alive: alive[-1])
-    plan = Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
     batches = (1, 4) if goal == "throughput" else None
-    asked = Request((str(folder),), plan=plan, threads=2, batches=batches)
+    asked = Request((str(folder),), plan=BRIEF, threads=2, batches=batches)
     out = io.StringIO()
     assert tune(asked, goal, no_progress, Console(file=out, width=200)) == 0
-    assert "chosen" in out.getvalue()
-    assert f"tuned='{goal}'" in out.getvalue()
-    (path,) = cache.iterdir()
+    assert all(words in out.getvalue() for words in ("chosen", f"tuned='{goal}'"))
+    (path,) = (cache_folder / "tuning").iterdir()
     graph = read_manifest(folder).graph("fp32")
     assert graph is not None
     body = json.loads(path.read_text())
     assert body["graph_sha256"] == graph.sha256
     tried = body["goals"][goal]["search"]["candidates"]
-    assert tried[-1]["outcome"] == "chosen"
-    assert tried[-1]["unit"] == ("images/s" if goal == "throughput" else "ms")
+    unit = "images/s" if goal == "throughput" else "ms"
+    assert (tried[-1]["outcome"], tried[-1]["unit"]) == ("chosen", unit)
     assert tried[-1]["interval"][0] <= tried[-1]["value"] <= tried[-1]["interval"][1]
     with load(folder, device="cpu", tuned=goal) as session:
         assert f"tuned for {goal}: " in session.choice
@@ -212,9 +182,7 @@ def test_a_setting_that_changes_answers_is_not_tried(
         return session
 
     monkeypatch.setattr(module, "load", other)
-    asked = Request(
-        (str(folder),), plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.01)
-    )
+    asked = Request((str(folder),), plan=BRIEF)
     found, _ = module.tune_artifact(asked, folder, "fp32", "latency", no_progress)
     assert [each.outcome for each in found] == ["chosen", "failed"]
     assert "top-1 is another on 20 of 20" in found[1].row.reason
@@ -229,7 +197,7 @@ def test_a_target_that_fails_is_said_and_the_rest_goes_on(no_progress: Any) -> N
 
 
 def test_the_table_shows_each_setting_and_how_the_default_compares(
-    world: World, no_progress: Any
+    world: Settings, no_progress: Any
 ) -> None:
     every = world.candidates(jitter(3.0), jitter(1.5), 9, 8, 7)
     search(every, PLAN, no_progress, "t", world.clock)
@@ -245,7 +213,7 @@ def test_the_table_shows_each_setting_and_how_the_default_compares(
 
 def test_the_command_line(
     make_artifact: Any,
-    cache: Path,
+    cache_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -254,4 +222,4 @@ def test_the_command_line(
     command = [str(folder), "--tune", "latency", "--seconds", "0.01", "--samples", "12", "--quiet"]
     assert cli.main(command) == 0
     assert "chosen" in capsys.readouterr().out
-    assert len(list(cache.iterdir())) == 1
+    assert len(list((cache_folder / "tuning").iterdir())) == 1

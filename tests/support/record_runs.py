@@ -85,10 +85,9 @@ def record(args: argparse.Namespace) -> list[Results]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run.json"
         try:
-            while not _done(args, len(found), time.monotonic() - began):
+            while not found or not _done(args, len(found), time.monotonic() - began):
                 found.append(_one_run(args, place))
-                spent = time.monotonic() - began
-                _tell(found[-1], len(found), _left(args, len(found), spent))
+                _tell(found, _left(args, len(found), time.monotonic() - began))
         except KeyboardInterrupt:
             if args.out.exists():
                 raise RecordingError(f"interrupted; {args.out} is left as it was") from None
@@ -101,14 +100,12 @@ def record(args: argparse.Namespace) -> list[Results]:
 def _left(args: argparse.Namespace, runs: int, spent: float) -> float:
     """Seconds until the last run will be over."""
     if args.runs is not None:
-        return spent / max(1, runs) * (args.runs - runs)
+        return spent / runs * (args.runs - runs)
     return float(60 * args.minutes - spent)
 
 
 def _done(args: argparse.Namespace, runs: int, spent: float) -> bool:
-    if args.runs is not None:
-        return bool(runs >= args.runs)
-    return runs > 0 and _left(args, runs, spent) < spent / runs
+    return runs == args.runs or (args.runs is None and _left(args, runs, spent) < spent / runs)
 
 
 def _one_run(args: argparse.Namespace, place: Path) -> Results:
@@ -124,10 +121,11 @@ def _one_run(args: argparse.Namespace, place: Path) -> Results:
     return read_results(place)
 
 
-def _tell(run: Results, number: int, left: float) -> None:
+def _tell(runs: list[Results], left: float) -> None:
+    run = runs[-1]
     medians = ", ".join(f"{row.label} {row.batch}: {row.latency_ms[50]} ms" for row in run.rows)
     print(
-        f"run {number}: {medians}; waited {waited_share(run.machine):.0%}, "
+        f"run {len(runs)}: {medians}; waited {waited_share(run.machine):.0%}, "
         f"stolen {stolen_share(run.machine):.0%}; {max(0, round(left))} s left",
         file=sys.stderr,
         flush=True,
@@ -169,23 +167,10 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
         "rounds_ns": np.array(
             [[[thinned(r) for r in row.rounds_ns] for row in run.rows] for run in runs]
         ),
-        "product_ns": np.array(
-            [
-                [sorted(t)[:4] for t in run.reference_load.product_ns]
-                for run in runs
-                if run.reference_load
-            ],
-            np.int32,
-        ),
-        "copy_ns": np.array(
-            [
-                [sorted(t)[:4] for t in run.reference_load.copy_ns]
-                for run in runs
-                if run.reference_load
-            ],
-            np.int32,
-        ),
     }
+    for part in ("product_ns", "copy_ns"):
+        times = [getattr(run.reference_load, part) for run in runs]
+        held[part] = np.array([[sorted(t)[:4] for t in of_run] for of_run in times], np.int32)
     for name, field in states.items():
         # What a machine does not tell is NaN here.
         values = [[getattr(state, field) for state in run.machine] for run in runs]

@@ -161,8 +161,7 @@ def _warm_up(call: Call, timing: Timing, plan: Plan, clock: Clock) -> None:
     start, before = clock(), None
     while True:
         window: list[int] = []
-        while len(window) < WINDOW_CALLS or sum(window) < WINDOW_SECONDS * 1e9:
-            window.append(_timed(call, clock))
+        _time(call, window, WINDOW_CALLS, WINDOW_SECONDS * 1e9, clock)
         timing.warmup += window
         median = statistics.median(window)
         if before is not None:
@@ -176,17 +175,17 @@ def _slice(call: Call, timing: Timing, plan: Plan, clock: Clock) -> None:
     samples: list[int] = []
     timing.rounds.append(samples)
     call()
+    _time(call, samples, plan.slice_calls, plan.slice_ns, clock)
+
+
+def _time(call: Call, samples: list[int], calls: int, nanoseconds: float, clock: Clock) -> None:
+    """Add to ``samples`` until there are so many ``calls``, and so long."""
     counted = 0
-    while counted < plan.slice_ns or len(samples) < plan.slice_calls:
-        nanoseconds = _timed(call, clock)
-        samples.append(nanoseconds)
-        counted += nanoseconds
-
-
-def _timed(call: Call, clock: Clock) -> int:
-    before = clock()
-    call()
-    return clock() - before
+    while counted < nanoseconds or len(samples) < calls:
+        before = clock()
+        call()
+        samples.append(clock() - before)
+        counted += samples[-1]
 
 
 def _slice_seconds(timing: Timing, plan: Plan) -> float:

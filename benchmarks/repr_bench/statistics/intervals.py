@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from repr_runtime import proportion
 
 CONFIDENCE_PERCENT = 95
+RESAMPLES = 2000
 
 PERCENTILE_FORMULA = (
     "The p-th percentile of n samples is the k-th smallest, k = ceil(p·n / 100) (nearest rank)."
 )
 LATENCY_INTERVAL_FORMULA = (
     f"{CONFIDENCE_PERCENT} % interval of a percentile or a rate: bootstrap over the rounds of the "
-    "measurement (2,000 resamples, seed 0), so that drift between rounds counts as spread."
+    f"measurement ({RESAMPLES:,} resamples, seed 0), so that drift between rounds counts as spread."
 )
 ACCURACY_INTERVAL_FORMULA = (
     f"{CONFIDENCE_PERCENT} % interval of an accuracy: Wilson's score interval."
@@ -59,7 +60,7 @@ def percentile(samples: ArrayLike, percent: int) -> float:
 
 
 def percentile_interval(
-    rounds: Sequence[ArrayLike], percent: int, *, resamples: int = 2000, seed: int = 0
+    rounds: Sequence[ArrayLike], percent: int, *, resamples: int = RESAMPLES
 ) -> Interval | None:
     """The bootstrap interval (percentile method) of :func:`percentile` over all samples.
 
@@ -73,13 +74,13 @@ def percentile_interval(
         raise ValueError("every round needs at least one sample")
     if len(ordered) < 2:
         return None
-    drawn = _draw(len(ordered), resamples, seed)
+    drawn = _draw(len(ordered), resamples)
     ranks = -(-percent * (drawn @ np.array([samples.size for samples in ordered])) // 100)
     return middle(_smallest_reaching(ordered, drawn, ranks, percent))
 
 
 def ratio_interval(
-    numerators: ArrayLike, denominators: ArrayLike, *, resamples: int = 2000, seed: int = 0
+    numerators: ArrayLike, denominators: ArrayLike, *, resamples: int = RESAMPLES
 ) -> Interval | None:
     """The bootstrap interval of ``sum(numerators) / sum(denominators)``, a value a round.
 
@@ -90,14 +91,14 @@ def ratio_interval(
         raise ValueError(f"one value a round is needed of both, got {above.shape}, {below.shape}")
     if len(above) < 2:
         return None
-    drawn = _draw(len(above), resamples, seed)
+    drawn = _draw(len(above), resamples)
     return middle((drawn @ above) / (drawn @ below))
 
 
 @lru_cache(maxsize=16)
-def _draw(rounds: int, resamples: int, seed: int) -> NDArray[np.int64]:
+def _draw(rounds: int, resamples: int) -> NDArray[np.int64]:
     """How often each round is drawn, a row for each resample; the same array each time."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = generator.multinomial(rounds, [1 / rounds] * rounds, size=resamples)
     drawn.setflags(write=False)
     return drawn

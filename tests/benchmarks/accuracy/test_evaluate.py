@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from repr_bench.accuracy.evaluate import FP32_GRAPH, TORCH, Evaluation, evaluate
-from repr_bench.results.graph import Accuracy
+from repr_bench.accuracy.evaluate import FP32_GRAPH, TORCH, evaluate
 from repr_models.data.images import Batch, ImageSet
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
@@ -83,21 +82,19 @@ class Files:
         for begin in range(0, self.count, size):
             every = range(begin, min(begin + size, self.count))
             kept = [index for index in every if index not in self.damaged]
-            images = [
-                np.full((1, 1, 3), (k, 255 * (k in self.too_small), 0), np.uint8) for k in kept
-            ]
+            small = self.too_small
+            images = [np.full((1, 1, 3), (k, 255 * (k in small), 0), np.uint8) for k in kept]
             bad = tuple(f"{k}.png is damaged" for k in every if k in self.damaged)
             yield Batch(np.array(kept, np.int64), images, bad)
 
 
-def evaluated(session: Fake, data: Any, **others: Any) -> Evaluation:
-    return evaluate({"fp32": session, **others}, data)["fp32"]  # type: ignore[dict-item]
+def evaluated(data: Any, *how: Any, **sessions: Any) -> Any:
+    """What is known of each precision's answers."""
+    return SimpleNamespace(**evaluate(sessions, data, *how))
 
 
-def accuracy(session: Fake, data: Any) -> Accuracy:
-    found = evaluated(session, data).accuracy
-    assert found is not None
-    return found
+def accuracy(session: Fake, data: Any) -> Any:
+    return evaluated(data, fp32=session).fp32.accuracy
 
 
 @pytest.mark.parametrize(
@@ -111,9 +108,8 @@ def test_counts_equal_those_by_hand(batch: int | None, most: int | None, calls: 
     session = Fake(logits, batch, most)
     found = accuracy(session, numbered(labels.tolist()))
     ranks = [(row > row[label]).sum() for row, label in zip(logits, labels, strict=True)]
-    assert found.top1 == sum(rank < 1 for rank in ranks)
-    assert found.top5 == sum(rank < 5 for rank in ranks)
-    assert found.images == 50
+    top1, top5 = (sum(rank < k for rank in ranks) for k in (1, 5))
+    assert (found.top1, found.top5, found.images) == (top1, top5, 50)
     assert found.description == "numbered images"
     assert len(session.batches) == calls
 
@@ -133,24 +129,24 @@ def test_last_chunk_is_not_counted_twice() -> None:
 
 
 def test_outputs_that_are_no_logits_are_an_error_of_the_graph() -> None:
-    found = evaluated(Fake(np.zeros((3, 4, 5))), numbered([0, 1, 2]))
+    found = evaluated(numbered([0, 1, 2]), fp32=Fake(np.zeros((3, 4, 5)))).fp32
     assert found.accuracy is None
     assert "logits must be" in str(found.error)
 
 
 def test_progress_counts_images() -> None:
     heard: list[tuple[int, int]] = []
-    evaluate(
-        {"fp32": Fake(np.zeros((250, 20)))},  # type: ignore[dict-item]
-        numbered([0] * 250),
-        report=lambda done, total: heard.append((done, total)),
-    )
+
+    def report(done: int, total: int) -> None:
+        heard.append((done, total))
+
+    evaluated(numbered([0] * 250), None, report, fp32=Fake(np.zeros((250, 20))))
     assert heard == [(100, 250), (200, 250), (250, 250)]
 
 
 def test_large_images_are_taken_fewer_at_a_time() -> None:
     session = Fake(np.zeros((50, 20)), crop=(224, 224))
-    evaluate({"fp32": session}, numbered([0] * 50))  # type: ignore[dict-item]
+    accuracy(session, numbered([0] * 50))
     assert max(session.batches) == 15
 
 
@@ -161,61 +157,41 @@ def test_a_half_precision_input_gets_what_it_takes() -> None:
 class TestFlips:
     """Right in one precision and wrong in the other."""
 
-    FP32 = np.eye(4)[[0, 1, 2, 3, 0]]
-    INT8 = np.eye(4)[[0, 1, 3, 2, 1]]
-    LABELS: tuple[int, ...] = (0, 1, 2, 2, 0)
-    """fp32: 4 right; int8 loses the third and the fifth, and gains the fourth."""
+    FP32 = np.eye(4)[[0, 1, 2, 3, 0, 3]]
+    INT8 = np.eye(4)[[0, 1, 3, 2, 1, 3]]
+    LABELS = (0, 1, 2, 2, 0, 3)
+    """fp32: 5 right; int8 loses the third and the fifth, and gains the fourth."""
 
-    def found(self, network: Any = None, **changes: Any) -> dict[str, Evaluation]:
-        sessions = {"int8": Fake(self.INT8, 2, **changes), "fp32": Fake(self.FP32)}
-        return evaluate(sessions, numbered(list(self.LABELS)), network)  # type: ignore[arg-type]
+    def found(self, network: Any = None, **changes: Any) -> Any:
+        images, int8 = numbered([*self.LABELS]), Fake(self.INT8, 2, **changes)
+        return evaluated(images, network, int8=int8, fp32=Fake(self.FP32))
 
     def test_are_counted_by_hand(self) -> None:
         found = self.found()
-        assert found["fp32"].flips is None
-        assert found["fp32"].agreement is None
-        flips = found["int8"].flips
-        assert flips is not None
+        assert (found.fp32.flips, found.fp32.agreement) == (None, None)
+        flips, agreement = found.int8.flips, found.int8.agreement
         assert (flips.lost, flips.gained, flips.p_value) == (2, 1, 1.0)
-        agreement = found["int8"].agreement
-        assert agreement is not None
-        assert (agreement.reference, agreement.images, agreement.same) == (FP32_GRAPH, 5, 2)
+        assert (agreement.reference, agreement.images, agreement.same) == (FP32_GRAPH, 6, 3)
         assert agreement.description == "numbered images"
 
     def test_torch_is_the_reference_of_all_where_it_is_there(self) -> None:
         found = self.found(lambda inputs: self.INT8[inputs.astype(int)])
-        for name, same in (("fp32", 2), ("int8", 5)):
-            agreement = found[name].agreement
-            assert agreement is not None
+        for agreement, same in ((found.fp32.agreement, 3), (found.int8.agreement, 6)):
             assert (agreement.reference, agreement.same) == (TORCH, same)
-        flips = found["int8"].flips
-        assert flips is not None
-        assert (flips.lost, flips.gained) == (2, 1)
+        assert (found.int8.flips.lost, found.int8.flips.gained) == (2, 1)
 
     def test_a_graph_that_fails_leaves_the_others_theirs(self) -> None:
         found = self.found(breaks_at=2)
-        assert str(found["int8"].error) == "it broke"
-        assert found["int8"].accuracy is None
-        assert found["fp32"].accuracy is not None
-        assert found["fp32"].accuracy.top1 == 4
+        assert (str(found.int8.error), found.int8.accuracy) == ("it broke", None)
+        assert found.fp32.accuracy.top1 == 5
 
-    def test_are_not_counted_from_an_fp32_graph_that_failed(self) -> None:
-        sessions = {"int8": Fake(self.INT8), "fp32": Fake(self.FP32, breaks_at=0)}
-        found = evaluate(sessions, numbered(list(self.LABELS)))["int8"]  # type: ignore[arg-type]
-        assert (found.flips, found.agreement) == (None, None)
-        assert found.accuracy is not None
-        assert found.accuracy.top1 == 3
-
-    def test_are_not_known_where_fp32_failed_later_on(self) -> None:
-        labels = [0] * 150
-        sessions = {
-            "int8": Fake(np.zeros((150, 4))),
-            "fp32": Fake(np.zeros((150, 4)), breaks_at=120),
-        }
-        found = evaluate(sessions, numbered(labels))["int8"]  # type: ignore[arg-type]
-        assert (found.flips, found.agreement) == (None, None)
-        assert found.accuracy is not None
-        assert found.accuracy.images == 150
+    @pytest.mark.parametrize(("images", "breaks_at"), [(6, 0), (150, 120)])
+    def test_are_not_counted_from_an_fp32_graph_that_failed(
+        self, images: int, breaks_at: int
+    ) -> None:
+        int8, fp32 = (Fake(np.zeros((images, 4)), breaks_at=at) for at in (None, breaks_at))
+        found = evaluated(numbered([0] * images), int8=int8, fp32=fp32).int8
+        assert (found.flips, found.agreement, found.accuracy.top1) == (None, None, images)
 
 
 class TestFiles:
@@ -224,29 +200,24 @@ class TestFiles:
     def test_labels_stay_with_their_images(self) -> None:
         labels = np.array([0, 9, 1, 9, 2])
         logits = np.eye(10)[[0, 0, 1, 0, 2]]
-        found = evaluated(Fake(logits, 2), Files(5, (1, 3), labels))
-        assert found.accuracy is not None
+        found = evaluated(Files(5, (1, 3), labels), fp32=Fake(logits, 2)).fp32
         assert (found.accuracy.top1, found.accuracy.images) == (3, 3)
         assert (found.skipped, found.skip_reason) == (2, "1.png is damaged")
 
     def test_too_small_ones_are_left_out(self) -> None:
-        labels = np.array([0, 9, 1])
-        logits = np.eye(10)[[0, 0, 1]]
-        found = evaluated(Fake(logits), Files(3, (), labels, too_small=(1,)))
-        assert found.accuracy is not None
+        files = Files(3, (), np.array([0, 9, 1]), too_small=(1,))
+        found = evaluated(files, fp32=Fake(np.eye(10)[[0, 0, 1]])).fp32
         assert (found.accuracy.top1, found.accuracy.images) == (2, 2)
         assert (found.skipped, found.skip_reason) == (1, "an image is too small")
 
     def test_no_image_of_use_is_an_error(self) -> None:
         with pytest.raises(DataError, match="too small"):
-            evaluated(Fake(np.eye(10)), Files(2, (), np.array([0, 1]), too_small=(0, 1)))
+            accuracy(Fake(np.eye(10)), Files(2, (), np.array([0, 1]), too_small=(0, 1)))
 
     def test_without_labels_agreement_alone_is_known(self) -> None:
-        sessions = {"fp32": Fake(np.eye(4)), "fp16": Fake(np.eye(4)[[0, 1, 2, 0]])}
-        found = evaluate(sessions, Files(4))  # type: ignore[arg-type]
-        half = found["fp16"]
-        assert (half.accuracy, half.flips) == (None, None)
-        assert half.note == "the images are unlabelled"
-        assert half.agreement is not None
-        assert (half.agreement.same, half.agreement.images) == (3, 4)
-        assert "nothing to compare" in found["fp32"].note
+        half = Fake(np.eye(4)[[0, 1, 2, 0]])
+        found = evaluated(Files(4), fp32=Fake(np.eye(4)), fp16=half)
+        assert (found.fp16.accuracy, found.fp16.flips) == (None, None)
+        assert found.fp16.note == "the images are unlabelled"
+        assert (found.fp16.agreement.same, found.fp16.agreement.images) == (3, 4)
+        assert "nothing to compare" in found.fp32.note

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from repr_bench.analysis import peaks as module
 from repr_bench.analysis.peaks import cache_bytes, copy_peak, measure_peaks, numpy_products, repeat
+from repr_bench.results.roofline import Peak
 
 
-class Ticks:
+def ticks(step: int) -> Callable[[], int]:
     """A clock that goes on by ``step`` nanoseconds whenever it is read."""
-
-    def __init__(self, step: int) -> None:
-        self.now, self.step = 0, step
-
-    def __call__(self) -> int:
-        self.now += self.step
-        return self.now
+    return partial(next, count(0, step))
 
 
 def test_repeats_until_time_and_runs_are_reached() -> None:
     calls: list[int] = []
     # 0.1 s a run: five runs; the first call is not counted
-    assert repeat(lambda: calls.append(1), Ticks(10**8)) == (10**8,) * 5
+    assert repeat(lambda: calls.append(1), ticks(10**8)) == (10**8,) * 5
     assert len(calls) == 6
     # 10 ms a run: thirty runs until 0.3 s
-    assert len(repeat(lambda: None, Ticks(10**7))) == 30
+    assert len(repeat(lambda: None, ticks(10**7))) == 30
 
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
@@ -55,30 +55,24 @@ def test_numpys_products_count_two_operations_a_multiply_add(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SIZES", (4, 8))
-    found = list(numpy_products(Ticks(10**8)))
+    found = list(numpy_products(ticks(10**8)))
     assert [(peak.size, peak.amount) for peak in found] == [(4, 128), (8, 1024)]
     assert found[0].rate == 128 / 10**8
 
 
 def test_a_copy_counts_bytes_read_and_written() -> None:
-    peak = copy_peak("memory", 4096, 2, Ticks(10**8))
+    peak = copy_peak("memory", 4096, 2, ticks(10**8))
     assert (peak.size, peak.amount) == (4096, 2 * 4096)
     # a clock that ticks a millisecond: five copies a sample
-    assert copy_peak("cache", 4096, 1, Ticks(10**6)).amount == 5 * 2 * 4096
+    assert copy_peak("cache", 4096, 1, ticks(10**6)).amount == 5 * 2 * 4096
 
 
 def test_caches_as_linux_tells_them(tmp_path: Path) -> None:
-    for index, (kind, level, size) in enumerate(
-        (
-            ("Data", "1", "48K"),
-            ("Instruction", "1", "32K"),
-            ("Unified", "2", "2M"),
-            ("Unified", "3", "x"),
-        )
-    ):
+    caches = ("Data 1 48K", "Instruction 1 32K", "Unified 2 2M", "Unified 3 x")
+    for index, cache in enumerate(caches):
         folder = tmp_path / f"index{index}"
         folder.mkdir()
-        for name, text in (("type", kind), ("level", level), ("size", size)):
+        for name, text in zip(("type", "level", "size"), cache.split(), strict=True):
             (folder / name).write_text(f"{text}\n")
     (tmp_path / "index9").mkdir()
     assert cache_bytes(tmp_path) == {1: 48 * 2**10, 2: 2 * 2**20}
@@ -92,14 +86,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def run(command: list[str], **options: Any) -> Any:
         seen.update(options["env"], command=command[1:])
-        one = {
-            "kind": "float32",
-            "how": module.NUMPY,
-            "size": 4,
-            "amount": 128,
-            "samples_ns": [3, 2],
-        }
-        return SimpleNamespace(stdout=json.dumps([one]))
+        one = Peak("float32", module.NUMPY, 4, 128, (3, 2))
+        return SimpleNamespace(stdout=json.dumps([asdict(one)]))
 
     monkeypatch.setattr(module, "SIZES", (4,))
     monkeypatch.setattr(module, "cache_bytes", lambda: {2: 4096, 3: 8192})
@@ -109,28 +97,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_all_peaks_with_the_threads_of_the_sessions(small: dict[str, Any]) -> None:
     # an eighth of 64 KiB is less than what would be wanted, and that is said
-    found = measure_peaks(1, memory_bytes=2**16, int8=True, clock=Ticks(10**8))
+    found = measure_peaks(1, memory_bytes=2**16, int8=True, clock=ticks(10**8))
     assert [peak.kind for peak in found.peaks] == ["float32", "float32", "int8", "memory", "cache"]
     assert found.peaks[1].samples_ns == (3, 2)
     assert small["command"] == ["-m", "repr_bench.analysis.peaks"]
     assert small["OPENBLAS_NUM_THREADS"] == small["OMP_NUM_THREADS"] == "1"
-    assert found.peaks[3].size == 2**13
-    assert found.peaks[4].size == 1024
-    assert len(found.notes) == 1
-    assert "partly the cache's" in found.notes[0]
+    assert [peak.size for peak in found.peaks[3:]] == [2**13, 1024]
+    (note,) = found.notes
+    assert "partly the cache's" in note
 
 
-def test_what_cannot_be_measured_is_a_note(
-    small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("no kernel for that\nand more")
-
+@pytest.mark.usefixtures("small")
+def test_what_cannot_be_measured_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Mock(side_effect=RuntimeError("no kernel for that\nand more"))
     monkeypatch.setattr(module, "_onnxruntime_product", broken)
-    found = measure_peaks(1, memory_bytes=2**16, int8=False, clock=Ticks(10**8))
+    found = measure_peaks(1, memory_bytes=2**16, int8=False, clock=ticks(10**8))
     assert [peak.how for peak in found.peaks] == [module.NUMPY, module.COPY, module.COPY]
     assert "ONNX Runtime MatMul could not be measured: no kernel for that" in found.notes
-    assert small
 
 
 def test_the_process_of_numpy_prints_what_is_read_back(

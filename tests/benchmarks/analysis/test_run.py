@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,13 +24,8 @@ from repr_bench.results.roofline import Peak, Work
 
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
-FOUND = Peaks(
-    (
-        Peak("float32", "made up", 4, 10**12, (1,)),
-        Peak("memory", "made up", 4, 10**12, (1,)),
-    ),
-    ("made up",),
-)
+ROOFS = [Peak(kind, "made up", 4, 10**12, (1,)) for kind in ("float32", "memory")]
+FOUND = Peaks(tuple(ROOFS), ("made up",))
 
 
 pytestmark = pytest.mark.usefixtures("ten_images", "in_tmp_path")
@@ -40,23 +36,16 @@ def test_both_end_in_table_and_json(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[int, bool]] = []
-
-    def measure(threads: int, *, memory_bytes: int, int8: bool) -> Peaks:
-        assert memory_bytes > 0
-        asked.append((threads, int8))
-        return FOUND
-
-    monkeypatch.setattr(peaks, "measure_peaks", measure)
+    monkeypatch.setattr(peaks, "measure_peaks", asked := Mock(return_value=FOUND))
     arguments = (str(make_artifact()), *QUICK, "--roofline", "--profile", "--json", "r.json")
     assert cli.main(arguments) == 0
     out, err = capsys.readouterr()
-    assert asked == [(1, False)]
+    found: Any = read_results(Path("r.json"))
+    memory = found.environment.memory_bytes
+    asked.assert_called_once_with(1, memory_bytes=memory, int8=False)
     assert "Peaks with 1 thread: float32 products" in out
     assert "Profile of linear fp32 batch 2" in out
     assert "profiling linear fp32 batch 1" in err
-    found = read_results(Path("r.json"))
-    assert found.roofline is not None
     # a matrix of 3,072 × 10 float32, 3,072 in and 10 out a sample
     assert found.roofline.works == tuple(
         Work("linear", "fp32", batch, 1, batch * 30_720, 4 * 30_720, 4 * batch * 3_082)
@@ -71,12 +60,12 @@ def test_both_end_in_table_and_json(
 def test_a_run_without_them_does_nothing_more(
     make_artifact: ArtifactMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(peaks, "measure_peaks", never)
-    monkeypatch.setattr(profile_session, "profile_session", never)
-    monkeypatch.setattr(analysis, "work_of", never)
+    for place in (
+        (peaks, "measure_peaks"),
+        (profile_session, "profile_session"),
+        (analysis, "work_of"),
+    ):
+        monkeypatch.setattr(*place, Mock(side_effect=AssertionError))
     assert cli.main([str(make_artifact()), *QUICK, "--json", "r.json"]) == 0
     found = read_results(Path("r.json"))
     assert (found.roofline, found.profiles) == (None, ())
@@ -95,23 +84,15 @@ def test_rows_that_have_no_work_say_why(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_interrupt_keeps_what_was_found(
-    results: Results, monkeypatch: pytest.MonkeyPatch
+    results: Results, no_progress: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(peaks, "measure_peaks", lambda *_, **__: FOUND)
-    monkeypatch.setattr(profile_session, "profile_session", interrupted)
-    found = Analysis(Wanted(roofline=True, profile=True), None, results.environment)
-    listener: Any = SimpleNamespace(tell=told.append)
+    monkeypatch.setattr(profile_session, "profile_session", Mock(side_effect=KeyboardInterrupt))
+    found: Any = Analysis(Wanted(roofline=True, profile=True), None, results.environment)
     with pytest.raises(KeyboardInterrupt):
-        found.run([timed(emulated=True)], listener)
-    assert found.roofline is not None
-    assert found.roofline.threads == 2  # one a core
-    assert found.profiles == []
-    assert told[-1] == "profiling n fp16 batch 1"
+        found.run([timed(emulated=True)], no_progress)
+    assert (found.roofline.threads, found.profiles) == (2, [])  # one a core
+    assert no_progress.told[-1] == "profiling n fp16 batch 1"
 
 
 def test_threads_are_one_for_each_core_that_may_be_used(results: Results) -> None:

@@ -10,21 +10,23 @@ from onnx import TensorProto, helper, numpy_helper
 from repr_bench.analysis.traffic import LayerTraffic, layer_traffic
 from repr_export.graph.multiply_adds import UncountableError
 
+node = helper.make_node
+
 
 def model(
-    nodes: list[onnx.NodeProto],
+    *nodes: onnx.NodeProto,
     given: tuple[object, ...],
-    made: tuple[object, ...],
-    constants: dict[str, np.ndarray],
+    made: tuple[object, ...] | None = None,
+    **constants: np.ndarray,
 ) -> bytes:
+    """From ``x`` to ``y``, both of one shape unless ``made`` says otherwise."""
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [*shape])
+        for name, shape in (("x", given), ("y", made or given))
+    )
+    kept = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     proto = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "tiny",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(given))],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(made))],
-            [numpy_helper.from_array(value, name) for name, value in constants.items()],
-        ),
+        helper.make_graph(nodes, "tiny", [x], [y], kept),
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=9,
     )
@@ -36,16 +38,18 @@ def floats(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
+SCALE, ZERO = np.array(0.5, np.float32), np.array(0, np.int8)
 CONV_RELU_GEMM = model(
-    [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", kernel_shape=[3, 3]),
-        helper.make_node("Relu", ["c"], ["r"], "relu"),
-        helper.make_node("Flatten", ["r"], ["f"], "flat"),
-        helper.make_node("Gemm", ["f", "m", "v"], ["y"], "gemm"),
-    ],
-    ("batch", 3, 6, 6),
-    ("batch", 10),
-    {"w": floats(4, 3, 3, 3), "b": floats(4), "m": floats(64, 10), "v": floats(10)},
+    node("Conv", ["x", "w", "b"], ["c"], "conv", kernel_shape=[3, 3]),
+    node("Relu", ["c"], ["r"], "relu"),
+    node("Flatten", ["r"], ["f"], "flat"),
+    node("Gemm", ["f", "m", "v"], ["y"], "gemm"),
+    given=("batch", 3, 6, 6),
+    made=("batch", 10),
+    w=floats(4, 3, 3, 3),
+    b=floats(4),
+    m=floats(64, 10),
+    v=floats(10),
 )
 
 
@@ -61,10 +65,10 @@ def test_a_convolution_and_a_gemm_by_hand(batch: int) -> None:
 
 def test_a_fixed_batch_counts_whole() -> None:
     graph = model(
-        [helper.make_node("MatMul", ["x", "m"], ["y"], "product")],
-        (4, 8),
-        (4, 2),
-        {"m": floats(8, 2)},
+        node("MatMul", ["x", "m"], ["y"], "product"),
+        given=(4, 8),
+        made=(4, 2),
+        m=floats(8, 2),
     )
     # 4·2 outputs of 8 products; 16 weights; 32 in, 8 out
     assert layer_traffic(graph, 4) == (LayerTraffic("product", "MatMul", 64, 64, 4 * 40),)
@@ -72,14 +76,11 @@ def test_a_fixed_batch_counts_whole() -> None:
 
 def test_shared_weights_are_read_once_and_products_of_activations_have_none() -> None:
     graph = model(
-        [
-            helper.make_node("MatMul", ["x", "m"], ["a"], "first"),
-            helper.make_node("MatMul", ["a", "m"], ["b"], "second"),
-            helper.make_node("MatMul", ["a", "b"], ["y"], "both"),
-        ],
-        ("batch", 4, 4),
-        ("batch", 4, 4),
-        {"m": floats(4, 4)},
+        node("MatMul", ["x", "m"], ["a"], "first"),
+        node("MatMul", ["a", "m"], ["b"], "second"),
+        node("MatMul", ["a", "b"], ["y"], "both"),
+        given=("batch", 4, 4),
+        m=floats(4, 4),
     )
     first, second, both = layer_traffic(graph, 2)
     assert (first.weight_bytes, second.weight_bytes, both.weight_bytes) == (64, 0, 0)
@@ -88,47 +89,44 @@ def test_shared_weights_are_read_once_and_products_of_activations_have_none() ->
 
 
 def test_quantized_tensors_have_a_byte_an_element() -> None:
-    scale, zero = np.array(0.5, np.float32), np.array(0, np.int8)
     graph = model(
-        [
-            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q"),
-            helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq"),
-            helper.make_node("DequantizeLinear", ["wq", "s", "z"], ["wd"], "dqw"),
-            helper.make_node("Conv", ["xd", "wd", "b"], ["c"], "conv", kernel_shape=[1, 1]),
-            helper.make_node("Relu", ["c"], ["r"], "relu"),
-            helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"], "q2"),
-            helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["y"], "dq2"),
-        ],
-        ("batch", 2, 3, 3),
-        ("batch", 5, 3, 3),
-        {"s": scale, "z": zero, "wq": np.ones((5, 2, 1, 1), np.int8), "b": floats(5)},
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q"),
+        node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq"),
+        node("DequantizeLinear", ["wq", "s", "z"], ["wd"], "dqw"),
+        node("Conv", ["xd", "wd", "b"], ["c"], "conv", kernel_shape=[1, 1]),
+        node("Relu", ["c"], ["r"], "relu"),
+        node("QuantizeLinear", ["r", "s", "z"], ["rq"], "q2"),
+        node("DequantizeLinear", ["rq", "s", "z"], ["y"], "dq2"),
+        given=("batch", 2, 3, 3),
+        made=("batch", 5, 3, 3),
+        s=SCALE,
+        z=ZERO,
+        wq=np.ones((5, 2, 1, 1), np.int8),
+        b=floats(5),
     )
     # weights 10 bytes and a float32 bias of 20; 18 bytes in, 45 out, a sample
     assert layer_traffic(graph, 3) == (LayerTraffic("conv", "Conv", 3 * 90, 10 + 20, 3 * 63),)
 
 
 def test_an_output_that_something_else_reads_too_is_not_quantized() -> None:
-    scale, zero = np.array(0.5, np.float32), np.array(0, np.int8)
     graph = model(
-        [
-            helper.make_node("MatMul", ["x", "m"], ["a"], "product"),
-            helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"], "q"),
-            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "dq"),
-            helper.make_node("Add", ["a", "d"], ["y"], "add"),
-        ],
-        ("batch", 2),
-        ("batch", 2),
-        {"m": floats(2, 2), "s": scale, "z": zero},
+        node("MatMul", ["x", "m"], ["a"], "product"),
+        node("QuantizeLinear", ["a", "s", "z"], ["q"], "q"),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"], "dq"),
+        node("Add", ["a", "d"], ["y"], "add"),
+        given=("batch", 2),
+        m=floats(2, 2),
+        s=SCALE,
+        z=ZERO,
     )
     assert layer_traffic(graph, 1)[0].activation_bytes == 4 * (2 + 2)
 
 
 def test_a_size_that_nobody_knows_is_an_error() -> None:
     graph = model(
-        [helper.make_node("MatMul", ["x", "m"], ["y"], "product")],
-        ("batch", "length", 2),
-        ("batch", "length", 2),
-        {"m": floats(2, 2)},
+        node("MatMul", ["x", "m"], ["y"], "product"),
+        given=("batch", "length", 2),
+        m=floats(2, 2),
     )
     with pytest.raises(UncountableError, match="length"):
         layer_traffic(graph, 1)

@@ -15,15 +15,14 @@ from repr_bench.measuring.environment import after_run, capture_environment
 
 def test_environment_is_this_machine() -> None:
     found = capture_environment()
-    assert found.versions["numpy"] == np.__version__
     assert found.python.endswith(platform.python_version())
-    assert found.logical_cores == psutil.cpu_count()
-    assert found.memory_bytes == psutil.virtual_memory().total
+    assert (found.versions["numpy"], found.logical_cores, found.memory_bytes) == (
+        *(np.__version__, psutil.cpu_count(), psutil.virtual_memory().total),
+    )
     assert found.cpu
     assert len(found.load_before) == 3
     later = after_run(found)
-    assert later.load_before == found.load_before
-    assert later.cpu == found.cpu
+    assert (later.load_before, later.cpu) == (found.load_before, found.cpu)
     if hasattr(os, "sched_getaffinity"):
         assert found.usable_cpus == len(os.sched_getaffinity(0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,23 @@ from repr_bench.results.peers import SameAnswers
 from repr_models.data.images import ImageSet
 from repr_runtime import load
 
-
-def test_agreement_counts_images_of_one_top1() -> None:
-    ours = np.array([[0.0, 1.0, 9.0], [5.0, 0.0, 1.0], [0.0, 7.0, 1.0], [1.0, 2.0, 3.0]])
-    theirs = ours.copy()
-    theirs[1] = [0.0, 5.0, 1.0]
-    theirs[3, 2] = np.nan  # which argmax takes for the largest
-    assert compare_top1(ours, theirs) == SameAnswers(2, 4)
-    assert compare_top1(ours, ours * 3 + 1) == SameAnswers(4, 4)
+OURS = [[0.0, 1.0, 9.0], [5.0, 0.0, 1.0], [0.0, 7.0, 1.0], [1.0, 2.0, 3.0]]
+THEIRS = [OURS[0], [0.0, 5.0, 1.0], OURS[2], [1.0, 2.0, np.nan]]
 
 
-def test_a_tie_that_rounding_decides_is_no_flip() -> None:
-    ours = np.array([[0.0, 1.0, 1.0 - 5e-5]])
-    assert compare_top1(ours, np.array([[0.0, 1.0, 1.0 + 1e-7]])).same == 1
-    assert compare_top1(np.array([[0.0, 1.0, 1.0 - 5e-4]]), np.array([[0.0, 1.0, 1.1]])).same == 0
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (OURS, THEIRS, 2),  # a flip, and NaN, which argmax takes for the largest
+        (OURS, (3 * np.array(OURS) + 1).tolist(), 4),
+        ([[0.0, 1.0, 1.0 - 5e-5]], [[0.0, 1.0, 1.0 + 1e-7]], 1),  # a tie that rounding decides
+        ([[0.0, 1.0, 1.0 - 5e-4]], [[0.0, 1.0, 1.1]], 0),
+    ],
+)
+def test_agreement_counts_images_of_one_top1(
+    ours: list[list[float]], theirs: list[list[float]], same: int
+) -> None:
+    assert compare_top1(np.array(ours), np.array(theirs)) == SameAnswers(same, len(ours))
 
 
 def test_other_shapes_are_an_error() -> None:
@@ -35,11 +37,19 @@ def test_other_shapes_are_an_error() -> None:
         compare_top1(np.zeros((1, 10)), np.zeros((1, 1000)))
 
 
-def test_fp32_may_not_flip_and_int8_hardly() -> None:
-    assert why_not_same(SameAnswers(200, 200), "fp32") == ""
-    assert "on 1 of 200 images" in why_not_same(SameAnswers(199, 200), "fp32")
-    assert why_not_same(SameAnswers(198, 200), "int8") == ""
-    assert "on 3 of 200" in why_not_same(SameAnswers(197, 200), "int8")
+@pytest.mark.parametrize(
+    ("same", "precision", "words"),
+    [
+        (200, "fp32", ""),
+        (199, "fp32", "on 1 of 200 images"),
+        (198, "int8", ""),
+        (197, "int8", "on 3 "),
+    ],
+)
+def test_fp32_may_not_flip_and_int8_hardly(same: int, precision: str, words: str) -> None:
+    found = why_not_same(SameAnswers(same, 200), precision)
+    assert words in found
+    assert bool(words) == bool(found)
 
 
 def test_batches_are_filled_up_and_cut_again() -> None:
@@ -55,12 +65,8 @@ def test_batches_are_filled_up_and_cut_again() -> None:
 
 
 def test_images_of_all_parts_of_the_set_are_checked_on(make_artifact: Any) -> None:
-    images = ImageSet(
-        np.arange(1000, dtype=np.uint32)[:, None, None, None].repeat(3, 3).astype(np.uint8)
-        * np.ones((1, 32, 32, 1), np.uint8),
-        np.zeros(1000, np.int64),
-        "grey",
-    )
+    pixels = np.broadcast_to(np.arange(1000)[:, None, None, None], (1000, 32, 32, 3))
+    images = ImageSet(pixels.astype(np.uint8), np.zeros(1000, np.int64), "grey")
     with load(make_artifact(), device="cpu") as session:
         (found,) = check_inputs(session, images)
         assert found.shape == (IMAGES, 3, 32, 32)
@@ -70,8 +76,7 @@ def test_images_of_all_parts_of_the_set_are_checked_on(make_artifact: Any) -> No
         assert noise.std() == pytest.approx(1, abs=0.01)
 
 
-def test_without_samples_nothing_can_be_checked(make_artifact: Any, tmp_path: Path) -> None:
-    del tmp_path
+def test_without_samples_nothing_can_be_checked(make_artifact: Any) -> None:
     with (
         load(make_artifact(dataset=None, size="height"), device="cpu") as session,
         pytest.raises(UsageError, match="no samples of input"),

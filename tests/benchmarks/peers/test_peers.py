@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import stat
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+import torch
 
 from repr_bench.errors import UsageError
 from repr_bench.peers import known
@@ -20,6 +25,9 @@ from repr_bench.peers.base import PeerAbsentError, Workload, not_installed
 from repr_bench.peers.known import PEERS, select
 from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
 from repr_bench.peers.trtexec import TrtexecError
+from repr_models.registry import resolve
+from repr_models.weights.bundled import bundled_record
+from repr_models.weights.loading import load_weights
 from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import NetworkInfo, WeightsInfo
 
@@ -47,22 +55,17 @@ def linear(x: Any) -> Any:
 
 class TestSelection:
     def test_names_and_measures(self) -> None:
-        assert {peer.name: peer.measures for peer in PEERS} == {
-            "torch": ("latency", "throughput"),
-            "torch.compile": ("latency", "throughput"),
-            "onnxruntime": ("latency", "throughput"),
-            "onnxruntime-cuda": ("latency", "throughput"),
-            "onnxruntime-tensorrt": ("latency", "throughput"),
-            "openvino-latency": ("latency",),
-            "openvino-throughput": ("throughput",),
-            "trtexec": ("latency",),
-        }
+        both = ("torch", "torch.compile", *(f"onnxruntime{p}" for p in ("", "-cuda", "-tensorrt")))
+        assert [(peer.name, peer.measures) for peer in PEERS] == [
+            *((name, ("latency", "throughput")) for name in both),
+            ("openvino-latency", ("latency",)),
+            ("openvino-throughput", ("throughput",)),
+            ("trtexec", ("latency",)),
+        ]
 
     def test_by_default_all_that_can_run_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        there, gone = (
-            SimpleNamespace(name=name, why_not=lambda why=why: why)
-            for name, why in (("there", None), ("gone", "not installed"))
-        )
+        there = SimpleNamespace(name="there", why_not=lambda: None)
+        gone = SimpleNamespace(name="gone", why_not=lambda: "not installed")
         monkeypatch.setattr(known, "PEERS", (there, gone))
         assert select(None) == [(there, None)]
         assert select(("gone", "there", "gone")) == [(gone, "not installed"), (there, None)]
@@ -87,18 +90,10 @@ class TestTorch:
         return Workload(work.folder, manifest, work.graph, "fp32", 1)  # type: ignore[arg-type]
 
     def bundled(self, work: Workload) -> Workload:
-        from repr_models.registry import resolve
-        from repr_models.weights.bundled import bundled_record
-
         digest = bundled_record(resolve("lenet5"))["weights_sha256"]
         return self.work(work, kind="bundled", sha256=digest)
 
     def test_it_runs_the_bundled_weights(self, work: Workload, batch: Any) -> None:
-        import torch
-
-        from repr_models.registry import resolve
-        from repr_models.weights.loading import load_weights
-
         spec = resolve("lenet5")
         network = spec.build()
         load_weights(network, None, spec)
@@ -116,8 +111,6 @@ class TestTorch:
     def test_the_faster_layout_is_taken_and_named(
         self, work: Workload, batch: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import torch
-
         for fast in (torch.contiguous_format, torch.channels_last):
             monkeypatch.setattr(
                 torch_peer, "_median_seconds", lambda call, fast=fast: call.args[0] is not fast
@@ -133,11 +126,6 @@ class TestTorch:
             assert all(w.is_contiguous(memory_format=fast) for w in weights if w.ndim == 4)
 
     def test_random_weights_are_drawn_from_the_same_seed(self, work: Workload) -> None:
-        import torch
-
-        from repr_models.registry import resolve
-        from repr_models.weights.loading import load_weights
-
         spec = resolve("lenet5")
         drawn = spec.build()
         location = load_weights(drawn, "random", spec).location
@@ -147,15 +135,14 @@ class TestTorch:
             torch_peer.build_network(self.work(work, location="seed 0"))
 
     def test_other_weights_are_no_peer(self, work: Workload) -> None:
-        with pytest.raises(PeerAbsentError, match="other weights"):
-            torch_peer.build_network(self.work(work, kind="bundled", sha256="00" * 32))
-        with pytest.raises(PeerAbsentError, match="came from a file source"):
-            torch_peer.build_network(self.work(work, kind="file"))
-        with pytest.raises(PeerAbsentError, match="not made of a registered network"):
-            torch_peer.build_network(work)
-        int8 = Workload(work.folder, work.manifest, work.graph, "int8", 1)
-        with pytest.raises(PeerAbsentError, match="no int8 graph"):
-            torch_peer.build_network(int8)
+        for other, why in (
+            (self.work(work, kind="bundled", sha256="00" * 32), "other weights"),
+            (self.work(work, kind="file"), "came from a file source"),
+            (work, "not made of a registered network"),
+            (replace(work, precision="int8"), "no int8 graph"),
+        ):
+            with pytest.raises(PeerAbsentError, match=why):
+                torch_peer.build_network(other)
 
 
 class TestOnnxRuntime:
@@ -170,21 +157,10 @@ class TestOnnxRuntime:
     def test_its_defaults_are_left_alone(
         self, make_artifact: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import onnxruntime as ort
-
-        seen: list[Any] = []
-        plain = ort.InferenceSession
-        monkeypatch.setattr(
-            ort,
-            "InferenceSession",
-            lambda path, options, providers: (
-                seen.append((path, options)) or plain(path, options, providers=providers)
-            ),
-        )
-        work = work_of(make_artifact())
+        monkeypatch.setattr(ort, "InferenceSession", opened := Mock(wraps=ort.InferenceSession))
+        work, default = work_of(make_artifact()), ort.SessionOptions()
         runner = OnnxRuntimeRunner(work)
-        path, options = seen[0]
-        default = ort.SessionOptions()
+        path, options = opened.call_args.args
         assert path == str(work.path)
         for name in (
             *("intra_op_num_threads", "graph_optimization_level", "enable_mem_pattern"),
@@ -222,16 +198,12 @@ class FakeOpenVINO:
         }[name]
 
     def create_infer_request(self) -> Any:
+        first = SimpleNamespace(data=np.zeros(0))
+
         def infer(inputs: Any, **_: Any) -> None:
-            self.last = linear(inputs[0])
+            first.data = linear(inputs[0])
 
-        output = SimpleNamespace(get_output_tensor=lambda _: SimpleNamespace(data=self.last))
-        self.last = np.zeros(0)
-        return SimpleNamespace(infer=infer, get_output_tensor=lambda i: self._tensor(i, output))
-
-    def _tensor(self, index: int, _output: Any) -> Any:
-        assert index == 0
-        return SimpleNamespace(data=self.last)
+        return SimpleNamespace(infer=infer, get_output_tensor=[first].__getitem__)
 
     def AsyncInferQueue(self, compiled: Any, lanes: int) -> Any:  # noqa: N802  its name
         assert (compiled, lanes) == (self, 3)
@@ -263,11 +235,8 @@ class TestOpenVINO:
         }
         assert library.shapes == {"input": (4, 3, 32, 32)}
         np.testing.assert_allclose(prepared.logits([batch]), linear(batch))
-        assert (
-            prepared.settings
-            == "OpenVINO 2026.1.0, hint LATENCY, inference precision f32, 1 threads"
-        )
-        assert prepared.lanes == 1
+        settings = "OpenVINO 2026.1.0, hint LATENCY, inference precision f32, 1 threads"
+        assert (prepared.settings, prepared.lanes) == (settings, 1)
 
     def test_throughput_with_as_many_requests_as_it_advises(
         self, library: FakeOpenVINO, work: Workload, batch: Any
@@ -328,8 +297,7 @@ class TestTrtexec:
     def test_its_times_and_outputs_are_read(self, tool: Path, work: Workload, batch: Any) -> None:
         runner = trtexec_peer.TrtexecRunner(work)
         prepared = runner.prepare([batch])
-        assert prepared.samples_ns[:2] == (1_750_000, 2_750_000)
-        assert len(prepared.samples_ns) == 24
+        assert prepared.samples_ns == tuple(range(1_750_000, 25_000_000, 1_000_000))
         assert "copies to and from the GPU included" in prepared.settings
         assert "not in our rounds" in prepared.settings
         np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-5)
@@ -350,16 +318,12 @@ class TestTrtexec:
     def test_what_is_no_file_of_times_is_refused(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / "times.json"
         path.write_text(text)
-        with pytest.raises(TrtexecError):
-            trtexec_peer.read_times(path)
-        with pytest.raises(TrtexecError):
-            trtexec_peer.read_output(path, "logits")
+        for read in (trtexec_peer.read_times, partial(trtexec_peer.read_output, name="logits")):
+            with pytest.raises(TrtexecError):
+                read(path)
 
-    def test_a_failure_says_its_error(
-        self, tool: Path, work: Workload, batch: Any, tmp_path: Path
-    ) -> None:
-        del tool
-        script = tmp_path / "bin" / "trtexec"
+    def test_a_failure_says_its_error(self, tool: Path, work: Workload, batch: Any) -> None:
+        script = tool.with_name("bin") / "trtexec"
         script.write_text(f"#!{sys.executable}\nprint('[E] no GPU'); raise SystemExit(1)")
         runner = trtexec_peer.TrtexecRunner(work)
         with pytest.raises(TrtexecError, match=r"trtexec failed: \[E\] no GPU"):

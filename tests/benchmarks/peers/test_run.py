@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.peers import run as peer_run
-from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Workload
+from repr_bench.peers.base import Peer, PeerAbsentError, Prepared
 from repr_bench.peers.ours import burst_length, burst_of_callers
 from repr_bench.peers.run import run_peers, with_peers
 from repr_bench.request import Request
 from repr_bench.results.file import from_json, to_json
-from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
+from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughput_ratios
 from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
@@ -27,13 +28,7 @@ MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
 
 
-@pytest.fixture(autouse=True)
-def cache(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    few_images: None,  # noqa: ARG001
-) -> None:
-    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("few_images", "cache_folder")
 
 
 class World:
@@ -48,17 +43,12 @@ class World:
         self.now += MS
         return self.now
 
-    def peer(
-        self,
-        name: str,
-        milliseconds: int,
-        *,
-        sign: float = 1.0,
-        fails: Exception | None = None,
-        **how: Any,
-    ) -> Peer:
-        """One whose call takes so long, on top of the look at the clock."""
-        world = self
+    def peer(self, name: str, milliseconds: int = 1, *, sign: float = 1.0, **how: Any) -> Peer:
+        """One whose call takes so long, on top of the look at the clock.
+
+        ``fails`` is what it cannot be prepared for, ``prepared`` what is otherwise about it then.
+        """
+        world, fails, changes = self, how.pop("fails", None), how.pop("prepared", {})
 
         class Runner:
             def prepare(self, arrays: Any) -> Prepared:
@@ -69,7 +59,8 @@ class World:
                     world.called.append(name)
                     world.now += milliseconds * MS
 
-                return Prepared(logits, call, f"{name} with {len(arrays[0])}")
+                ready = Prepared(logits, call, f"{name} with {len(arrays[0])}")
+                return replace(ready, **changes)
 
             def close(self) -> None:
                 world.closed.append(name)
@@ -77,10 +68,7 @@ class World:
         def logits(arrays: Any) -> Any:
             return sign * arrays[0].mean(axis=(1, 2, 3))[:, None] * np.arange(10.0)
 
-        def open_(_: Workload) -> Any:
-            return Runner()
-
-        return Peer(name, open_, lambda: None, **how)
+        return Peer(name, lambda _: Runner(), lambda: None, **how)
 
 
 @pytest.fixture
@@ -94,18 +82,22 @@ def request(folder: Path, **changes: Any) -> Request:
 
 
 def measured(asked: Request, progress: Any) -> Any:
+    """The results that peers come beside: of one graph, and for its row alone."""
     quick = Plan(seconds=0.001, samples=12, rounds=12, warmup_seconds=0.001)
-    return run(replace(asked, plan=quick), progress)
+    return run(replace(asked, plan=quick, images=EvaluationImages(limit=1)), progress)
 
 
 @pytest.fixture
 def compare(make_artifact: Callable[..., Path], no_progress: Any, world: World) -> Any:
-    def compare(*peers: Any, **changes: Any) -> Any:
-        asked = request(make_artifact(), **changes)
+    def compare(*peers: Any, gone: bool = False, stops: bool = False, **changes: Any) -> Any:
+        folder = make_artifact()
+        asked = request(folder, **changes)
         selected = [peer if isinstance(peer, tuple) else (peer, None) for peer in peers]
         rows = measured(asked, no_progress).rows
+        if gone:
+            (folder / "model.onnx").unlink()
         found, interrupted = run_peers(asked, selected, rows, no_progress, world.clock)
-        assert not interrupted
+        assert interrupted is stops
         return found
 
     return compare
@@ -113,13 +105,11 @@ def compare(make_artifact: Callable[..., Path], no_progress: Any, world: World) 
 
 def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
     found = compare(world.peer("slow", 3))
-    assert [(r.measure, r.batch, r.peer, r.status) for r in found] == [
-        ("latency", 1, OURS, "measured"),
-        ("latency", 1, "slow", "measured"),
-        ("throughput", 1, OURS, "measured"),
-        ("throughput", 1, "slow", "measured"),
+    assert [(r.measure, r.batch, r.peer, r.status, r.reason) for r in found] == [
+        (measure, 1, peer, "measured", "")
+        for measure in ("latency", "throughput")
+        for peer in (OURS, "slow")
     ]
-    assert {row.reason for row in found} == {""}
     (latency,) = latency_ratios(found, "slow", 1)
     assert latency.figure.value == pytest.approx(4.0)
     # Ours: two lanes, bursts of 10 images, each 1 ms by this clock. The peer's: 4 images, 13 ms.
@@ -131,19 +121,17 @@ def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
 
 
 def test_each_is_checked_and_says_how_it_ran(compare: Any, world: World) -> None:
-    found = compare(world.peer("p", 1), batches=(1, 8))
-    for row in found:
-        assert row.same_answers is not None
-        assert (row.same_answers.same, row.same_answers.images) == (20, 20)
-    peers = [row for row in found if row.peer == "p"]
-    assert [row.settings for row in peers] == ["p with 1", "p with 8"] * 2
+    found = compare(world.peer("p"), batches=(1, 8))
+    assert {row.same_answers for row in found} == {SameAnswers(20, 20)}
+    settings = [row.settings for row in found if row.peer == "p"]
+    assert settings == ["p with 1", "p with 8"] * 2
     ours = [row for row in found if row.peer == OURS]
     assert "2 instances of 1 thread" in ours[-1].settings
     assert found[-1].images == 4 * 8
 
 
 def test_another_answer_is_a_failure_with_the_numbers(compare: Any, world: World) -> None:
-    found = compare(world.peer("wrong", 1, sign=-1.0), world.peer("right", 1))
+    found = compare(world.peer("wrong", sign=-1.0), world.peer("right"))
     wrong = [row for row in found if row.peer == "wrong"]
     assert {row.status for row in wrong} == {"failed"}
     assert "another on 20 of 20 images" in wrong[0].reason
@@ -154,11 +142,11 @@ def test_another_answer_is_a_failure_with_the_numbers(compare: Any, world: World
 
 def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: World) -> None:
     found = compare(
-        (world.peer("gone", 1), "gone is not installed: pip install gone"),
-        world.peer("other", 1, fails=PeerAbsentError("not this network")),
-        world.peer("broken", 1, fails=RuntimeError("no kernel")),
-        world.peer("gpu", 1, device="gpu"),
-        world.peer("one", 1, measures=("throughput",)),
+        (world.peer("gone"), "gone is not installed: pip install gone"),
+        world.peer("other", fails=PeerAbsentError("not this network")),
+        world.peer("broken", fails=RuntimeError("no kernel")),
+        world.peer("gpu", device="gpu"),
+        world.peer("one", measures=("throughput",)),
     )
     reasons = {(row.peer, row.measure): (row.status, row.reason) for row in found}
     for measure in ("latency", "throughput"):
@@ -172,32 +160,16 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
 
 
 def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: World) -> None:
-    peer = world.peer("p", 1)
-
-    def breaking(work: Workload) -> Any:
-        runner = peer.open(work)
-        prepare = runner.prepare
-        runner.prepare = lambda arrays: replace(prepare(arrays), call=lambda: 1 / 0)  # type: ignore[method-assign]
-        return runner
-
-    found = compare(replace(peer, open=breaking, measures=("latency",)), world.peer("q", 1))
+    broken = world.peer("p", prepared={"call": lambda: 1 / 0}, measures=("latency",))
+    found = compare(broken, world.peer("q"))
     rows = {(row.peer, row.measure): row for row in found}
     assert rows["p", "latency"].reason == "ZeroDivisionError: division by zero"
     assert rows["q", "latency"].status == "measured"
 
 
 def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
-    peer = world.peer("self", 1, measures=("latency",))
-
-    def own(work: Workload) -> Any:
-        runner = peer.open(work)
-        prepare = runner.prepare
-        runner.prepare = lambda arrays: replace(  # type: ignore[method-assign]
-            prepare(arrays), samples_ns=tuple(range(MS, 25 * MS, MS))
-        )
-        return runner
-
-    found = compare(replace(peer, open=own))
+    times = tuple(range(MS, 25 * MS, MS))
+    found = compare(world.peer("self", prepared={"samples_ns": times}, measures=("latency",)))
     row = next(row for row in found if row.peer == "self")
     assert row.status == "measured"
     assert row.rounds_ns[0] == (MS, 2 * MS)
@@ -210,7 +182,7 @@ def test_what_was_tuned_here_is_used(
 ) -> None:
     tuned = {"latency": Setting(threads=1), "throughput": Setting(threads=1, instances=3)}
     monkeypatch.setattr(peer_run, "resolve", lambda which, *_: (tuned[which], ""))
-    found = compare(world.peer("p", 1), threads=None)
+    found = compare(world.peer("p"), threads=None)
     settings = {row.measure: row.settings for row in found if row.peer == OURS}
     assert "with 1 thread" in settings["latency"]
     assert "with 3 instances of 1 thread" in settings["throughput"]
@@ -220,37 +192,26 @@ def test_threads_that_were_asked_for_come_first(
     compare: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_run, "resolve", lambda *_: pytest.fail("not to be looked for"))
-    found = compare(world.peer("p", 1), threads=1)
+    found = compare(world.peer("p"), threads=1)
     assert {row.status for row in found} == {"measured"}
 
 
-def test_ctrl_c_keeps_what_was_measured(make_artifact: Any, no_progress: Any, world: World) -> None:
+def test_ctrl_c_keeps_what_was_measured(compare: Any, no_progress: Any, world: World) -> None:
     def advance(what: str, done: float, total: float) -> None:
         if what.startswith("throughput") and done > total / 2:
             raise KeyboardInterrupt
 
-    asked = request(make_artifact())
-    rows = measured(asked, no_progress).rows
     no_progress.advance = advance
-    found, interrupted = run_peers(
-        asked, [(world.peer("p", 1), None)], rows, no_progress, world.clock
-    )
-    assert interrupted
+    found = compare(world.peer("p"), stops=True)
     assert [row.status for row in found] == ["measured"] * 2 + ["interrupted"] * 2
     assert found[2].rounds_ns
     assert world.closed == ["p"]
 
 
-def test_an_artifact_that_is_gone_is_a_row(
-    make_artifact: Any, no_progress: Any, world: World
-) -> None:
-    folder = make_artifact()
-    asked = request(folder)
-    rows = measured(asked, no_progress).rows
-    (folder / "model.onnx").unlink()
-    found, _ = run_peers(asked, [(world.peer("p", 1), None)], rows, no_progress, world.clock)
-    assert [(row.peer, row.status) for row in found] == [(OURS, "failed")]
-    assert "model.onnx" in found[0].reason
+def test_an_artifact_that_is_gone_is_a_row(compare: Any, world: World) -> None:
+    (row,) = compare(world.peer("p"), gone=True)
+    assert (row.peer, row.status) == (OURS, "failed")
+    assert "model.onnx" in row.reason
 
 
 def test_the_rows_stand_in_the_results_and_are_read_back(
@@ -258,8 +219,8 @@ def test_the_rows_stand_in_the_results_and_are_read_back(
 ) -> None:
     asked = request(make_artifact())
     results = measured(asked, no_progress)
-    tiny = replace(asked, plan=Plan(seconds=0.012, samples=12, rounds=12, warmup_seconds=0.001))
-    selected = [(world.peer("p", 1), None)]
+    tiny = replace(asked, plan=Plan(seconds=1e-9, samples=6, rounds=6, warmup_seconds=1e-9))
+    selected = [(world.peer("p"), None)]
     found = with_peers(results, tiny, selected, no_progress)
     assert {row.peer for row in found.peers} == {OURS, "p"}
     assert from_json(to_json(found)) == found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from world import World
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
@@ -71,38 +72,31 @@ def test_networks_that_take_no_images_are_refused(make_artifact: ArtifactMaker) 
         stages_of(session)
 
 
-class Ticking:
-    """A clock that the stages move by what they cost."""
+class Ticking(World):
+    """A clock that the stages move by what they cost in ms."""
 
     def __init__(self) -> None:
-        self.now = 0
+        super().__init__()
         self.seen: list[Any] = []
 
-    def clock(self) -> int:
-        return self.now
-
     def stage(self, cost: int, stops_at: int = 0) -> Callable[[Any], Any]:
+        spend = self.call("stage", cost)
+
         def run(value: Any) -> Any:
             self.seen.append(value)
             if len(self.seen) == stops_at:
                 raise KeyboardInterrupt
-            self.now += cost
+            spend()
             return value
-
-        return run
-
-    def bare(self, cost: int) -> Callable[[], None]:
-        def run() -> None:
-            self.now += cost
 
         return run
 
 
 def test_each_stage_gets_its_own_time() -> None:
     ticking = Ticking()
-    stages = (("decode", ticking.stage(3_000_000)), ("infer", ticking.stage(5_000_000)))
+    stages = (("decode", ticking.stage(3)), ("infer", ticking.stage(5)))
     plan = Plan(seconds=0.12, samples=4, rounds=2)
-    bare = ticking.bare(4_000_000)
+    bare = ticking.call("bare", 4)
     found = measure_stages(stages, ["a", "b"], bare, plan, clock=ticking.clock)
     stages_ns, bare_ns = found.frozen()
     # 12 ms a call with its bare one, 60 ms a round
@@ -114,9 +108,9 @@ def test_each_stage_gets_its_own_time() -> None:
 
 def test_ctrl_c_keeps_the_rounds_that_are_whole() -> None:
     ticking = Ticking()
-    stages = (("s", ticking.stage(1_000_000, stops_at=9)),)
+    stages = (("s", ticking.stage(1, stops_at=9)),)
     plan = Plan(seconds=1e-9, samples=8, rounds=2)
-    found = measure_stages(stages, ["a"], ticking.bare(1), plan, clock=ticking.clock)
+    found = measure_stages(stages, ["a"], ticking.call("bare", 1), plan, clock=ticking.clock)
     assert found.interrupted
     assert [[*map(len, found.bare_ns)], [*map(len, found.stages_ns[0])]] == [[4], [4]]
 

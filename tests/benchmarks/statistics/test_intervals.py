@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +29,10 @@ from repr_bench.statistics.shift import shift, student_quantile, trend, without_
     ("samples", "percent", "expected"),
     [
         # the classic example of the nearest rank
-        ([15, 20, 35, 40, 50], 5, 15),
-        ([15, 20, 35, 40, 50], 30, 20),
-        ([15, 20, 35, 40, 50], 40, 20),
-        ([15, 20, 35, 40, 50], 50, 35),
-        ([15, 20, 35, 40, 50], 100, 50),
+        *(
+            ([15, 20, 35, 40, 50], percent, rank)
+            for percent, rank in ((5, 15), (30, 20), (40, 20), (50, 35), (100, 50))
+        ),
         ([4, 3, 2, 1], 50, 2),  # ceil(2) = 2nd, not the mean of 2nd and 3rd
         ([7], 99, 7),
         # of 1..100 the p-th percentile is p: LoadGen's formula would say 100 for p99
@@ -54,15 +55,24 @@ def test_percentile_agrees_with_its_formula_and_numpy(samples: list[int], percen
     assert 100 * covered >= percent * len(samples)
 
 
-@pytest.mark.parametrize("percent", [0, -1, 101])
-def test_percentile_refuses_impossible_percents(percent: int) -> None:
-    with pytest.raises(ValueError, match=str(percent)):
-        percentile([1, 2], percent)
-
-
-def test_percentile_refuses_no_samples() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        percentile([], 50)
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        *((lambda p=p: percentile([1, 2], p), f"1..100, got {p}") for p in (0, -1, 101)),
+        (lambda: percentile([], 50), "at least one"),
+        (lambda: percentile_interval([[1, 2], []], 50), "every round"),
+        (lambda: percentile_interval([], 50), "every round"),
+        (lambda: ratio_interval([1, 2], [1, 2, 3]), "one value a round"),
+        (lambda: shift([1.0] * 5, [1.0] * 12), "6 rounds"),
+        *(
+            (lambda hits=h, trials=n: wilson_interval(hits, trials), f"{h}/{n}")
+            for h, n in ((-1, 10), (11, 10), (0, 0))
+        ),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(broken: Callable[[], object], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        broken()
 
 
 @pytest.mark.parametrize("percent", [1, 50, 90, 99, 100])
@@ -91,17 +101,14 @@ def test_percentile_interval_agrees_with_scipy_for_rounds_of_one_sample() -> Non
     theirs = scipy.stats.bootstrap(
         (samples,), np.median, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
     ).confidence_interval
-    assert ours is not None
-    assert ours.low == pytest.approx(theirs.low, abs=0.15)
-    assert ours.high == pytest.approx(theirs.high, abs=0.15)
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.15)
 
 
 def test_percentile_interval_counts_drift_between_rounds() -> None:
     steady = [np.arange(100, 110) for _ in range(12)]
     drifting = [np.arange(100, 110) + 10 * k for k in range(12)]
     assert percentile_interval(steady, 50) == (104, 104)
-    found = percentile_interval(drifting, 50)
-    assert found is not None
+    found: Any = percentile_interval(drifting, 50)
     assert found.high - found.low > 30
 
 
@@ -110,31 +117,15 @@ def test_percentile_interval_covers_the_truth_about_as_often_as_it_says() -> Non
     covered = 0
     for _ in range(200):
         rounds = rng.normal(0, 1, (12, 1)) * 0.5 + rng.normal(100, 1, (12, 20))
-        interval = percentile_interval(list(rounds), 50, resamples=300)
-        assert interval is not None
+        interval: Any = percentile_interval(list(rounds), 50, resamples=300)
         covered += interval.low <= 100 <= interval.high
     # 12 rounds are few: a percentile bootstrap of them covers a little less than it says
     assert 0.86 * 200 <= covered <= 0.99 * 200
 
 
-def test_percentile_interval_is_the_same_each_time_and_moves_with_the_seed() -> None:
-    rounds = list(np.random.default_rng(0).normal(0, 1, (12, 5)))
-    assert percentile_interval(rounds, 50) == percentile_interval(rounds, 50)
-    assert percentile_interval(rounds, 90, resamples=50, seed=1) != percentile_interval(
-        rounds, 90, resamples=50, seed=2
-    )
-
-
 def test_intervals_of_one_round_are_not_known() -> None:
     assert percentile_interval([[1, 2, 3]], 50) is None
     assert ratio_interval([1], [2]) is None
-
-
-def test_percentile_interval_refuses_an_empty_round() -> None:
-    with pytest.raises(ValueError, match="every round"):
-        percentile_interval([[1, 2], []], 50)
-    with pytest.raises(ValueError, match="every round"):
-        percentile_interval([], 50)
 
 
 def test_ratio_interval_is_that_of_laid_out_resamples() -> None:
@@ -143,11 +134,6 @@ def test_ratio_interval_is_that_of_laid_out_resamples() -> None:
     by_hand = sorted((n * above).sum() / (n * below).sum() for n in drawn)
     found = ratio_interval(above, below, resamples=200)
     assert found == pytest.approx((by_hand[4], by_hand[195]))
-
-
-def test_ratio_interval_refuses_unequal_lengths() -> None:
-    with pytest.raises(ValueError, match="one value a round"):
-        ratio_interval([1, 2], [1, 2, 3])
 
 
 @pytest.mark.parametrize(
@@ -161,12 +147,6 @@ def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
 def test_wilson_by_hand() -> None:
     # 9 of 10, z = 1.95996: centre (9 + 1.92073) / 13.84146, half 1.95996 * sqrt(1.86036) / 13.84146
     assert wilson_interval(9, 10) == pytest.approx((0.59585, 0.98212), abs=1e-5)
-
-
-@pytest.mark.parametrize(("hits", "trials"), [(-1, 10), (11, 10), (0, 0)])
-def test_wilson_refuses_impossible_counts(hits: int, trials: int) -> None:
-    with pytest.raises(ValueError, match=f"{hits}/{trials}"):
-        wilson_interval(hits, trials)
 
 
 @pytest.mark.parametrize(
@@ -197,15 +177,10 @@ def test_shown_digits_resolve_the_interval_or_are_the_most(value: float, half: f
 
 
 def test_student_quantiles_of_the_printed_tables() -> None:
-    for probability, freedom, expected in (
-        (0.995, 10, 3.169),
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.303),
-        (0.995, 22, 2.819),
-    ):
-        found = student_quantile(probability, freedom)
-        assert float(found) == pytest.approx(expected, abs=6e-4)
-        assert float(found) == pytest.approx(scipy.stats.t.ppf(probability, freedom))
+    probability, freedom = [0.995, 0.975, 0.975, 0.995], [10, 1, 2, 22]
+    found = [float(student_quantile(p, f)) for p, f in zip(probability, freedom, strict=True)]
+    assert found == pytest.approx([3.169, 12.706, 4.303, 2.819], abs=6e-4)
+    assert found == pytest.approx(scipy.stats.t.ppf(probability, freedom))
 
 
 def test_shift_by_hand() -> None:
@@ -213,10 +188,7 @@ def test_shift_by_hand() -> None:
     # in this order neighbours' products are negative, and what is added stays below 0
     old = [1, 6, 2, 5, 3, 4]
     found = shift(old, np.array(old) + 10)
-    assert float(found.value) == 10
-    assert float(found.autocorrelation) == 0
-    assert float(found.variance) == pytest.approx(2 * 8 / (4 * 3))
-    assert float(found.freedom) == pytest.approx(6)
+    assert [*map(float, found)] == pytest.approx([10, 2 * 8 / (4 * 3), 6, 0])
 
 
 def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> None:
@@ -230,11 +202,9 @@ def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> Non
         winsorised = np.asarray(scipy.stats.mstats.winsorize(series, limits))
         errors.append(winsorised.var() * len(series) / (kept * (kept - 1)))
         freedoms.append(kept - 1)
-    assert float(found.autocorrelation) == 0
-    assert float(found.value) == pytest.approx(means[1] - means[0])
-    assert float(found.variance) == pytest.approx(sum(errors))
     welch = sum(errors) ** 2 / sum(e**2 / f for e, f in zip(errors, freedoms, strict=True))
-    assert float(found.freedom) == pytest.approx(welch)
+    wanted = [means[1] - means[0], sum(errors), welch, 0]
+    assert [*map(float, found)] == pytest.approx(wanted)
 
 
 def test_spikes_in_a_third_of_the_rounds_move_nothing() -> None:
@@ -290,8 +260,6 @@ def test_shift_is_computed_for_many_series_at_once() -> None:
             assert float(one) == pytest.approx(float(many[k]))
 
 
-def test_shift_of_equal_rounds_is_exact_and_of_too_few_an_error() -> None:
+def test_shift_of_equal_rounds_is_exact() -> None:
     found = shift([3.0] * 12, [4.0] * 12)
     assert (float(found.value), float(found.half_width(0.99))) == (1.0, 0.0)
-    with pytest.raises(ValueError, match="6 rounds"):
-        shift([1.0] * 5, [1.0] * 12)
