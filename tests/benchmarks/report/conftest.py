@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from page_results import everything
 
 from repr_bench.report.html import render_page
-from repr_bench.results import peers, row, trials
+from repr_bench.results import trials
 from repr_bench.statistics.intervals import percentile_interval
 
 
@@ -33,8 +33,7 @@ def rendered() -> Rendered:
         return percentile_interval(rounds, percent)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (row, trials, peers):
-            patch.setattr(module, "percentile_interval", counted)
+        patch.setattr(trials, "percentile_interval", counted)
         patch.setattr(Figure, "draw", lambda one, on: (figures.append(one), draw(one, on)))
         text = render_page(everything())
     return Rendered(text, intervals, Counter(map(id, figures)))
