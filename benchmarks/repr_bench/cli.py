@@ -84,7 +84,6 @@ def _tune(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.progress import RunProgress
     from repr_bench.tune import tune
 
-    options.check(args)
     with RunProgress(quiet=args.quiet) as progress:
         return tune(_requested(args, arguments)[0], args.tune, progress, _output())
 
@@ -97,7 +96,6 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     if args.html:
         import repr_bench.report.html  # noqa: F401  # says now what is missing
-    options.check(args)
     for path in (args.json, args.html, args.csv, args.markdown):
         if path not in (None, STANDARD_OUTPUT):
             _make_place_for(path)

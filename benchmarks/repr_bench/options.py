@@ -276,22 +276,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             "--tune keeps what it finds in the cache, and goes without --json, --html, --peers, "
             "--csv, --markdown, --sort, --with"
         )
+    if args.take_from and args.targets:
+        names = ", ".join(args.targets)
+        p.error(
+            f"--from measures nothing, so {names} would have no effect; leave out one of the two"
+        )
+    if args.csv == args.markdown == STANDARD_OUTPUT:
+        p.error("--csv - and --markdown - both go to standard output; name a file for one")
     if args.list and more:
         p.error("--list goes without --csv, --markdown, --sort, --with")
     if args.json == STANDARD_OUTPUT and not args.list:
         p.error("--json - goes with --list; give the name of a file")
     return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise :class:`UsageError` where what is read or written stands in the way of the rest."""
-    if args.take_from is not None and args.targets:
-        raise UsageError(
-            f"--from measures nothing, so {', '.join(args.targets)} would have no effect; "
-            f"leave out one or the other"
-        )
-    if args.csv == args.markdown == STANDARD_OUTPUT:
-        raise UsageError("--csv - and --markdown - both go to standard output; name a file for one")
 
 
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:

@@ -18,21 +18,29 @@ class DecodingError(ValueError):
 
 
 def decode(
-    kind: Any, value: object, place: str, *, ignored: Collection[str] = (), lenient: bool = False
+    kind: Any,
+    value: object,
+    place: str,
+    *,
+    ignored: Collection[str] = (),
+    optional: Collection[str] | None = None,
+    lenient: bool = False,
 ) -> Any:
     """``value``, out of JSON, as the annotated type ``kind``; ``place`` is its name in errors.
 
     Takes dataclasses, named tuples, tuples, mappings from text, literals, unions, numbers (which
     must be finite), text, truth values and ``Any``. Keys that are ``ignored`` may stand in any
     object; where it is ``lenient``, others may as well, and what may be None may be missing.
+    Of what has a default, the ``optional`` keys may be missing, by default all.
     Raises :class:`DecodingError`.
     """
-    return _Decoder(ignored, lenient).decode(kind, value, place)
+    return _Decoder(ignored, optional, lenient).decode(kind, value, place)
 
 
 @dataclass(frozen=True)
 class _Decoder:
     ignored: Collection[str]
+    optional: Collection[str] | None
     lenient: bool
 
     def decode(self, kind: Any, value: object, place: str) -> Any:
@@ -75,7 +83,12 @@ class _Decoder:
         hints = typing.get_type_hints(kind)
         known = {key_of(field): field for field in fields(typing.cast("Any", kind))}
         given = set(value)
-        missing = {k for k, f in known.items() if f.default is MISSING} - given
+        needed = {
+            key
+            for key, field in known.items()
+            if field.default is MISSING or (self.optional is not None and key not in self.optional)
+        }
+        missing = needed - given
         unknown = given - set(known)
         if self.lenient:
             absent = {k for k in missing if type(None) in typing.get_args(hints[known[k].name])}

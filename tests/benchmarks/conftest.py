@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import page_results
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from repr_bench import inputs
-from repr_bench.results.graph import Accuracy, Graph
-from repr_bench.results.machine import Environment
-from repr_bench.results.results import Results, Settings
+from repr_bench.results.graph import Graph
+from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_models.data.images import ImageSet
 from repr_runtime.artifact.manifest import (
@@ -28,81 +28,25 @@ from repr_runtime.artifact.manifest import (
 from repr_runtime.artifact.reading import describe_file
 from repr_runtime.artifact.writing import write_artifact
 
-MILLISECOND = 1_000_000
-
 
 @pytest.fixture
 def graph() -> Graph:
-    return Graph(
-        artifact="artifacts/lenet5",
-        network="lenet5.cifar10",
-        dataset="cifar10",
-        weights="bundled",
-        weights_sha256="ab" * 32,
-        parameters=62_006,
-        multiply_adds=651_720,
-        bytes=250_000,
-        sha256="cd" * 32,
-        device="cpu",
-        choice="ONNX Runtime on cpu",
-        accuracy=Accuracy(1500, None, 2000, "2,000 made-up images", "ef" * 32),
-        accuracy_note="",
-    )
+    return page_results.GRAPH
 
 
 @pytest.fixture
-def row(graph: Graph) -> Row:
-    rounds = tuple(tuple((k + i) * MILLISECOND for i in range(1, 11)) for k in range(12))
-    return Row(
-        label="lenet5",
-        precision="fp32",
-        batch=1,
-        status="measured",
-        graph=graph,
-        inputs="evaluation images",
-        warmup_ns=(2, 1),
-        steady=True,
-        rounds_ns=rounds,
-    )
+def row() -> Row:
+    return page_results.ROW
 
 
 @pytest.fixture
 def failed_row() -> Row:
-    return Row(
-        label="mine",
-        precision="fp32",
-        batch=None,
-        status="failed",
-        reason="model.onnx was altered",
-    )
+    return page_results.FAILED
 
 
 @pytest.fixture
-def results(row: Row) -> Results:
-    return Results(
-        started="2026-01-02T03:04:05+00:00",
-        finished="2026-01-02T03:05:05+00:00",
-        interrupted=False,
-        command=("repr-bench", "lenet5"),
-        settings=Settings(3.0, 30, 12, 2.0, "auto", None),
-        environment=Environment(
-            platform="Linux",
-            machine="x86_64",
-            cpu="A CPU",
-            physical_cores=2,
-            logical_cores=4,
-            usable_cpus=4,
-            cpu_quota=None,
-            governor="performance",
-            memory_bytes=2**33,
-            gpus=(),
-            python="CPython 3.12.0",
-            versions={"numpy": "2.0"},
-            load_before=(0.1, 0.2, 0.3),
-            load_after=(0.4, 0.2, 0.3),
-        ),
-        rows=(row,),
-    )
+def results() -> Results:
+    return page_results.RESULTS
 
 
 ArtifactMaker = Callable[..., Path]

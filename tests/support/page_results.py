@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+import peer_rows
+import scenario_rows as made
 from rich.console import Console
 
 from repr_bench.report.document import Section
@@ -14,12 +16,14 @@ from repr_bench.report.sections.order import sections
 from repr_bench.report.terminal import print_report
 from repr_bench.results.agreement import Agreement, Band, Flips
 from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
-from repr_bench.results.peers import OURS, Measure, PeerRow, SameAnswers
+from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.machine import Environment
+from repr_bench.results.peers import OURS, Measure, PeerRow
 from repr_bench.results.profile import Layer, Profile
-from repr_bench.results.results import Results
+from repr_bench.results.results import Results, Settings
 from repr_bench.results.roofline import Peak, Roofline, Work
 from repr_bench.results.row import Row
-from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import UNANSWERED, RateTrial
 from repr_bench.statistics.intervals import Interval
 
@@ -29,6 +33,83 @@ SECTIONS = (
     *("figures", "comparison", "pareto", "agreement", "roofline", "profiles", "scenarios"),
     *("peers", "distributions", "formulae", "environment"),
 )
+
+GRAPH = Graph(
+    artifact="artifacts/lenet5",
+    network="lenet5.cifar10",
+    dataset="cifar10",
+    weights="bundled",
+    weights_sha256="ab" * 32,
+    parameters=62_006,
+    multiply_adds=651_720,
+    bytes=250_000,
+    sha256="cd" * 32,
+    device="cpu",
+    choice="ONNX Runtime on cpu",
+    accuracy=Accuracy(1500, None, 2000, "2,000 made-up images", "ef" * 32),
+    accuracy_note="",
+)
+ROW = Row(
+    label="lenet5",
+    precision="fp32",
+    batch=1,
+    status="measured",
+    graph=GRAPH,
+    inputs="evaluation images",
+    warmup_ns=(2, 1),
+    steady=True,
+    rounds_ns=tuple(tuple((k + i) * MS for i in range(1, 11)) for k in range(12)),
+)
+FAILED = Row(
+    label="mine", precision="fp32", batch=None, status="failed", reason="model.onnx was altered"
+)
+RESULTS = Results(
+    started="2026-01-02T03:04:05+00:00",
+    finished="2026-01-02T03:05:05+00:00",
+    interrupted=False,
+    command=("repr-bench", "lenet5"),
+    settings=Settings(3.0, 30, 12, 2.0, "auto", None),
+    environment=Environment(
+        platform="Linux",
+        machine="x86_64",
+        cpu="A CPU",
+        physical_cores=2,
+        logical_cores=4,
+        usable_cpus=4,
+        cpu_quota=None,
+        governor="performance",
+        memory_bytes=2**33,
+        gpus=(),
+        python="CPython 3.12.0",
+        versions={"numpy": "2.0"},
+        load_before=(0.1, 0.2, 0.3),
+        load_after=(0.4, 0.2, 0.3),
+    ),
+    rows=(ROW,),
+)
+AGREEMENT = Agreement(
+    reference="its fp32 graph",
+    images=2000,
+    same=1990,
+    bands=(Band(0.1, 1800, 1798), Band(0.5, 1500, 1499)),
+    margins=1600.0,
+    flipped_margins=1.6,
+    largest_flipped_margin=0.62,
+    mean_kl=0.00123,
+    largest_shift=0.4,
+    description="2,000 made-up images",
+    sha256="ef" * 32,
+)
+
+
+def with_graph(**changes: object) -> Results:
+    """``RESULTS`` with the graph of its row changed."""
+    return with_row(graph=replace(GRAPH, **changes))  # type: ignore[arg-type]
+
+
+def with_row(**changes: object) -> Results:
+    """``RESULTS`` with its row changed."""
+    return replace(RESULTS, rows=(replace(ROW, **changes),))  # type: ignore[arg-type]
 
 
 def shown(results: Results, width: int = 100_000, *, terminal: bool = False) -> str:
@@ -51,19 +132,18 @@ def _said(given: Iterable[Section]) -> Iterator[str]:
         yield from map(str, section.notes)
 
 
-def everything(results: Results) -> Results:
-    """``results`` with six networks, two precisions and two batch sizes, and every section."""
+def everything() -> Results:
+    """Six networks, two precisions and two batch sizes, and every section."""
     random = np.random.default_rng(0)
     rows = [
-        _row(results.rows[0], random, network, precision, batch)
+        _row(random, network, precision, batch)
         for network in range(len(NETWORKS))
         for precision in ("fp32", "int8")
         for batch in (1, 8)
     ]
-    failed = replace(rows[0], label="mine", status="failed", rounds_ns=(), graph=None, batch=None)
     return replace(
-        results,
-        rows=(*rows, replace(failed, reason="artifacts/mine/model.onnx was altered")),
+        RESULTS,
+        rows=(*rows, replace(FAILED, reason="artifacts/mine/model.onnx was altered")),
         comparison=_comparison(rows),
         roofline=_roofline(rows),
         profiles=(
@@ -72,7 +152,15 @@ def everything(results: Results) -> Results:
         ),
         peers=_peers(random),
         scenarios=(server(random), replace(server(random), label="resnet50", precision="int8")),
-        end_to_end=(_stages(random),),
+        end_to_end=(
+            replace(
+                made.STAGES,
+                label="resnet50-imagenet",
+                stages=("decode", "prepare", "infer", "label"),
+                stages_ns=tuple(_rounds(random, time) for time in (2.1, 0.7, 1.4, 0.1)),
+                bare_ns=_rounds(random, 1.3),
+            ),
+        ),
         command=("repr-bench", *(f"artifacts/{name}" for name in NETWORKS), "--roofline"),
     )
 
@@ -84,32 +172,19 @@ def _rounds(
     return tuple(tuple(map(int, times)) for times in drawn)
 
 
-def _row(row: Row, random: np.random.Generator, network: int, precision: str, batch: int) -> Row:
-    assert row.graph is not None
-    assert row.graph.accuracy is not None
-    time = 0.1 * 2.5**network * batch**0.8 * (0.6 if precision == "int8" else 1)
-    right = 1300 + 100 * network - (6 if precision == "int8" else 0)
-    same = Agreement(
-        reference="torch in fp32",
-        images=2000,
-        same=1996 - network,
-        bands=(Band(0.1, 1900, 1899), Band(0.5, 1500, 1500)),
-        margins=1400.0,
-        flipped_margins=0.4,
-        largest_flipped_margin=0.08,
-        mean_kl=1e-3,
-        largest_shift=0.02,
-        description="2,000 made-up images",
-        sha256="ef" * 32,
-    )
+def _row(random: np.random.Generator, network: int, precision: str, batch: int) -> Row:
+    int8 = precision == "int8"
+    time = 0.1 * 2.5**network * batch**0.8 * (0.6 if int8 else 1)
     graph = replace(
-        row.graph,
+        GRAPH,
         network=NETWORKS[network],
-        accuracy=replace(row.graph.accuracy, top1=right),
-        agreement=same,
-        flips=Flips(9, 3) if precision == "int8" else None,
+        accuracy=Accuracy(
+            1300 + 100 * network - 6 * int8, None, 2000, "2,000 made-up images", "ef" * 32
+        ),
+        agreement=replace(AGREEMENT, reference="torch in fp32", same=1996 - network),
+        flips=Flips(9, 3) if int8 else None,
     )
-    named = replace(row, label=NETWORKS[network], precision=precision, batch=batch, graph=graph)
+    named = replace(ROW, label=NETWORKS[network], precision=precision, batch=batch, graph=graph)
     return replace(named, rounds_ns=_rounds(random, time))
 
 
@@ -163,76 +238,41 @@ def _profile(random: np.random.Generator) -> Profile:
 
 
 def _peers(random: np.random.Generator) -> tuple[PeerRow, ...]:
-    rows = []
     cases: tuple[tuple[Measure, int], ...] = (("latency", 1), ("latency", 8), ("throughput", 8))
-    for network, label in enumerate(NETWORKS):
-        for measure, batch in cases:
-            for peer, factor in ((OURS, 1.0), ("torch eager", 1.9), ("openvino", 0.93)):
-                time = 0.1 * 2.0**network * batch * factor * random.lognormal(0, 0.2)
-                rows.append(
-                    PeerRow(
-                        label=label,
-                        precision="fp32",
-                        measure=measure,
-                        batch=batch,
-                        peer=peer,
-                        status="measured",
-                        settings="2 threads",
-                        same_answers=SameAnswers(199, 200),
-                        images=batch,
-                        rounds_ns=_rounds(random, time, 8, 5),
-                    )
-                )
-    absent = replace(rows[0], batch=None, peer="ncnn", status="absent", rounds_ns=())
-    return (*rows, replace(absent, reason="ncnn is not installed", settings="", same_answers=None))
+    rows = [
+        replace(
+            peer_rows.row(label, measure, peer, 1.0, batch, batch),
+            rounds_ns=_rounds(
+                random, 0.1 * 2.0**network * batch * factor * random.lognormal(0, 0.2), 8, 5
+            ),
+        )
+        for network, label in enumerate(NETWORKS)
+        for measure, batch in cases
+        for peer, factor in ((OURS, 1.0), ("torch eager", 1.9), ("openvino", 0.93))
+    ]
+    return (*rows, peer_rows.lost(NETWORKS[0], "ncnn", "absent", "ncnn is not installed"))
 
 
 def server(random: np.random.Generator) -> ScenarioRow:
     """A search over rates: some held, one without answers, the best of them confirmed."""
     rates = (100.0, 200.0, 400.0, 800.0, 600.0, 500.0)
     trials = [_trial(random, rate, confirms=False) for rate in rates]
-    return ScenarioRow(
-        label="lenet5",
-        precision="fp32",
-        scenario="server",
-        source="repr-bench",
-        status="measured",
-        slo_ms=15.0,
-        batch=32,
-        trials=(*trials, _trial(random, 500.0, confirms=True)),
-    )
+    return replace(made.SERVER, trials=(*trials, _trial(random, 500.0, confirms=True)))
 
 
 def _trial(random: np.random.Generator, offered: float, *, confirms: bool) -> RateTrial:
     windows = _rounds(random, 1 + 14 * (offered / 560) ** 4, 10, 30)
     if offered > 700:
         windows = tuple((UNANSWERED,) * 3 + window[3:] for window in windows)
-    return RateTrial(
+    return replace(
+        made.HELD,
         offered=offered,
-        seed=1,
         confirms=confirms,
         outcome="held" if offered < 550 else "missed",
-        reason="",
-        slo_ms=15.0,
         scheduled=300,
         refused=0,
         seconds=300 / offered,
         windows_ns=windows,
         window_seconds=(30 / offered,) * 10,
         lateness_ns=(1000, 2000),
-        batches=((1, 30), (4, 20)),
-    )
-
-
-def _stages(random: np.random.Generator) -> StageRow:
-    stages = tuple(_rounds(random, time) for time in (2.1, 0.7, 1.4, 0.1))
-    return StageRow(
-        label="resnet50-imagenet",
-        precision="fp32",
-        batch=1,
-        status="measured",
-        images="JPEGs of 500 by 375 pixels",
-        stages=("decode", "prepare", "infer", "label"),
-        stages_ns=stages,
-        bare_ns=_rounds(random, 1.3),
     )

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from repr_bench.report.sort import AnyRow, agreement_of, latency_of, rate_of, top1_of, top5_of
+from repr_bench.report.rows import AnyRow, agreement_of, latency_of, rate_of, top1_of, top5_of
 from repr_bench.results.results import Results
 from repr_bench.statistics.intervals import Figure
 

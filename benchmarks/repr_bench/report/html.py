@@ -7,8 +7,8 @@ from importlib import resources
 import jinja2
 
 from repr_bench.report.plots.drawn import drawn
+from repr_bench.report.rows import AnyRow
 from repr_bench.report.sections.order import sections
-from repr_bench.report.sort import AnyRow
 from repr_bench.results.results import Results
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.statistics import intervals
-from repr_bench.statistics.intervals import Interval
+from repr_bench.statistics.intervals import Figure, Interval
 
 MARGINS = (0.1, 0.5)
 """An answer is clear, or sure, where the largest probability leads the second by so much."""
@@ -31,6 +31,12 @@ class Flips:
         return intervals.mcnemar_p(self.lost, self.gained)
 
 
+def percent(hits: int, images: int) -> Figure:
+    """The share in percent, with Wilson's interval."""
+    low, high = intervals.wilson_interval(hits, images)
+    return Figure(100 * hits / images, Interval(100 * low, 100 * high))
+
+
 @dataclass(frozen=True)
 class Band:
     """The images whose reference leads by ``margin`` or more, and those of the same answer."""
@@ -38,11 +44,6 @@ class Band:
     margin: float
     images: int
     same: int
-
-    @property
-    def percent(self) -> float | None:
-        """The share of the same answer in percent; None without images."""
-        return 100 * self.same / self.images if self.images else None
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,15 @@ class Agreement:
     sha256: str
 
     @property
-    def percent(self) -> float:
-        """The share of images of the same answer in percent."""
-        return 100 * self.same / self.images
-
-    @property
-    def interval(self) -> Interval:
-        """Wilson's interval of :attr:`percent`."""
-        low, high = intervals.wilson_interval(self.same, self.images)
-        return Interval(100 * low, 100 * high)
+    def figure(self) -> Figure:
+        """The share of images of the same answer in percent, with Wilson's interval."""
+        return percent(self.same, self.images)
 
     @property
     def weighted_percent(self) -> float:
         """The share of the same answer in percent, each image weighed by its margin."""
         if not self.margins:
-            return self.percent
+            return self.figure.value
         return 100 * (1 - self.flipped_margins / self.margins)
 
 

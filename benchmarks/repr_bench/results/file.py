@@ -10,35 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from repr_bench.errors import ResultsError
-from repr_bench.results import profile, roofline
+from repr_bench.results import roofline
 from repr_bench.results.peers import RATIO_FORMULA
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import with_derived
 from repr_bench.statistics import intervals, verdict
 from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
 SCHEMA = 2
-"""2 added what has a default in :class:`Results`; a file of schema 1 is read without it."""
+ADDED = (
+    *("left_out", "machine", "yardstick", "comparison", "roofline", "profiles", "scenarios"),
+    *("end_to_end", "peers", "others", "quick", "trained_top1", "bar", "agreement", "flips"),
+    *("skipped", "skip_reason"),
+)
+"""What a file of schema 1 may lack; all else is in every file."""
 
 
 def to_json(results: Results) -> str:
     """The results as JSON text; ``derived`` and ``formulae`` are for the reader's ease alone."""
     body: dict[str, Any] = {"schema": SCHEMA, **_encode(results)}
-    for row, encoded in zip(results.rows, body["rows"], strict=True):
-        derived = {f"p{percent}_ms": found for percent, found in row.latency_ms.items()}
-        if row.images_per_second:
-            derived["images_per_second"] = row.images_per_second
-        if row.graph:
-            derived |= row.graph.answers()
-        encoded["derived"] = {name: found._asdict() for name, found in derived.items()}
-        encoded["derived"]["resolution_percent"] = row.resolution_percent
     if results.roofline:
-        body["roofline"]["derived"] = roofline.derived(results.roofline, results.timed())
-    for one, encoded in zip(results.profiles, body["profiles"], strict=True):
-        encoded["derived"] = profile.derived(one)
-    with_derived(results.scenarios, body["scenarios"])
-    with_derived(results.end_to_end, body["end_to_end"])
+        body["roofline"]["derived"] = roofline.derived(results.roofline, results.rows)
     body["formulae"] = {
         "percentile": intervals.PERCENTILE_FORMULA,
         "latency_interval": intervals.LATENCY_INTERVAL_FORMULA,
@@ -71,7 +63,8 @@ def from_json(text: str, place: str = "results") -> Results:
             f"pip install -U repr-deploy"
         )
     try:
-        results: Results = decode(Results, body, place, ignored=_IGNORED)
+        optional = ADDED if schema == 1 else ()
+        results: Results = decode(Results, body, place, ignored=_IGNORED, optional=optional)
     except DecodingError as error:
         raise ResultsError(f"{error}; was the file altered?") from error
     return results
@@ -107,9 +100,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _encode(value: Any) -> Any:
-    """``value`` as JSON has it, each field under its key."""
+    """``value`` as JSON has it, each field under its key, and what it derives from them."""
     if is_dataclass(value):
-        return {key_of(one): _encode(getattr(value, one.name)) for one in fields(value)}
+        found = {key_of(one): _encode(getattr(value, one.name)) for one in fields(value)}
+        derived = getattr(value, "derived", None)
+        return found | {"derived": derived()} if derived else found
     if isinstance(value, Mapping):
         return {key: _encode(one) for key, one in value.items()}
     if isinstance(value, tuple) and not (value and type(value[0]) is int):  # samples are many

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from repr_bench.results.agreement import Agreement, Flips
-from repr_bench.statistics import intervals
-from repr_bench.statistics.intervals import Figure, Interval
+from repr_bench.results.agreement import Agreement, Flips, percent
+from repr_bench.results.trials import plain
+from repr_bench.statistics.intervals import Figure
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,12 @@ class Accuracy:
     @property
     def top1_percent(self) -> Figure:
         """Top-1 in percent, with Wilson's interval."""
-        low, high = intervals.wilson_interval(self.top1, self.images)
-        return Figure(100 * self.top1 / self.images, Interval(100 * low, 100 * high))
+        return percent(self.top1, self.images)
 
     @property
     def top5_percent(self) -> Figure | None:
         """Likewise of top-5, where there is one."""
-        if self.top5 is None:
-            return None
-        low, high = intervals.wilson_interval(self.top5, self.images)
-        return Figure(100 * self.top5 / self.images, Interval(100 * low, 100 * high))
+        return None if self.top5 is None else percent(self.top5, self.images)
 
 
 @dataclass(frozen=True)
@@ -71,16 +68,16 @@ class Graph:
             return False
         return self.trained_top1 < self.bar
 
-    def answers(self) -> dict[str, Figure]:
-        """The figures on what it answers, by the names they have in JSON."""
-        found = {}
+    def answers(self) -> dict[str, Any]:
+        """The figures on what it answers, as they stand in JSON."""
+        found: dict[str, Figure | None] = {}
         if self.accuracy:
             found["top1_percent"] = self.accuracy.top1_percent
-            if self.accuracy.top5_percent:
-                found["top5_percent"] = self.accuracy.top5_percent
-        if agreement := self.agreement:
-            found["agreement_percent"] = Figure(agreement.percent, agreement.interval)
-            found["margin_weighted_agreement_percent"] = Figure(agreement.weighted_percent, None)
+            found["top5_percent"] = self.accuracy.top5_percent
+        if self.agreement:
+            weighted = Figure(self.agreement.weighted_percent, None)
+            found["agreement_percent"] = self.agreement.figure
+            found["margin_weighted_agreement_percent"] = weighted
         if self.flips:
             found["flips_p_value"] = Figure(self.flips.p_value, None)
-        return found
+        return {name: plain(figure) for name, figure in found.items() if figure}

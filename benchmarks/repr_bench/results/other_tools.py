@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from repr_bench.results.row import PERCENTILES
-from repr_bench.results.trials import LoadGenSummary
+from repr_bench.results.trials import PERCENTILES, LoadGenSummary
 from repr_bench.statistics.intervals import Figure
 
 
@@ -50,15 +49,10 @@ class OtherRow:
         """The percentiles that are known, by the tool's formula; without rounds no intervals."""
         if self.loadgen:
             known = self.loadgen.percentiles_ns
-            return {
-                percent: Figure(known[str(percent)] / 1e6, None)
-                for percent in PERCENTILES
-                if str(percent) in known
-            }
-        return {
-            percent: Figure(trtexec_percentile(self.samples_ns, percent) / 1e6, None)
-            for percent in PERCENTILES
-        }
+            found = {p: known[str(p)] for p in PERCENTILES if str(p) in known}
+        else:
+            found = {p: trtexec_percentile(self.samples_ns, p) for p in PERCENTILES}
+        return {percent: Figure(ns / 1e6, None) for percent, ns in found.items()}
 
     @property
     def images_per_second(self) -> Figure | None:

@@ -12,14 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.results.row import Status
-from repr_bench.statistics.intervals import (
-    Figure,
-    Interval,
-    middle,
-    percentile,
-    percentile_interval,
-    ratio_interval,
-)
+from repr_bench.results.trials import latency_ms, per_second_figure
+from repr_bench.statistics.intervals import Figure, Interval, middle, percentile
 from repr_runtime.decoding import JSON_KEY
 
 OURS = "ours"
@@ -80,21 +74,12 @@ class PeerRow:
     @cached_property
     def latency_ms(self) -> Figure | None:
         """The median sample in ms; None without samples."""
-        if not self.rounds_ns:
-            return None
-        pooled = [sample for samples in self.rounds_ns for sample in samples]
-        found = percentile_interval(self.rounds_ns, 50)
-        interval = found and Interval(found.low / 1e6, found.high / 1e6)
-        return Figure(percentile(pooled, 50) / 1e6, interval)
+        return latency_ms(self.rounds_ns, 50)
 
     @cached_property
     def images_per_second(self) -> Figure | None:
         """Images over the time they took; None without samples."""
-        if not self.rounds_ns:
-            return None
-        images = [self.images * len(samples) for samples in self.rounds_ns]
-        seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
-        return Figure(sum(images) / sum(seconds), ratio_interval(images, seconds))
+        return per_second_figure(self.images, self.rounds_ns)
 
 
 @dataclass(frozen=True)
@@ -148,8 +133,7 @@ def overall(ratios: Sequence[Ratio]) -> Overall | None:
 
 def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio]:
     """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
-    chosen = [row for row in rows if row.measure == "latency" and row.batch == batch]
-    return _paired({(row.graph, row.peer): row for row in chosen}, peer)
+    return _at_batch(rows, "latency", peer, batch)
 
 
 def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
@@ -159,7 +143,11 @@ def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = No
     """
     if batch is None:
         return _paired(best_throughputs(rows), peer)
-    chosen = [row for row in rows if row.measure == "throughput" and row.batch == batch]
+    return _at_batch(rows, "throughput", peer, batch)
+
+
+def _at_batch(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
+    chosen = [row for row in rows if (row.measure, row.batch) == (measure, batch)]
     return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 
 

@@ -131,26 +131,25 @@ class Profile:
         whole = sum(layer.microseconds for layer in self.layers) + self.between_us
         return 100 * microseconds / whole if whole else 0.0
 
-
-def derived(profile: Profile) -> dict[str, Any]:
-    """For a reader of the JSON file: medians and shares, the slowest first."""
-    if profile.reason:
-        return {}
-    return {
-        "run_us": profile.run_us,
-        "overhead_percent": profile.overhead_percent,
-        "between_us": profile.between_us,
-        "operators": [
-            {**share._asdict(), "share_percent": profile.share_percent(share.microseconds)}
-            for share in profile.operators
-        ],
-        "slowest": [
-            {
-                "name": layer.name,
-                "us": layer.microseconds,
-                "share_percent": profile.share_percent(layer.microseconds),
-                "gflops": layer.gflops,
-            }
-            for layer in profile.slowest
-        ],
-    }
+    def derived(self) -> dict[str, Any]:
+        """For a reader of the JSON file: medians and shares, the slowest first."""
+        if self.reason:
+            return {}
+        return {
+            "run_us": self.run_us,
+            "overhead_percent": self.overhead_percent,
+            "between_us": self.between_us,
+            "operators": [
+                {**share._asdict(), "share_percent": self.share_percent(share.microseconds)}
+                for share in self.operators
+            ],
+            "slowest": [
+                {
+                    "name": layer.name,
+                    "us": layer.microseconds,
+                    "share_percent": self.share_percent(layer.microseconds),
+                    "gflops": layer.gflops,
+                }
+                for layer in self.slowest
+            ],
+        }

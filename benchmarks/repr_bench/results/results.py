@@ -9,7 +9,7 @@ from repr_bench.results.machine import Environment, ReferenceLoadTimes, RoundSta
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.profile import Profile
-from repr_bench.results.roofline import Roofline, Timed
+from repr_bench.results.roofline import Roofline
 from repr_bench.results.row import Row
 from repr_bench.results.scenarios import ScenarioRow, StageRow
 from repr_runtime.decoding import JSON_KEY
@@ -54,15 +54,3 @@ class Results:
     end_to_end: tuple[StageRow, ...] = ()
     peers: tuple[PeerRow, ...] = ()
     others: tuple[OtherRow, ...] = ()
-
-    def timed(self) -> list[Timed]:
-        """Median latencies of the rows that have any, as the roofline takes them."""
-        return [
-            Timed(
-                key=(row.label, row.precision, row.batch),
-                latency_ms=row.latency_ms[50].value,
-                interval_ms=row.latency_ms[50].interval,
-            )
-            for row in self.rows
-            if row.samples
-        ]

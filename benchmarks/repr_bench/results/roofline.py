@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from repr_bench.results.row import Row
 from repr_bench.statistics import intervals
-from repr_bench.statistics.intervals import Interval
+from repr_bench.statistics.intervals import Figure, Interval
 
 Kind = Literal["float32", "int8", "memory", "cache"]
 """What a peak is of: operations of a matrix product, or bytes of a copy."""
@@ -126,9 +127,7 @@ class Roofline:
             return f"no {work.precision} peak was measured here"
         return "" if self.best("memory") else "no memory bandwidth was measured here"
 
-    def reached(
-        self, work: Work, latency_ms: float, interval_ms: Interval | None
-    ) -> Reached | None:
+    def reached(self, work: Work, latency_ms: Figure) -> Reached | None:
         """What a row with that latency reaches of its ceiling; None if it has none."""
         if self.missing(work):
             return None
@@ -136,38 +135,26 @@ class Roofline:
         assert peak is not None
         assert memory is not None
         sloped = work.intensity * memory.rate
-        interval = interval_ms and Interval(
-            work.operations / (1e6 * interval_ms.high), work.operations / (1e6 * interval_ms.low)
-        )
-        return Reached(
-            work,
-            work.operations / (1e6 * latency_ms),
-            interval,
-            min(peak.rate, sloped),
-            sloped < peak.rate,
-        )
+        latency, interval = latency_ms
+        if interval:
+            low, high = (work.operations / (1e6 * end) for end in interval)
+            interval = Interval(high, low)
+        gflops = work.operations / (1e6 * latency)
+        return Reached(work, gflops, interval, min(peak.rate, sloped), sloped < peak.rate)
 
 
-class Timed(NamedTuple):
-    """A row as the roofline sees it: which one, its median latency and the interval of that."""
-
-    key: tuple[str, str | None, int | None]
-    latency_ms: float
-    interval_ms: Interval | None
-
-
-def reached_by(roofline: Roofline, timed: Sequence[Timed]) -> list[Reached]:
+def reached_by(roofline: Roofline, rows: Sequence[Row]) -> list[Reached]:
     """What every timed row with a ceiling reaches of it, in the order of the works."""
-    latencies = {row.key: row for row in timed}
+    timed = {(row.label, row.precision, row.batch): row for row in rows if row.samples}
     found = []
     for work in roofline.works:
-        row = latencies.get((work.label, work.precision, work.batch))
-        if row and (reached := roofline.reached(work, row.latency_ms, row.interval_ms)):
+        row = timed.get((work.label, work.precision, work.batch))
+        if row and (reached := roofline.reached(work, row.latency_ms[50])):
             found.append(reached)
     return found
 
 
-def derived(roofline: Roofline, timed: Sequence[Timed]) -> dict[str, Any]:
+def derived(roofline: Roofline, rows: Sequence[Row]) -> dict[str, Any]:
     """For a reader of the JSON file: the roofs, and a row's place below them."""
     kinds: tuple[Kind, ...] = ("float32", "int8", "memory", "cache")
     best = {kind: peak for kind in kinds if (peak := roofline.best(kind))}
@@ -186,6 +173,6 @@ def derived(roofline: Roofline, timed: Sequence[Timed]) -> dict[str, Any]:
                 "memory_bound": row.memory_bound,
                 "share_percent": row.share_percent,
             }
-            for row in reached_by(roofline, timed)
+            for row in reached_by(roofline, rows)
         ],
     }

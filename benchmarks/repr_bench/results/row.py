@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from repr_bench.results.graph import Graph
+from repr_bench.results.trials import latencies_ms, per_second_figure, plain
 from repr_bench.statistics import verdict
-from repr_bench.statistics.intervals import (
-    Figure,
-    Interval,
-    percentile,
-    percentile_interval,
-    ratio_interval,
-)
-
-PERCENTILES = (50, 90, 99)
-UNIT_NS = 1e6
-"""Nanoseconds in the unit of shown latencies, the millisecond."""
+from repr_bench.statistics.intervals import Figure
 
 Status = Literal["measured", "interrupted", "absent", "failed"]
 """``absent``: the artifact has no such graph. ``interrupted``: fewer samples than asked for."""
@@ -58,27 +49,12 @@ class Row:
     @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
         """Each of ``PERCENTILES`` of the latency in milliseconds; empty without samples."""
-        if not self.samples:
-            return {}
-        pooled = [sample for samples in self.rounds_ns for sample in samples]
-        found = {}
-        for percent in PERCENTILES:
-            interval = percentile_interval(self.rounds_ns, percent)
-            found[percent] = Figure(
-                percentile(pooled, percent) / UNIT_NS,
-                interval and Interval(interval.low / UNIT_NS, interval.high / UNIT_NS),
-            )
-        return found
+        return latencies_ms(self.rounds_ns)
 
     @cached_property
     def images_per_second(self) -> Figure | None:
         """Images timed over the time they took; None without samples."""
-        if not self.batch or not self.samples:
-            return None
-        images = [self.batch * len(samples) for samples in self.rounds_ns]
-        seconds = [sum(samples) / 1e9 for samples in self.rounds_ns]
-        interval = ratio_interval(images, seconds)
-        return Figure(sum(images) / sum(seconds), interval)
+        return per_second_figure(self.batch, self.rounds_ns) if self.batch else None
 
     @cached_property
     def resolution_percent(self) -> float | None:
@@ -89,3 +65,11 @@ class Row:
     def noisy(self) -> bool:
         """Whether a change of ``verdict.NOISY_PERCENT`` might not show."""
         return (self.resolution_percent or 0.0) > verdict.NOISY_PERCENT / 2
+
+    def derived(self) -> dict[str, Any]:
+        """For a reader of the JSON file."""
+        found: dict[str, Any] = {f"p{p}_ms": plain(figure) for p, figure in self.latency_ms.items()}
+        if self.images_per_second:
+            found["images_per_second"] = plain(self.images_per_second)
+        answers = self.graph.answers() if self.graph else {}
+        return found | answers | {"resolution_percent": self.resolution_percent}

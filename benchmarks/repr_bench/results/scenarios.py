@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from repr_bench.results.graph import Graph
 from repr_bench.results.row import Status
 from repr_bench.results.trials import (
+    PERCENTILES,
     BatchTrial,
     LoadGenSummary,
     RateTrial,
     Scenario,
     Source,
     Windows,
+    latencies_ms,
     latency_ms,
     per_second,
     per_second_figure,
@@ -100,13 +102,9 @@ class ScenarioRow:
     @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
         """p50, p90 and p99 of a query in ms; empty without samples."""
-        confirmed = self.confirmed
-        found = {
-            percent: confirmed.latency_ms(percent)
-            if confirmed
-            else latency_ms(self.windows_ns, percent)
-            for percent in (50, 90, 99)
-        }
+        if not self.confirmed:
+            return latencies_ms(self.windows_ns)
+        found = {percent: self.confirmed.latency_ms(percent) for percent in PERCENTILES}
         return {percent: figure for percent, figure in found.items() if figure is not None}
 
     @cached_property
@@ -115,12 +113,9 @@ class ScenarioRow:
         if self.confirmed is not None:
             return self.confirmed.goodput
         if self.loadgen is not None and self.scenario in ("server", "offline"):
-            seen = per_second_figure([*map(len, self.windows_ns)], self.window_seconds)
+            seen = per_second_figure(1, self.windows_ns, self.window_seconds)
             return Figure(self.loadgen.result, seen.interval if seen else None)
-        per_query = self.batch or 1
-        return per_second_figure(
-            [per_query * len(window) for window in self.windows_ns], self.window_seconds
-        )
+        return per_second_figure(self.batch or 1, self.windows_ns, self.window_seconds)
 
     def derived(self) -> dict[str, Any]:
         """What a program may want without computing it; nothing in it is infinite."""
@@ -128,7 +123,7 @@ class ScenarioRow:
             f"p{percent}_ms": plain(figure) for percent, figure in self.latency_ms.items()
         }
         found["images_per_second"] = plain(self.images_per_second)
-        found |= _answers(self.graph)
+        found |= self.graph.answers() if self.graph else {}
         if self.scenario == "server" and self.source == "repr-bench":
             found |= {"rate": self.rate, "next_rate": self.next_rate}
             found["generator_limit"] = self.generator_limit or None
@@ -194,20 +189,4 @@ class StageRow:
         """What a program may want without computing it."""
         found = {f"{name}_p50_ms": plain(figure) for name, figure in self.medians_ms.items()}
         found |= {f"{name}_share": plain(figure) for name, figure in self.shares.items()}
-        return found | _answers(self.graph)
-
-
-class _Row(Protocol):
-    def derived(self) -> dict[str, Any]: ...
-
-
-def with_derived(rows: Sequence[_Row], encoded: Sequence[dict[str, Any]]) -> None:
-    """Put the derived figures of ``rows``, and of their trials, into their JSON form."""
-    for row, body in zip(rows, encoded, strict=True):
-        body["derived"] = row.derived()
-        if isinstance(row, ScenarioRow):
-            with_derived(row.trials, body["trials"])
-
-
-def _answers(graph: Graph | None) -> dict[str, Any]:
-    return {name: plain(figure) for name, figure in graph.answers().items()} if graph else {}
+        return found | (self.graph.answers() if self.graph else {})

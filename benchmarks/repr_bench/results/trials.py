@@ -38,6 +38,7 @@ UNANSWERED = -1
 TRUSTED_LATENESS = 0.1
 """The share of the bound by which a generator of arrivals may be late, at its 99th percentile."""
 
+PERCENTILES = (50, 90, 99)
 Windows = tuple[tuple[int, ...], ...]
 
 
@@ -62,10 +63,24 @@ def per_second(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
 
 
-def per_second_figure(counts: Sequence[int], seconds: Sequence[float]) -> Figure | None:
-    """Things a second, with the interval over windows; None without time."""
-    if not seconds or sum(seconds) <= 0:
+def latencies_ms(windows_ns: Windows) -> dict[int, Figure]:
+    """Each of ``PERCENTILES`` in ms; empty without samples."""
+    found = {percent: latency_ms(windows_ns, percent) for percent in PERCENTILES}
+    return {percent: figure for percent, figure in found.items() if figure is not None}
+
+
+def per_second_figure(
+    each: int, windows_ns: Windows, seconds: Sequence[float] | None = None
+) -> Figure | None:
+    """Things a second, ``each`` in every sample, with the interval over windows.
+
+    ``seconds`` is how long each window was, by default the sum of its samples. None without time.
+    """
+    if seconds is None:
+        seconds = [sum(window) / 1e9 for window in windows_ns]
+    if not sum(seconds):
         return None
+    counts = [each * len(window) for window in windows_ns]
     return Figure(sum(counts) / sum(seconds), ratio_interval(counts, seconds))
 
 
@@ -138,8 +153,8 @@ class RateTrial:
     def goodput(self) -> Figure | None:
         """Queries a second that were answered within the bound."""
         bound = self.slo_ms * 1e6
-        good = [sum(0 <= sample <= bound for sample in window) for window in self.windows_ns]
-        return per_second_figure(good, self.window_seconds)
+        good = (tuple(s for s in window if 0 <= s <= bound) for window in self.windows_ns)
+        return per_second_figure(1, tuple(good), self.window_seconds)
 
     @cached_property
     def late_ms(self) -> float:
@@ -173,9 +188,7 @@ class RateTrial:
     def derived(self) -> dict[str, Any]:
         """What a program may want without computing it; nothing in it is infinite."""
         return {
-            "p50_ms": plain(self.latency_ms(50)),
-            "p90_ms": plain(self.latency_ms(90)),
-            "p99_ms": plain(self.latency_ms(99)),
+            **{f"p{percent}_ms": plain(self.latency_ms(percent)) for percent in PERCENTILES},
             "achieved": self.achieved,
             "goodput": plain(self.goodput),
             "refused_share": self.refused_share,
@@ -196,8 +209,7 @@ class BatchTrial:
     @property
     def images_per_second(self) -> Figure | None:
         """Images that all instances together finished a second."""
-        images = [self.batch * len(window) for window in self.windows_ns]
-        return per_second_figure(images, self.window_seconds)
+        return per_second_figure(self.batch, self.windows_ns, self.window_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

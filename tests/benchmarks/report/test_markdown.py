@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import page_results
+import peer_rows
 import pytest
 import scenario_rows as made
+from page_results import FAILED, GRAPH, RESULTS, ROW, everything, with_row
 
 from repr_bench import cli
 from repr_bench.report.csv import CSV_COLUMNS, to_csv
@@ -22,33 +24,15 @@ from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.results.agreement import Flips
 from repr_bench.results.file import write_results
 from repr_bench.results.other_tools import OtherRow
-from repr_bench.results.peers import PeerRow
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
 
 MS = 1_000_000
-STREAM = replace(
-    made.STREAM,
-    scenario="single-stream",
-    batch=1,
-    windows_ns=((1 * MS, 3 * MS), (2 * MS, 4 * MS)),
-    window_seconds=(0.004, 0.006),
-)
+STREAM = replace(made.STREAM, scenario="single-stream", batch=1)
 STAGES = replace(
     made.STAGES,
     images="",
     stages_ns=(((2 * MS,), (2 * MS,)), ((3 * MS,), (3 * MS,))),
     bare_ns=((3 * MS,), (3 * MS,)),
-)
-PEER = PeerRow(
-    label="lenet5",
-    precision="fp32",
-    measure="latency",
-    batch=1,
-    peer="torch",
-    status="measured",
-    images=1,
-    rounds_ns=((7 * MS,),) * 2,
 )
 OTHER = OtherRow(
     tool="trtexec",
@@ -57,95 +41,106 @@ OTHER = OtherRow(
     samples_ns=(2 * MS, 3 * MS),
     copies=True,
 )
-
-
-@pytest.fixture
-def everything(results: Results, failed_row: Row) -> Results:
-    return replace(
-        results,
-        rows=(*results.rows, failed_row),
-        scenarios=(STREAM,),
-        end_to_end=(STAGES,),
-        peers=(PEER,),
-        others=(OTHER,),
-    )
+EVERY_KIND = replace(
+    RESULTS,
+    rows=(ROW, FAILED),
+    scenarios=(STREAM,),
+    end_to_end=(STAGES,),
+    peers=(replace(peer_rows.row("lenet5", "latency", "torch", 1), rounds_ns=((7 * MS,),) * 2),),
+    others=(OTHER,),
+)
 
 
 def records(results: Results) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(to_csv(results))))
 
 
-def test_csv_has_figures_and_both_ends_in_full_precision(results: Results, row: Row) -> None:
-    (found,) = records(results)
+def test_csv_has_figures_and_both_ends_in_full_precision() -> None:
+    (found,) = records(RESULTS)
     for percent in (50, 90, 99):
-        figure = row.latency_ms[percent]
-        assert figure.interval is not None
-        assert float(found[f"p{percent}_ms"]) == figure.value
-        assert float(found[f"p{percent}_ms_low"]) == figure.interval.low
-        assert float(found[f"p{percent}_ms_high"]) == figure.interval.high
-    assert row.images_per_second is not None
-    assert float(found["images_per_second"]) == row.images_per_second.value
+        names = [f"p{percent}_ms{end}" for end in ("", "_low", "_high")]
+        value, interval = ROW.latency_ms[percent]
+        assert [float(found[name]) for name in names] == [value, *(interval or ())]
+    assert ROW.images_per_second is not None
+    assert float(found["images_per_second"]) == ROW.images_per_second.value
     assert float(found["top1_percent"]) == 75
     assert round(float(found["top1_percent_low"]), 1) == 73.1
     assert found["top5_percent"] == found["flips_lost"] == ""
     assert (found["parameters"], found["samples"], found["emulated"]) == ("62006", "120", "no")
 
 
-def test_csv_says_of_each_row_what_kind_it_is(everything: Results) -> None:
-    found = records(everything)
-    assert [record["kind"] for record in found] == [
-        *("graph", "graph", "scenario", "end-to-end", "peer", "other")
+def test_csv_says_of_each_row_what_kind_it_is() -> None:
+    found = records(EVERY_KIND)
+    assert [*found[0]] == [*CSV_COLUMNS]
+    columns = ("kind", "run_by", "measure", "status", "p50_ms", "p50_ms_low", "p90_ms", "samples")
+    low = str(ROW.latency_ms[50].interval[0])  # type: ignore[index]
+    assert [tuple(record[name] for name in columns) for record in found] == [
+        ("graph", "repr-bench", "", "measured", "11.0", low, "17.0", "120"),
+        ("graph", "repr-bench", "", "failed", "", "", "", "0"),
+        ("scenario", "repr-bench", "single-stream", "measured", "2.0", "1.0", "4.0", "4"),
+        ("end-to-end", "repr-bench", "", "measured", "5.0", "5.0", "", "2"),
+        ("peer", "torch", "latency", "measured", "7.0", "7.0", "", "2"),
+        ("other", "trtexec", "", "", "2.5", "", "3.0", "2"),
     ]
-    graph, failed, scenario, stages, peer, other = found
-    assert list(graph) == list(CSV_COLUMNS)
-    assert (failed["status"], failed["reason"]) == ("failed", "model.onnx was altered")
-    assert (failed["precision"], failed["batch"], failed["p50_ms"]) == ("fp32", "", "")
-    assert (scenario["measure"], scenario["p50_ms"], scenario["samples"]) == (
-        *("single-stream", "2.0", "4"),
-    )
-    assert (stages["p50_ms"], stages["images_per_second"]) == ("5.0", "")
-    assert (peer["run_by"], peer["p50_ms"], peer["p90_ms"]) == ("torch", "7.0", "")
-    assert (other["run_by"], other["p50_ms"], other["p50_ms_low"]) == ("trtexec", "2.5", "")
+    _, failed, _, stages, _, other = found
+    assert (failed["precision"], failed["batch"]) == ("fp32", "")
+    assert failed["reason"] == "model.onnx was altered"
+    assert stages["images_per_second"] == ""
     assert other["network"].startswith("trtexec: ")
     assert "no accuracy" in other["reason"]
 
 
-def test_csv_quotes_what_needs_it(results: Results, failed_row: Row) -> None:
-    odd = replace(failed_row, label='a,"b"\nc')
-    assert records(replace(results, rows=(odd,)))[0]["network"] == 'a,"b"\nc'
-
-
-def test_csv_counts_flips(results: Results, row: Row) -> None:
-    assert row.graph is not None
-    flipped = replace(row, graph=replace(row.graph, flips=Flips(5, 2)))
-    (found,) = records(replace(results, rows=(flipped,)))
+def test_csv_quotes_what_needs_it_and_counts_flips() -> None:
+    (found,) = records(with_row(label='a,"b"\nc', graph=replace(GRAPH, flips=Flips(5, 2))))
+    assert found["network"] == 'a,"b"\nc'
     assert (found["flips_lost"], found["flips_gained"]) == ("5", "2")
     assert 0.4 < float(found["flips_p_value"]) < 0.5
 
 
-def test_markdown_is_the_terminals_table_with_all_its_columns(results: Results, row: Row) -> None:
-    lines = to_markdown(results).splitlines()
+def test_csv_of_a_server_has_the_rate_that_held_and_its_bound() -> None:
+    held, missed = everything().scenarios
+    missed = replace(missed, trials=missed.trials[:-1])
+    found = records(replace(RESULTS, rows=(), scenarios=(held, missed, STREAM)))
+    assert [(record["held_rate"], record["slo_ms"]) for record in found] == [
+        *(("500.0", "15.0"), ("", "15.0"), ("", "")),
+    ]
+
+
+def test_every_column_is_in_the_csv() -> None:
+    there = {
+        *("network", "precision", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_second"),
+        *("top1_percent", "top5_percent", "agreement_percent", "flips_p_value"),
+        *("graph_bytes", "parameters", "multiply_adds"),
+    }
+    assert there <= set(CSV_COLUMNS)
+    assert len(COLUMNS) == len(there)
+
+
+def test_markdown_is_the_terminals_table_with_all_its_columns() -> None:
+    lines = to_markdown(RESULTS).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == [column.text(row) for column in shown_columns(results.rows)]
+    assert cells == [column.text(ROW) for column in shown_columns(RESULTS.rows)]
     assert lines[0].count("|") == lines[1].count("|") == len(cells) + 1
     assert lines[1].startswith("| --- | --- | ---: |")
     assert any(line.startswith("- Latency of one call of Session.run") for line in lines)
 
 
-def test_markdown_escapes_what_it_would_take_for_its_own(results: Results, row: Row) -> None:
-    odd = replace(row, label="my_net|<b>*\nx")
-    line = to_markdown(replace(results, rows=(odd,))).splitlines()[2]
+def test_markdown_escapes_what_it_would_take_for_its_own() -> None:
+    line = to_markdown(with_row(label="my_net|<b>*\nx")).splitlines()[2]
     assert line.startswith(r"| my\_net\|\<b>\* x | fp32 | 1 |")
 
 
-def test_markdown_has_every_kind_of_table(everything: Results) -> None:
-    text = to_markdown(everything)
-    assert "| trtexec: resnet50.times | - | - | 2.5" in text
-    assert "### Scenarios" in text
-    assert "| decode |" in text
-    assert "### Peers" in text
-    assert "| torch | 7" in text
-    assert "- mine fp32: model.onnx was altered" in text
+def test_markdown_has_every_kind_of_table() -> None:
+    text = to_markdown(EVERY_KIND)
+    for expected in (
+        "| trtexec: resnet50.times | - | - | 2.5",
+        "### Scenarios",
+        "| decode |",
+        "### Peers",
+        "| torch | 7",
+        "- mine fp32: model.onnx was altered",
+    ):
+        assert expected in text
 
 
 def tables(text: str) -> dict[str, list[list[str]]]:
@@ -164,8 +159,8 @@ def tables(text: str) -> dict[str, list[list[str]]]:
     return {name: [titles, *rows] for name, (titles, _, *rows) in found.items()}
 
 
-def test_markdown_has_the_tables_of_every_section(results: Results) -> None:
-    whole = page_results.everything(results)
+def test_markdown_has_the_tables_of_every_section() -> None:
+    whole = everything()
     text = to_markdown(whole)
     found = tables(text)
     comparison, roofline = whole.comparison, whole.roofline
@@ -198,75 +193,37 @@ def test_markdown_has_the_tables_of_every_section(results: Results) -> None:
     assert len(found) == 10
 
 
-def test_words_are_to_the_left_and_figures_to_the_right(results: Results) -> None:
-    text = to_markdown(page_results.everything(results))
-    _, _, after = text.partition("### Roofline\n\n")
-    assert after.splitlines()[1] == "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |"
-    _, _, after = text.partition("### Peers\n\n")
-    assert after.splitlines()[1] == "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |"
+def test_words_are_to_the_left_and_figures_to_the_right() -> None:
+    text = to_markdown(everything())
+    for section, rule in (
+        ("Roofline", "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |"),
+        ("Peers", "| --- | --- | --- | ---: | --- | ---: | ---: | ---: |"),
+    ):
+        assert text.partition(f"### {section}\n\n")[2].splitlines()[1] == rule
 
 
-def test_csv_of_a_server_has_the_rate_that_held_and_its_bound(results: Results) -> None:
-    held, missed = page_results.everything(results).scenarios
-    missed = replace(missed, trials=missed.trials[:-1])
-    found = [
-        record
-        for record in records(replace(results, scenarios=(held, missed, STREAM)))
-        if record["kind"] == "scenario"
-    ]
-    assert [record["held_rate"] for record in found] == ["500.0", "", ""]
-    assert [record["slo_ms"] for record in found] == ["15.0", "15.0", ""]
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    write_results(RESULTS, tmp_path / "r.json")
+    return str(tmp_path / "r.json")
 
 
 def test_files_are_written_from_a_file_of_results(
-    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    old: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, table, text = tmp_path / "r.json", tmp_path / "new" / "r.csv", tmp_path / "new" / "r.md"
-    write_results(results, old)
-    arguments = ["--from", str(old), "--csv", str(table), "--markdown", str(text)]
-    assert cli.main(arguments) == 0
+    table, text = tmp_path / "new" / "r.csv", tmp_path / "new" / "r.md"
+    assert cli.main(["--from", old, "--csv", str(table), "--markdown", str(text)]) == 0
     out, err = capsys.readouterr()
-    assert table.read_text("utf-8") == to_csv(results)
-    assert text.read_text("utf-8") == to_markdown(results)
+    assert table.read_text("utf-8") == to_csv(RESULTS)
+    assert text.read_text("utf-8") == to_markdown(RESULTS)
     assert f"table: {table}" in err
     assert out.startswith("network ")
     assert sorted(path.name for path in table.parent.iterdir()) == ["r.csv", "r.md"]
 
 
-@pytest.mark.parametrize("option", ["--csv", "--markdown"])
+@pytest.mark.parametrize(("option", "render"), [("--csv", to_csv), ("--markdown", to_markdown)])
 def test_standard_output_holds_nothing_else(
-    option: str, results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, render: Callable[[Results], str], old: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = tmp_path / "r.json"
-    write_results(results, old)
-    assert cli.main(["--from", str(old), option, "-"]) == 0
-    assert capsys.readouterr().out == {"--csv": to_csv, "--markdown": to_markdown}[option](results)
-
-
-def test_both_cannot_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--csv", "-", "--markdown", "-"]) == 1
-    assert "name a file for one" in capsys.readouterr().err
-
-
-def test_a_folder_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--from", "no.json", "--csv", str(tmp_path)]) == 1
-    assert "is a folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("first", ["--list", "--tune"])
-def test_what_writes_no_rows_takes_no_table(first: str, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [first, *(["latency"] if first == "--tune" else []), "--csv", "r.csv"]
-    with pytest.raises(SystemExit) as caught:
-        cli.main(given)
-    assert caught.value.code == 2
-    assert "--csv" in capsys.readouterr().err
-
-
-def test_every_column_is_in_the_csv() -> None:
-    there = {
-        *("network", "precision", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_second"),
-        *("top1_percent", "top5_percent", "agreement_percent", "flips_p_value"),
-        *("graph_bytes", "parameters", "multiply_adds"),
-    }
-    assert there <= set(CSV_COLUMNS)
-    assert len(COLUMNS) == len(there)
+    assert cli.main(["--from", old, option, "-"]) == 0
+    assert capsys.readouterr().out == render(RESULTS)

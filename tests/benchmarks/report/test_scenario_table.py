@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from page_results import server
+from page_results import RESULTS, server
+from scenario_rows import LOADGEN
 
 from repr_bench.report.sections.scenarios import scenario_cautions
-from repr_bench.results.results import Results
-from repr_bench.results.trials import LoadGenSummary
 
 
-def test_a_caution_names_all_its_rows(results: Results) -> None:
+def test_a_caution_names_all_its_rows() -> None:
     row = server(np.random.default_rng(0))
     assert row.confirmed is not None
     p99 = row.confirmed.latency_ms(99)
@@ -20,21 +19,12 @@ def test_a_caution_names_all_its_rows(results: Results) -> None:
     assert p99.interval is not None
     near = replace(row, slo_ms=p99.interval.high - 1e-6)
     far = replace(row, label="far", slo_ms=p99.interval.high + 1.0)
-    summary = LoadGenSummary(
-        scenario="server",
-        mode="",
-        valid=False,
-        result_name="",
-        result=1.0,
-        percentiles_ns={},
-        parameters={},
-        reasons=("Too short",),
-    )
-    driven = replace(row, source="LoadGen", loadgen=summary, trials=())
+    driven = replace(LOADGEN, scenario="server")
     rows = (near, replace(near, label="other"), far, driven, replace(driven, label="other"))
-    found = scenario_cautions(replace(results, scenarios=rows))
+    found = scenario_cautions(replace(RESULTS, scenarios=rows))
     assert [text for text in found if "reaches beyond" in text] == [
         "p99 held its bound, but its interval reaches beyond, and a longer run (--seconds) would "
         "tell: lenet5 fp32 server, other fp32 server"
     ]
-    assert "Too short: lenet5 fp32 server (LoadGen), other fp32 server (LoadGen)" in found
+    reason = "Early stopping not satisfied"
+    assert f"{reason}: lenet5 fp32 server (LoadGen), other fp32 server (LoadGen)" in found

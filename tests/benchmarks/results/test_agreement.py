@@ -30,7 +30,7 @@ OUTPUTS = logits((0.7, 0.2, 0.1), (0.3, 0.4, 0.3), (0.2, 0.5, 0.3), (0.2, 0.2, 0
 
 def test_by_hand() -> None:
     found = agreement((REFERENCE, OUTPUTS))
-    assert (found.images, found.same, found.percent) == (4, 2, 50.0)
+    assert (found.images, found.same, found.figure.value) == (4, 2, 50.0)
     assert [(band.margin, band.images, band.same) for band in found.bands] == [
         (0.1, 3, 2),
         (0.5, 1, 1),
@@ -43,32 +43,37 @@ def test_by_hand() -> None:
     wanted, given = np.exp(REFERENCE), np.exp(OUTPUTS)
     by_hand = stats.entropy(wanted, given, axis=1).mean()
     assert found.mean_kl == pytest.approx(by_hand)
-    assert found.interval == tuple(100 * end for end in wilson_interval(2, 4))
+    assert found.figure.interval == tuple(100 * end for end in wilson_interval(2, 4))
+
+    split = agreement((REFERENCE[:1], OUTPUTS[:1]), (REFERENCE[1:], OUTPUTS[1:]))
+    assert (split.same, split.bands) == (found.same, found.bands)
+    assert split.mean_kl == pytest.approx(found.mean_kl)
 
 
-def test_batches_add_up() -> None:
-    parts = [(REFERENCE[:1], OUTPUTS[:1]), (REFERENCE[1:], OUTPUTS[1:])]
-    whole, split = agreement((REFERENCE, OUTPUTS)), agreement(*parts)
-    assert (split.same, split.bands) == (whole.same, whole.bands)
-    assert split.mean_kl == pytest.approx(whole.mean_kl)
+TIED = np.array([[0.0, 1.0, 1.0]])
 
 
-def test_the_same_agrees_wholly() -> None:
-    found = agreement((REFERENCE, REFERENCE))
-    assert (found.percent, found.weighted_percent, found.mean_kl) == (100.0, 100.0, 0.0)
-    assert (found.largest_shift, found.largest_flipped_margin) == (0.0, 0.0)
-
-
-def test_of_equal_logits_the_first_counts_as_larger() -> None:
-    found = agreement((np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 0.5]])))
-    assert found.same == 1
-    found = agreement((np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 0.5, 1.0]])))
-    assert (found.same, found.largest_flipped_margin) == (0, 0.0)
-
-
-def test_undecided_references_weigh_nothing() -> None:
-    found = agreement((np.zeros((2, 3)), np.eye(3)[[1, 1]]))
-    assert (found.percent, found.weighted_percent) == (0.0, 0.0)
+@pytest.mark.parametrize(
+    ("reference", "outputs", "percent", "weighted", "surest"),
+    [
+        (REFERENCE, REFERENCE, 100.0, 100.0, 0.0),
+        # of equal logits the first counts as larger
+        (TIED, np.array([[0.0, 1.0, 0.5]]), 100.0, 100.0, 0.0),
+        (TIED, np.array([[0.0, 0.5, 1.0]]), 0.0, 0.0, 0.0),
+        # undecided references weigh nothing
+        (np.zeros((2, 3)), np.eye(3)[[1, 1]], 0.0, 0.0, 0.0),
+        # one class is always agreed on
+        (np.ones((3, 1)), np.zeros((3, 1)), 100.0, 100.0, 0.0),
+    ],
+)
+def test_shares(
+    reference: np.ndarray, outputs: np.ndarray, percent: float, weighted: float, surest: float
+) -> None:
+    found = agreement((reference, outputs))
+    shares = found.figure.value, found.weighted_percent
+    assert (*shares, found.largest_flipped_margin) == (percent, weighted, surest)
+    same = bool(np.ptp(reference - outputs) == 0)
+    assert (found.mean_kl == found.largest_shift == 0) is same
 
 
 def test_probabilities_are_taken_as_they_are() -> None:
@@ -84,16 +89,9 @@ def test_large_logits_overflow_nothing() -> None:
     assert np.isfinite(found.mean_kl)
 
 
-def test_one_class_is_always_agreed_on() -> None:
-    assert agreement((np.ones((3, 1)), np.zeros((3, 1)))).percent == 100.0
-
-
-def test_other_classes_are_refused() -> None:
+def test_other_classes_are_refused_and_no_images_do_not_agree() -> None:
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(4, 2\)"):
         AgreementCount().add(REFERENCE, OUTPUTS[:, :2])
-
-
-def test_no_images_no_agreement() -> None:
     assert AgreementCount().finish("another", "none", "") is None
 
 

@@ -17,6 +17,7 @@ from repr_bench.results.peers import (
     ratio,
     throughput_ratios,
 )
+from repr_bench.statistics.intervals import Figure
 
 
 def row(
@@ -39,38 +40,36 @@ def row(
     )
 
 
-def test_a_ratio_is_the_geometric_mean_of_the_rounds() -> None:
-    found = ratio(row(OURS, 10, 10, 20), row("p", 20, 10, 80))
+def one(ours: PeerRow, peer: PeerRow) -> Figure:
+    found = ratio(ours, peer)
     assert found is not None
+    return found.figure
+
+
+def test_a_ratio_is_the_geometric_mean_of_the_rounds() -> None:
     # 2, 1 and 4: their product is 8
-    assert found.figure.value == pytest.approx(2.0)
-    assert found.figure.interval is not None
-    low, high = found.figure.interval
-    assert 1.0 <= low < 2.0 < high <= 4.0
+    found = one(row(OURS, 10, 10, 20), row("p", 20, 10, 80))
+    assert found.value == pytest.approx(2.0)
+    assert found.interval is not None
+    assert 1.0 <= found.interval.low < 2.0 < found.interval.high <= 4.0
+    assert one(row(OURS, 10), row("p", 15)).interval is None  # one round
 
 
 def test_rounds_are_paired_so_that_drift_cancels() -> None:
     drift = [100, 200, 400, 800, 1600]
-    found = ratio(row(OURS, *drift), row("p", *(3 * each for each in drift)))
-    assert found is not None
-    assert found.figure.interval is not None
-    assert found.figure.value == pytest.approx(3.0)
-    assert found.figure.interval == pytest.approx((3.0, 3.0))
+    found = one(row(OURS, *drift), row("p", *(3 * each for each in drift)))
+    assert (found.value, *(found.interval or ())) == pytest.approx((3.0, 3.0, 3.0))
 
 
 def test_the_median_of_a_round_counts_not_its_outliers() -> None:
     noisy = replace(row("p", 20, 20), rounds_ns=((20, 20, 9_000), (20, 20, 9_000)))
-    found = ratio(row(OURS, 10, 10), noisy)
-    assert found is not None
-    assert found.figure.value == pytest.approx(2.0)
+    assert one(row(OURS, 10, 10), noisy).value == pytest.approx(2.0)
 
 
 def test_bursts_of_different_length_are_compared_by_the_image() -> None:
     ours = row(OURS, 800, 800, measure="throughput", images=80)
     theirs = row("p", 100, 100, measure="throughput", images=5)
-    found = ratio(ours, theirs)
-    assert found is not None
-    assert found.figure.value == pytest.approx((100 / 5) / (800 / 80))
+    assert one(ours, theirs).value == pytest.approx((100 / 5) / (800 / 80))
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
@@ -79,12 +78,6 @@ def test_there_is_no_ratio_to_what_was_not_measured(status: str) -> None:
     assert ratio(row(OURS, 10), broken) is None
     assert ratio(broken, row("p", 10)) is None
     assert ratio(row(OURS, 10), replace(broken, rounds_ns=())) is None
-
-
-def test_one_round_has_no_interval() -> None:
-    found = ratio(row(OURS, 10), row("p", 15))
-    assert found is not None
-    assert found.figure.interval is None
 
 
 def test_latencies_are_compared_at_one_batch_and_by_network() -> None:
@@ -123,29 +116,24 @@ def test_each_is_compared_at_its_best_throughput() -> None:
 
 def test_the_interval_over_networks_is_narrower_than_each() -> None:
     rounds = [90, 95, 100, 105, 110] * 2
-    ratios = []
-    for number in range(8):
-        turned = rounds[number:] + rounds[:number]
-        found = ratio(row(OURS, *([100] * 10), label=str(number)), row("p", *turned))
-        assert found is not None
-        ratios.append(found)
-    mean = overall(ratios)
+    ratios = [
+        ratio(row(OURS, *([100] * 10), label=str(n)), row("p", *rounds[n:], *rounds[:n]))
+        for n in range(8)
+    ]
+    mean = overall([found for found in ratios if found])
     assert mean is not None
     assert mean.mean.interval is not None
-
-    def width(interval: tuple[float, float] | None) -> float:
-        assert interval is not None
-        return math.log(interval[1] / interval[0])
-
-    assert width(mean.mean.interval) < 0.6 * width(ratios[0].figure.interval)
+    assert ratios[0] is not None
+    assert ratios[0].figure.interval is not None
+    together, alone = mean.mean.interval, ratios[0].figure.interval
+    assert math.log(together.high / together.low) < 0.6 * math.log(alone.high / alone.low)
 
 
 def test_figures_of_a_row() -> None:
-    one = row("p", 2_000_000, 4_000_000, batch=8, images=8)
-    assert one.latency_ms is not None
-    assert one.latency_ms.value == 2.0  # nearest rank: the third of six
-    assert one.images_per_second is not None
-    assert one.images_per_second.value == pytest.approx(6 * 8 / 18e-3)
-    empty = replace(one, rounds_ns=())
-    assert empty.latency_ms is None
-    assert empty.images_per_second is None
+    found = row("p", 2_000_000, 4_000_000, batch=8, images=8)
+    assert found.latency_ms is not None
+    assert found.latency_ms.value == 2.0  # nearest rank: the third of six
+    assert found.images_per_second is not None
+    assert found.images_per_second.value == pytest.approx(6 * 8 / 18e-3)
+    empty = replace(found, rounds_ns=())
+    assert (empty.latency_ms, empty.images_per_second) == (None, None)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page_results import FAILED, RESULTS, ROW, everything, with_row
 
 from repr_bench.errors import ResultsError
 from repr_bench.results.file import (
+    ADDED,
     SCHEMA,
     from_json,
     read_results,
@@ -19,72 +21,75 @@ from repr_bench.results.file import (
     write_results,
     write_text,
 )
-from repr_bench.results.results import Results
-from repr_bench.results.row import Row
 
 
-def test_round_trip(results: Results, failed_row: Row, tmp_path: Path) -> None:
-    results = replace(results, rows=(*results.rows, failed_row), interrupted=True)
+def test_round_trip(tmp_path: Path) -> None:
+    results = replace(RESULTS, rows=(ROW, FAILED), interrupted=True)
     path = tmp_path / "results.json"
     write_results(results, path)
     assert read_results(path) == results
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_a_file_from_before_bars_is_read(results: Results) -> None:
-    body = json.loads(to_json(results))
-    del body["left_out"], body["rows"][0]["graph"]["bar"], body["rows"][0]["graph"]["trained_top1"]
-    assert from_json(json.dumps(body)) == results
+def test_every_kind_of_row_is_read_back() -> None:
+    whole = everything()
+    assert from_json(to_json(whole)) == whole
 
 
-def test_derived_figures_by_hand(row: Row) -> None:
+def _strip(value: Any) -> Any:
+    """``value`` as schema 1 had it."""
+    if isinstance(value, dict):
+        return {key: _strip(one) for key, one in value.items() if key not in ADDED}
+    return [_strip(one) for one in value] if isinstance(value, list) else value
+
+
+def test_a_file_of_schema_1_is_read_without_what_came_later() -> None:
+    body = json.loads(to_json(RESULTS))
+    old = _strip(body) | {"schema": 1, "environment": body["environment"]}
+    assert from_json(json.dumps(old)) == RESULTS
+    del old["rows"][0]["rounds_ns"]
+    with pytest.raises(ResultsError, match="rounds_ns"):
+        from_json(json.dumps(old))
+
+
+def test_derived_figures_by_hand() -> None:
     # 12 rounds of k+1 .. k+10 ms: 120 samples, symmetric about 11 ms
     pooled = sorted(k + i for k in range(12) for i in range(1, 11))
-    assert row.samples == 120
-    assert {p: f.value for p, f in row.latency_ms.items()} == {
-        50: pooled[59],
-        90: pooled[107],
-        99: pooled[118],
-    }
-    assert row.images_per_second is not None
-    assert row.images_per_second.value == pytest.approx(120 / (sum(pooled) / 1e3))
-    eight = replace(row, batch=8)
-    assert eight.images_per_second is not None
-    assert eight.images_per_second.value == pytest.approx(8 * row.images_per_second.value)
-    for found in (*row.latency_ms.values(), row.images_per_second):
+    assert ROW.samples == 120
+    by_hand = {50: pooled[59], 90: pooled[107], 99: pooled[118]}
+    assert {p: f.value for p, f in ROW.latency_ms.items()} == by_hand
+    rate, of_eights = ROW.images_per_second, replace(ROW, batch=8).images_per_second
+    assert rate is not None
+    assert rate.value == pytest.approx(120 / (sum(pooled) / 1e3))
+    assert of_eights is not None
+    assert of_eights.value == pytest.approx(8 * rate.value)
+    for found in (*ROW.latency_ms.values(), rate):
         assert found.interval is not None
         assert found.interval.low < found.value < found.interval.high
+    assert (FAILED.latency_ms, FAILED.images_per_second) == ({}, None)
 
 
-def test_json_holds_samples_and_derived_figures(results: Results) -> None:
-    body = json.loads(to_json(results))
+def test_json_holds_samples_on_a_line_and_derived_figures() -> None:
+    text = to_json(RESULTS)
+    assert '"rounds_ns": [\n' in text
+    assert "[1000000,2000000,3000000," in text
+    body = json.loads(text)
     assert body["schema"] == SCHEMA
-    assert body["rows"][0]["rounds_ns"][0] == list(results.rows[0].rounds_ns[0])
+    assert body["rows"][0]["rounds_ns"][0] == list(ROW.rounds_ns[0])
     derived = body["rows"][0]["derived"]
-    assert derived["p50_ms"]["value"] == results.rows[0].latency_ms[50].value
+    assert derived["p50_ms"]["value"] == ROW.latency_ms[50].value
     assert derived["top1_percent"]["value"] == 75.0
     assert "nearest rank" in body["formulae"]["percentile"]
 
 
-def test_a_rounds_samples_stand_on_one_line(results: Results) -> None:
-    text = to_json(results)
-    assert '"rounds_ns": [\n' in text
-    assert "[1000000,2000000,3000000," in text
+def test_samples_in_names_are_left_alone() -> None:
+    hostile = with_row(label="[\n1, 2\n]")
+    assert from_json(to_json(hostile)) == hostile
 
 
-def test_samples_in_names_are_left_alone(results: Results) -> None:
-    hostile = replace(results.rows[0], label="[\n1, 2\n]")
-    assert from_json(to_json(replace(results, rows=(hostile,)))).rows[0].label == "[\n1, 2\n]"
-
-
-def test_rows_without_samples_have_no_figures(failed_row: Row) -> None:
-    assert failed_row.latency_ms == {}
-    assert failed_row.images_per_second is None
-
-
-def test_newer_schema_is_refused_with_the_way_out(results: Results) -> None:
+def test_newer_schema_is_refused_with_the_way_out() -> None:
     newer = SCHEMA + 1
-    body = json.loads(to_json(results)) | {"schema": newer, "rows": "of another kind"}
+    body = json.loads(to_json(RESULTS)) | {"schema": newer, "rows": "of another kind"}
     with pytest.raises(ResultsError, match=rf"schema {newer}.*pip install -U repr-deploy"):
         from_json(json.dumps(body))
 
@@ -95,12 +100,10 @@ def test_what_is_no_results_file_is_refused(text: str) -> None:
         from_json(text)
 
 
-def _set(body: dict[str, Any], path: str, value: object) -> None:
-    *parents, last = path.split(".")
-    here: Any = body
+def _at(body: Any, parents: list[str]) -> Any:
     for key in parents:
-        here = here[int(key)] if isinstance(here, list) else here[key]
-    here[int(last) if isinstance(here, list) else last] = value
+        body = body[int(key) if isinstance(body, list) else key]
+    return body
 
 
 @pytest.mark.parametrize(
@@ -123,26 +126,30 @@ def _set(body: dict[str, Any], path: str, value: object) -> None:
         ("rows.0.surprise", 1),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_named(results: Results, path: str, value: object) -> None:
-    body = json.loads(to_json(results))
-    _set(body, path, value)
+def test_a_field_of_the_wrong_kind_is_named(path: str, value: object) -> None:
+    body = json.loads(to_json(RESULTS))
+    *parents, last = path.split(".")
+    here = _at(body, parents)
+    here[int(last) if isinstance(here, list) else last] = value
     with pytest.raises(ResultsError) as caught:
         from_json(json.dumps(body), "old.json")
     assert "old.json" in str(caught.value)
-    assert path.split(".")[-1] in str(caught.value).replace("[", ".").replace("]", "")
+    assert last in str(caught.value).replace("[", ".").replace("]", "")
 
 
-@pytest.mark.parametrize("path", ["rows", "started", "environment", "settings"])
-def test_a_missing_field_is_named(results: Results, path: str) -> None:
-    body = json.loads(to_json(results))
-    del body[path]
-    with pytest.raises(ResultsError, match=path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("rows", "started", "environment", "settings", "machine", "settings.quick"),
+        *("rows.0.rounds_ns", "rows.0.reason", "rows.0.graph", "rows.0.graph.bar"),
+    ],
+)
+def test_a_missing_field_is_named(path: str) -> None:
+    body = json.loads(to_json(RESULTS))
+    *parents, last = path.split(".")
+    del _at(body, parents)[last]
+    with pytest.raises(ResultsError, match=last):
         from_json(json.dumps(body))
-
-
-def test_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match=r"nothing\.json"):
-        read_results(tmp_path / "nothing.json")
 
 
 def test_an_interrupted_write_leaves_the_old_file_whole(
@@ -175,13 +182,8 @@ def test_write_to_a_pipe_goes_into_it() -> None:
     assert not Path(os.devnull).is_file()
 
 
-def test_write_into_no_folder_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"nothing\.json"):
+        read_results(tmp_path / "nothing.json")
     with pytest.raises(ResultsError, match="cannot be written"):
         write_text(tmp_path / "no" / "r.json", "x")
-
-
-def test_a_file_of_schema_1_is_read_without_what_came_later(results: Results) -> None:
-    body = json.loads(to_json(results))
-    for name in ("machine", "yardstick", "comparison"):
-        del body[name]
-    assert from_json(json.dumps(body | {"schema": 1})) == results

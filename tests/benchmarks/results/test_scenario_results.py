@@ -7,32 +7,23 @@ import math
 from dataclasses import replace
 
 import pytest
+from page_results import RESULTS
 from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
 
 from repr_bench.results.file import from_json, to_json
-from repr_bench.results.results import Results
-from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.scenarios import StageRow
 from repr_bench.results.trials import UNANSWERED, latency_ms
 from repr_bench.scenarios.windows import WINDOWS, by_time
 
-
-def _all(results: Results) -> Results:
-    return replace(results, scenarios=(SERVER, STREAM, OFFLINE, LOADGEN), end_to_end=(STAGES,))
+WHOLE = replace(RESULTS, scenarios=(SERVER, STREAM, OFFLINE, LOADGEN), end_to_end=(STAGES,))
 
 
-def test_round_trip(results: Results) -> None:
-    full = _all(results)
-    assert from_json(to_json(full)) == full
+def test_round_trip() -> None:
+    assert from_json(to_json(WHOLE)) == WHOLE
 
 
-def test_a_file_of_the_first_schema_is_read(results: Results) -> None:
-    body = json.loads(to_json(results)) | {"schema": 1}
-    del body["scenarios"], body["end_to_end"]
-    assert from_json(json.dumps(body)) == results
-
-
-def test_derived_figures_stand_beside_the_samples(results: Results) -> None:
-    body = json.loads(to_json(_all(results)))
+def test_derived_figures_stand_beside_the_samples() -> None:
+    body = json.loads(to_json(WHOLE))
     server, stream, _, loadgen = body["scenarios"]
     assert server["derived"]["rate"] == 100.0
     assert server["derived"]["next_rate"] == 150.0
@@ -47,17 +38,12 @@ def test_derived_figures_stand_beside_the_samples(results: Results) -> None:
 
 def test_a_trial_by_hand() -> None:
     assert (HELD.queries, HELD.answered, HELD.stopped) == (6, 5, False)
-    assert HELD.achieved == pytest.approx(50.0)
+    found = (HELD.achieved, HELD.refused_share, HELD.mean_batch, HELD.late_ms)
+    assert found == pytest.approx((50.0, 1 / 6, 5 / 4, 1.4))
     assert HELD.goodput is not None
     assert HELD.goodput.value == pytest.approx(40.0)  # 4, 5, 6, 15 ms in 0.1 s
-    assert HELD.refused_share == pytest.approx(1 / 6)
-    assert HELD.mean_batch == pytest.approx(5 / 4)
-    assert HELD.late_ms == 1.4
     assert HELD.trusted
     assert not replace(HELD, lateness_ns=(1_600_000,)).trusted
-    p99 = HELD.latency_ms(99)
-    assert p99 is not None
-    assert p99.value == math.inf
     assert replace(HELD, batches=()).mean_batch is None
 
 
@@ -74,23 +60,12 @@ def test_unanswered_queries_are_slower_than_any_other() -> None:
 def test_rows_by_hand() -> None:
     assert (SERVER.rate, SERVER.next_rate, SERVER.queries) == (100.0, 150.0, 6)
     assert SERVER.images_per_second == HELD.goodput
-    assert STREAM.images_per_second is not None
-    assert STREAM.images_per_second.value == pytest.approx(8 * 4 / 0.010)
-    assert OFFLINE.images_per_second is not None
-    assert OFFLINE.images_per_second.value == pytest.approx(32 * 3 / 0.002)
-    assert OFFLINE.batches[0].images_per_second is not None
-    assert OFFLINE.batches[0].images_per_second.value == pytest.approx(1000)
-    empty = ScenarioRow(
-        label="x",
-        precision=None,
-        scenario="server",
-        source="repr-bench",
-        status="failed",
-        reason="why",
-    )
+    for row, rate in ((STREAM, 8 * 4 / 0.010), (OFFLINE, 32 * 3 / 0.002), (*OFFLINE.batches, 1000)):
+        assert row.images_per_second is not None
+        assert row.images_per_second.value == pytest.approx(rate)
+    empty = replace(SERVER, status="failed", reason="why", trials=())
     assert (empty.rate, empty.next_rate, empty.queries) == (None, None, 0)
-    assert empty.images_per_second is None
-    assert empty.latency_ms == {}
+    assert (empty.images_per_second, empty.latency_ms) == (None, {})
 
 
 def test_stages_by_hand() -> None:

@@ -9,7 +9,7 @@ from repr_bench.report.plots.figures import distribution_plot, pareto_plot
 from repr_bench.report.plots.peers import common_limits, ratio_plot
 from repr_bench.report.plots.roofline import roofline_plot
 from repr_bench.report.plots.scenarios import SERVER_CAPTION, server_plot
-from repr_bench.report.sections.columns import title_of
+from repr_bench.report.rows import title_of
 from repr_bench.report.sections.peers import overalls
 from repr_bench.report.sections.scenarios import server_name
 from repr_bench.results.peers import PeerRow
@@ -89,7 +89,7 @@ def _how_timed(row: Row) -> str:
 
 
 def _rooflines(results: Results, roofline: Roofline) -> Plots:
-    reached = reached_by(roofline, results.timed())
+    reached = reached_by(roofline, results.rows)
     if not reached:
         return Plots("No row has a share of a ceiling.")
     return Plots(

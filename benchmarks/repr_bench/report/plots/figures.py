@@ -18,8 +18,9 @@ from repr_bench.report.plots.canvas import (
     one_axes,
     to_svg,
 )
-from repr_bench.report.sections.columns import title_of
-from repr_bench.results.row import PERCENTILES, UNIT_NS, Row
+from repr_bench.report.rows import title_of
+from repr_bench.results.row import Row
+from repr_bench.results.trials import PERCENTILES
 
 _MOST_BINS = 80
 _LOGARITHMIC_FROM = 5
@@ -78,7 +79,7 @@ def distribution_plot(row: Row, prefix: str) -> str:
     """All samples of one row as a histogram, its percentiles marked, and each round's median."""
     figure = empty_figure(6.4, 1.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    rounds = [np.array(samples) / UNIT_NS for samples in row.rounds_ns]
+    rounds = [np.array(samples) / 1e6 for samples in row.rounds_ns]
     pooled = np.concatenate(rounds)
     # The slowest thousandth would squeeze all others into one bar: it stands in the last one.
     end = float(np.quantile(pooled, 0.999, method="higher"))

@@ -97,7 +97,7 @@ def _cells(agreement: Agreement) -> tuple[str, ...]:
     changed = agreement.same < agreement.images
     return (
         f"{agreement.same:,} of {agreement.images:,}",
-        with_wilson(agreement.percent, agreement.interval),
+        with_wilson(agreement.figure),
         *(
             f"{bands[margin].same:,} of {bands[margin].images:,}" if margin in bands else NOTHING
             for margin in MARGINS

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from repr_bench.report.document import NOTHING, Line, Note, Section, Tone, notes, table
+from repr_bench.report.rows import title_of
 from repr_bench.results.comparison import Comparison, RowVerdict
 from repr_bench.statistics.intervals import Interval, decimals
 from repr_bench.statistics.verdict import FORMULA
@@ -14,12 +15,9 @@ _TONES: Mapping[str, Tone] = {"slower": "bad", "faster": "good", "cannot tell": 
 
 def comparison_section(comparison: Comparison) -> Section:
     """A verdict on each row, why nothing can be told of some, and what else differs."""
-    columns = _columns(comparison)
-    lines = [
-        Line(tuple(text(row) for _, text in columns), _TONES.get(row.verdict, ""))
-        for row in comparison.rows
-    ]
-    titles = [title for title, _ in columns]
+    lines = [Line(_cells(row), _TONES.get(row.verdict, "")) for row in comparison.rows]
+    interval = f"{comparison.confidence:.0%} interval"
+    titles = ("network", "precision", "batch", "verdict", "time ×", interval)
     return Section(
         "comparison",
         "Comparison",
@@ -33,9 +31,9 @@ def _doubts(comparison: Comparison) -> Iterator[Note]:
     """Why rows have no verdict, and what besides time sets the runs apart."""
     for row in comparison.rows:
         if row.reason:
-            yield Note("remark", f"{_title(row)}: cannot tell: {row.reason}")
+            yield Note("remark", f"{title_of(row)}: cannot tell: {row.reason}")
     for row in comparison.rows:
-        yield from notes("remark", (f"{_title(row)}: {text}" for text in row.warnings))
+        yield from notes("remark", (f"{title_of(row)}: {text}" for text in row.warnings))
     if comparison.warnings:
         yield Note("caution", f"the runs differ in {'; '.join(comparison.warnings)}")
 
@@ -45,7 +43,8 @@ def explanations(comparison: Comparison) -> list[str]:
     found = []
     if comparison.machine:
         parts = (
-            f"{shift.what} × {ratio_text(shift.ratio, shift.interval)}{_between(shift.interval)}"
+            f"{shift.what} × {ratio_text(shift.ratio, shift.interval)}"
+            + (f" ({_ends(shift.interval)})" if shift.interval else "")
             for shift in comparison.machine
         )
         found.append(f"The machine itself, time now over then: {', '.join(parts)}.")
@@ -62,34 +61,13 @@ def ratio_text(ratio: float, interval: Interval | None) -> str:
     return f"{ratio:,.{places}f}"
 
 
-def _between(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return f" ({'–'.join(ratio_text(end, interval) for end in interval)})"
+def _ends(interval: Interval | None) -> str:
+    return "–".join(ratio_text(end, interval) for end in interval or ())
 
 
-def _columns(comparison: Comparison) -> tuple[tuple[str, Callable[[RowVerdict], str]], ...]:
-    """The table's columns: title, and a row's text in it."""
+def _cells(row: RowVerdict) -> tuple[str, ...]:
     return (
-        ("network", lambda row: row.label),
-        ("precision", lambda row: row.precision or NOTHING),
-        ("batch", lambda row: str(row.batch or NOTHING)),
-        ("verdict", lambda row: row.verdict),
-        ("time ×", _ratio),
-        (f"{comparison.confidence:.0%} interval", _interval),
+        *(row.label, row.precision or NOTHING, str(row.batch or NOTHING), row.verdict),
+        NOTHING if row.ratio is None else ratio_text(row.ratio, row.interval),
+        _ends(row.interval) or NOTHING,
     )
-
-
-def _ratio(row: RowVerdict) -> str:
-    return NOTHING if row.ratio is None else ratio_text(row.ratio, row.interval)
-
-
-def _interval(row: RowVerdict) -> str:
-    if row.interval is None:
-        return NOTHING
-    return "–".join(ratio_text(end, row.interval) for end in row.interval)
-
-
-def _title(row: RowVerdict) -> str:
-    batch = f"batch {row.batch}" if row.batch else ""
-    return " ".join(part for part in (row.label, row.precision, batch) if part)

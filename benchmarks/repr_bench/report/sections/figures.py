@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from repr_bench.report.document import Note, Section, notes
+from repr_bench.report.rows import title_of
 from repr_bench.report.sections.agreement import (
     agreement_cautions,
     agreement_meanings,
     unlabelled_details,
 )
-from repr_bench.report.sections.columns import BELOW_BAR, figures_table, title_of
+from repr_bench.report.sections.columns import BELOW_BAR, figures_table
 from repr_bench.report.sections.machine import NOISE_RULE, machine_cautions, warm_up
 from repr_bench.results.results import Results
 from repr_bench.statistics import intervals

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from repr_bench.report.sections.columns import title_of
+from repr_bench.report.rows import title_of
 from repr_bench.results.machine import RoundState, stolen_share, waited_share
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from repr_bench.report.document import NOTHING, Note, Section, notes, table
+from repr_bench.report.rows import latency_of, title_of
+from repr_bench.report.sections.columns import text_of
 from repr_bench.results.peers import (
     MEASURES,
     OURS,
@@ -43,12 +45,9 @@ def peer_cells(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         if not row.rounds_ns:
             continue
-        latency = row.latency_ms if row.measure == "latency" else None
-        rate = row.images_per_second
         yield (
             *(row.label, row.precision, row.measure, str(row.batch or NOTHING), row.peer),
-            NOTHING if latency is None else str(latency),
-            NOTHING if rate is None else str(rate),
+            *(text_of(latency_of(row, 50)), text_of(row.images_per_second)),
             NOTHING if (found := ratio_of(rows, row)) is None else times(found.figure),
         )
 
@@ -99,12 +98,11 @@ def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
 
 def peer_problems(rows: tuple[PeerRow, ...]) -> tuple[Note, ...]:
     """Why peers have no figures: one note for each peer and reason."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], dict[str, None]] = {}
     for row in rows:
         if row.status != "measured":
-            names = found.setdefault((row.peer, row.status, row.reason), [])
-            name = f"{row.label} {row.precision}" + (f" batch {row.batch}" if row.batch else "")
-            names += [name] if name not in names else []
+            names = found.setdefault((row.peer, row.status, row.reason), {})
+            names[title_of(row)] = None
     return tuple(
         Note(
             "problem" if status == "failed" else "remark",

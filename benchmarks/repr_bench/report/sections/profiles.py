@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from repr_bench.report.document import NOTHING, Line, Section, Table, notes, table
+from repr_bench.report.rows import title_of
 from repr_bench.results.profile import FORMULA, TOP, Layer, Profile
 from repr_bench.results.results import Results
 from repr_bench.statistics import intervals
@@ -69,7 +70,7 @@ def profiles_section(results: Results) -> Section:
 
 
 def _part(results: Results, profile: Profile) -> Section:
-    name = f"{profile.label} {profile.precision} batch {profile.batch}"
+    name = title_of(profile)
     tables: tuple[Table, ...] = ()
     if not profile.reason:
         peak = peak_of(results, profile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from repr_bench.report.document import Section, notes, table
+from repr_bench.report.rows import title_of
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import FORMULA, Kind, Reached, Roofline, reached_by
 from repr_bench.statistics import intervals
@@ -32,10 +33,9 @@ def places(results: Results, roofline: Roofline) -> Places:
     without: dict[str, list[str]] = {}
     for work in roofline.works:
         if reason := roofline.missing(work):
-            where = f"{work.label} {work.precision} batch {work.batch}"
-            without.setdefault(reason, []).append(where)
+            without.setdefault(reason, []).append(title_of(work))
     sentences = [f"no share of {', '.join(rows)}: {reason}" for reason, rows in without.items()]
-    return Places(reached_by(roofline, results.timed()), sentences)
+    return Places(reached_by(roofline, results.rows), sentences)
 
 
 def cells(row: Reached) -> tuple[str, ...]:

@@ -247,7 +247,7 @@ def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
     )
     batch = NOTHING if row.batch is None else str(row.batch)
     return (
-        *(marked(row.label, row), row.precision or NOTHING, row.scenario, row.source),
+        *(marked(row), row.precision or NOTHING, row.scenario, row.source),
         *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies),
         *(top1_text(row) if title == TOP1 else agreement_text(row) for title in answers),
         result_text(row),

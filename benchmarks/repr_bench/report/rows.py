@@ -1,0 +1,64 @@
+"""What rows of every kind have in common: their figures, where that kind has them."""
+
+from __future__ import annotations
+
+from repr_bench.results.comparison import RowVerdict
+from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.other_tools import OtherRow
+from repr_bench.results.peers import PeerRow
+from repr_bench.results.profile import Profile
+from repr_bench.results.roofline import Work
+from repr_bench.results.row import Row
+from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.statistics.intervals import Figure
+
+AnyRow = Row | OtherRow | ScenarioRow | StageRow | PeerRow
+
+
+def title_of(row: AnyRow | RowVerdict | Work | Profile) -> str:
+    """A row's name in a sentence: ``resnet20 fp32 batch 8``."""
+    batch = f"batch {row.batch}" if row.batch else ""
+    return " ".join(part for part in (row.label, row.precision, batch) if part)
+
+
+def latency_of(row: AnyRow, percent: int) -> Figure | None:
+    """A percentile in ms, where that kind of row has it; of a way from JPEG, of the whole."""
+    if isinstance(row, StageRow):
+        return row.medians_ms.get("total") if percent == 50 and row.calls else None
+    if isinstance(row, PeerRow):
+        return row.latency_ms if percent == 50 and row.measure == "latency" else None
+    return row.latency_ms.get(percent)
+
+
+def rate_of(row: AnyRow) -> Figure | None:
+    """Images a second, where that kind of row has it."""
+    return None if isinstance(row, StageRow) else row.images_per_second
+
+
+def graph_of(row: AnyRow) -> Graph | None:
+    """The graph that ran, of the kinds of rows that say so."""
+    return None if isinstance(row, OtherRow | PeerRow) else row.graph
+
+
+def accuracy_of(row: AnyRow) -> Accuracy | None:
+    """Its accuracy, where it was measured."""
+    graph = graph_of(row)
+    return graph.accuracy if graph else None
+
+
+def top1_of(row: AnyRow) -> Figure | None:
+    """Top-1 in percent, likewise."""
+    accuracy = accuracy_of(row)
+    return accuracy.top1_percent if accuracy else None
+
+
+def top5_of(row: AnyRow) -> Figure | None:
+    """Top-5 in percent, likewise."""
+    accuracy = accuracy_of(row)
+    return accuracy.top5_percent if accuracy else None
+
+
+def agreement_of(row: AnyRow) -> Figure | None:
+    """Agreement in percent, likewise."""
+    graph = graph_of(row)
+    return graph.agreement.figure if graph and graph.agreement else None
