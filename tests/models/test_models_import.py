@@ -11,31 +11,11 @@ import pytest
 import repr_models
 
 PUBLIC = [
-    "CIFAR10",
-    "IMAGENET",
-    "DataError",
-    "Dataset",
-    "DuplicateNetworkError",
-    "FoldContract",
-    "ImageSet",
-    "ModelsError",
-    "NetworkSpec",
-    "Preprocessing",
-    "Published",
-    "TrainingError",
-    "UnknownNetworkError",
-    "WeightsError",
-    "WeightsSource",
-    "bundled_record",
-    "bundled_subset",
-    "is_bundled",
-    "load_checkpoint",
-    "load_cifar10",
-    "load_weights",
-    "networks",
-    "randomize",
-    "register",
-    "resolve",
+    *("CIFAR10", "IMAGENET", "DataError", "Dataset", "DuplicateNetworkError", "FoldContract"),
+    *("ImageSet", "ModelsError", "NetworkSpec", "Preprocessing", "Published", "TrainingError"),
+    *("UnknownNetworkError", "WeightsError", "WeightsSource", "bundled_record", "bundled_subset"),
+    *("is_bundled", "load_checkpoint", "load_cifar10", "load_weights", "networks", "randomize"),
+    *("register", "resolve"),
 ]
 
 

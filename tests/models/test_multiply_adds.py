@@ -26,14 +26,6 @@ def test_nothing_is_stored_of_networks_that_are_not_there() -> None:
     assert set(stored_multiply_adds()) <= {spec.name for spec in ALL}
 
 
-@pytest.mark.parametrize(
-    ("name", "published"), [("resnet50.imagenet", 4.09e9), ("resnet20.cifar10", 40.6e6)]
-)
-def test_counts_are_the_published_ones(name: str, published: float) -> None:
-    # torchvision's "GFLOPS" of ResNet50_Weights; He et al. count the same way
-    assert resolve(name).multiply_adds == pytest.approx(published, rel=2e-3)
-
-
 def test_a_network_without_an_entry_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec_module, "stored_multiply_adds", dict)
     assert resolve("lenet5").multiply_adds is None

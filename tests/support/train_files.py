@@ -1,4 +1,4 @@
-"""What ``repr-train lenet5`` leaves in a folder, for the tests of the command."""
+"""What training starts from and ``repr-train lenet5`` leaves in a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+# of CIFAR-10's pixels and labels, as published
+CIFAR10_SHA256 = {
+    "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
+    "test": "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304",
+}
 FILES = ["lenet5.cifar10.json", "lenet5.cifar10.safetensors"]
 STATE = "lenet5.cifar10.state.pt"
 RECIPE = {

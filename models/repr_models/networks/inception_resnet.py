@@ -101,28 +101,19 @@ def block_a(width: int, widths: Widths) -> nn.Module:
     return ScaledResidual(width, branches, one + two_b + three_c, widths.scales[0])
 
 
-def block_b(width: int, widths: Widths) -> nn.Module:
-    """Inception-ResNet-B: 1x1 beside 1x1, 1x7, 7x1 (Fig. 17)."""
-    (one,), (first, second, third) = widths.b
-    branches = [
-        chain(width, (one, 1)),
-        chain(width, (first, 1), (second, (1, 7)), (third, (7, 1))),
-    ]
-    return ScaledResidual(width, branches, one + third, widths.scales[1])
+def block_bc(
+    width: int, widths: tuple[tuple[int], tuple[int, int, int]], length: int, scale: float
+) -> nn.Module:
+    """Inception-ResNet-B and -C: 1x1 beside 1x1, 1x``length``, ``length``x1 (Figs. 17 and 19).
 
-
-def block_c(width: int, widths: Widths, last: bool = False) -> nn.Module:
-    """Inception-ResNet-C: 1x1 beside 1x1, 1x3, 3x1 (Fig. 19).
-
-    The last one of the network has neither scale nor rectifier, as in the authors' code.
+    With a scale of 1, the last one of the network, it has no rectifier, as in the authors' code.
     """
-    (one,), (first, second, third) = widths.c
+    (one,), (first, second, third) = widths
     branches = [
         chain(width, (one, 1)),
-        chain(width, (first, 1), (second, (1, 3)), (third, (3, 1))),
+        chain(width, (first, 1), (second, (1, length)), (third, (length, 1))),
     ]
-    scale = 1.0 if last else widths.scales[2]
-    return ScaledResidual(width, branches, one + third, scale, rectified=not last)
+    return ScaledResidual(width, branches, one + third, scale, rectified=scale != 1.0)
 
 
 def reduction_a(width: int, widths: Widths) -> nn.Module:
@@ -157,15 +148,20 @@ class InceptionResNet(nn.Sequential):
         at_b = at_a + widths.reduce_a[0][-1] + widths.reduce_a[1][-1]
         at_c = at_b + sum(branch[-1] for branch in widths.reduce_b)
         count_a, count_b, count_c = widths.counts
+        _, scale_b, scale_c = widths.scales
         super().__init__(
             OrderedDict(
                 **stem,
                 repeat=nn.Sequential(*(block_a(at_a, widths) for _ in range(count_a))),
                 mixed_6a=reduction_a(at_a, widths),
-                repeat_1=nn.Sequential(*(block_b(at_b, widths) for _ in range(count_b))),
+                repeat_1=nn.Sequential(
+                    *(block_bc(at_b, widths.b, 7, scale_b) for _ in range(count_b))
+                ),
                 mixed_7a=reduction_b(at_b, widths),
-                repeat_2=nn.Sequential(*(block_c(at_c, widths) for _ in range(count_c - 1))),
-                block8=block_c(at_c, widths, last=True),
+                repeat_2=nn.Sequential(
+                    *(block_bc(at_c, widths.c, 3, scale_c) for _ in range(count_c - 1))
+                ),
+                block8=block_bc(at_c, widths.c, 3, scale=1.0),
                 conv2d_7b=ConvBnRelu(at_c, widths.final),
                 global_pool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(),

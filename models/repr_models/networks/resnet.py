@@ -146,16 +146,13 @@ def _cifar(
     )
 
 
+_imagenet_sized = partial(
+    ResNet, widths=[64, 128, 256, 512], stem="imagenet", shortcut="projection"
+)
+
+
 def _imagenet(block: Block, depths: Sequence[int], options: BlockOptions = STANDARD) -> ResNet:
-    return ResNet(
-        block,
-        depths,
-        [64, 128, 256, 512],
-        IMAGENET.class_count,
-        stem="imagenet",
-        shortcut="projection",
-        options=options,
-    )
+    return _imagenet_sized(block, depths, classes=IMAGENET.class_count, options=options)
 
 
 # depth -> parameters (of the residual network and of the plain one alike: option A has
@@ -183,35 +180,15 @@ IMAGENET_VARIANTS: dict[str, tuple[Block, list[int], BlockOptions, int, int]] = 
     "resnext50_32x4d": (Bottleneck, [3, 4, 6, 3], RESNEXT_32X4D, 25_028_904, 53),
     "resnext101_32x8d": (Bottleneck, [3, 4, 23, 3], RESNEXT_32X8D, 88_791_336, 104),
 }
-# the same -> torchvision's IMAGENET1K_V1 weights: their name, digest (or as much as is stated), top-1
+# the same -> torchvision's IMAGENET1K_V1 weights: their digest (or as much as is stated), top-1
 TORCHVISION_WEIGHTS = {
-    "resnet18": (
-        "ResNet18_Weights",
-        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
-        0.69758,
-    ),
-    "resnet34": (
-        "ResNet34_Weights",
-        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
-        0.73314,
-    ),
-    "resnet50": (
-        "ResNet50_Weights",
-        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
-        0.76130,
-    ),
-    "resnet101": (
-        "ResNet101_Weights",
-        "63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
-        0.77374,
-    ),
-    "resnet152": (
-        "ResNet152_Weights",
-        "394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58",
-        0.78312,
-    ),
-    "resnext50_32x4d": ("ResNeXt50_32X4D_Weights", "7cdf4587", 0.77618),
-    "resnext101_32x8d": ("ResNeXt101_32X8D_Weights", "8ba56ff5", 0.79312),
+    "resnet18": ("f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 0.69758),
+    "resnet34": ("b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f", 0.73314),
+    "resnet50": ("0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", 0.76130),
+    "resnet101": ("63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a", 0.77374),
+    "resnet152": ("394f9c45966e3651a89bbb78a48410a6755854ce4a5ab64927cf1c7247f85e58", 0.78312),
+    "resnext50_32x4d": ("7cdf4587", 0.77618),
+    "resnext101_32x8d": ("8ba56ff5", 0.79312),
 }
 
 # depth -> parameters of the networks of 9n + 2 layers (arXiv:1603.05027, Table 4)
@@ -228,15 +205,8 @@ PREACT_DEPTHS = {164: 1_703_258, 1001: 10_327_706}
 )
 def resnet50_cifar10() -> nn.Module:
     """ResNet-50 as for ImageNet, its stem too: 32x32 images reach the stages as 8x8."""
-    return ResNet(
-        Bottleneck,
-        [3, 4, 6, 3],
-        [64, 128, 256, 512],
-        CIFAR10.class_count,
-        stem="imagenet",
-        shortcut="projection",
-        zero_init_residual=True,
-    )
+    classes = CIFAR10.class_count
+    return _imagenet_sized(Bottleneck, [3, 4, 6, 3], classes=classes, zero_init_residual=True)
 
 
 @register(
@@ -354,7 +324,8 @@ def _register_all() -> None:
             ),
         )(partial(_preact, depth))
     for name, (block, depths, options, parameters, norms) in IMAGENET_VARIANTS.items():
-        weights, digest, top1 = TORCHVISION_WEIGHTS[name]
+        digest, top1 = TORCHVISION_WEIGHTS[name]
+        called = name.upper().replace("RESNET", "ResNet").replace("RESNEXT", "ResNeXt")
         register(
             f"{name}.imagenet",
             family="resnet",
@@ -362,7 +333,7 @@ def _register_all() -> None:
             parameters=parameters,
             fold=FoldContract(batchnorms=norms),
             published=Published(
-                source=f"torchvision {weights}.IMAGENET1K_V1",
+                source=f"torchvision {called}_Weights.IMAGENET1K_V1",
                 url=f"https://download.pytorch.org/models/{name}-{digest[:8]}.pth",
                 sha256=digest,
                 top1=top1,

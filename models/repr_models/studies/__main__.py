@@ -63,20 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             from repr_models.studies.plot import draw
 
             draw(args.out, args.records, bundled_folder())
+        return 0
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "", "export")
         print(f"{PROG} needs {error.name}: pip install 'repr-deploy[{extra}]'", file=sys.stderr)
-        return 1
     except ModelsError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
         print(f"{PROG}: {error.strerror}: {error.filename}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; the same command goes on at this run", file=sys.stderr)
         return 130
-    return 0
+    return 1
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Callable
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import Hostile
 from numpy.typing import NDArray
 
 from repr_models import DataError, ImageSet, bundled_subset, load_cifar10
@@ -117,16 +117,6 @@ def test_a_pickle_of_a_later_protocol_is_read(tmp_path: Path) -> None:
     batch = {b"data": planes(images), b"labels": labels.tolist()}
     (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, protocol=4))
     np.testing.assert_array_equal(load_cifar10(tmp_path, "test").images, images)
-
-
-class Hostile:
-    """Unpickled without a check, this makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])

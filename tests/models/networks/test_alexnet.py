@@ -1,60 +1,13 @@
-"""AlexNet: the layers of its papers, and a CIFAR-10 network that can be trained."""
+"""AlexNet and VGG: the pooling in front of their linear layers, and a signal that lives."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from layer_costs import of_kind, on_meta, output_shapes
+from layer_costs import of_kind, on_meta
 from torch import Tensor, nn
 
 from repr_models import resolve
-
-NAMES = ("alexnet.imagenet", "alexnet.cifar10")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_five_convolutions_and_three_linear_layers(name: str) -> None:
-    network = on_meta(name)
-    weighted = [*of_kind(network, nn.Conv2d), *of_kind(network, nn.Linear)]
-    assert [type(module) for module in weighted] == [nn.Conv2d] * 5 + [nn.Linear] * 3
-    assert all(module.bias is not None for module in weighted)
-    assert not of_kind(network, nn.modules.batchnorm._BatchNorm)
-    # A rectifier behind every layer but the last (§3.1); torchvision's order of the dropout
-    assert len(of_kind(network, nn.ReLU)) == 7
-    classifier = network.get_submodule("classifier")
-    kinds = [type(module) for module in classifier.children()]
-    assert kinds == [*[nn.Dropout, nn.Linear, nn.ReLU] * 2, nn.Linear]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_pooling_overlaps_behind_the_first_second_and_fifth(name: str) -> None:
-    """§3.4 and 3.5: windows of 3 pixels, 2 apart."""
-    features = list(on_meta(name).get_submodule("features").children())
-    pooled = []
-    for index, module in enumerate(features):
-        if isinstance(module, nn.MaxPool2d):
-            assert (module.kernel_size, module.stride) == (3, 2)
-            pooled.append(sum(isinstance(m, nn.Conv2d) for m in features[:index]))
-    assert pooled == [1, 2, 5]
-
-
-@pytest.mark.parametrize(
-    ("name", "widths", "sizes"),
-    [
-        # Sizes of 2012, §3.5; widths of 2014, but for the fourth, in which torchvision has 256
-        ("alexnet.imagenet", [64, 192, 384, 256, 256], [55, 27, 13, 13, 13, 6]),
-        ("alexnet.cifar10", [48, 112, 160, 128, 112], [32, 15, 7, 7, 7, 3]),
-    ],
-)
-def test_the_maps_of_the_convolutions_and_of_the_last_pooling(
-    name: str, widths: list[int], sizes: list[int]
-) -> None:
-    side = resolve(name).input_shape[1]
-    network = on_meta(name)
-    last_pooling = of_kind(network, nn.MaxPool2d)[-1]
-    found = output_shapes(network, [*of_kind(network, nn.Conv2d), last_pooling], side)
-    expected = zip([*widths, widths[-1]], sizes, strict=True)
-    assert found == [(width, size, size) for width, size in expected]
 
 
 @pytest.mark.parametrize(

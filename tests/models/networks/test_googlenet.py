@@ -1,84 +1,14 @@
-"""GoogLeNet: Table 1, the modules' branches, and auxiliary classifiers that only train."""
+"""GoogLeNet: auxiliary classifiers that only train, pooling that rounds up, preprocessing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from layer_costs import of_kind, on_meta, output_shapes
+from layer_costs import on_meta, output_shapes
 from torch import Tensor, nn
 
 from repr_models import IMAGENET, resolve
-from repr_models.networks.googlenet import MODULES, BasicConv2d, GoogLeNet, Inception, Widths
-
-NAMES = ("googlenet.imagenet", "googlenet.cifar10")
-# Table 1, column "output size": channels of each module
-CHANNELS = {
-    "3a": 256,
-    "3b": 480,
-    "4a": 512,
-    "4b": 512,
-    "4c": 512,
-    "4d": 528,
-    "4e": 832,
-    "5a": 832,
-    "5b": 1024,
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "side", "divisor", "sizes"),
-    [
-        ("googlenet.imagenet", 224, 1, {"3": 28, "4": 14, "5": 7}),
-        ("googlenet.cifar10", 32, 2, {"3": 16, "4": 8, "5": 4}),
-        # Where a size is odd or the window hangs over, pooling rounds up as torchvision's does.
-        ("googlenet.imagenet", 80, 1, {"3": 10, "4": 5, "5": 3}),
-    ],
-)
-def test_the_maps_are_those_of_table_1(
-    name: str, side: int, divisor: int, sizes: dict[str, int]
-) -> None:
-    modules = [f"inception{module}" for module in CHANNELS]
-    assert output_shapes(on_meta(name), modules, side) == [
-        (channels // divisor, sizes[module[0]], sizes[module[0]])
-        for module, channels in CHANNELS.items()
-    ]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_22_weighted_layers_deep(name: str) -> None:
-    """§5: 22 layers with parameters on the longest way, two in each module."""
-    network = on_meta(name)
-    stem = [n for n, m in network.named_children() if isinstance(m, BasicConv2d)]
-    modules = [m for _, m in network.named_children() if isinstance(m, Inception)]
-    deepest = max(sum(isinstance(m, nn.Conv2d) for m in b.modules()) for b in modules[0].children())
-    assert len(stem) + deepest * len(modules) + 1 == 22
-
-
-@pytest.mark.parametrize(("large", "name"), [(3, NAMES[0]), (5, NAMES[1])])
-def test_the_third_branch_is_5x5_but_for_torchvisions_mistake(large: int, name: str) -> None:
-    network = on_meta(name)
-    for module in MODULES:
-        conv = network.get_submodule(f"inception{module}.branch3.1.conv")
-        assert isinstance(conv, nn.Conv2d)
-        assert conv.kernel_size == (large, large)
-
-
-def test_a_module_joins_its_branches_in_order() -> None:
-    torch.manual_seed(0)
-    module = Inception(5, Widths(2, 3, 4, 2, 3, 1), large=5).eval()
-    x = torch.randn(2, 5, 7, 6)
-    y = module(x)
-    assert y.shape == (2, 10, 7, 6)
-    assert torch.equal(y[:, :2], module.branch1(x))
-    assert torch.equal(y[:, 2:6], module.branch2(x))
-    assert torch.equal(y[:, 6:9], module.branch3(x))
-    pooled = nn.functional.max_pool2d(x, 3, stride=1, padding=1)
-    assert torch.equal(y[:, 9:], module.branch4[1](pooled))
-
-
-def test_batchnorm_has_the_epsilon_of_the_checkpoint() -> None:
-    norms = of_kind(on_meta("googlenet.imagenet"), nn.BatchNorm2d)
-    assert {norm.eps for norm in norms} == {0.001}
+from repr_models.networks.googlenet import GoogLeNet
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +60,9 @@ def test_in_eval_mode_the_auxiliary_classifiers_do_not_matter(small: GoogLeNet) 
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_only_the_auxiliary_classifiers_are_for_training_alone(name: str) -> None:
-    spec = resolve(name)
-    left_out = {n.split(".")[0] for n in on_meta(name).state_dict() if spec.is_training_only(n)}
-    assert left_out == {"aux1", "aux2"}
+def test_pooling_rounds_up_where_a_size_is_odd_or_a_window_hangs_over() -> None:
+    shapes = output_shapes(on_meta("googlenet.imagenet"), ["inception4a", "inception5b"], 80)
+    assert shapes == [(512, 5, 5), (1024, 3, 3)]
 
 
 def test_the_preprocessing_is_imagenets_followed_by_torchvisions_transform() -> None:

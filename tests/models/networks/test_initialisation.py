@@ -92,3 +92,13 @@ def test_the_signal_keeps_its_size_through_a_deep_plain_network() -> None:
             sizes[rule] = float((network(x) ** 2).mean())
     assert 0.02 < sizes[init_msra] < 10
     assert sizes[init_xavier] < 1e-5
+
+
+@pytest.mark.parametrize("gain", [1.0, 3.0])
+def test_a_fresh_separable_convolution_keeps_the_size_of_a_rectified_signal(gain: float) -> None:
+    torch.manual_seed(0)
+    network = resolve("xception.cifar10").build()
+    module = network.get_submodule("block3.rep.1")
+    x = (gain * torch.randn(8, 192, 16, 16)).relu()
+    inside = module(x)[:, :, 1:-1, 1:-1]
+    assert inside.std().item() == pytest.approx(gain, rel=0.15)

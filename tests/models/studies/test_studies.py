@@ -114,7 +114,7 @@ def test_ghost_batchnorm_remembers_all_workers_about_alike() -> None:
     for _ in range(200):
         ghost(x)
     assert ghost.running_mean is not None
-    assert 4.8 < ghost.running_mean.item() < 5.3
+    assert 4.8 < ghost.running_mean.item() < 5.2
     assert ghost.running_var is not None
     assert ghost.running_var.item() < 1e-3
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train_files import CIFAR10_SHA256
 
 from repr_models import DataError
 from repr_models.studies import __main__ as command
@@ -29,12 +30,6 @@ from repr_models.training.recipe import Recipe
 MODELS = Path(__file__).resolve().parents[3] / "models"
 RUNS = find_runs([study.name for study in STUDIES])
 RECORDED = [run for run in RUNS if read_record(records_folder(), run.name) is not None]
-
-# of CIFAR-10's pixels and labels, as published
-CIFAR10_SHA256 = {
-    "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
-    "test": "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304",
-}
 
 
 def make_record(run: Run, train_top1: float, test_top1: float, **more: Any) -> dict[str, Any]:

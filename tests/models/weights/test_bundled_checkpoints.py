@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.stats import binom
+from train_files import CIFAR10_SHA256
 
 from repr_models import (
     NetworkSpec,
@@ -24,12 +25,6 @@ BUNDLED = [spec for spec in networks() if is_bundled(spec)]
 
 # least top-1 on the 10,000 test images
 FLOORS = {"lenet5.cifar10": 0.65, "resnet20.cifar10": 0.89, "plain20.cifar10": 0.86}
-
-# of CIFAR-10's pixels and labels, as published
-CIFAR10_SHA256 = {
-    "train": "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2",
-    "test": "e54a434ec35094516eacbaac0f2f9550358d985e9d1f71b47d41d333c15ba304",
-}
 
 
 def test_all_that_is_bundled_is_small() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from hostile import Hostile
 from safetensors.torch import save_file
 from small_network import Small, State, assert_has, copied
 from torch import Tensor, nn
@@ -115,16 +114,6 @@ def test_what_does_not_fit_is_listed_and_nothing_is_changed(
     with pytest.raises(WeightsError, match=message):
         load_checkpoint(network, tmp_path / "w.pth")
     assert_has(network, before)
-
-
-class Hostile:
-    """Unpickled without a check, this makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pkl", "w.bin"])
