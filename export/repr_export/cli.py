@@ -121,18 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except ModuleNotFoundError as error:
-        print(
-            f"repr-export: {MissingExtraError('repr-export', 'export', error.name)}",
-            file=sys.stderr,
-        )
+        status, message = 1, str(MissingExtraError("repr-export", "export", error.name))
     except ReproError as error:
-        print(f"repr-export: {error}", file=sys.stderr)
+        status, message = 1, str(error)
     except OSError as error:
-        print(f"repr-export: {error}; nothing was written", file=sys.stderr)
+        status, message = 1, f"{error}; nothing was written"
     except KeyboardInterrupt:
-        print("repr-export: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 1
+        status, message = 130, "interrupted; nothing was written"
+    print(f"repr-export: {message}", file=sys.stderr)
+    return status
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -192,19 +189,15 @@ def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
     from repr_export.tensorrt.options import EngineOptions, parse_profile
 
     if args.engine is None:
-        given = {
-            "--shapes": args.shapes,
-            "--opt-level": args.opt_level,
-            "--timing-cache": args.timing_cache,
-            "--version-compatible": args.version_compatible,
-            "--strip-weights": args.strip_weights,
-            "--compute-capability": args.compute_capability,
-            "--tf32": args.tf32,
-        }
-        for option, value in given.items():
-            if value not in (None, False):
-                raise OptionError(f"{option} is for engines; give --engine too")
+        for name in (
+            *("shapes", "opt_level", "timing_cache", "version_compatible", "strip_weights"),
+            *("compute_capability", "tf32"),
+        ):
+            if getattr(args, name) not in (None, False):
+                option = name.replace("_", "-")
+                raise OptionError(f"--{option} is for engines; give --engine too")
         return None
+    targets = args.compute_capability
     return EngineOptions(
         edition=args.engine,
         profiles=tuple(parse_profile(text) for text in args.shapes or ()),
@@ -212,9 +205,7 @@ def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
         timing_cache=args.timing_cache,
         version_compatible=args.version_compatible,
         strip_weights=args.strip_weights,
-        compute_capabilities=tuple((args.compute_capability or "").split(","))
-        if args.compute_capability
-        else (),
+        compute_capabilities=tuple(targets.split(",")) if targets else (),
         tf32=args.tf32,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -61,8 +61,8 @@ class Contents:
     multiply_adds: int | None
     fold: FoldReport
     parity: Parity
-    variants: list[Variant] = field(default_factory=list)
-    engines: list[ArtifactEngine] = field(default_factory=list)
+    variants: list[Variant]
+    engines: list[ArtifactEngine]
 
     def files(self) -> list[tuple[FileEntry, bytes]]:
         """Each file's entry in the manifest, and its bytes."""
@@ -144,8 +144,8 @@ def _spec(value: ir.Value) -> TensorSpec:
 def _versions(model: ir.Model) -> dict[str, str]:
     import onnxruntime
 
-    versions = {name: version_of(name) for name in _MADE_BY}
-    versions["onnxruntime"] = onnxruntime.__version__
-    versions["python"] = platform.python_version()
-    versions["opset"] = str(model.opset_imports.get("", "?"))
-    return versions
+    return {name: version_of(name) for name in _MADE_BY} | {
+        "onnxruntime": onnxruntime.__version__,
+        "python": platform.python_version(),
+        "opset": str(model.opset_imports.get("", "?")),
+    }

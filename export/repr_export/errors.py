@@ -1,17 +1,4 @@
-"""What can go wrong between a network and its artifact.
-
-ExportError (repr_runtime.ReproError)
-├── TargetError         what was asked to be exported is not there or not usable
-├── OptionError         an option's value, or two that do not go together
-├── CaptureError        torch could not trace the network into a graph
-├── GraphError          a graph that cannot be read, checked or run
-├── FoldContractError   not as many BatchNorms folded as the network promises
-├── ParityError         the exported graph computes something else than the network
-├── PrecisionError      a lower precision that cannot be had, or costs more than was allowed
-├── CalibrationError    images to measure int8 ranges on that are missing, damaged or too few
-└── EngineBuildError    TensorRT could not build an engine
-    └── ParserError     its parser refuses the graph; ``issues`` has each node and the way out
-"""
+"""What can go wrong between a network and its artifact; each is an :class:`ExportError`."""
 
 from __future__ import annotations
 

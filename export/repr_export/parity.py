@@ -136,18 +136,8 @@ def compare(samples: SampleSet, expected: Arrays, actual: Arrays) -> tuple[Diffe
         relative = max_abs / spread if spread > 0 else (0.0 if max_abs == 0 else float("inf"))
         classes = b.ndim == 2 and b.shape[1] > 1
         agreement = float(np.mean(a.argmax(1) == b.argmax(1))) if classes else None
-        rows.append(
-            Difference(
-                samples=samples.name,
-                description=samples.description,
-                count=len(samples),
-                output=name,
-                max_abs=max_abs,
-                range=spread,
-                relative=relative,
-                top1_agreement=agreement,
-            )
-        )
+        kind = (samples.name, samples.description, len(samples))
+        rows.append(Difference(*kind, name, max_abs, spread, relative, agreement))
     return tuple(rows)
 
 
@@ -162,9 +152,8 @@ def allow_rounding(
     for row in rows:
         gap = float(np.abs(expected[row.output].astype(np.float64) - exact[row.output]).max())
         own = gap / row.range if row.range > 0 else 0.0
-        allowed = (
-            max(PARITY_BOUND, ROUNDING_FACTOR * own) if own <= ROUNDING_LIMIT else PARITY_BOUND
-        )
+        factor = ROUNDING_FACTOR if own <= ROUNDING_LIMIT else 0
+        allowed = max(PARITY_BOUND, factor * own)
         found.append(replace(row, allowed=allowed, own_rounding=own))
     return tuple(found)
 

@@ -85,15 +85,7 @@ def export(
 
     progress("writing the artifact")
     contents = Contents(
-        source=source,
-        model=model,
-        graph=graph,
-        signature=signature,
-        multiply_adds=multiply_adds,
-        fold=fold,
-        parity=parity,
-        variants=variants,
-        engines=engines,
+        source, model, graph, signature, multiply_adds, fold, parity, variants, engines
     )
     files = contents.files()
     manifest = contents.manifest(tuple(entry for entry, _ in files))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_server import Behaviour, serving
 
 from repr_export import cli
 from repr_export.options import ExportOptions
@@ -19,7 +18,7 @@ from repr_models import Published, registry, resolve
 from repr_models.weights.randomize import randomize
 from repr_runtime import load
 
-NAME = "lenet5.cifar10"
+NAME, FILE = "lenet5.cifar10", "net-v1.pth"
 
 
 @pytest.fixture
@@ -30,36 +29,14 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publi
     spec = resolve(NAME)
     network = spec.build()
     randomize(network, "published", spec.input_shape)
-    torch.save(network.state_dict(), tmp_path / "net.pth")
-    content = (tmp_path / "net.pth").read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    found = Published(
-        "a library's Net_Weights.V1",
-        f"http://127.0.0.1:{server.server_port}/net.pth",
-        hashlib.sha256(content).hexdigest(),
-        0.7613,
-    )
-    monkeypatch.setitem(registry.registered, NAME, replace(spec, published=found))
+    torch.save(network.state_dict(), tmp_path / FILE)
+    content = (tmp_path / FILE).read_bytes()
     monkeypatch.setattr("repr_models.weights.loading.is_bundled", lambda _: False)
-    try:
+    with serving(Behaviour(content)) as server:
+        sha256 = hashlib.sha256(content).hexdigest()
+        found = Published("a library's Net_Weights.V1", server.url, sha256, 0.7613)
+        monkeypatch.setitem(registry.registered, NAME, replace(spec, published=found))
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_published_checkpoint_is_fetched_exported_and_said(
@@ -68,8 +45,8 @@ def test_a_published_checkpoint_is_fetched_exported_and_said(
     out = tmp_path / "out"
     assert cli.main([NAME, "-o", str(out)]) == 0
     printed = capsys.readouterr()
-    size = (tmp_path / "net.pth").stat().st_size / 1e6
-    name = f"{published.sha256[:8]}-net.pth"
+    size = (tmp_path / FILE).stat().st_size / 1e6
+    name = f"{published.sha256[:8]}-{FILE}"
     assert printed.err == f"downloading {name} ({size:.1f} MB)\n"
     assert (
         f"weights   published ({published.url}): a library's Net_Weights.V1, "
@@ -93,7 +70,7 @@ def test_quiet_says_nothing_of_a_download(
 ) -> None:
     assert cli.main([NAME, "-o", str(tmp_path / "out"), "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
-    assert (tmp_path / "cache" / "weights" / f"{published.sha256[:8]}-net.pth").is_file()
+    assert (tmp_path / "cache" / "weights" / f"{published.sha256[:8]}-{FILE}").is_file()
 
 
 @pytest.mark.usefixtures("published")
@@ -104,9 +81,9 @@ def test_a_terminal_sees_a_bar_and_then_the_steps(
     monkeypatch.setenv("COLUMNS", "120")
     assert cli.main([NAME, "-o", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().err
-    assert "net.pth" in shown
+    assert FILE in shown
     assert "MB" in shown
-    assert shown.index("net.pth") < shown.rindex("capturing the graph")
+    assert shown.index(FILE) < shown.rindex("capturing the graph")
     assert "downloading" not in shown
 
 
@@ -116,20 +93,20 @@ def test_without_a_network_there_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    gone = replace(published, url="http://127.0.0.1:9/net.pth")  # nobody is there
+    gone = replace(published, url="http://127.0.0.1:9/net-v1.pth")  # nobody is there
     monkeypatch.setitem(registry.registered, NAME, replace(resolve(NAME), published=gone))
     assert cli.main([NAME, "-o", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("repr-export: http://127.0.0.1:9/net.pth cannot be fetched: ")
-    cached = tmp_path / "cache" / "weights" / f"{gone.sha256[:8]}-net.pth"
+    assert err.startswith("repr-export: http://127.0.0.1:9/net-v1.pth cannot be fetched: ")
+    cached = tmp_path / "cache" / "weights" / f"{gone.sha256[:8]}-{FILE}"
     assert f"put it at {cached} or give it with --weights FILE" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
     # both ways out
-    given = open_source(NAME, ExportOptions(weights=tmp_path / "net.pth")).weights
-    cached.write_bytes((tmp_path / "net.pth").read_bytes())
+    given = open_source(NAME, ExportOptions(weights=tmp_path / FILE)).weights
+    cached.write_bytes((tmp_path / FILE).read_bytes())
     put_there = open_source(NAME, ExportOptions()).weights
     assert (given.kind, put_there.kind) == ("file", "published")
     assert given.sha256 == put_there.sha256 == gone.sha256

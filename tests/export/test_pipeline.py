@@ -164,17 +164,12 @@ def test_a_difference_fails_and_keeps_the_artifact_that_was_there(
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Flatten", ["x"], ["f"]),
-            onnx.helper.make_node("Gemm", ["f", "w"], ["y"]),
-        ],
-        "g",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 2, 2])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])],
-        [onnx.numpy_helper.from_array(np.ones((12, 4), np.float32), "w")],
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]> g (float[n,3,2,2] x) => (float[n,4] y)
+            { f = Flatten(x) y = Gemm(f, w) }"""
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    weight = onnx.numpy_helper.from_array(np.ones((12, 4), np.float32), "w")
+    model.graph.initializer.append(weight)
     onnx.save(model, tmp_path / "small.onnx")
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
     options = ExportOptions(labels=tmp_path / "labels.txt")

@@ -67,10 +67,11 @@ def node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
     return next(each for each in graph.node if each.name == name)
 
 
-def dequantized(graph: onnx.GraphProto, name: str, index: int) -> onnx.NodeProto | None:
-    """The DequantizeLinear in front of an input of a node, or None."""
-    made = producers(graph).get(node(graph, name).input[index])
-    return made if made is not None and made.op_type == "DequantizeLinear" else None
+def dequantized(graph: onnx.GraphProto, name: str, index: int) -> onnx.NodeProto:
+    """The DequantizeLinear in front of an input of a node, which must be there."""
+    made = producers(graph)[node(graph, name).input[index]]
+    assert made.op_type == "DequantizeLinear"
+    return made
 
 
 def run(graph: bytes, feed: np.ndarray, *, optimize: bool = True) -> np.ndarray:

@@ -68,8 +68,8 @@ def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
                     "graph alone does not say how often it runs; inline functions first"
                 )
             counted.append(node)
-    batch, symbol = _batch(model)
-    types = _inferred(model, symbol)
+    batch, _ = _batch(model)
+    types = inferred_types(model)
     shares = []
     for node in counted:
         shapes = [_shape_of(types, value, node) for value in (*node.inputs[:2], node.outputs[0])]
@@ -84,15 +84,6 @@ def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
         dtype = ir.DataType(types[weight.name or ""].elem_type).numpy().name
         shares.append(NodeMultiplyAdds(node_name(node), node.op_type, count // batch, dtype))
     return MultiplyAdds(tuple(shares))
-
-
-def inferred_types(model: ir.Model, batch: int) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
-
-    A value whose shape inference cannot find is missing, or has no shape. ``model`` is not
-    changed. Raises :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
-    """
-    return _inferred(model, _batch(model)[1], batch)
 
 
 def count_parameters(model: ir.Model) -> int:
@@ -150,10 +141,14 @@ def _input_shape(value: ir.Value, symbol: str | None, batch: int) -> list[int]:
     return dims
 
 
-def _inferred(
-    model: ir.Model, symbol: str | None, batch: int = 1
-) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of each value by name, from a copy of the graph without weights."""
+def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
+
+    They are inferred from a copy of the graph without weights. A value whose shape inference
+    cannot find is missing, or has no shape. ``model`` is not changed. Raises
+    :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
+    """
+    symbol = _batch(model)[1]
     inputs, initializers = [], []
     for value in _data_inputs(model):
         info = ir.serde.serialize_value(value)

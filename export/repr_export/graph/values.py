@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,10 +157,16 @@ def set_constant_input(
     node.replace_input_with(index, None)
     if old is not None and discard_if_unused(old):
         names.release(old.name)
-    name = names.take(wish)
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(
-        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    node.replace_input_with(index, add_initializer(graph, array, names.take(wish)))
+
+
+def add_initializer(
+    graph: ir.Graph, array: npt.NDArray[Any], name: str, dtype: ir.DataType | None = None
+) -> ir.Value:
+    """A new initializer of ``graph``; ``dtype`` where the array's own does not tell it."""
+    array = np.ascontiguousarray(array).reshape(array.shape)  # which makes one axis of none
+    tensor = ir.tensor(array, dtype=dtype, name=name)
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
     graph.register_initializer(value)
-    node.replace_input_with(index, value)
+    return value

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from repr_export.passes.constant_inputs import drop_constant_inputs
 from repr_export.passes.fold_batchnorm import fold_batchnorm
 from repr_export.passes.fold_constants import fold_constants
 from repr_export.passes.infer_reshape_dim import infer_reshape_dim
-from repr_export.passes.inline_functions import inline_functions
-from repr_export.passes.lift_constants import lift_constants
 from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.result import Folded, FoldReport, PassResult, Refused
+from repr_export.passes.standard import drop_constant_inputs, inline_functions, lift_constants
 
 __all__ = [
     "PIPELINE",
@@ -53,14 +51,6 @@ class PipelineReport:
 class PassError(RuntimeError):
     """A pass failed; the model is in the state that the passes before it left, or worse."""
 
-    def __init__(self, failed: str, done: tuple[str, ...], cause: Exception) -> None:
-        self.failed = failed
-        self.done = done
-        super().__init__(
-            f"the graph pass {failed} failed after {', '.join(done) or 'no other'}: "
-            f"{type(cause).__name__}: {cause}"
-        )
-
 
 def run_pipeline(model: ir.Model) -> PipelineReport:
     """Run :data:`PIPELINE` over ``model``, in place.
@@ -73,7 +63,10 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         try:
             result = run(model)
         except Exception as cause:
-            raise PassError(run.__name__, tuple(results), cause) from cause
+            raise PassError(
+                f"the graph pass {run.__name__} failed after {', '.join(results) or 'no other'}: "
+                f"{type(cause).__name__}: {cause}"
+            ) from cause
         if isinstance(result, FoldReport):
             fold = result
         results[run.__name__] = result

@@ -29,7 +29,6 @@ BatchNormalization before opset 9 (``spatial``, ``consumed_inputs``) is never re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +51,8 @@ from repr_export.graph.values import (
 from repr_export.passes.batchnorm import Affine, Array, RefusalError, read_batchnorm
 from repr_export.passes.result import Folded, FoldReport, Refused
 
-
-@dataclass(frozen=True)
-class _Linear:
-    """Weight and bias of a linear operator once the BatchNorm is in them."""
-
-    weight: Array
-    bias: Array
+_Linear = tuple[Array, Array]
+"""Weight and bias of a linear operator once the BatchNorm is in them."""
 
 
 def fold_batchnorm(model: ir.Model) -> FoldReport:
@@ -100,8 +94,8 @@ def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
             reasons.append(str(refusal))
         else:
             _rewrite(node, neighbour, weight, bias, names)
-            remember_float64(neighbour.inputs[1], linear.weight)
-            remember_float64(neighbour.inputs[2], linear.bias)
+            remember_float64(neighbour.inputs[1], linear[0])
+            remember_float64(neighbour.inputs[2], linear[1])
             return neighbour, case.format(neighbour.op_type)
     raise RefusalError("; ".join(reasons))
 
@@ -240,7 +234,7 @@ def _after_conv(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, weight.shape[0], affine)
     scale = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return _Linear(weight * scale, affine.scale * bias + affine.shift)
+    return weight * scale, affine.scale * bias + affine.shift
 
 
 def _after_conv_transpose(node: ir.Node, affine: Affine) -> _Linear:
@@ -249,13 +243,13 @@ def _after_conv_transpose(node: ir.Node, affine: Affine) -> _Linear:
     groups, kernel = _groups(node), weight.shape[2:]
     by_group = weight.reshape(groups, -1, weight.shape[1], *kernel)
     scale = affine.scale.reshape(groups, 1, weight.shape[1], *[1] * len(kernel))
-    return _Linear((by_group * scale).reshape(weight.shape), affine.scale * bias + affine.shift)
+    return (by_group * scale).reshape(weight.shape), affine.scale * bias + affine.shift
 
 
 def _after_gemm(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _gemm_weight_and_bias(node)
     _check_channels(node, weight.shape[1], affine)
-    return _Linear(_as_stored(node, weight * affine.scale), bias * affine.scale + affine.shift)
+    return _as_stored(node, weight * affine.scale), bias * affine.scale + affine.shift
 
 
 def _before_conv(node: ir.Node, affine: Affine) -> _Linear:
@@ -271,7 +265,7 @@ def _before_conv(node: ir.Node, affine: Affine) -> _Linear:
     spread = (groups, 1, weight.shape[1], *[1] * len(kernel))
     scaled = (by_group * affine.scale.reshape(spread)).reshape(weight.shape)
     shifted = by_group * affine.shift.reshape(spread)
-    return _Linear(scaled, bias + shifted.sum(axis=tuple(range(2, shifted.ndim))).reshape(-1))
+    return scaled, bias + shifted.sum(axis=tuple(range(2, shifted.ndim))).reshape(-1)
 
 
 def _padding(node: ir.Node) -> str:
@@ -290,7 +284,7 @@ def _before_gemm(node: ir.Node, affine: Affine) -> _Linear:
     _check_channels(node, weight.shape[0], affine)
     alpha = float(np.float32(node.attributes.get_float("alpha", 1.0)))
     scaled = weight * affine.scale[:, np.newaxis]
-    return _Linear(_as_stored(node, scaled), alpha * (affine.shift @ weight) + bias)
+    return _as_stored(node, scaled), alpha * (affine.shift @ weight) + bias
 
 
 def _as_stored(node: ir.Node, weight: Array) -> Array:
@@ -316,7 +310,7 @@ def _round(
     assert tensor is not None  # the rules have read it
     dtype = tensor.numpy().dtype
     with np.errstate(over="ignore", invalid="ignore"):
-        weight, bias = linear.weight.astype(dtype), linear.bias.astype(dtype)
+        weight, bias = (array.astype(dtype) for array in linear)
     for what, array in (("weight", weight), ("bias", bias)):
         if not np.isfinite(array).all():
             raise RefusalError(

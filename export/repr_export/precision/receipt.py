@@ -53,7 +53,10 @@ class PrecisionReceipt:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the multiply-adds in each precision, the largest first; empty without any."""
+        """The share of the multiply-adds in each precision, the largest first; empty without any.
+
+        Such as ``{"fp16": 0.98, "fp32": 0.02}``.
+        """
         counts: Counter[str] = Counter()
         for node in self.nodes:
             counts[node.precision] += node.multiply_adds
@@ -93,11 +96,6 @@ def read_precision(model: ir.Model) -> PrecisionReceipt:
     )
 
 
-def precision_shares(model: ir.Model) -> dict[str, float]:
-    """The share of the multiply-adds in each precision, such as ``{"fp16": 0.98, "fp32": 0.02}``."""
-    return read_precision(model).shares
-
-
 def _precision(node: ir.Node, share: NodeMultiplyAdds) -> str:
     assert node_name(node) == share.node
     data, weight = (_quantized(value) for value in node.inputs[:2])
@@ -134,10 +132,8 @@ def require_precision(
         raise PrecisionError(
             f"{precision} was asked for, and the graph has no multiply-adds to do in it"
         )
-    others = sorted(
-        (node for node in receipt.nodes if node.precision != precision),
-        key=lambda node: -node.multiply_adds,
-    )
+    others = [node for node in receipt.nodes if node.precision != precision]
+    others.sort(key=lambda node: -node.multiply_adds)
     names = [
         f"{node.op} '{node.node}' ({node.precision}, {node.multiply_adds / receipt.total:.1%})"
         for node in others[:_NAMED]
@@ -207,16 +203,13 @@ class AccuracyReceipt:
 
     def as_dict(self) -> dict[str, Any]:
         """The receipt as plain data that JSON can hold, with the 100 flips of widest margin."""
-        known = self.hits is not None and self.reference_hits is not None
+        hits, theirs = self.hits, self.reference_hits
+        known = hits is not None and theirs is not None
         return {
             **asdict(self),
-            "top1": self.hits / self.images if self.hits is not None else None,
-            "top1_interval": (
-                wilson_interval(self.hits, self.images) if self.hits is not None else None
-            ),
-            "reference_top1": (
-                self.reference_hits / self.images if self.reference_hits is not None else None
-            ),
+            "top1": None if hits is None else hits / self.images,
+            "top1_interval": None if hits is None else wilson_interval(hits, self.images),
+            "reference_top1": None if theirs is None else theirs / self.images,
             "agreement": self.agreement,
             "drop_points": self.drop,
             "drop_is": "measured" if known else "an upper bound: the labels are not known",
@@ -256,16 +249,13 @@ def compare_accuracy(
         )
     before, after = theirs.argmax(axis=1), ours.argmax(axis=1)
     margins = _margins(theirs)
-    flipped = np.flatnonzero(before != after)
     flips = [
         Flip(
-            int(index),
-            int(labels[index]) if labels is not None else None,
-            int(before[index]),
-            int(after[index]),
-            float(margins[index]),
+            index,
+            None if labels is None else int(labels[index]),
+            *(int(before[index]), int(after[index]), float(margins[index])),
         )
-        for index in flipped
+        for index in np.flatnonzero(before != after).tolist()
     ]
     return AccuracyReceipt(
         precision,

@@ -6,7 +6,7 @@ import copy
 import difflib
 import importlib
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +28,26 @@ from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
 
+@dataclass
 class TorchSource:
     """A torch module with its parameters loaded, in eval mode."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        identity: Identity,
-        weights: WeightsInfo,
-        input_shape: tuple[int, ...],
-        options: ExportOptions,
-        *,
-        preprocessing: PreprocessingInfo | None,
-        labels: tuple[str, ...] | None,
-        fold: FoldContract | None,
-        parameters: int | None = None,
-    ) -> None:
-        self.network = network.eval()
-        self.identity = identity
-        self.weights = weights
-        self.preprocessing = preprocessing
-        self.labels = labels
-        self.fold = fold
-        counted = sum(p.numel() for p in network.parameters())
-        self.parameters: int | None = counted if parameters is None else parameters
-        self._input_shape = input_shape
-        self._options = options
+    network: nn.Module
+    identity: Identity
+    weights: WeightsInfo
+    input_shape: tuple[int, ...]
+    options: ExportOptions
+    preprocessing: PreprocessingInfo | None
+    labels: tuple[str, ...] | None
+    fold: FoldContract | None
+    parameters: int | None
 
     def model(self) -> ir.Model:
         return capture(
             self.network,
-            self._input_shape,
-            batch=self._options.batch,
-            opset=self._options.opset or DEFAULT_OPSET,
+            self.input_shape,
+            batch=self.options.batch,
+            opset=self.options.opset or DEFAULT_OPSET,
         )
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -87,11 +74,10 @@ def from_registry(
     pre = spec.preprocessing
     asked = target.strip().lower()
     note = "" if asked == spec.name else f"{asked} is {spec.name}"
+    dataset, folder = spec.dataset.name, options.name or asked
     return TorchSource(
-        network,
-        Identity(
-            spec.name, spec.architecture, spec.dataset.name, "registry", options.name or asked, note
-        ),
+        network.eval(),
+        Identity(spec.name, spec.architecture, dataset, "registry", folder, note),
         _weights_info(source),
         spec.input_shape,
         options,
@@ -121,7 +107,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     else:
         weights = _weights_info(load_checkpoint(network, Path(options.weights)))
     return TorchSource(
-        network,
+        network.eval(),
         Identity(name, name, None, "factory", name),
         weights,
         options.input_shape,
@@ -129,6 +115,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
         preprocessing=preprocessing_of(options, options.input_shape),
         labels=read_labels(options.labels),
         fold=None,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
 
 

@@ -42,14 +42,13 @@ def build_engines(
         progress(f"building the {precision} engine")
         built = build_engine(graph, options, progress=tell)
         share = built.receipt.shares.get(precision, 0.0)
+        summary = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
         least = 0.0 if precision == "int8" else MINIMUM_SHARE
         if built.receipt.shares and share <= least:
-            got = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
             raise PrecisionError(
-                f"the {precision} engine did not come out in {precision}: its layers are {got}"
+                f"the {precision} engine did not come out in {precision}: its layers are {summary}"
             )
         path = f"engines/{precision}.{built.edition}.engine"
-        summary = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
         engines.append(
             ArtifactEngine(
                 built.to_engine_info(path, precision),

@@ -16,16 +16,7 @@ from repr_runtime.errors import ModelLoadError
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_IO_TYPES = {
-    onnx.TensorProto.FLOAT: "FLOAT",
-    onnx.TensorProto.FLOAT16: "HALF",
-    onnx.TensorProto.BFLOAT16: "BF16",
-    onnx.TensorProto.INT8: "INT8",
-    onnx.TensorProto.INT32: "INT32",
-    onnx.TensorProto.INT64: "INT64",
-    onnx.TensorProto.UINT8: "UINT8",
-    onnx.TensorProto.BOOL: "BOOL",
-}
+_TENSORRT_NAMES = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}  # the others are called as in ONNX
 
 
 def read_graph(graph: bytes) -> onnx.ModelProto:
@@ -96,12 +87,12 @@ def require_types(
     tensors += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:
         kind = expected.get(tensor.name)
-        if kind is not None and _IO_TYPES.get(kind) != tensor.dtype.name:
-            wanted = onnx.TensorProto.DataType.Name(kind).lower()
+        wanted = "" if kind is None else onnx.TensorProto.DataType.Name(kind)
+        if wanted and _TENSORRT_NAMES.get(wanted, wanted) != tensor.dtype.name:
             issue = ParserIssue(
                 "",
                 "",
-                f"{library.title} takes {tensor.name!r}, which is {wanted} in the graph, for "
+                f"{library.title} takes {tensor.name!r}, which is {wanted.lower()} in the graph, for "
                 f"{tensor.dtype.name.lower()}",
                 "put a Cast to float32 at the graph's edge",
             )

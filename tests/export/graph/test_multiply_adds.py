@@ -49,29 +49,26 @@ def test_one_node(graphs, batch, data, node, shape, expected):
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
-def test_a_transposed_gemm_sums_over_its_rows(graphs):
-    model = graphs.parse(
-        "g (float[1,8] n, float[5,8] x) => (float[8,6] y) { y = Gemm<transA=1>(x, w) }",
-        w=graphs.draw(5, 6),
-    )
-    assert count_multiply_adds(model).total == 8 * 6 * 5
-
-
-def test_a_product_of_two_activations_counts(graphs):
-    model = graphs.parse(
-        """g (float[N,2,3,4] x) => (float[N,A,B,C] y)
-            { t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) }"""
-    )
+@pytest.mark.parametrize(
+    ("text", "dtype", "count"),
+    [
+        (
+            "g (float[1,8] n, float[5,8] x) => (float[8,6] y) { y = Gemm<transA=1>(x, w) }",
+            *("float32", 8 * 6 * 5),
+        ),
+        # of two activations
+        (
+            """g (float[N,2,3,4] x) => (float[N,A,B,C] y)
+            { t = Transpose<perm=[0,1,3,2]>(x) y = MatMul(x, t) }""",
+            *("float32", 2 * 3 * 3 * 4),
+        ),
+        ("g (float16[N,5] x) => (float16[N,6] y) { y = Gemm(x, w) }", "float16", 5 * 6),
+    ],
+)
+def test_other_products(graphs, text, dtype, count):
+    model = graphs.using({"w": graphs.draw(5, 6, dtype=dtype)}, text)
     (share,) = count_multiply_adds(model).nodes
-    assert (share.count, share.weight_dtype) == (2 * 3 * 3 * 4, "float32")
-
-
-def test_the_weights_type_is_told(graphs):
-    model = graphs.parse(
-        "g (float16[N,5] x) => (float16[N,6] y) { y = Gemm(x, w) }",
-        w=graphs.draw(5, 6, dtype=np.float16),
-    )
-    assert count_multiply_adds(model).nodes[0].weight_dtype == "float16"
+    assert (share.count, share.weight_dtype) == (count, dtype)
 
 
 def test_nodes_add_up_and_flattening_with_a_dynamic_batch_is_understood(graphs):

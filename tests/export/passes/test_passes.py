@@ -11,13 +11,11 @@ import pytest
 
 import repr_export.passes as passes
 from repr_export.passes import PIPELINE, PassError, fold_batchnorm, run_pipeline
-from repr_export.passes.constant_inputs import drop_constant_inputs
 from repr_export.passes.fold_constants import fold_constants
 from repr_export.passes.infer_reshape_dim import infer_reshape_dim
-from repr_export.passes.inline_functions import inline_functions
-from repr_export.passes.lift_constants import lift_constants
 from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
+from repr_export.passes.standard import drop_constant_inputs, inline_functions, lift_constants
 
 BN = "BatchNormalization"
 

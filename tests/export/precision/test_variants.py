@@ -150,17 +150,8 @@ def test_engine_options_need_an_engine(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_command_says_what_each_precision_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "lenet5",
-        "--fp16",
-        "--io",
-        "fp16",
-        "--engine",
-        "tensorrt-rtx",
-        "--shapes",
-        "1,4,16",
-    ]
-    assert cli.main([*arguments, "-o", str(tmp_path)]) == 0
+    half, engine = ["--fp16", "--io", "fp16"], ["--engine", "tensorrt-rtx", "--shapes", "1,4,16"]
+    assert cli.main(["lenet5", *half, *engine, "-o", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "100.0% fp16" in out
     assert "2,000 images" in out

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from repr_export.errors import CaptureError, GraphError, OptionError, TargetError
@@ -91,19 +90,14 @@ def checkpoint(module: str, name: str, path: Path, *, nested: bool = False) -> n
     """Weights as after training: BatchNorm far from the identity, some scales negative."""
     network: nn.Module = getattr(__import__(module), name)()
     generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, tensor in network.state_dict().items():
-            if tensor.dtype == torch.float32:
-                tensor.copy_(torch.randn(tensor.shape, generator=generator))
-            if key.endswith("running_var"):
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 1e-2)
     state = network.state_dict()
-    content = (
-        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}
-        if nested
-        else state
-    )
-    torch.save(content, path)
+    for key, tensor in state.items():
+        if tensor.dtype == torch.float32:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        if key.endswith("running_var"):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 1e-2)
+    wrapped = {"epoch": 3, "state_dict": {f"module.{key}": v for key, v in state.items()}}
+    torch.save(wrapped if nested else state, path)
     return network.eval()
 
 
@@ -121,10 +115,8 @@ def test_a_factory_with_conv_bias_and_another_eps(user_module: str, tmp_path: Pa
     assert done.path == tmp_path / "out" / "small"
     assert done.manifest.receipts["fold"]["summary"] == "1 of 1 BatchNorms folded"
     assert done.manifest.weights.kind == "file"
-    assert [row["samples"] for row in done.manifest.receipts["parity"]["differences"]] == [
-        "real",
-        "noise",
-    ]
+    differences = done.manifest.receipts["parity"]["differences"]
+    assert [row["samples"] for row in differences] == ["real", "noise"]
     images = bundled_subset().images[:20]
     with load(done.path, device="cpu") as session, torch.no_grad():
         inputs = session.preprocess(images)
@@ -189,32 +181,27 @@ def test_a_factory_needs_an_input_shape(user_module: str) -> None:
 
 
 def test_a_wrong_input_shape_is_an_error_about_it(user_module: str, tmp_path: Path) -> None:
-    options = ExportOptions(input_shape=(4, 8, 8))
-    with pytest.raises(CaptureError, match=r"fails on an input of shape .*--input"):
-        export(f"{user_module}:small", tmp_path, options)
-    with pytest.raises(CaptureError, match="fails on an input of shape"):
-        export(
-            f"{user_module}:small", tmp_path, ExportOptions(weights="random", input_shape=(4, 8, 8))
-        )
+    for weights in (None, "random"):
+        options = ExportOptions(weights=weights, input_shape=(4, 8, 8))
+        with pytest.raises(CaptureError, match=r"fails on an input of shape .*--input"):
+            export(f"{user_module}:small", tmp_path, options)
     assert not list(tmp_path.glob("small"))
 
 
-def test_a_network_with_two_outputs_is_refused(user_module: str, tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="returns tuple, expected one tensor"):
-        export(f"{user_module}:Pair", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
-
-
-def test_a_network_for_one_batch_size_alone(user_module: str, tmp_path: Path) -> None:
+def test_networks_that_need_a_fixed_batch_or_give_two_outputs(
+    user_module: str, tmp_path: Path
+) -> None:
     with pytest.raises(CaptureError, match="--batch N"):
         export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
+    with pytest.raises(CaptureError, match="returns tuple, expected one tensor"):
+        export(f"{user_module}:Pair", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
     done = export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8), batch=2))
     assert done.manifest.inputs[0].shape == (2, 3, 8, 8)
 
 
 def test_a_checkpoint_that_does_not_fit_lists_the_keys(user_module: str, tmp_path: Path) -> None:
-    torch.save(
-        {"conv.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}, tmp_path / "x.pth"
-    )
+    state = {"conv.weight": torch.zeros(8, 3, 3, 3), "extra": torch.zeros(1)}
+    torch.save(state, tmp_path / "x.pth")
     options = ExportOptions(weights=tmp_path / "x.pth", input_shape=(3, 8, 8))
     with pytest.raises(WeightsError, match=r"(?s)missing.*conv\.bias.*unexpected.*extra"):
         open_source(f"{user_module}:small", options)
@@ -233,39 +220,31 @@ def test_a_registered_network_brings_its_own(options: dict[str, object]) -> None
         open_source("lenet5", ExportOptions(**options))  # type: ignore[arg-type]
 
 
-def classifier(path: Path, *, batch: int | str = "n", opset: int = 13) -> onnx.ModelProto:
-    """Conv, BatchNorm, Relu, mean and Gemm with names that torch would not give, old IR version."""
-    rng = np.random.default_rng(1)
-
-    def tensor(name: str, *shape: int) -> TensorProto:
-        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-
-    variance = numpy_helper.from_array(rng.uniform(0.1, 2, 4).astype(np.float32), "v")
-    nodes = [
-        helper.make_node("Conv", ["image", "k"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"], epsilon=1e-2),
-        helper.make_node("Relu", ["n"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "w"], ["scores"], transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "theirs",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 6])],
-        [
-            tensor("k", 4, 3, 3, 3),
-            tensor("s", 4),
-            tensor("b", 4),
-            tensor("m", 4),
-            variance,
-            tensor("w", 6, 4),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+def saved(path: Path, text: str, *, opset: int = 17, **weights: np.ndarray) -> onnx.ModelProto:
+    """The graph ``text`` (ONNX's own syntax) as a file."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g {text}')
+    for name, array in weights.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     onnx.save(model, path)
     return model
+
+
+def classifier(path: Path, *, batch: int | str = "n") -> onnx.ModelProto:
+    """Conv, BatchNorm, Relu, mean and Gemm with names that torch would not give, old IR version."""
+    rng = np.random.default_rng(1)
+    shapes = {"k": (4, 3, 3, 3), "s": (4,), "b": (4,), "m": (4,), "w": (6, 4)}
+    weights = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
+    weights["v"] = rng.uniform(0.1, 2, 4)
+    return saved(
+        path,
+        f"""(float[{batch},3,8,8] image) => (float[{batch},6] scores) {{
+            c = Conv <pads=[1,1,1,1]> (image, k)
+            n = BatchNormalization <epsilon=0.01> (c, s, b, m, v)
+            r = Relu(n) p = GlobalAveragePool(r) f = Flatten(p)
+            scores = Gemm <transB=1> (f, w) }}""",
+        opset=13,
+        **{key: array.astype(np.float32) for key, array in weights.items()},
+    )
 
 
 def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
@@ -284,7 +263,8 @@ def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
 
 def test_defaults_among_the_inputs_stay_defaults(tmp_path: Path) -> None:
     model = classifier(tmp_path / "theirs.onnx")
-    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 4]))
+    info = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [6, 4])
+    model.graph.input.append(info)
     onnx.save(model, tmp_path / "theirs.onnx")
     done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
     assert [spec.name for spec in done.manifest.inputs] == ["image"]
@@ -304,31 +284,18 @@ def test_an_onnx_file_with_a_batch_fixed_on_the_way(tmp_path: Path) -> None:
 
 
 def test_onnx_files_that_are_none(tmp_path: Path) -> None:
-    (tmp_path / "no.onnx").write_bytes(b"not a graph at all")
-    with pytest.raises(GraphError, match="not a valid ONNX file"):
-        open_source(str(tmp_path / "no.onnx"), ExportOptions())
-    with pytest.raises(TargetError, match="there is no file"):
-        open_source(str(tmp_path / "absent.onnx"), ExportOptions())
     classifier(tmp_path / "theirs.onnx")
     content = (tmp_path / "theirs.onnx").read_bytes()
-    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
-    with pytest.raises(GraphError, match="not a valid ONNX file"):
-        open_source(str(tmp_path / "half.onnx"), ExportOptions())
+    for damaged in (b"not a graph at all", content[: len(content) // 2]):
+        (tmp_path / "no.onnx").write_bytes(damaged)
+        with pytest.raises(GraphError, match="not a valid ONNX file"):
+            open_source(str(tmp_path / "no.onnx"), ExportOptions())
     with pytest.raises(OptionError, match="--weights does not go with"):
         open_source(str(tmp_path / "theirs.onnx"), ExportOptions(weights="random"))
 
 
 def test_free_dimensions_need_an_input_shape(tmp_path: Path) -> None:
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-    )
-    onnx.save(
-        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]),
-        tmp_path / "free.onnx",
-    )
+    saved(tmp_path / "free.onnx", "(float[n,3,h,w] x) => (float[n,3,h,w] y) { y = Relu(x) }")
     target = str(tmp_path / "free.onnx")
     with pytest.raises(OptionError, match="leaves h, w free"):
         export(target, tmp_path / "out")

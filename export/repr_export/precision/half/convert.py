@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from onnxscript import version_converter
 from repr_export.errors import PrecisionError, first_line
 from repr_export.graph.values import (
     Names,
+    add_initializer,
     bodies_of,
     discard_if_unused,
     graph_nodes,
@@ -23,8 +24,7 @@ from repr_export.graph.values import (
     opset_of,
     unrounded,
 )
-from repr_export.passes.inline_functions import inline_functions
-from repr_export.passes.lift_constants import lift_constants
+from repr_export.passes.standard import inline_functions, lift_constants
 from repr_export.precision.half.formats import FORMATS, HalfFormat, HalfName, Rounding, round_to
 from repr_export.precision.half.overflow import Overflow, find_overflows
 from repr_export.precision.half.rules import (
@@ -154,7 +154,7 @@ def _check_ends(model: ir.Model, overflows: Collection[Overflow], fmt: HalfForma
 
 
 def _named(
-    model: ir.Model, keep: Collection[str], overflows: Collection[Overflow], fmt: HalfFormat
+    model: ir.Model, keep: Collection[str], overflows: Sequence[Overflow], fmt: HalfFormat
 ) -> dict[ir.Node, str]:
     known = {node_name(node) for node in graph_nodes(model)}
     for name in keep:
@@ -163,13 +163,9 @@ def _named(
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise PrecisionError(f"no node of the graph is called {name!r} to be kept{hint}")
     reasons: dict[str, str] = {}
-    for overflow in overflows:
-        for name in overflow.nodes:
-            reasons.setdefault(
-                name,
-                f"'{overflow.value}' reaches {overflow.largest:.4g}; {fmt.name} ends at "
-                f"{fmt.largest:g}",
-            )
+    for each in reversed(overflows):  # the largest has the last word
+        reason = f"'{each.value}' reaches {each.largest:.4g}; {fmt.name} ends at {fmt.largest:g}"
+        reasons |= dict.fromkeys(each.nodes, reason)
     reasons |= dict.fromkeys(keep, "asked for")
     return {node: reasons[node_name(node)] for node in model.graph if node_name(node) in reasons}
 
@@ -192,13 +188,10 @@ class _Rewrite:
         self.half = fmt.dtype
         self.opset = opset_of(model)
         self.bodies = {node: _read_by_bodies(node) for node in self.graph if bodies_of(node)}
-        end = self.half if io == "half" else _FLOAT
-        self.end = end
+        self.end = self.half if io == "half" else _FLOAT
         self.kept = reasons_for_fp32(model, fmt, named, self.bodies, io_is_half=io == "half")
         self.on_data = nodes_on_data(self.graph, self.bodies)
-        self.types: dict[ir.Value, ir.DataType] = {
-            value: end for value in self.graph.inputs if is_float(value)
-        }
+        self.types = {value: self.end for value in self.graph.inputs if is_float(value)}
         self.uses: dict[ir.Value, _Uses] = {}
         self.half_nodes: list[ir.Node] = []
         self.names = Names(model)
@@ -290,21 +283,14 @@ class _Rewrite:
         if set(uses.inputs) | set(uses.outputs) == {self.half}:
             self._round_in_place(value, self.half)
             return
-        readers = uses.inputs.get(self.half)
-        places = uses.outputs.get(self.half, ())
+        readers, places = uses.inputs.get(self.half, ()), uses.outputs.get(self.half, ())
         if not readers and not places:
             return
         rounded, counts = round_to(unrounded(value), self.fmt)
         self.weights += counts
         name = self.names.take(f"{value.name}.{self.fmt.name}")
-        copy = ir.Value(
-            name=name,
-            shape=value.shape,
-            type=ir.TensorType(self.half),
-            const_value=ir.tensor(rounded, dtype=self.half, name=name),
-        )
-        self.graph.register_initializer(copy)
-        for node, index in readers or ():
+        copy = add_initializer(self.graph, rounded, name, self.half)
+        for node, index in readers:
             node.replace_input_with(index, copy)
         for place in places:
             self.graph.outputs[place] = copy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -55,12 +56,7 @@ class Rounding:
     overflowed: int = 0
 
     def __add__(self, other: Rounding) -> Rounding:
-        return Rounding(
-            self.values + other.values,
-            self.subnormal + other.subnormal,
-            self.underflowed + other.underflowed,
-            self.overflowed + other.overflowed,
-        )
+        return Rounding(*map(operator.add, astuple(self), astuple(other)))
 
 
 def round_to(values: npt.NDArray[np.float64], fmt: HalfFormat) -> tuple[npt.NDArray[Any], Rounding]:

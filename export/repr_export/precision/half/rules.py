@@ -36,37 +36,23 @@ from repr_export.graph.values import (
 from repr_export.precision.half.formats import HalfFormat, round_to
 
 ALWAYS_FP32: Mapping[str, str] = {
-    **dict.fromkeys(
+    operator: reason
+    for operators, reason in (
         (
-            "BatchNormalization",
-            "GroupNormalization",
-            "InstanceNormalization",
-            "LayerNormalization",
-            "LpNormalization",
-            "LRN",
-            "MeanVarianceNormalization",
-            "RMSNormalization",
+            "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization "
+            "LpNormalization LRN MeanVarianceNormalization RMSNormalization",
+            "normalisation statistics",
         ),
-        "normalisation statistics",
-    ),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Exp", "Log", "Pow", "Softplus"), "exponentials"),
-    **dict.fromkeys(("Sqrt", "Reciprocal"), "roots and reciprocals, mostly of a variance"),
-    **dict.fromkeys(
+        ("Softmax LogSoftmax Exp Log Pow Softplus", "exponentials"),
+        ("Sqrt Reciprocal", "roots and reciprocals, mostly of a variance"),
         (
-            "CumSum",
-            "LpPool",
-            "GlobalLpPool",
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceProd",
-            "ReduceSum",
-            "ReduceSumSquare",
+            "CumSum LpPool GlobalLpPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd "
+            "ReduceSum ReduceSumSquare",
+            "a sum or product of many values",
         ),
-        "a sum or product of many values",
-    ),
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), "quantization scales"),
+        ("QuantizeLinear DequantizeLinear", "quantization scales"),
+    )
+    for operator in operators.split()
 }
 """Operators that stay in fp32 wherever they stand, with the reason."""
 
@@ -166,14 +152,10 @@ def reasons_for_fp32(
         if node in on_data
         and any(map(is_float, (*node.inputs, *node.outputs, *bodies.get(node, ()))))
     ]
-    reasons: dict[ir.Node, str] = {}
-    for node in floating:
-        reason = named.get(node) or _reason(node, opset, fmt)
-        if reason is not None:
-            reasons[node] = reason
-    for node in _between(model.graph, floating, reasons, io_is_half):
-        reasons[node] = "it stands between nodes in fp32"
-    return reasons
+    found = {node: named.get(node) or _reason(node, opset, fmt) for node in floating}
+    reasons = {node: reason for node, reason in found.items() if reason is not None}
+    between = _between(model.graph, floating, reasons, io_is_half)
+    return reasons | dict.fromkeys(between, "it stands between nodes in fp32")
 
 
 def _reason(node: ir.Node, opset: int, fmt: HalfFormat) -> str | None:
@@ -280,18 +262,11 @@ def _between(
         return not any(map(is_float, node.outputs))  # it reads whatever there is
 
     def surrounded(node: ir.Node) -> bool:
-        for value in node.inputs:
-            if value is None or not is_float(value) or is_constant(value):
-                continue
-            if not in_fp32(value.producer()):
-                return False
-        for value in node.outputs:
-            if is_float(value):
-                if value in outputs and io_is_half:
-                    return False
-                if not all(in_fp32(reader) for reader in value.consumers()):
-                    return False
-        return True
+        read = [value for value in node.inputs if value and is_float(value)]
+        made = [value for value in node.outputs if is_float(value)]
+        around = [value.producer() for value in read if not is_constant(value)]
+        around += [reader for value in made for reader in value.consumers()]
+        return all(map(in_fp32, around)) and not (io_is_half and outputs.intersection(made))
 
     while outside := {node for node in inside if not surrounded(node)}:
         inside -= outside

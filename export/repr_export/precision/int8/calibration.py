@@ -107,13 +107,6 @@ def folder_calibration(folder: str | Path, preprocessing: PreprocessingInfo) -> 
 
 def _input(path: Path, preprocessing: PreprocessingInfo) -> NDArray[np.float32]:
     try:
-        return preprocess(_pixels(path), preprocessing)
-    except ImageError as error:
-        raise CalibrationError(f"{path}: {error}") from error
-
-
-def _pixels(path: Path) -> NDArray[np.uint8]:
-    try:
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("reading calibration images", "export", "PIL") from error
@@ -121,8 +114,12 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     damage: tuple[Any, ...] = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGB"))
     except damage as error:
         raise CalibrationError(
             f"{path} cannot be read as an image ({first_line(error)}); take it out of the folder"
         ) from error
+    try:
+        return preprocess(pixels, preprocessing)
+    except ImageError as error:
+        raise CalibrationError(f"{path}: {error}") from error

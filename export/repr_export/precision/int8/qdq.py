@@ -25,7 +25,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.graph.values import Names, constant_of, discard_if_unused, float64_of, node_name
+from repr_export.graph.values import (
+    Names,
+    add_initializer,
+    constant_of,
+    discard_if_unused,
+    float64_of,
+    node_name,
+)
 from repr_export.precision.int8.quantizable import residual_operand, weight_axis
 from repr_export.precision.int8.ranges import Ranges
 
@@ -134,13 +141,4 @@ class _Pairs:
         return made.outputs[0]
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        name = self._names.take(name)
-        tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, array, self._names.take(name))

@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from repr_export.errors import GraphError, OptionError, PrecisionError, first_line
 from repr_export.graph.values import constant_of, graph_nodes, is_op, node_name, opset_of
-from repr_export.passes.lift_constants import lift_constants
 from repr_export.passes.remove_unused import remove_unused
+from repr_export.passes.standard import lift_constants
 from repr_export.precision.int8.qdq import insert_qdq
 from repr_export.precision.int8.quantizable import (
     TARGETS,
@@ -59,15 +59,6 @@ class QuantizationReport:
     quantized: tuple[str, ...]
     kept: dict[str, str]
     reduce_range: bool | None
-
-    def __str__(self) -> str:
-        """One sentence for a person."""
-        bits = ", weights of 7 bits: this CPU has no VNNI" if self.reduce_range else ""
-        kept = ", ".join(f"{name} ({reason})" for name, reason in self.kept.items())
-        return (
-            f"{len(self.quantized)} nodes in int8 for {self.target}, ranges by {self.method} on "
-            f"{self.images} images ({self.description}){bits}; kept: {kept or 'none'}"
-        )
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -115,19 +106,15 @@ def quantize(
             f"{', '.join(near)}"
         )
     weighted = [name for name in found.weighted if name not in exclude]
+    kept = found.kept | dict.fromkeys(exclude, "excluded")
     if not weighted:
-        reasons = found.kept | dict.fromkeys(exclude, "excluded")
-        raise PrecisionError(
-            "nothing is left to quantize: "
-            + ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
-        )
+        raise PrecisionError(f"nothing is left to quantize: {_listed(kept)}")
     chosen = set(weighted)
     # An addition in int8 gains nothing where no layer next to it is.
     for node in model.graph:
         name = node_name(node)
         if name in found.additions and name not in exclude:
             chosen |= {name} if residual_operand(node, weighted) is not None else set()
-    kept = found.kept | dict.fromkeys(exclude, "excluded")
     content, reduce_range = _write(model, chosen, ranges, target)
     names = tuple(name for name in (*found.weighted, *found.additions) if name in chosen)
     return Quantized(
@@ -178,12 +165,16 @@ def _prepare(graph: bytes, target: Target) -> tuple[ir.Model, Quantizable]:
     lift_constants(model)
     found = find_quantizable(model, target)
     if not found.weighted:
-        layers = ", ".join(f"{name} ({reason})" for name, reason in found.kept.items())
+        layers = _listed(found.kept) or "no Conv, Gemm or MatMul in it"
         raise PrecisionError(
-            f"the graph has no layer to quantize: {layers or 'no Conv, Gemm or MatMul in it'}; "
-            "int8 needs constant fp32 weights, and keeps the first and last layers"
+            f"the graph has no layer to quantize: {layers}; int8 needs constant fp32 weights, and "
+            "keeps the first and last layers"
         )
     return model, found
+
+
+def _listed(kept: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({reason})" for name, reason in kept.items())
 
 
 def _write(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from repr_export.graph.values import remember_float64, unrounded
 from repr_export.passes import fold_batchnorm
 from repr_export.precision.half.convert import to_half
-from repr_export.precision.half.formats import FORMATS, round_to
+from repr_export.precision.half.formats import FORMATS, Rounding, round_to
 
 
 def test_fp16_weights_are_rounded_once_from_the_float64_fold(graphs: Any) -> None:
@@ -106,9 +106,5 @@ def test_lost_weights_are_counted(graphs: Any) -> None:
     weight = np.array([[1.0, 1e-6], [1e-9, 2.0]], np.float32)
     model = graphs.parse("g (float[N, 2] x) => (float[N, 2] y) { y = Gemm(x, w) }", w=weight)
     report = to_half(model, "fp16")
-    assert (report.weights.values, report.weights.subnormal, report.weights.underflowed) == (
-        4,
-        1,
-        1,
-    )
+    assert report.weights == Rounding(values=4, subnormal=1, underflowed=1)
     assert "1 of 4 weights became 0" in str(report)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx_ir as ir
 import pytest
 from int8_graphs import NET, images, weights
 
@@ -13,7 +12,7 @@ from repr_export.precision.int8.ranges import Ranges, measure_ranges
 
 @pytest.fixture(scope="module")
 def net(graphs: Any) -> bytes:
-    return ir.to_proto(graphs.parse(NET, **weights())).SerializeToString()
+    return graphs.content(NET, **weights())
 
 
 @pytest.fixture(scope="module")

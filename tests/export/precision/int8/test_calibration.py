@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -232,10 +231,11 @@ def test_entropy_agrees_with_the_definition() -> None:
 
 # Ranges of graphs
 
+RELU = "g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"
+
 
 def test_ranges_of_each_method_where_few_values_are_far_out(graphs: Any) -> None:
-    model = graphs.parse("g (float[N,2000] x) => (float[N,2000] y) { y = Relu(x) }")
-    content = ir.to_proto(model).SerializeToString()
+    content = graphs.content("g (float[N,2000] x) => (float[N,2000] y) { y = Relu(x) }")
     values = heavy_tailed(100_000).reshape(50, 2000)
     calibration = CalibrationSet(values, "heavy-tailed")
     measured = {method: measure_ranges(content, calibration, method) for method in METHODS}
@@ -254,11 +254,8 @@ def test_ranges_of_each_method_where_few_values_are_far_out(graphs: Any) -> None
 
 
 def test_ranges_do_not_depend_on_the_batches(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = graphs.parse("g (float[N,4] x) => (float[N,4] y) { h = Tanh(x) y = Neg(h) }")
-    content = ir.to_proto(model).SerializeToString()
-    fixed = ir.to_proto(
-        graphs.parse("g (float[1,4] x) => (float[1,4] y) { h = Tanh(x) y = Neg(h) }")
-    ).SerializeToString()
+    content = graphs.content("g (float[N,4] x) => (float[N,4] y) { h = Tanh(x) y = Neg(h) }")
+    fixed = graphs.content("g (float[1,4] x) => (float[1,4] y) { h = Tanh(x) y = Neg(h) }")
     for method in METHODS:
         expected = measure_ranges(content, noise(), method)
         assert measure_ranges(fixed, noise(), method) == expected
@@ -270,49 +267,47 @@ def test_ranges_do_not_depend_on_the_batches(graphs: Any, monkeypatch: pytest.Mo
 def test_memory_bounds_the_batch(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tensors of 4 floats are 32 bytes an image: of 100 bytes, three images at once."""
     monkeypatch.setattr("repr_export.precision.int8.ranges._BATCH_BYTES", 100)
-    model = graphs.parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     seen: list[tuple[str, int, int]] = []
-    measure_ranges(
-        ir.to_proto(model).SerializeToString(),
-        noise(),
-        "min-max",
-        progress=lambda *args: seen.append(args),
-    )
+    content = graphs.content(RELU)
+    measure_ranges(content, noise(), "min-max", progress=lambda *args: seen.append(args))
     assert [done for _, done, _ in seen] == [3, 6, 9, 12, 15, 18, 20]
     assert {(what, total) for what, _, total in seen} == {("measuring ranges", 20)}
 
 
 def test_only_float_tensors_have_ranges(graphs: Any) -> None:
-    model = graphs.parse(
+    content = graphs.content(
         "g (float[N,4] x) => (float[N,4] y) { s = Shape(x) h = Relu(x) y = Reshape(h, s) }"
     )
-    measured = measure_ranges(ir.to_proto(model).SerializeToString(), noise(), "min-max")
+    measured = measure_ranges(content, noise(), "min-max")
     assert list(measured.tensors) == ["x", "h", "y"]
 
 
 def test_a_tensor_that_overflows_is_named(graphs: Any) -> None:
-    model = graphs.parse("g (float[N,4] x) => (float[N,4] y) { big = Exp(x) y = Relu(big) }")
-    values = np.full((16, 4), 1000, np.float32)
+    content = graphs.content("g (float[N,4] x) => (float[N,4] y) { big = Exp(x) y = Relu(big) }")
+    large = CalibrationSet(np.full((16, 4), 1000, np.float32), "large")
     with pytest.raises(CalibrationError, match="the tensor 'big' overflows"):
-        measure_ranges(ir.to_proto(model).SerializeToString(), CalibrationSet(values, "large"))
+        measure_ranges(content, large)
 
 
 def test_a_method_that_is_none(graphs: Any) -> None:
-    model = graphs.parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     unknown: Any = "median"
     with pytest.raises(OptionError, match="one of min-max, entropy, percentile, got median"):
-        measure_ranges(ir.to_proto(model).SerializeToString(), noise(), unknown)
+        measure_ranges(graphs.content(RELU), noise(), unknown)
 
 
-def test_graphs_that_take_no_images(graphs: Any) -> None:
-    two = graphs.parse("g (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Add(x, z) }")
-    with pytest.raises(GraphError, match=r"one float32 input, .* has x, z"):
-        measure_ranges(ir.to_proto(two).SerializeToString(), noise())
-    other = graphs.parse("g (int64[N,4] x) => (int64[N,4] y) { y = Neg(x) }")
-    with pytest.raises(GraphError, match=r"one float32 input, .* has x"):
-        measure_ranges(ir.to_proto(other).SerializeToString(), noise())
-    fits = graphs.parse("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }")
-    with pytest.raises(GraphError, match="cannot run the graph: "):
-        measure_ranges(ir.to_proto(fits).SerializeToString(), noise())
-    with pytest.raises(GraphError, match="cannot be read"):
-        measure_ranges(b"not a graph", noise())
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "g (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Add(x, z) }",
+            "one float32 input, .* has x, z",
+        ),
+        ("g (int64[N,4] x) => (int64[N,4] y) { y = Neg(x) }", "one float32 input, .* has x"),
+        (RELU.replace("4", "3"), "cannot run the graph: "),
+        ("", "cannot be read"),
+    ],
+)
+def test_graphs_that_take_no_images(graphs: Any, text: str, message: str) -> None:
+    content = graphs.content(text) if text else b"not a graph"
+    with pytest.raises(GraphError, match=message):
+        measure_ranges(content, noise())

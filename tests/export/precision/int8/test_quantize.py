@@ -16,14 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from half_graphs import engine_of
-from int8_graphs import (
-    INNER,
-    NET,
-    images,
-    load,
-    run,
-    weights,
-)
+from int8_graphs import INNER, NET, images, load, run, weights
 
 from repr_export.errors import GraphError, OptionError, PrecisionError
 from repr_export.passes import run_pipeline
@@ -53,7 +46,7 @@ def test_the_int8_graph_computes_nearly_the_same_at_any_batch(
 
 def test_a_fixed_batch_stays_fixed(graphs: Any) -> None:
     text = NET.replace("float[N,", "float[2,")
-    content = ir.to_proto(graphs.parse(text, **weights())).SerializeToString()
+    content = graphs.content(text, **weights())
     measured = measure_ranges(content, images(17), "percentile")
     assert measured.images == 17
     for target in TARGETS:
@@ -85,21 +78,20 @@ def test_the_same_arguments_give_the_same_bytes_and_leave_no_trace(
 
 def test_the_bytes_do_not_depend_on_the_order_of_sets(net: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(net)
-    code = (
-        "import hashlib, sys, pathlib, numpy as np\n"
-        "from repr_export.precision.int8.calibration import CalibrationSet\n"
-        "from repr_export.precision.int8.quantize import quantize\n"
-        "from repr_export.precision.int8.ranges import measure_ranges\n"
-        "net = pathlib.Path(sys.argv[1]).read_bytes()\n"
-        "values = np.random.default_rng(1).normal(size=(24, 3, 8, 8)).astype(np.float32)\n"
-        "ranges = measure_ranges(net, CalibrationSet(values, 'noise'), 'min-max')\n"
-        "for target in ('tensorrt', 'cpu'):\n"
-        "    print(hashlib.sha256(quantize(net, ranges, target=target).graph).hexdigest())\n"
-    )
+    code = """
+import hashlib, sys, pathlib, numpy as np
+from repr_export.precision.int8.calibration import CalibrationSet
+from repr_export.precision.int8.quantize import quantize
+from repr_export.precision.int8.ranges import measure_ranges
+net = pathlib.Path(sys.argv[1]).read_bytes()
+values = np.random.default_rng(1).normal(size=(24, 3, 8, 8)).astype(np.float32)
+ranges = measure_ranges(net, CalibrationSet(values, "noise"), "min-max")
+for target in ("tensorrt", "cpu"):
+    print(hashlib.sha256(quantize(net, ranges, target=target).graph).hexdigest())
+"""
     ranges = measure_ranges(net, images(), "min-max")
-    here = [
-        hashlib.sha256(quantize(net, ranges, target=target).graph).hexdigest() for target in TARGETS
-    ]
+    made = [quantize(net, ranges, target=target).graph for target in TARGETS]
+    here = [hashlib.sha256(graph).hexdigest() for graph in made]
     for seed in ("1", "2"):
         result = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "net.onnx")],
@@ -155,22 +147,23 @@ def test_onnx_runtime_computes_the_cpu_target_in_bytes(graphs: Any, tmp_path: Pa
 # Refusals
 
 
-def test_an_unknown_node_to_exclude_names_the_nearest(net: bytes, ranges: Ranges) -> None:
-    with pytest.raises(PrecisionError, match=r"there is no node 'left3' .* left2"):
-        quantize(net, ranges, target="tensorrt", exclude=["left3"])
-
-
-def test_nothing_left_to_quantize_is_an_error(net: bytes, ranges: Ranges) -> None:
-    with pytest.raises(PrecisionError, match=r"nothing is left to quantize: .*left \(excluded\)"):
-        quantize(net, ranges, target="cpu", exclude=INNER)
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        (["left3"], r"there is no node 'left3' .* left2"),
+        (INNER, r"nothing is left to quantize: .*left \(excluded\)"),
+    ],
+)
+def test_what_cannot_be_excluded(net: bytes, ranges: Ranges, exclude: Any, message: str) -> None:
+    with pytest.raises(PrecisionError, match=message):
+        quantize(net, ranges, target="cpu", exclude=exclude)
 
 
 def test_a_graph_of_first_and_last_layers_is_refused(graphs: Any) -> None:
-    model = graphs.parse(
+    content = graphs.content(
         "g (float[N,4] x) => (float[N,4] y) { [a] h = Gemm(x, w) [b] y = Gemm(h, w) }",
         w=graphs.draw(4, 4),
     )
-    content = ir.to_proto(model).SerializeToString()
     with pytest.raises(PrecisionError, match=r"no layer to quantize: a \(first layer\), b \(last"):
         quantizable(content, "tensorrt")
     model = graphs.parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
@@ -184,15 +177,17 @@ def test_a_target_that_is_none(net: bytes, ranges: Ranges) -> None:
         quantize(net, ranges, target=unknown)
 
 
-def test_a_quantized_graph_is_not_quantized_again(net: bytes, ranges: Ranges) -> None:
+def test_bytes_and_graphs_that_are_not_fp32(net: bytes, ranges: Ranges) -> None:
     for target in TARGETS:
         made = quantize(net, ranges, target=target)
         with pytest.raises(GraphError, match="quantized already; give the fp32 graph"):
             quantize(made.graph, ranges, target=target)
+    with pytest.raises(GraphError, match="cannot be read"):
+        quantize(b"not a graph", ranges, target="tensorrt")
 
 
 def test_an_old_opset_is_refused(graphs: Any, ranges: Ranges) -> None:
-    content = ir.to_proto(graphs.parse(NET, opset=12, **weights())).SerializeToString()
+    content = graphs.content(NET, opset=12, **weights())
     with pytest.raises(GraphError, match=r"need opset 13 or later, the graph has 12; .*--opset 13"):
         quantize(content, ranges, target="tensorrt")
 
@@ -203,8 +198,3 @@ def test_ranges_of_another_graph_are_refused(net: bytes, ranges: Ranges) -> None
     for target in TARGETS:
         with pytest.raises(GraphError, match="no range was measured for lr, x; measure"):
             quantize(net, other, target=target)
-
-
-def test_bytes_that_are_no_graph(ranges: Ranges) -> None:
-    with pytest.raises(GraphError, match="cannot be read"):
-        quantize(b"not a graph", ranges, target="tensorrt")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -46,7 +45,7 @@ def chain(graphs: Any, bad: tuple[int, ...] = (BAD,)) -> bytes:
     lines.append(f"[head] y = Gemm(h{LAYERS}, w_head)")
     weights["w_head"] = rng.normal(size=(WIDTH, CLASSES)).astype(np.float32)
     text = f"g (float[N,8] x) => (float[N,{CLASSES}] y) {{ {' '.join(lines)} }}"
-    return ir.to_proto(graphs.parse(text, **weights)).SerializeToString()
+    return graphs.content(text, **weights)
 
 
 def images(count: int, seed: int) -> CalibrationSet:
@@ -72,18 +71,16 @@ def agreement(graph: bytes) -> Callable[[bytes], float]:
     return lambda other: float(((logits(other, inputs) - mean).argmax(1) == labels).mean())
 
 
-def measured(graph: bytes) -> tuple[Ranges, CalibrationSet]:
+def measured(graph: bytes) -> tuple[bytes, Ranges, CalibrationSet]:
+    """What :func:`scan` and :func:`bisect` begin with."""
     calibration = images(64, 4)
-    return measure_ranges(graph, calibration, "min-max"), calibration
+    return graph, measure_ranges(graph, calibration, "min-max"), calibration
 
 
 def test_the_scan_ranks_the_planted_layer_first(graphs: Any) -> None:
-    graph = chain(graphs)
-    ranges, calibration = measured(graph)
+    graph, *_ = given = measured(chain(graphs))
     seen: list[tuple[str, int, int]] = []
-    rows = scan(
-        graph, ranges, calibration, target="tensorrt", progress=lambda *args: seen.append(args)
-    )
+    rows = scan(*given, target="tensorrt", progress=lambda *args: seen.append(args))
     assert rows[0].node == f"layer{BAD}"
     assert sorted(row.node for row in rows) == sorted(quantizable(graph, "tensorrt").weighted)
     assert rows[0].sqnr_db < 10
@@ -91,18 +88,17 @@ def test_the_scan_ranks_the_planted_layer_first(graphs: Any) -> None:
     assert [row.sqnr_db for row in rows] == sorted(row.sqnr_db for row in rows)
     assert {row.multiply_adds for row in rows} == {WIDTH * WIDTH}
     assert seen == [("quantizing one node at a time", i + 1, LAYERS) for i in range(LAYERS)]
-    assert scan(graph, ranges, calibration, target="tensorrt") == rows
+    assert scan(*given, target="tensorrt") == rows
 
 
 def test_the_ratio_is_the_signal_over_the_change(graphs: Any) -> None:
     """One layer that int8 represents exactly is infinitely good; another by hand."""
     eye = np.eye(4, dtype=np.float32)
-    model = graphs.parse(
+    graph = graphs.content(
         """g (float[N,4] x) => (float[N,4] y) {
             [a] h = Gemm(x, w) [b] i = Gemm(h, w) [c] y = Gemm(i, w) }""",
         w=eye,
     )
-    graph = ir.to_proto(model).SerializeToString()
     whole = np.random.default_rng(0).integers(-127, 128, (32, 4)).astype(np.float32)
     whole[0, 0] = 127  # so the scale is 1
     calibration = CalibrationSet(whole, "whole numbers")
@@ -119,10 +115,9 @@ def test_the_ratio_is_the_signal_over_the_change(graphs: Any) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_bisecting_finds_the_planted_layer(graphs: Any, target: Any) -> None:
-    graph = chain(graphs)
-    ranges, calibration = measured(graph)
+    graph, *_ = given = measured(chain(graphs))
     evaluate = agreement(graph)
-    found = bisect(graph, ranges, calibration, evaluate, target=target, reference=1.0, max_drop=8.0)
+    found = bisect(*given, evaluate, target=target, reference=1.0, max_drop=8.0)
     # On CPUs the layer before writes its output in bytes, and so has to be kept with it.
     expected = {f"layer{BAD}"} if target == "tensorrt" else {f"layer{BAD}", f"layer{BAD - 1}"}
     assert set(found.keep) == expected
@@ -137,27 +132,21 @@ def test_bisecting_finds_the_planted_layer(graphs: Any, target: Any) -> None:
 
 
 def test_no_member_of_the_result_can_be_left_out(graphs: Any) -> None:
-    graph = chain(graphs, bad=(2, 5))
-    ranges, calibration = measured(graph)
+    graph, *_ = given = measured(chain(graphs, bad=(2, 5)))
     evaluate = agreement(graph)
-    found = bisect(
-        graph, ranges, calibration, evaluate, target="tensorrt", reference=1.0, max_drop=8.0
-    )
+    found = bisect(*given, evaluate, target="tensorrt", reference=1.0, max_drop=8.0)
     assert set(found.keep) == {"layer2", "layer5"}
 
 
 def test_a_harmless_network_keeps_nothing_and_is_measured_once(graphs: Any) -> None:
-    graph = chain(graphs, bad=())
-    ranges, calibration = measured(graph)
+    given = measured(chain(graphs, bad=()))
     calls: list[bytes] = []
 
     def evaluate(made: bytes) -> float:
         calls.append(made)
         return 0.995
 
-    found = bisect(
-        graph, ranges, calibration, evaluate, target="tensorrt", reference=1.0, max_drop=0.5
-    )
+    found = bisect(*given, evaluate, target="tensorrt", reference=1.0, max_drop=0.5)
     assert found.keep == ()
     assert found.kept_share == 0
     assert found.evaluations == len(calls) == 1
@@ -166,9 +155,8 @@ def test_a_harmless_network_keeps_nothing_and_is_measured_once(graphs: Any) -> N
 
 def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
     """The accuracy hangs on one layer that the scan ranks last: all before it are let go."""
-    graph = chain(graphs, bad=())
-    ranges, calibration = measured(graph)
-    last = scan(graph, ranges, calibration, target="tensorrt")[-2].node
+    given = measured(chain(graphs, bad=()))
+    last = scan(*given, target="tensorrt")[-2].node
 
     def evaluate(made: bytes) -> float:
         node = next(
@@ -178,9 +166,7 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
 
     seen: list[str] = []
     found = bisect(
-        graph,
-        ranges,
-        calibration,
+        *given,
         evaluate,
         target="tensorrt",
         reference=0.9,
@@ -194,13 +180,10 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
 
 
 def test_a_bound_that_no_set_reaches_is_an_error(graphs: Any) -> None:
-    graph = chain(graphs, bad=())
-    ranges, calibration = measured(graph)
+    given = measured(chain(graphs, bad=()))
     with pytest.raises(PrecisionError, match=r"alone in int8 .* 20\.00 points .* allowed are 0\.5"):
         bisect(
-            graph,
-            ranges,
-            calibration,
+            *given,
             lambda _: 0.7,
             target="tensorrt",
             reference=0.9,
@@ -209,9 +192,6 @@ def test_a_bound_that_no_set_reaches_is_an_error(graphs: Any) -> None:
 
 
 def test_an_accuracy_in_percent_is_refused(graphs: Any) -> None:
-    graph = chain(graphs, bad=())
-    ranges, calibration = measured(graph)
+    given = measured(chain(graphs, bad=()))
     with pytest.raises(PrecisionError, match=r"must lie in 0\.\.1, got 91"):
-        bisect(
-            graph, ranges, calibration, lambda _: 91.0, target="cpu", reference=0.9, max_drop=0.5
-        )
+        bisect(*given, lambda _: 91.0, target="cpu", reference=0.9, max_drop=0.5)
