@@ -14,11 +14,7 @@ from repr_runtime.artifact.reading import read_consistently, read_file, read_man
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import GOALS, Setting, resolve
-from repr_runtime.errors import (
-    DeviceUnavailableError,
-    ExternalDataError,
-    PrecisionNotFoundError,
-)
+from repr_runtime.errors import DeviceUnavailableError, ExternalDataError, PrecisionNotFoundError
 from repr_runtime.machine import usable_cores
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")

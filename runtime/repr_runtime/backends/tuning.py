@@ -68,9 +68,8 @@ class Setting:
     def __str__(self) -> str:
         threads = "a thread a core" if self.threads is None else _count(self.threads, "thread")
         parts = [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
-        parts += ["no spinning"] if not self.spinning else []
-        parts += ["no arena"] if not self.arena else []
-        parts += ["no memory pattern"] if not self.memory_pattern else []
+        for name in ("spinning", "arena", "memory_pattern"):
+            parts += [] if getattr(self, name) else [f"no {name.replace('_', ' ')}"]
         parts += [f"{self.optimization} optimization"] if self.optimization != "all" else []
         parts += [f"batch {self.batch}"] if self.batch is not None else []
         return ", ".join(parts)
@@ -107,14 +106,12 @@ def this_machine(onnxruntime: str) -> Machine:
     )
 
 
-def tuning_folder() -> Path:
-    """Where tunings are kept, in the user's cache. Raises ``OSError`` where there is no home."""
-    return cache_folder() / "tuning"
-
-
 def tuning_path(graph_sha256: str, machine: Machine) -> Path:
-    """Where the tuning of that graph on that machine lies, or would lie."""
-    return tuning_folder() / f"{graph_sha256[:16]}-{machine.key}.json"
+    """Where the tuning of that graph on that machine lies, or would lie, in the user's cache.
+
+    Raises ``OSError`` where there is no home for one.
+    """
+    return cache_folder() / "tuning" / f"{graph_sha256[:16]}-{machine.key}.json"
 
 
 def resolve(
@@ -190,7 +187,7 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
 
 def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
-    for path in sorted(tuning_folder().glob(f"{graph_sha256[:16]}-*.json")):
+    for path in sorted((cache_folder() / "tuning").glob(f"{graph_sha256[:16]}-*.json")):
         try:
             other: Machine = decode(
                 Machine, _load(path, graph_sha256).get("machine"), "its machine"

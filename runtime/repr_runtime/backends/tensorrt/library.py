@@ -8,12 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from repr_runtime.backends.tensorrt.messages import (
-    Messages,
-    first_sentence,
-    listen,
-    logger,
-)
+from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
 from repr_runtime.errors import (
     BackendError,
     EngineLoadError,
