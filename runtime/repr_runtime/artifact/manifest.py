@@ -164,10 +164,6 @@ class Manifest:
         """The file at that path, or None."""
         return next((entry for entry in self.files if entry.path == path), None)
 
-    def with_role(self, role: str) -> FileEntry | None:
-        """The first file of that role, or None."""
-        return next((entry for entry in self.files if entry.role == role), None)
-
     def to_bytes(self) -> bytes:
         """The sealed content of ``manifest.json``."""
         body = {"sha256": UNSEALED.decode(), "schema": self.schema, **asdict(self)}

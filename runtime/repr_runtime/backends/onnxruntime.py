@@ -105,7 +105,10 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if setting is not None:
             _apply(setting, options, ort)
-        providers = _providers(device, gpu)
+        providers = [
+            (name, chosen if name == _CPU[0] else {**chosen, "device_id": str(gpu)})
+            for name, chosen in _PROVIDERS[device]
+        ]
         try:
             self.session = ort.InferenceSession(graph, options, providers=providers)
             if single_thread_batch:
@@ -219,13 +222,6 @@ def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
 
 def _closed(*_: Any) -> Any:
     raise SessionClosedError("the session was closed by another thread; load the artifact again")
-
-
-def _providers(device: str, gpu: int) -> list[tuple[str, dict[str, str]]]:
-    return [
-        (name, options if name == _CPU[0] else {**options, "device_id": str(gpu)})
-        for name, options in _PROVIDERS[device]
-    ]
 
 
 def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:

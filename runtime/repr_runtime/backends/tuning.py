@@ -66,7 +66,9 @@ class Setting:
             )
 
     def __str__(self) -> str:
-        threads = "a thread a core" if self.threads is None else _count(self.threads, "thread")
+        threads = {None: "a thread a core", 1: "1 thread"}.get(
+            self.threads, f"{self.threads} threads"
+        )
         parts = [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
         for name in ("spinning", "arena", "memory_pattern"):
             parts += [] if getattr(self, name) else [f"no {name.replace('_', ' ')}"]
@@ -213,7 +215,3 @@ def _load(path: Path, graph_sha256: str) -> dict[str, Any]:
     if not isinstance(body.get("goals"), dict):
         raise ValueError(f"{path} is damaged (it has no goals); tune it again: {_HINT}")
     return body
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

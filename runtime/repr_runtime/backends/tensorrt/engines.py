@@ -79,24 +79,20 @@ def _open(subject: Subject, options: TensorRTOptions) -> TensorRTBackend:
 
 
 def _listed(subject: Subject, content: bytes, path: Path) -> EngineFile:
-    """An engine whose content the manifest vouches for."""
+    """An engine whose content the manifest vouches for, and the weights that it lacks, if any."""
+    graph = None
+    if subject.info.options.get("refit_before_use"):
+        entry = subject.manifest.graph(subject.info.precision, "tensorrt")
+        assert entry is not None, "a fresh engine has its graph"
+        graph = read_file(subject.root, entry)
     return EngineFile(
         content=content,
         path=path,
         sha256=subject.file.sha256,
         rebuild=subject.rebuild,
-        graph=_weights(subject),
+        graph=graph,
         host_code=bool(subject.info.options.get("version_compatible")),
     )
-
-
-def _weights(subject: Subject) -> bytes | None:
-    """The graph with the weights that the engine lacks; None if it has them."""
-    if not subject.info.options.get("refit_before_use"):
-        return None
-    graph = subject.manifest.graph(subject.info.precision, "tensorrt")
-    assert graph is not None, "a fresh engine has its graph"
-    return read_file(subject.root, graph)
 
 
 def open_engine_file(
@@ -156,15 +152,3 @@ def _open_content(
 
 def _title(backend: TensorRTBackend) -> str:
     return f"{backend.library.title} on {backend.device}"
-
-
-def attempt(
-    root: Path, manifest: Manifest, precision: str, options: TensorRTOptions
-) -> tuple[TensorRTBackend, str] | str:
-    """``open_engine``, or where it raises, the reason as a sentence, for ``device="auto"``."""
-    if not engines_of(manifest, precision):
-        return f"the artifact has no {precision} engine"
-    try:
-        return open_engine(root, manifest, precision, options)
-    except ReproError as error:
-        return str(error)
