@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 
 from repr_runtime.artifact.manifest import (
     Manifest,
@@ -26,25 +27,6 @@ from repr_runtime.artifact.writing import write_artifact
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Sequence[int | str]],
-    outputs: Mapping[str, Sequence[int | str]],
-    initializers: Sequence[onnx.TensorProto] = (),
-) -> bytes:
-    """An ONNX file of float32 inputs and outputs."""
-    infos = [
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in kind.items()]
-        for kind in (inputs, outputs)
-    ]
-    graph = helper.make_graph(list(nodes), "tiny", *infos, initializer=list(initializers))
-    opset = helper.make_opsetid("", 20)
-    content: bytes = helper.make_model(
-        graph, opset_imports=[opset], ir_version=10
-    ).SerializeToString()
-    return content
 
 
 class Tiny:
@@ -72,7 +54,7 @@ class Tiny:
             ],
             {"input": (batch, 3, 4, 4)},
             {"logits": (batch, 5)},
-            [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+            {"weight": weight, "bias": bias},
         )
 
     def golden(self, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -133,14 +115,9 @@ class Tiny:
             tuple(TensorSpec(name, "float32", tuple(shape)) for name, shape in kind.items())
             for kind in (inputs, outputs)
         ]
-        fields: dict[str, Any] = {
-            "graph": model_of(nodes, inputs, outputs),
-            "inputs": specs[0],
-            "outputs": specs[1],
-            "labels": None,
-            "preprocessing": None,
-        }
-        return self.write(folder, **(fields | choices))
+        fields: dict[str, Any] = {"labels": None, "preprocessing": None, **choices}
+        graph = model_of(nodes, inputs, outputs)
+        return self.write(folder, graph=graph, inputs=specs[0], outputs=specs[1], **fields)
 
 
 @pytest.fixture(scope="session")
