@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from repr_runtime.decoding import decode
+from repr_runtime.decoding import DecodingError, decode
 from repr_runtime.files import cache_folder, replace_file
 from repr_runtime.machine import cpu_name, usable_cores
 
@@ -150,7 +150,7 @@ def store(
     path = tuning_path(graph_sha256, machine)
     goals: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):  # replaced, if damaged
-        goals = dict(_load(path, graph_sha256)["goals"])
+        goals = _load(path, graph_sha256)[1]
     goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
     body = {
         "schema": SCHEMA,
@@ -166,22 +166,16 @@ def store(
 def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
     path = tuning_path(graph_sha256, machine)
     try:
-        body = _load(path, graph_sha256)
+        made_on, goals = _load(path, graph_sha256)
     except FileNotFoundError:
         raise ValueError(_why_none(goal, graph_sha256, machine)) from None
     again = f"tune it again: {_HINT} {goal}"
-    try:
-        made_on: Machine = decode(Machine, body.get("machine"), "its machine")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {again}") from error
     if made_on != machine:
         raise ValueError(f"{path} is another machine's; {again}")
-    if goal not in body["goals"]:
-        raise ValueError(
-            f"this graph is tuned for {', '.join(body['goals'])} alone; {_HINT} {goal}"
-        )
+    if goal not in goals:
+        raise ValueError(f"this graph is tuned for {', '.join(goals)} alone; {_HINT} {goal}")
     try:
-        setting: Setting = decode(Setting, body["goals"][goal]["setting"], "its setting")
+        setting: Setting = decode(Setting, goals[goal]["setting"], "its setting")
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error
     return setting
@@ -191,27 +185,25 @@ def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
     for path in sorted((cache_folder() / "tuning").glob(f"{graph_sha256[:16]}-*.json")):
         try:
-            other: Machine = decode(
-                Machine, _load(path, graph_sha256).get("machine"), "its machine"
-            )
+            other, _ = _load(path, graph_sha256)
         except (OSError, ValueError, RecursionError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
     return f"this graph was never tuned here; {_HINT} {goal}"
 
 
-def _load(path: Path, graph_sha256: str) -> dict[str, Any]:
-    """What the file holds, so far as its schema and its graph go."""
+def _load(path: Path, graph_sha256: str) -> tuple[Machine, dict[str, Any]]:
+    """Of which machine the file is, and what it holds for each goal, unchecked."""
     with path.open("rb") as stream:
         content = stream.read(_LIMIT + 1)
+    again = f"tune it again: {_HINT}"
     try:
         body = json.loads(content.decode("utf-8")) if len(content) <= _LIMIT else None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); tune it again: {_HINT}") from error
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is of another version; tune it again: {_HINT}")
-    if body.get("graph_sha256") != graph_sha256:
-        raise ValueError(f"{path} is of another graph; tune it again: {_HINT}")
-    if not isinstance(body.get("goals"), dict):
-        raise ValueError(f"{path} is damaged (it has no goals); tune it again: {_HINT}")
-    return body
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is of another version; {again}")
+        if body.get("graph_sha256") != graph_sha256:
+            raise ValueError(f"{path} is of another graph; {again}")
+        goals = decode(Mapping[str, Any], body.get("goals"), "its goals")
+        return decode(Machine, body.get("machine"), "its machine"), goals
+    except (DecodingError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error
