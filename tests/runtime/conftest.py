@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from repr_runtime.artifact.manifest import (
 )
 from repr_runtime.artifact.reading import describe_file
 from repr_runtime.artifact.writing import write_artifact
+from repr_runtime.cli import main
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -128,6 +129,16 @@ def tiny() -> Tiny:
 @pytest.fixture
 def artifact(tiny: Tiny, tmp_path: Path) -> Path:
     return tiny.write(tmp_path / "tiny")
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`repr-inspect`: its exit status and what it shows."""
+
+    def inspect(*arguments: object) -> tuple[int, str]:
+        return main([*map(str, arguments)]), capsys.readouterr().out
+
+    return inspect
 
 
 @pytest.fixture(scope="session")

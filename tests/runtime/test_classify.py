@@ -68,17 +68,6 @@ def test_equal_scores_keep_the_order_of_classes_and_large_ones_do_not_overflow(
     assert [p for _, _, p in prediction.top] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
 
 
-def test_a_graph_of_a_fixed_batch_gives_the_same(tiny: Any, tmp_path: Path) -> None:
-    free, fixed = tiny.write(tmp_path / "free"), tiny.write(tmp_path / "fixed", batch=4)
-    with load(free, device="cpu") as one, load(fixed, device="cpu") as other:
-        for count in (1, 3, 4, 5, 8):
-            images = images_of(count)
-            for a, b in zip(one.classify(images), other.classify(images), strict=True):
-                assert [t[:2] for t in a.top] == [t[:2] for t in b.top]
-                assert [t[2] for t in a.top] == pytest.approx([t[2] for t in b.top], rel=1e-5)
-        assert other.self_test().samples == 3
-
-
 def test_what_the_manifest_must_say_for_it(tiny: Any, tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "a", labels=None)
     with load(path, device="cpu") as session:

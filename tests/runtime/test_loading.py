@@ -84,3 +84,5 @@ def test_any_number_of_samples_on_a_graph_of_a_fixed_batch(tiny: Any, tmp_path: 
             x = tiny.inputs(count)
             logits = session.run_all({"input": x})["logits"]
             np.testing.assert_allclose(logits, tiny.logits(x), rtol=1e-4, atol=1e-5)
+        assert session.self_test().samples == 3
+        assert len(session.classify(np.zeros((5, 9, 7, 3), np.uint8))) == 5

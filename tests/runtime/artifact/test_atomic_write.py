@@ -246,18 +246,6 @@ def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
         assert bias_of(session) == tiny.parameters(0)[1][0]
 
 
-def test_the_system_swaps_folders_here(tmp_path: Path) -> None:
-    if sys.platform not in ("linux", "darwin"):
-        assert not artifact_module._exchange(tmp_path, tmp_path)
-        return
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    assert artifact_module._exchange(tmp_path / "a", tmp_path / "b")
-    assert os.listdir(tmp_path / "a") == ["b"]
-    assert not artifact_module._exchange(tmp_path / "a", tmp_path / "none")
-
-
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no atomic swap there")
 def test_where_folders_can_be_swapped_there_is_never_none(
     tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch

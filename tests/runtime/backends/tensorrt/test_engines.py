@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from repr_runtime import TensorRTOptions, load
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import Edition
-from repr_runtime.cli import main
 from repr_runtime.errors import (
     AlteredFileError,
     EngineLoadError,
@@ -193,13 +193,13 @@ def test_code_for_the_cpu_is_let_in_only_where_the_engine_says_so(place: Place) 
 
 
 def test_inspect_says_what_an_engine_needs(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", compute_capabilities=("8.9",))
     place.gpu()
     place.modules["tensorrt"] = None
-    assert main([str(path), "--device", "cpu"]) == 0  # it runs, if not as an engine
-    shown = capsys.readouterr().out
+    status, shown = inspect(path, "--device", "cpu")
+    assert status == 0  # it runs, if not as an engine
     for part in (
         f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
         f"needs an NVIDIA GPU of compute capability 8.9, and ",
@@ -208,21 +208,18 @@ def test_inspect_says_what_an_engine_needs(
         "This artifact will run here.",
     ):
         assert part in shown
-    assert main([str(path), "--device", "cpu", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(inspect(path, "--device", "cpu", "--json")[1])
     assert set(report["engines"]) == {PATH, RTX_PATH}
     assert [c["name"] for c in report["engines"][PATH] if not c["passed"]] == ["GPU", "library"]
-    assert main([str(path), "--device", "tensorrt"]) == 1
+    assert inspect(path, "--device", "tensorrt")[0] == 1
 
 
 def test_inspect_says_that_an_engine_runs_and_what_several_lack(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", options={})
-    assert main([str(path)]) == 0
-    assert f"engine    {RTX_PATH} runs here\n" in capsys.readouterr().out
+    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
     place.gpu()
     place.patch.setattr(Edition, "cuda_major", 13)
-    main([str(path), "--device", "cpu"])
     told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
-    assert told in capsys.readouterr().out
+    assert told in inspect(path, "--device", "cpu")[1]
