@@ -8,7 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,6 @@ class Subject:
     info: EngineInfo
     gpu: int = 0
     batch: int | None = None
-    _library: list[Library] = field(default_factory=list)
 
     @property
     def edition(self) -> Edition:
@@ -70,12 +70,10 @@ class Subject:
             )
         return found
 
-    @property
+    @cached_property
     def library(self) -> Library:
         """The library that runs it, imported at the first question that needs it."""
-        if not self._library:
-            self._library.append(open_library(self.edition))
-        return self._library[0]
+        return open_library(self.edition)
 
     @property
     def rebuild(self) -> str:
@@ -123,16 +121,6 @@ def _file(subject: Subject) -> str:
     return f"{subject.file.bytes / 1e6:.1f} MB, as exported"
 
 
-def _precision(subject: Subject) -> str:
-    info = subject.info
-    kept = "; TF32 in fp32 layers" if info.options.get("tf32") else ""
-    return f"{info.precision}{kept}"
-
-
-def _library(subject: Subject) -> str:
-    return f"{subject.library.title} is installed"
-
-
 def _version(subject: Subject) -> str:
     info, installed = subject.info, subject.library.version
     built, here = _numbers(info.version), _numbers(installed)
@@ -159,10 +147,6 @@ def _system(subject: Subject) -> str:
             f"{subject.rebuild}"
         )
     return here
-
-
-def _device(subject: Subject) -> str:
-    return subject.device.name
 
 
 def _driver(subject: Subject) -> str:
@@ -239,13 +223,18 @@ def _memory(subject: Subject) -> str:
 
 
 QUESTIONS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
-    ("precision", _precision),
+    (
+        "precision",
+        lambda s: (
+            s.info.precision + ("; TF32 in fp32 layers" if s.info.options.get("tf32") else "")
+        ),
+    ),
     ("graph", require_fresh),
     ("file", _file),
     ("batch", _batch),
     ("system", _system),
-    ("GPU", _device),
-    ("library", _library),
+    ("GPU", lambda s: s.device.name),
+    ("library", lambda s: f"{s.library.title} is installed"),
     ("version", _version),
     ("driver", _driver),
     ("compute capability", _capability),

@@ -57,8 +57,12 @@ def open_engine(
         )
     failures: list[str] = []
     for info in found:
+        subject = Subject(root, manifest, info, options.gpu)
         try:
-            backend = _open(Subject(root, manifest, info, options.gpu), options)
+            require_runnable(subject)
+            content = read_file(root, subject.file)  # the bytes that run are those hashed
+            file = _listed(subject, content, root / info.path)
+            backend = TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
         except ReproError as error:
             if info is found[-1]:
                 if failures:
@@ -67,15 +71,8 @@ def open_engine(
             failures.append(f"{info.path}: {error}")
             continue
         before = f"; not {'; not '.join(failures)}" if failures else ""
-        return backend, f"{_title(backend)}, engine {info.path}{before}"
+        return backend, f"{backend.library.title} on {backend.device}, engine {info.path}{before}"
     raise AssertionError("the last engine returns or raises")
-
-
-def _open(subject: Subject, options: TensorRTOptions) -> TensorRTBackend:
-    require_runnable(subject)
-    content = read_file(subject.root, subject.file)  # the bytes that run are those hashed
-    file = _listed(subject, content, subject.root / subject.info.path)
-    return TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
 
 
 def _listed(subject: Subject, content: bytes, path: Path) -> EngineFile:
@@ -147,8 +144,5 @@ def _open_content(
 ) -> tuple[TensorRTBackend, str]:
     library = open_library(edition_of(file.content))
     backend = TensorRTBackend(file, library, open_cuda(options.gpu), options)
-    return backend, f"{_title(backend)}, engine {file.path}{remark}, as asked for"
-
-
-def _title(backend: TensorRTBackend) -> str:
-    return f"{backend.library.title} on {backend.device}"
+    where = f"{library.title} on {backend.device}"
+    return backend, f"{where}, engine {file.path}{remark}, as asked for"
