@@ -69,9 +69,14 @@ class Tiny:
         batch: int | str = "batch",
         graph: bytes | None = None,
         golden: dict[str, NDArray[Any]] | bytes | None = None,
+        more: Mapping[str, tuple[Any, ...]] | None = None,
         **changes: Any,
     ) -> tuple[Manifest, dict[str, bytes]]:
-        """A manifest, with ``changes`` to its fields, and the files that it lists."""
+        """A manifest, with ``changes`` to its fields, and the files that it lists.
+
+        ``more`` are further files by path: content, role and, where there is one, precision and
+        target.
+        """
         if not isinstance(golden, bytes):
             stream = io.BytesIO()
             arrays: dict[str, Any] = self.golden(seed) if golden is None else golden
@@ -81,6 +86,7 @@ class Tiny:
             "model.onnx": self.graph(seed, batch) if graph is None else graph,
             "golden.npz": golden,
         }
+        further = (more or {}).items()
         manifest = Manifest(
             network=NetworkInfo("tiny", "linear", None, 245, 240, "onnx"),
             weights=WeightsInfo("random", f"seed {seed}", None, {}),
@@ -91,11 +97,12 @@ class Tiny:
             files=(
                 describe_file("model.onnx", files["model.onnx"], "graph", "fp32"),
                 describe_file("golden.npz", files["golden.npz"], "golden"),
+                *(describe_file(path, *described) for path, described in further),
             ),
             receipts={"golden": {"tolerance": {"logits": 1e-4}}},
             versions={"repr-deploy": "0"},
         )
-        return replace(manifest, **changes), files
+        return replace(manifest, **changes), files | {path: each[0] for path, each in further}
 
     def write(self, folder: Path, **choices: Any) -> Path:
         """An artifact in ``folder``; ``choices`` are those of :meth:`parts`."""

@@ -10,7 +10,6 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from onnx_bytes import model_of
 
 from repr_runtime import Session, TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
@@ -99,7 +96,10 @@ def engine_artifact(
     path = f"engines/fp32.{edition.name}.engine"
     x = batch(5)
     logits = ort.OnnxRuntimeBackend(graph, "cpu", 2).run({"input": x})[0]
-    manifest, files = tiny.parts(
+    folder = tmp_path_factory.mktemp("engines") / edition.name
+    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
+    return tiny.write(
+        folder,
         graph=graph,
         golden={"input.input": x, "output.logits": logits},
         inputs=(TensorSpec("input", "float32", ("n", *SHAPE)),),
@@ -107,17 +107,9 @@ def engine_artifact(
         labels=None,
         preprocessing=None,
         receipts={"golden": {"tolerance": {"logits": 1e-3}}},
-    )
-    files[path] = built.content
-    manifest = replace(
-        manifest,
-        files=(*manifest.files, describe_file(path, built.content, "engine", "fp32")),
+        more={path: (built.content, "engine", "fp32")},
         engines=(built.to_engine_info(path, "fp32"),),
     )
-    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
-    folder = tmp_path_factory.mktemp("engines") / edition.name
-    write_artifact(folder, manifest, files)
-    return folder
 
 
 @pytest.fixture

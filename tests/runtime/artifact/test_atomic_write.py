@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,9 @@ def versions(tiny: Any, tmp_path: Path) -> Path:
     folder = tmp_path / "versions"
     for seed in range(3):
         tiny.write(folder / str(seed), seed=seed, versions={"seed": str(seed)})
-    manifest, files = tiny.parts(seed=3, versions={"seed": "3"})
-    extra = {f"engines/{i}.engine": np.random.default_rng(i).bytes(50_000) for i in range(4)}
-    entries = tuple(describe_file(name, extra[name], "engine") for name in extra)
-    write_artifact(
-        folder / "3", replace(manifest, files=manifest.files + entries), {**files, **extra}
-    )
+    noise = [np.random.default_rng(i).bytes(50_000) for i in range(4)]
+    more = {f"engines/{i}.engine": (content, "engine") for i, content in enumerate(noise)}
+    tiny.write(folder / "3", seed=3, versions={"seed": "3"}, more=more)
     return folder
 
 

@@ -20,8 +20,6 @@ from onnx_bytes import model_of
 
 from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import EngineInfo, Manifest, ProfileInfo
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
 from repr_runtime.backends.tensorrt.library import Edition, Library
@@ -87,25 +85,15 @@ class Place:
         golden = {"input.input": self.tiny.inputs(3)}
         golden["output.logits"] = expected(golden["input.input"])
         graph = summing_graph()
-        manifest, files = self.tiny.parts(graph=graph, golden=golden)
-        infos = []
+        infos, more = [], {}
         for library in libraries:
-            path = f"engines/fp32.{library}.engine"
-            files[path] = content or engine_bytes(
-                rtx=library == "tensorrt-rtx", version=VERSIONS[library]
-            )
-            infos.append(engine_info(path, library, VERSIONS[library], graph, **changes))
-        roles = {"model.onnx": "graph", "golden.npz": "golden"}
-        manifest = replace(
-            manifest,
-            network=replace(manifest.network, source="registry"),
-            files=tuple(
-                describe_file(p, c, roles.get(p, "engine"), "fp32") for p, c in files.items()
-            ),
-            engines=tuple(infos),
-        )
-        write_artifact(self.folder, manifest, files)
-        return self.folder
+            path, version = f"engines/fp32.{library}.engine", VERSIONS[library]
+            made = content or engine_bytes(rtx=library == "tensorrt-rtx", version=version)
+            more[path] = (made, "engine", "fp32")
+            infos.append(engine_info(path, library, version, graph, **changes))
+        network = replace(self.tiny.parts()[0].network, source="registry")
+        choices = {"graph": graph, "golden": golden, "more": more, "network": network}
+        return self.tiny.write(self.folder, **choices, engines=tuple(infos))
 
     def manifest(self) -> Manifest:
         return read_manifest(self.folder)
