@@ -81,33 +81,18 @@ def test_an_input_may_have_any_name(tiny: Any, tmp_path: Path, name: str) -> Non
         assert session.run(**{name: LEFT})["y"].shape == (3, 2)
 
 
+AS_ARRAY = ("expected a numpy array", "np.asarray(x, np.float32)")
+AS_FLOAT32 = ("expected float32", "x.astype(np.float32)")
+DTYPES = ("float64", "float16", "uint8", ">f4", "object", "complex64")
+NO_BATCH = ("(3, 4, 4)", "expected (batch, 3, 4, 4)", "batch dimension too: x[None]")
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "parts"),
     [
-        *(
-            (
-                value,
-                InputTypeError,
-                (
-                    f"is {type(value).__name__}",
-                    "expected a numpy array",
-                    "np.asarray(x, np.float32)",
-                ),
-            )
-            for value in (None, [[1.0]], 3.0, "x")
-        ),
-        *(
-            (
-                X.astype(dtype),
-                InputDtypeError,
-                (f"is {np.dtype(dtype)}", "expected float32", "x.astype(np.float32)"),
-            )
-            for dtype in ("float64", "float16", "uint8", ">f4", "object", "complex64")
-        ),
-        (
-            *(X[0], InputShapeError),
-            ("(3, 4, 4)", "expected (batch, 3, 4, 4)", "batch dimension too: x[None]"),
-        ),
+        *((x, InputTypeError, (f"is {type(x).__name__}", *AS_ARRAY)) for x in (None, [[1.0]], "x")),
+        *((X.astype(d), InputDtypeError, (f"is {np.dtype(d)}", *AS_FLOAT32)) for d in DTYPES),
+        (X[0], InputShapeError, NO_BATCH),
         (X[:, :2], InputShapeError, ("(2, 2, 4, 4)", "(batch, 3, 4, 4)")),
         (X[..., None], InputShapeError, ("(2, 3, 4, 4, 1)",)),
         (X.transpose(0, 2, 3, 1), InputShapeError, ("(2, 4, 4, 3)",)),

@@ -121,6 +121,11 @@ def _file(subject: Subject) -> str:
     return f"{subject.file.bytes / 1e6:.1f} MB, as exported"
 
 
+def _precision(subject: Subject) -> str:
+    kept = "; TF32 in fp32 layers" if subject.info.options.get("tf32") else ""
+    return f"{subject.info.precision}{kept}"
+
+
 def _version(subject: Subject) -> str:
     info, installed = subject.info, subject.library.version
     built, here = _numbers(info.version), _numbers(installed)
@@ -223,12 +228,7 @@ def _memory(subject: Subject) -> str:
 
 
 QUESTIONS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
-    (
-        "precision",
-        lambda s: (
-            s.info.precision + ("; TF32 in fp32 layers" if s.info.options.get("tf32") else "")
-        ),
-    ),
+    ("precision", _precision),
     ("graph", require_fresh),
     ("file", _file),
     ("batch", _batch),
