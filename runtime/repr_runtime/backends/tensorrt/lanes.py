@@ -39,11 +39,7 @@ class Lanes:
         try:
             yield
         finally:
-            with self._changed:
-                self._users -= 1
-                last = self._closed and self._users == 0
-            if last:
-                self._finish()
+            self._leave()
 
     @contextmanager
     def take(self, profile: int, rows: int, fixed: bool) -> Iterator[tuple[Lane, bool]]:
@@ -115,6 +111,13 @@ class Lanes:
         with self._changed:
             self._count -= 1
             self._changed.notify()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._users -= 1
+            last = self._closed and self._users == 0
+        if last:
+            self._finish()
 
     def close(self) -> None:
         """Free all lanes, now or when the last run has come to its end."""
