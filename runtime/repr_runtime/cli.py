@@ -117,7 +117,10 @@ def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
     for entry in manifest.files:
         kind = f"{entry.role}, {entry.precision}" if entry.precision else entry.role
         rows.append(("file", f"{entry.path} ({kind}, {entry.bytes / 1e6:.2f} MB)"))
-    rows += _receipts(manifest.receipts)
+    for name in ("fold", "parity"):
+        receipt = manifest.receipts.get(name)
+        if isinstance(receipt, dict) and isinstance(receipt.get("summary"), str):
+            rows.append((name, receipt["summary"]))
     rows.append(("made by", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())))
     return [f"{name:<9} {text}" for name, text in rows]
 
@@ -137,15 +140,6 @@ def _trained(record: Mapping[str, Any]) -> str:
         return f": {top1:.2%} top-1 on {images}"
     except (KeyError, TypeError, ValueError):
         return ""
-
-
-def _receipts(receipts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for name in ("fold", "parity"):
-        receipt = receipts.get(name)
-        if isinstance(receipt, dict) and isinstance(receipt.get("summary"), str):
-            rows.append((name, receipt["summary"]))
-    return rows
 
 
 def _engine_verdicts(engines: Mapping[str, Sequence[Check]]) -> list[str]:

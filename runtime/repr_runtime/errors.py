@@ -47,52 +47,6 @@ ReproError
 
 from __future__ import annotations
 
-__all__ = [
-    "AlteredFileError",
-    "ArtifactError",
-    "ArtifactNotFoundError",
-    "BackendError",
-    "BatchSizeError",
-    "BatcherClosedError",
-    "BatcherError",
-    "CudaError",
-    "CudaGraphError",
-    "DeadlineExceededError",
-    "DeviceMemoryError",
-    "DeviceUnavailableError",
-    "EmptyBatchError",
-    "EngineLoadError",
-    "EngineNotFoundError",
-    "EngineVersionError",
-    "ExecutionError",
-    "ExternalDataError",
-    "ForeignEngineError",
-    "ImageError",
-    "InputDtypeError",
-    "InputError",
-    "InputNameError",
-    "InputShapeError",
-    "InputTypeError",
-    "ManifestError",
-    "MissingExtraError",
-    "MissingFileError",
-    "ModelLoadError",
-    "NonFiniteInputError",
-    "NonFiniteOutputError",
-    "NotBatchableError",
-    "OccupiedError",
-    "PrecisionNotFoundError",
-    "PreprocessingMissingError",
-    "QueueFullError",
-    "ReproError",
-    "SchemaVersionError",
-    "SelfTestError",
-    "SessionClosedError",
-    "StaleEngineError",
-    "TruncatedFileError",
-    "WrongGpuError",
-]
-
 
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""

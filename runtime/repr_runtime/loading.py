@@ -18,6 +18,7 @@ from repr_runtime.errors import (
     DeviceUnavailableError,
     ExternalDataError,
     PrecisionNotFoundError,
+    ReproError,
 )
 from repr_runtime.machine import usable_cores
 
@@ -147,13 +148,12 @@ class _Artifact:
         return any(i.precision == self.options.precision for i in self.manifest.engines)
 
     def _try_engine(self) -> Opened:
-        from repr_runtime.backends.tensorrt import engines
-
-        asked = self.options
-        got = engines.attempt(self.root, self.manifest, asked.precision, asked.tensorrt)
-        if isinstance(got, str):
-            raise _RefusedError(got)
-        return Opened(self.manifest, self._graph("tensorrt"), *got)
+        if not self._has_engine():
+            raise _RefusedError(f"the artifact has no {self.options.precision} engine")
+        try:
+            return self._engine()
+        except ReproError as error:
+            raise _RefusedError(str(error)) from error
 
     def _try_cuda(self) -> Opened:
         from repr_runtime.backends import onnxruntime as ort
@@ -178,10 +178,7 @@ class _Artifact:
 
         graph, asked = self._graph("tensorrt"), self.options
         got = engines.open_engine_file(
-            self.root,
-            self.manifest,
-            asked.precision,
-            engine,
+            *(self.root, self.manifest, asked.precision, engine),
             trust=asked.trust,
             options=asked.tensorrt,
         )

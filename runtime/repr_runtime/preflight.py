@@ -72,13 +72,11 @@ def _engine_questions(
 ) -> list[Check]:
     """Of the first engine that passes all, else of the first; none if there is no engine."""
     found = [
-        [replace(c, name=f"engine's {c.name}") for c in check_engine(subject)]
-        for subject in (
-            Subject(root, manifest, info, batch=batch) for info in engines_of(manifest, precision)
-        )
+        check_engine(Subject(root, manifest, info, batch=batch))
+        for info in engines_of(manifest, precision)
     ]
     fit = [checks for checks in found if all(check.passed for check in checks)]
-    return (fit or found or [[]])[0]
+    return [replace(c, name=f"engine's {c.name}") for c in (fit or found or [()])[0]]
 
 
 def _self_test(session: Session) -> str:

@@ -90,12 +90,7 @@ def resize_and_crop(image: NDArray[np.uint8], info: PreprocessingInfo) -> NDArra
 
     Raises :class:`ImageError` if the image is smaller than the crop.
     """
-    return _resize_and_crop(image, info.resize, *info.crop)
-
-
-def _resize_and_crop(
-    image: NDArray[np.uint8], resize: int | None, height: int, width: int
-) -> NDArray[np.uint8]:
+    resize, (height, width) = info.resize, info.crop
     rows, columns = image.shape[:2]
     shorter = min(rows, columns)
     if resize is not None and shorter != resize:
@@ -111,23 +106,19 @@ def _resize_and_crop(
             f"resize it first"
         )
     top, left = round((rows - height) / 2), round((columns - width) / 2)
-    return _resize_box(image, rows, columns, (top, left, height, width))
+    return resize_bilinear(image, rows, columns, (top, left, height, width))
 
 
-def resize_bilinear(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
-    """``image`` (H, W, C) at (rows, columns, C): separable triangle filter, antialiased.
-
-    The same filter as Pillow's ``BILINEAR``: its support widens with the reduction, so that
-    every source pixel counts. Rounded to uint8 after each direction; the one that leaves less
-    to do for the other goes first. Both as in Pillow, which it equals within one level.
-    """
-    return _resize_box(image, rows, columns, (0, 0, rows, columns))
-
-
-def _resize_box(
+def resize_bilinear(
     image: NDArray[np.uint8], rows: int, columns: int, box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
-    """The part of the resized image at ``box`` (top, left, height, width)."""
+    """The part at ``box`` (top, left, height, width) of ``image`` (H, W, C) at (rows, columns, C).
+
+    A separable triangle filter, antialiased, the same as Pillow's ``BILINEAR``: its support
+    widens with the reduction, so that every source pixel counts. Rounded to uint8 after each
+    direction; the one that leaves less to do for the other goes first. Both as in Pillow, which
+    it equals within one level.
+    """
     top, left, height, width = box
     if rows * image.shape[1] <= columns * image.shape[0]:
         return _resample(_resample(image, 0, rows, top, height), 1, columns, left, width)

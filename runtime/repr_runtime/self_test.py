@@ -82,7 +82,7 @@ def read_golden(
 
     Raises :class:`ArtifactError` if they are missing, altered or another network's.
     """
-    entry = manifest.with_role("golden")
+    entry = next((file for file in manifest.files if file.role == "golden"), None)
     if entry is None:
         raise MissingFileError(f"{path} has no golden samples; export it again")
     archive = io.BytesIO(read_file(path, entry))

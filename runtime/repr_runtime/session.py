@@ -103,7 +103,8 @@ class Session:
     """A loaded artifact. Safe to use from any number of threads at once.
 
     The arrays that ``run`` returns belong to the caller; inputs are only read, and only
-    until ``run`` returns. Made by :func:`load`; a context manager.
+    until ``run`` returns. Made by :func:`load`; a context manager. ``graph`` is the path in the
+    artifact of the graph that runs, or that the engine was built from.
     """
 
     def __init__(self, path: Path, opened: Opened, options: LoadOptions) -> None:
@@ -116,7 +117,7 @@ class Session:
         self.device = backend.device
         self.inputs = backend.inputs
         self.outputs = backend.outputs
-        self._graph = opened.graph.path
+        self.graph = opened.graph.path
         for what, listed, real in (
             ("inputs", manifest.inputs, backend.inputs),
             ("outputs", manifest.outputs, backend.outputs),
@@ -140,11 +141,6 @@ class Session:
         if self._backend is None:
             raise SessionClosedError(f"the session of {self.path} is closed; load it again")
         return self._backend
-
-    @property
-    def graph(self) -> str:
-        """The path in the artifact of the graph that runs, or that the engine was built from."""
-        return self._graph
 
     @property
     def batch_size(self) -> int | None:
@@ -267,7 +263,7 @@ class Session:
         Raises :class:`SelfTestError` if they differ by more than the export allowed, or
         :class:`ArtifactError` if the samples are missing, altered or another network's.
         """
-        golden = read_golden(self.path, self.manifest, self._graph, self.inputs, self.outputs)
+        golden = read_golden(self.path, self.manifest, self.graph, self.inputs, self.outputs)
         try:
             actual = self.run_all(golden.inputs)
         except InputError as error:

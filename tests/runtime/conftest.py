@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 
 from repr_runtime.artifact.manifest import (
     Manifest,
@@ -23,28 +24,10 @@ from repr_runtime.artifact.manifest import (
 )
 from repr_runtime.artifact.reading import describe_file
 from repr_runtime.artifact.writing import write_artifact
+from repr_runtime.cli import main
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 PREPROCESSING = PreprocessingInfo(4, (4, 4), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, Sequence[int | str]],
-    outputs: Mapping[str, Sequence[int | str]],
-    initializers: Sequence[onnx.TensorProto] = (),
-) -> bytes:
-    """An ONNX file of float32 inputs and outputs."""
-    infos = [
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in kind.items()]
-        for kind in (inputs, outputs)
-    ]
-    graph = helper.make_graph(list(nodes), "tiny", *infos, initializer=list(initializers))
-    opset = helper.make_opsetid("", 20)
-    content: bytes = helper.make_model(
-        graph, opset_imports=[opset], ir_version=10
-    ).SerializeToString()
-    return content
 
 
 class Tiny:
@@ -72,7 +55,7 @@ class Tiny:
             ],
             {"input": (batch, 3, 4, 4)},
             {"logits": (batch, 5)},
-            [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+            {"weight": weight, "bias": bias},
         )
 
     def golden(self, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -86,9 +69,14 @@ class Tiny:
         batch: int | str = "batch",
         graph: bytes | None = None,
         golden: dict[str, NDArray[Any]] | bytes | None = None,
+        more: Mapping[str, tuple[Any, ...]] | None = None,
         **changes: Any,
     ) -> tuple[Manifest, dict[str, bytes]]:
-        """A manifest, with ``changes`` to its fields, and the files that it lists."""
+        """A manifest, with ``changes`` to its fields, and the files that it lists.
+
+        ``more`` are further files by path: content, role and, where there is one, precision and
+        target.
+        """
         if not isinstance(golden, bytes):
             stream = io.BytesIO()
             arrays: dict[str, Any] = self.golden(seed) if golden is None else golden
@@ -98,6 +86,7 @@ class Tiny:
             "model.onnx": self.graph(seed, batch) if graph is None else graph,
             "golden.npz": golden,
         }
+        further = (more or {}).items()
         manifest = Manifest(
             network=NetworkInfo("tiny", "linear", None, 245, 240, "onnx"),
             weights=WeightsInfo("random", f"seed {seed}", None, {}),
@@ -108,11 +97,12 @@ class Tiny:
             files=(
                 describe_file("model.onnx", files["model.onnx"], "graph", "fp32"),
                 describe_file("golden.npz", files["golden.npz"], "golden"),
+                *(describe_file(path, *described) for path, described in further),
             ),
             receipts={"golden": {"tolerance": {"logits": 1e-4}}},
             versions={"repr-deploy": "0"},
         )
-        return replace(manifest, **changes), files
+        return replace(manifest, **changes), files | {path: each[0] for path, each in further}
 
     def write(self, folder: Path, **choices: Any) -> Path:
         """An artifact in ``folder``; ``choices`` are those of :meth:`parts`."""
@@ -133,14 +123,9 @@ class Tiny:
             tuple(TensorSpec(name, "float32", tuple(shape)) for name, shape in kind.items())
             for kind in (inputs, outputs)
         ]
-        fields: dict[str, Any] = {
-            "graph": model_of(nodes, inputs, outputs),
-            "inputs": specs[0],
-            "outputs": specs[1],
-            "labels": None,
-            "preprocessing": None,
-        }
-        return self.write(folder, **(fields | choices))
+        fields: dict[str, Any] = {"labels": None, "preprocessing": None, **choices}
+        graph = model_of(nodes, inputs, outputs)
+        return self.write(folder, graph=graph, inputs=specs[0], outputs=specs[1], **fields)
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +136,16 @@ def tiny() -> Tiny:
 @pytest.fixture
 def artifact(tiny: Tiny, tmp_path: Path) -> Path:
     return tiny.write(tmp_path / "tiny")
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`repr-inspect`: its exit status and what it shows."""
+
+    def inspect(*arguments: object) -> tuple[int, str]:
+        return main([*map(str, arguments)]), capsys.readouterr().out
+
+    return inspect
 
 
 @pytest.fixture(scope="session")

@@ -62,17 +62,6 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 def test_the_cache_is_where_the_variables_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("REPR_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    assert cache_folder() == tmp_path / "home" / ".cache" / "repr-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
-    assert cache_folder() == tmp_path / "shared" / "repr-deploy"
-    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
-
-
-def test_without_a_home_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -81,3 +70,9 @@ def test_without_a_home_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(OSError, match="set REPR_CACHE to a folder"):
         cache_folder()
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "repr-deploy"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    assert cache_folder() == tmp_path / "shared" / "repr-deploy"
+    monkeypatch.setenv("REPR_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

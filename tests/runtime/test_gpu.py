@@ -10,18 +10,16 @@ import importlib.util
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 
 from repr_runtime import Session, TensorRTOptions, load, preflight
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
@@ -46,32 +44,22 @@ def convolutions() -> bytes:
     """Two convolutions, a pooling and a classifier: what an engine's tactics differ in."""
     random = np.random.default_rng(0)
 
-    def weights(name: str, *shape: int) -> Any:
+    def weights(*shape: int) -> Any:
         fan_in = np.prod(shape[1:])
-        values = random.standard_normal(shape) / np.sqrt(fan_in)
-        return numpy_helper.from_array(values.astype(np.float32), name)
+        return (random.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
 
     node = helper.make_node
-    graph = helper.make_graph(
-        [
-            node("Conv", ["input", "w1"], ["c1"], pads=[1, 1, 1, 1]),
-            node("Relu", ["c1"], ["r1"]),
-            node("Conv", ["r1", "w2"], ["c2"], pads=[1, 1, 1, 1], strides=[2, 2]),
-            node("Relu", ["c2"], ["r2"]),
-            node("GlobalAveragePool", ["r2"], ["p"]),
-            node("Flatten", ["p"], ["f"]),
-            node("Gemm", ["f", "w3"], ["logits"], transB=1),
-        ],
-        "convolutions",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SHAPE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", CLASSES])],
-        [weights("w1", 16, 3, 3, 3), weights("w2", 32, 16, 3, 3), weights("w3", CLASSES, 32)],
-    )
-    opset = helper.make_opsetid("", 20)
-    content: bytes = helper.make_model(
-        graph, opset_imports=[opset], ir_version=10
-    ).SerializeToString()
-    return content
+    nodes = [
+        node("Conv", ["input", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Conv", ["r1", "w2"], ["c2"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c2"], ["r2"]),
+        node("GlobalAveragePool", ["r2"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "w3"], ["logits"], transB=1),
+    ]
+    arrays = {"w1": weights(16, 3, 3, 3), "w2": weights(32, 16, 3, 3), "w3": weights(CLASSES, 32)}
+    return model_of(nodes, {"input": ("n", *SHAPE)}, {"logits": ("n", CLASSES)}, arrays)
 
 
 def batch(count: int, seed: int = 0) -> np.ndarray:
@@ -108,7 +96,10 @@ def engine_artifact(
     path = f"engines/fp32.{edition.name}.engine"
     x = batch(5)
     logits = ort.OnnxRuntimeBackend(graph, "cpu", 2).run({"input": x})[0]
-    manifest, files = tiny.parts(
+    folder = tmp_path_factory.mktemp("engines") / edition.name
+    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
+    return tiny.write(
+        folder,
         graph=graph,
         golden={"input.input": x, "output.logits": logits},
         inputs=(TensorSpec("input", "float32", ("n", *SHAPE)),),
@@ -116,17 +107,17 @@ def engine_artifact(
         labels=None,
         preprocessing=None,
         receipts={"golden": {"tolerance": {"logits": 1e-3}}},
-    )
-    files[path] = built.content
-    manifest = replace(
-        manifest,
-        files=(*manifest.files, describe_file(path, built.content, "engine", "fp32")),
+        more={path: (built.content, "engine", "fp32")},
         engines=(built.to_engine_info(path, "fp32"),),
     )
-    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
-    folder = tmp_path_factory.mktemp("engines") / edition.name
-    write_artifact(folder, manifest, files)
-    return folder
+
+
+@pytest.fixture
+def torch() -> Any:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    return torch
 
 
 def open_session(path: Path, **options: Any) -> Session:
@@ -154,9 +145,6 @@ def test_an_engine_computes_what_its_graph_does(
         assert session.self_test().samples == 5
         with pytest.raises(BatchSizeError):
             session.run(batch(33))
-
-
-def test_auto_takes_the_engine(engine_artifact: Path) -> None:
     with load(engine_artifact) as session:
         assert session.choice.startswith("TensorRT")
     checks = preflight(engine_artifact, device="tensorrt", verify=True)
@@ -187,11 +175,8 @@ def test_timings_are_those_of_the_device(engine_artifact: Path) -> None:
 
 
 def test_torch_tensors_go_in_and_come_out(
-    engine_artifact: Path, reference: Callable[..., np.ndarray]
+    engine_artifact: Path, reference: Callable[..., np.ndarray], torch: Any
 ) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("this torch has no CUDA")
     with open_session(engine_artifact) as session:
         for count in (1, 7, 32, 7):
             x = batch(count)
@@ -207,10 +192,7 @@ def test_torch_tensors_go_in_and_come_out(
     np.testing.assert_array_equal(tensor.cpu().numpy(), output.copy_to_host())
 
 
-def test_work_of_a_stream_of_torch_is_waited_for(engine_artifact: Path) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("this torch has no CUDA")
+def test_work_of_a_stream_of_torch_is_waited_for(engine_artifact: Path, torch: Any) -> None:
     x = batch(32)
     with open_session(engine_artifact) as session:
         expected = session.run(x)["logits"]
@@ -295,11 +277,8 @@ def test_onnx_runtime_computes_the_same_on_the_gpu(
 
 
 def test_onnx_runtime_binds_device_arrays(
-    ort_backend: ort.OnnxRuntimeBackend, reference: Callable[..., np.ndarray]
+    ort_backend: ort.OnnxRuntimeBackend, reference: Callable[..., np.ndarray], torch: Any
 ) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("this torch has no CUDA")
     x = batch(8)
     feed = {"input": torch.from_numpy(x).cuda()}
     (output,) = ort_backend.run_on_device(feed, lambda _: None)

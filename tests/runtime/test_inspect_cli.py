@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from repr_runtime import cli as inspect_cli
 from repr_runtime.artifact.manifest import WeightsInfo
 from repr_runtime.cli import main
 
+Inspect = Callable[..., tuple[int, str]]
 COMMAND = [sys.executable, "-W", "error", "-m", "repr_runtime.cli"]
 
 
-def test_a_good_artifact(lenet5: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(lenet5), "--verify", "--device", "cpu"]) == 0
-    shown = capsys.readouterr().out
+def test_a_good_artifact(lenet5: Path, inspect: Inspect) -> None:
+    status, shown = inspect(lenet5, "--verify", "--device", "cpu")
+    assert status == 0
     for part in (
         f"artifact  {lenet5}",
         "network   lenet5.cifar10, 62,006 parameters, ",
@@ -41,78 +43,57 @@ def test_a_good_artifact(lenet5: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert part in shown
 
 
-def test_verifying_is_asked_for(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(artifact)]) == 0
-    assert "sizes as exported" in capsys.readouterr().out
+def test_verifying_is_asked_for(artifact: Path, inspect: Inspect) -> None:
+    assert "sizes as exported" in inspect(artifact)[1]
     golden = artifact / "golden.npz"
     golden.write_bytes(golden.read_bytes()[:-1] + b"?")
-    assert main([str(artifact)]) == 0
-    capsys.readouterr()
-    assert main([str(artifact), "--verify"]) == 1
-    assert "[NO] files: " in capsys.readouterr().out
+    assert inspect(artifact)[0] == 0
+    status, shown = inspect(artifact, "--verify")
+    assert (status, "[NO] files: " in shown) == (1, True)
 
 
-def test_a_broken_artifact(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_artifact_and_none(artifact: Path, inspect: Inspect) -> None:
     (artifact / "model.onnx").write_bytes(b"x")
-    assert main([str(artifact)]) == 1
-    shown = capsys.readouterr().out
-    assert "network   tiny" in shown
-    assert "[ok] manifest" in shown
-    assert "[NO] files: " in shown
-    assert "copy the artifact again, or export it again" in shown
+    status, shown = inspect(artifact)
+    assert status == 1
+    for part in ("network   tiny", "[ok] manifest", "[NO] files: ", "again, or export it again"):
+        assert part in shown
     assert shown.endswith("This artifact will not run here.\n")
     assert "runs here:" not in shown
-
-
-def test_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().out == (
-        f"[NO] manifest: {tmp_path / 'none'} is not an artifact: there is no such folder; make one "
-        "with repr-export\nThis artifact will not run here.\n"
+    none = artifact / "none"
+    assert inspect(none) == (
+        1,
+        f"[NO] manifest: {none} is not an artifact: there is no such folder; make one "
+        "with repr-export\nThis artifact will not run here.\n",
     )
-    (tmp_path / "file").touch()
-    assert main([str(tmp_path / "file")]) == 1
-    assert "it is not a folder" in capsys.readouterr().out
 
 
-def test_another_precision_and_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(artifact), "--precision", "int8"]) == 1
-    assert "[NO] runs here: " in (shown := capsys.readouterr().out)
+def test_another_precision_and_device(artifact: Path, inspect: Inspect) -> None:
+    status, shown = inspect(artifact, "--precision", "int8")
+    assert (status, "[NO] runs here: " in shown) == (1, True)
     assert "no int8 graph; it has fp32" in shown
     with pytest.raises(SystemExit) as caught:
-        main([str(artifact), "--device", "tpu"])
+        inspect(artifact, "--device", "tpu")
     assert caught.value.code == 2
 
 
-def test_json_gives_everything(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(artifact), "--json", "--verify", "--device", "cpu"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["runs_here"] is True
+def test_json_gives_everything(artifact: Path, inspect: Inspect) -> None:
+    status, shown = inspect(artifact, "--json", "--verify", "--device", "cpu")
+    report = json.loads(shown)
+    assert (status, report["runs_here"]) == (0, True)
     names = [check["name"] for check in report["checks"]]
     assert names == ["manifest", "files", "runs here", "self-test"]
     assert all(set(check) == {"name", "passed", "detail"} for check in report["checks"])
     assert report["manifest"]["network"]["parameters"] == 245
     (artifact / "manifest.json").unlink()
-    assert main([str(artifact), "--json"]) == 1
-    report = json.loads(capsys.readouterr().out)
-    assert report["runs_here"] is False
-    assert report["manifest"] is None
+    status, shown = inspect(artifact, "--json")
+    report = json.loads(shown)
+    assert (status, report["runs_here"], report["manifest"]) == (1, False, None)
 
 
-def test_what_a_terminal_would_obey_is_shown_as_text(
-    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tiny.write(
-        tmp_path / "a", weights=WeightsInfo("file", "\x1b[31mred\n[ok] trust me", None, {})
-    )
-    assert main([str(path)]) == 0
-    shown = capsys.readouterr().out
-    assert "\x1b" not in shown
-    assert r"\x1b[31mred\n[ok] trust me" in shown
-
-
-def test_a_terminal_that_knows_only_ascii(tiny: Any, tmp_path: Path) -> None:
-    path = tiny.write(tmp_path / "a", labels=("木", "b", "c", "d", "e"))
+def test_what_a_terminal_would_obey_or_cannot_show_is_escaped(tiny: Any, tmp_path: Path) -> None:
+    weights = WeightsInfo("file", "\x1b[31mred\n[ok] trust me", None, {})
+    path = tiny.write(tmp_path / "a", labels=("木", "b", "c", "d", "e"), weights=weights)
     done = subprocess.run(
         [*COMMAND, str(path)],
         capture_output=True,
@@ -120,6 +101,8 @@ def test_a_terminal_that_knows_only_ascii(tiny: Any, tmp_path: Path) -> None:
         check=True,
     )
     assert rb"labels    5: \u6728, b, c, d, \u2026" in done.stdout
+    assert rb"\x1b[31mred\n[ok] trust me" in done.stdout
+    assert b"\x1b" not in done.stdout
     assert done.stderr == b""
 
 
@@ -151,14 +134,12 @@ def test_an_interruption(
 
 
 def test_the_accuracy_that_training_recorded_is_shown(
-    tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Any, tmp_path: Path, inspect: Inspect
 ) -> None:
     record = {"accuracy": {"test_top1": 0.7437}, "data": {"test": {"description": "10 images"}}}
     path = tiny.write(tmp_path / "a", weights=WeightsInfo("bundled", "w", "ab" * 32, record))
-    assert main([str(path)]) == 0
     expected = "weights   bundled (w, SHA-256 abababababab…): 74.37% top-1 on 10 images\n"
-    assert expected in capsys.readouterr().out
+    assert expected in inspect(path)[1]
     for odd in ({"accuracy": 3}, {"accuracy": {"test_top1": "high"}, "data": []}):
         path = tiny.write(tmp_path / "a", weights=WeightsInfo("bundled", "w", None, odd))
-        assert main([str(path)]) == 0
-        assert "weights   bundled (w)\n" in capsys.readouterr().out
+        assert "weights   bundled (w)\n" in inspect(path)[1]

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_place import Place
 
 from repr_runtime import TensorRTOptions, load
-from repr_runtime.artifact.manifest import EngineInfo, ProfileInfo
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.errors import DeviceUnavailableError
 from repr_runtime.loading import LoadOptions
@@ -72,35 +70,19 @@ def test_what_falls_back_is_a_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    manifest, files = tiny.parts()
-    info = EngineInfo(
-        path="e.engine",
-        precision="fp32",
-        flavour="tensorrt",
-        version="0",
-        platform="none",
-        compute_capabilities=(),
-        profiles=(ProfileInfo(1, 1, 1),),
-        graph_sha256="0" * 64,
-        options={},
-    )
-    engine = describe_file("e.engine", b"an engine", "engine", "fp32")
-    parts = tiny.parts(files=(*manifest.files, engine), engines=(info,))[0]
-    write_artifact(tmp_path / "a", parts, {**files, "e.engine": b"an engine"})
+    path = Place(tmp_path / "a", tiny, monkeypatch).write("tensorrt", platform="none")
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
-    load(tmp_path / "a", tuned="latency").close()
-    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert len(warnings) == 2
-    assert warnings[0].startswith("model.onnx: not tuned for latency: ")
-    assert warnings[1].startswith(f"{tmp_path / 'a'} runs on cpu; not on tensorrt: ")
+    load(path, tuned="latency").close()
+    tuned, fell = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert tuned.startswith("model.onnx: not tuned for latency: ")
+    assert fell.startswith(f"{path} runs on cpu; not on tensorrt: ")
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
-def test_any_number_of_samples_on_a_graph_of_a_fixed_batch(
-    tiny: Any, tmp_path: Path, count: int
-) -> None:
-    x = tiny.inputs(count)
+def test_any_number_of_samples_on_a_graph_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:
     with load(tiny.write(tmp_path / "a", batch=4), device="cpu", threads=1) as session:
-        logits = session.run_all({"input": x})["logits"]
-    assert logits.shape == (count, 5)
-    np.testing.assert_allclose(logits, tiny.logits(x), rtol=1e-4, atol=1e-5)
+        for count in (1, 3, 4, 5, 8):
+            x = tiny.inputs(count)
+            logits = session.run_all({"input": x})["logits"]
+            np.testing.assert_allclose(logits, tiny.logits(x), rtol=1e-4, atol=1e-5)
+        assert session.self_test().samples == 3
+        assert len(session.classify(np.zeros((5, 9, 7, 3), np.uint8))) == 5

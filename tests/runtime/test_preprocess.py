@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from refusals import refuses
 
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError
@@ -28,6 +29,10 @@ def by_pillow(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.u
     return np.asarray(resized)
 
 
+def resized(image: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    return resize_bilinear(image, rows, columns, (0, 0, rows, columns))
+
+
 def assert_close(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
     assert ours.shape == theirs.shape
     assert ours.dtype == np.uint8
@@ -39,14 +44,14 @@ def assert_close(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize("target", [(32, 32), (31, 40), (224, 224), (256, 341), (7, 5), (64, 1)])
 def test_resizing_is_pillows(source: tuple[int, int], target: tuple[int, int]) -> None:
     image = image_of(*source)
-    assert_close(resize_bilinear(image, *target), by_pillow(image, *target))
+    assert_close(resized(image, *target), by_pillow(image, *target))
 
 
 def test_resizing_in_one_direction_is_pillows_but_for_ties() -> None:
     """Over two directions Pillow's releases differ in which goes first, by up to one level."""
     image = image_of(500, 375)
     for size in ((256, 375), (500, 200), (600, 375), (500, 411)):
-        ours, theirs = resize_bilinear(image, *size), by_pillow(image, *size)
+        ours, theirs = resized(image, *size), by_pillow(image, *size)
         assert_close(ours, theirs)
         assert np.mean(ours != theirs) < 0.05
 
@@ -56,25 +61,17 @@ def test_resizing_in_one_direction_is_pillows_but_for_ties() -> None:
 def test_resizing_any_size_is_pillows(
     rows: int, columns: int, new_rows: int, new_columns: int, seed: int
 ) -> None:
-    image = image_of(rows, columns, seed)
-    difference = resize_bilinear(image, new_rows, new_columns).astype(int) - by_pillow(
-        image, new_rows, new_columns
-    )
-    assert np.abs(difference).max() <= 1
+    image, size = image_of(rows, columns, seed), (new_rows, new_columns)
+    assert_close(resized(image, *size), by_pillow(image, *size))
 
 
-def test_edges_of_black_and_white() -> None:
+def test_edges_of_black_and_white_and_one_colour() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[:, 30:] = 255
     for size in ((10, 7), (80, 121), (40, 59)):
-        assert_close(resize_bilinear(image, *size), by_pillow(image, *size))
-
-
-def test_one_colour_stays_that_colour() -> None:
-    image = np.full((33, 71, 3), (255, 128, 1), np.uint8)
-    assert np.array_equal(
-        resize_bilinear(image, 224, 50), np.broadcast_to(image[0, 0], (224, 50, 3))
-    )
+        assert_close(resized(image, *size), by_pillow(image, *size))
+    plain = np.full((33, 71, 3), (255, 128, 1), np.uint8)
+    assert np.array_equal(resized(plain, 224, 50), np.broadcast_to(plain[0, 0], (224, 50, 3)))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (9, 8), (8, 11), (13, 10), (9, 9), (11, 9)])
@@ -140,9 +137,11 @@ def test_images_are_only_read_whatever_their_memory() -> None:
 def test_the_work_is_bounded_by_the_image_and_the_crop() -> None:
     """One pixel high and very long: resized to 256 it would be 2 GB, and is never made."""
     info = PreprocessingInfo(256, (224, 224), *NEUTRAL)
-    begin = time.perf_counter()
+    tracemalloc.start()
     assert preprocess(image_of(1, 10_000), info).shape == (1, 3, 224, 224)
-    assert time.perf_counter() - begin < 5
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 28
 
 
 @pytest.mark.parametrize(
@@ -168,7 +167,5 @@ def test_the_work_is_bounded_by_the_image_and_the_crop() -> None:
     ],
 )
 def test_what_is_no_image_is_told_with_the_fix(images: Any, parts: tuple[str, ...]) -> None:
-    with pytest.raises(ImageError) as caught:
+    with refuses(ImageError, *parts):
         preprocess(images, PreprocessingInfo(None, (4, 4), *NEUTRAL))
-    for part in parts:
-        assert part in str(caught.value)

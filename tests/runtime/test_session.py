@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from repr_runtime import Session, load
+from repr_runtime.backends.onnxruntime import version
 from repr_runtime.errors import ReproError, SessionClosedError
 
 
@@ -100,6 +101,7 @@ def test_a_graph_that_hands_its_input_on_gives_a_copy(tiny: Any, tmp_path: Path)
 
 
 LAYOUTS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    "read-only, one value for all": lambda x: np.broadcast_to(x[:1, :1, :1, :1], x.shape),
     "fortran": np.asfortranarray,
     "transposed": lambda x: x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
     "every second": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
@@ -114,56 +116,25 @@ LAYOUTS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_any_memory_layout(tiny: Any, artifact: Path, name: str) -> None:
-    x = tiny.inputs(5)
-    same = LAYOUTS[name](x)
-    assert np.array_equal(same, x)
+    same = LAYOUTS[name](tiny.inputs(5))
+    x = np.array(same, order="C")
+    assert name.startswith("read-only") or np.array_equal(x, tiny.inputs(5))
     with load(artifact, device="cpu") as session:
         assert np.array_equal(session.run(same)["logits"], session.run(x)["logits"])
-
-
-def test_one_value_for_all(tiny: Any, artifact: Path) -> None:
-    x = np.broadcast_to(np.float32(0.5), (2, 3, 4, 4))
-    with load(artifact, device="cpu") as session:
-        np.testing.assert_allclose(session.run(x)["logits"], tiny.logits(x.copy()), rtol=1e-4)
-
-
-def test_inputs_are_only_read(tiny: Any, artifact: Path) -> None:
-    x = tiny.inputs(3)
-    before = x.copy()
-    with load(artifact, device="cpu") as session:
-        expected = session.run(x)["logits"]
-        x.setflags(write=False)
-        assert np.array_equal(session.run(x)["logits"], expected)
-        mapping = {"input": x}
-        session.run(mapping)
-    assert np.array_equal(x, before)
-    assert list(mapping) == ["input"]
+    assert np.array_equal(same, x)
 
 
 def test_results_are_the_networks(tiny: Any, artifact: Path) -> None:
     x = tiny.inputs(7)
+    mapping = {"input": x}
     with load(artifact, device="cpu") as session:
-        by_place, by_name = session.run(x), session.run(input=x)
-        assert list(by_place) == ["logits"]
-        np.testing.assert_allclose(by_place["logits"], tiny.logits(x), rtol=1e-4, atol=1e-5)
-        assert np.array_equal(by_place["logits"], by_name["logits"])
+        for outputs in (session.run(x), session.run(input=x), session.run(mapping)):
+            assert list(outputs) == ["logits"]
+            np.testing.assert_allclose(outputs["logits"], tiny.logits(x), rtol=1e-4, atol=1e-5)
+        assert list(mapping) == ["input"]
         assert session.batch_size is None
         assert "tiny fp32" in repr(session)
-        assert session.choice == f"ONNX Runtime {_ort_version()} on cpu, as asked for"
-
-
-def _ort_version() -> str:
-    import onnxruntime
-
-    return str(onnxruntime.__version__)
-
-
-def test_auto_says_what_it_chose_and_why(artifact: Path) -> None:
-    with load(artifact) as session:
-        assert session.device in ("cpu", "cuda")
-        assert f"on {session.device}" in session.choice
-        if session.device == "cpu":
-            assert "; not on cuda: " in session.choice
+        assert session.choice == f"ONNX Runtime {version()} on cpu, as asked for"
 
 
 def test_the_path_may_be_text_and_relative(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class BuilderLibrary(Library):
             raise EngineBuildError(
                 f"{self.title} cannot build strongly typed networks, so that the engine would not "
                 f"have the types of the graph; update it: "
-                f"pip install -U 'repr-deploy[{self.edition.extra}]'"
+                f"pip install -U 'repr-deploy[{self.edition.name}]'"
             )
         return 0
 

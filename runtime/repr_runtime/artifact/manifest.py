@@ -154,19 +154,11 @@ class Manifest:
     def graph(self, precision: str, target: str = "any") -> FileEntry | None:
         """The graph of that precision made for ``target``, else the one for any, else None."""
         found = [f for f in self.files if f.role == "graph" and f.precision == precision]
-        for wanted in (target, "any"):
-            for entry in found:
-                if entry.target == wanted:
-                    return entry
-        return None
+        return next((f for wanted in (target, "any") for f in found if f.target == wanted), None)
 
     def file(self, path: str) -> FileEntry | None:
         """The file at that path, or None."""
         return next((entry for entry in self.files if entry.path == path), None)
-
-    def with_role(self, role: str) -> FileEntry | None:
-        """The first file of that role, or None."""
-        return next((entry for entry in self.files if entry.role == role), None)
 
     def to_bytes(self) -> bytes:
         """The sealed content of ``manifest.json``."""

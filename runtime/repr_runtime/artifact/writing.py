@@ -5,28 +5,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from repr_runtime.artifact.manifest import MANIFEST_NAME, Manifest
 from repr_runtime.artifact.parsing import parse_manifest
 from repr_runtime.artifact.reading import CACHE_SUFFIX, read_consistently, read_manifest, sha256_of
-from repr_runtime.errors import (
-    ArtifactNotFoundError,
-    ManifestError,
-    OccupiedError,
-)
+from repr_runtime.errors import ArtifactNotFoundError, ManifestError, OccupiedError
 from repr_runtime.files import flush_folder, write_flushed
 
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # a rename onto something says one of them
-
-
 _RUN = secrets.token_hex(4)  # tells this process from a dead one that had its number
 
 
@@ -165,26 +160,19 @@ def _remove_abandoned(root: Path) -> None:
     """Remove what killed writers of this machine left beside ``root``."""
     if os.name != "posix":  # os.kill(pid, 0) ends the process on Windows
         return
-    for path, pid, run in _partials(root):
-        if pid == os.getpid():
-            alive = run == _RUN
-        else:
-            try:
-                os.kill(pid, 0)  # asks whether the process lives, sends nothing
-                alive = True
-            except (ProcessLookupError, OverflowError):
-                alive = False
-            except PermissionError:
-                alive = True
-        if not alive:
+    for path in root.parent.glob(glob.escape(_partial_prefix(root)) + "*"):
+        pid, run = (path.name.removeprefix(_partial_prefix(root)) + ".").split(".")[:2]
+        if pid.isdecimal() and not _lives(int(pid), run):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _partials(root: Path) -> Iterator[tuple[Path, int, str]]:
-    """The folders of unfinished writes beside ``root``: path, process number, run."""
-    prefix = _partial_prefix(root)
-    for path in root.parent.iterdir():
-        if path.name.startswith(prefix):
-            pid, _, rest = path.name.removeprefix(prefix).partition(".")
-            if pid.isdecimal():
-                yield path, int(pid), rest.partition(".")[0]
+def _lives(pid: int, run: str) -> bool:
+    if pid == os.getpid():
+        return run == _RUN
+    try:
+        os.kill(pid, 0)  # asks whether the process lives, sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

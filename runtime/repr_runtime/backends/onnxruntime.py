@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.artifact.manifest import DTYPES, TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
@@ -23,15 +23,9 @@ from repr_runtime.errors import (
 )
 
 _DTYPES = {
-    "tensor(float16)": "float16",
+    **{f"tensor({name})": name for name in DTYPES - {"float32", "float64"}},
     "tensor(float)": "float32",
     "tensor(double)": "float64",
-    "tensor(bool)": "bool",
-    **{
-        f"tensor({sign}int{bits})": f"{sign}int{bits}"
-        for sign in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
 }
 _CPU = ("CPUExecutionProvider", dict[str, str]())
 # TF32 would make "fp32" mean ten bits of mantissa.
@@ -111,7 +105,10 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if setting is not None:
             _apply(setting, options, ort)
-        providers = _providers(device, gpu)
+        providers = [
+            (name, chosen if name == _CPU[0] else {**chosen, "device_id": str(gpu)})
+            for name, chosen in _PROVIDERS[device]
+        ]
         try:
             self.session = ort.InferenceSession(graph, options, providers=providers)
             if single_thread_batch:
@@ -225,13 +222,6 @@ def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
 
 def _closed(*_: Any) -> Any:
     raise SessionClosedError("the session was closed by another thread; load the artifact again")
-
-
-def _providers(device: str, gpu: int) -> list[tuple[str, dict[str, str]]]:
-    return [
-        (name, options if name == _CPU[0] else {**options, "device_id": str(gpu)})
-        for name, options in _PROVIDERS[device]
-    ]
 
 
 def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from repr_runtime.decoding import decode
+from repr_runtime.decoding import DecodingError, decode
 from repr_runtime.files import cache_folder, replace_file
 from repr_runtime.machine import cpu_name, usable_cores
 
@@ -66,11 +66,12 @@ class Setting:
             )
 
     def __str__(self) -> str:
-        threads = "a thread a core" if self.threads is None else _count(self.threads, "thread")
+        threads = {None: "a thread a core", 1: "1 thread"}.get(
+            self.threads, f"{self.threads} threads"
+        )
         parts = [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
-        parts += ["no spinning"] if not self.spinning else []
-        parts += ["no arena"] if not self.arena else []
-        parts += ["no memory pattern"] if not self.memory_pattern else []
+        for name in ("spinning", "arena", "memory_pattern"):
+            parts += [] if getattr(self, name) else [f"no {name.replace('_', ' ')}"]
         parts += [f"{self.optimization} optimization"] if self.optimization != "all" else []
         parts += [f"batch {self.batch}"] if self.batch is not None else []
         return ", ".join(parts)
@@ -107,14 +108,12 @@ def this_machine(onnxruntime: str) -> Machine:
     )
 
 
-def tuning_folder() -> Path:
-    """Where tunings are kept, in the user's cache. Raises ``OSError`` where there is no home."""
-    return cache_folder() / "tuning"
-
-
 def tuning_path(graph_sha256: str, machine: Machine) -> Path:
-    """Where the tuning of that graph on that machine lies, or would lie."""
-    return tuning_folder() / f"{graph_sha256[:16]}-{machine.key}.json"
+    """Where the tuning of that graph on that machine lies, or would lie, in the user's cache.
+
+    Raises ``OSError`` where there is no home for one.
+    """
+    return cache_folder() / "tuning" / f"{graph_sha256[:16]}-{machine.key}.json"
 
 
 def resolve(
@@ -151,7 +150,7 @@ def store(
     path = tuning_path(graph_sha256, machine)
     goals: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):  # replaced, if damaged
-        goals = dict(_load(path, graph_sha256)["goals"])
+        goals = _load(path, graph_sha256)[1]
     goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
     body = {
         "schema": SCHEMA,
@@ -167,22 +166,16 @@ def store(
 def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
     path = tuning_path(graph_sha256, machine)
     try:
-        body = _load(path, graph_sha256)
+        made_on, goals = _load(path, graph_sha256)
     except FileNotFoundError:
         raise ValueError(_why_none(goal, graph_sha256, machine)) from None
     again = f"tune it again: {_HINT} {goal}"
-    try:
-        made_on: Machine = decode(Machine, body.get("machine"), "its machine")
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {again}") from error
     if made_on != machine:
         raise ValueError(f"{path} is another machine's; {again}")
-    if goal not in body["goals"]:
-        raise ValueError(
-            f"this graph is tuned for {', '.join(body['goals'])} alone; {_HINT} {goal}"
-        )
+    if goal not in goals:
+        raise ValueError(f"this graph is tuned for {', '.join(goals)} alone; {_HINT} {goal}")
     try:
-        setting: Setting = decode(Setting, body["goals"][goal]["setting"], "its setting")
+        setting: Setting = decode(Setting, goals[goal]["setting"], "its setting")
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error
     return setting
@@ -190,33 +183,27 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
 
 def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
-    for path in sorted(tuning_folder().glob(f"{graph_sha256[:16]}-*.json")):
+    for path in sorted((cache_folder() / "tuning").glob(f"{graph_sha256[:16]}-*.json")):
         try:
-            other: Machine = decode(
-                Machine, _load(path, graph_sha256).get("machine"), "its machine"
-            )
+            other, _ = _load(path, graph_sha256)
         except (OSError, ValueError, RecursionError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
     return f"this graph was never tuned here; {_HINT} {goal}"
 
 
-def _load(path: Path, graph_sha256: str) -> dict[str, Any]:
-    """What the file holds, so far as its schema and its graph go."""
+def _load(path: Path, graph_sha256: str) -> tuple[Machine, dict[str, Any]]:
+    """Of which machine the file is, and what it holds for each goal, unchecked."""
     with path.open("rb") as stream:
         content = stream.read(_LIMIT + 1)
+    again = f"tune it again: {_HINT}"
     try:
         body = json.loads(content.decode("utf-8")) if len(content) <= _LIMIT else None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); tune it again: {_HINT}") from error
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is of another version; tune it again: {_HINT}")
-    if body.get("graph_sha256") != graph_sha256:
-        raise ValueError(f"{path} is of another graph; tune it again: {_HINT}")
-    if not isinstance(body.get("goals"), dict):
-        raise ValueError(f"{path} is damaged (it has no goals); tune it again: {_HINT}")
-    return body
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            raise ValueError(f"{path} is of another version; {again}")
+        if body.get("graph_sha256") != graph_sha256:
+            raise ValueError(f"{path} is of another graph; {again}")
+        goals = decode(Mapping[str, Any], body.get("goals"), "its goals")
+        return decode(Machine, body.get("machine"), "its machine"), goals
+    except (DecodingError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {again}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from repr_runtime.batching.arrays import Joiner, Sample
 from repr_runtime.batching.delivery import deliver, may_be_one_sample, own_copy
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
-from repr_runtime.batching.stats import COUNTED, NOTHING, BatcherStats
+from repr_runtime.batching.stats import BatcherStats
 from repr_runtime.errors import (
     BatcherClosedError,
     BatchSizeError,
@@ -75,8 +75,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
         self._closed = False
-        self._counts = dict.fromkeys(COUNTED, 0)
-        self._batches: dict[int, int] = {}
+        self._counts, self._batches = Counter[str](), Counter[int]()
         self._wait_total = self._wait_longest = 0.0
         self._workers = [
             threading.Thread(target=self._work, name=f"repr-batcher-{index}", daemon=True)
@@ -185,8 +184,7 @@ class Batcher:
     def stats(self) -> BatcherStats:
         """What happened up to now; a copy that does not change any more."""
         with self._changed:
-            return replace(
-                NOTHING,
+            return BatcherStats(
                 **self._counts,
                 waiting=self._waiting.count,
                 batches=dict(sorted(self._batches.items())),
@@ -208,8 +206,9 @@ class Batcher:
                 self._settle(request, "failed")
             self._changed.notify_all()
         for request in left:
-            error = BatcherClosedError("the batcher was closed before the request was begun")
-            deliver(request, error)
+            deliver(
+                request, BatcherClosedError("the batcher was closed before the request was begun")
+            )
         for worker in self._workers:
             if worker is not threading.current_thread():  # a callback may close, too
                 worker.join()
@@ -277,15 +276,9 @@ class Batcher:
             deliver(request, DeadlineExceededError(what))
 
     def _work(self) -> None:
-        while self._serve():
-            pass
-
-    def _serve(self) -> bool:
-        """Wait for a batch and answer it; False when there will be none any more."""
-        batch = self._next_batch()
-        if batch:
+        while batch := self._next_batch():
             self._answer(batch)
-        return bool(batch)
+            del batch  # which would keep its requests while this waits for others
 
     def _next_batch(self) -> list[Request]:
         while True:
@@ -309,7 +302,7 @@ class Batcher:
 
     def _start(self, batch: Sequence[Request], now: float) -> None:
         samples = sum(request.rows for request in batch)
-        self._batches[samples] = self._batches.get(samples, 0) + 1
+        self._batches[samples] += 1
         self._counts["running"] += len(batch)
         self._counts["started"] += len(batch)
         for request in batch:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-COUNTED = (
-    *("accepted", "refused", "answered", "failed", "expired", "cancelled"),
-    *("running", "started", "padding", "retried"),
-)
-"""The fields of :class:`BatcherStats` that are plain counters."""
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -26,20 +20,17 @@ class BatcherStats:
     ``wait_total`` seconds in all for their start, and ``wait_longest`` at most.
     """
 
-    accepted: int
-    refused: int
-    answered: int
-    failed: int
-    expired: int
-    cancelled: int
-    waiting: int
-    running: int
-    started: int
-    wait_total: float
-    wait_longest: float
-    batches: dict[int, int]
-    padding: int
-    retried: int
-
-
-NOTHING = BatcherStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, {}, 0, 0)
+    accepted: int = 0
+    refused: int = 0
+    answered: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    waiting: int = 0
+    running: int = 0
+    started: int = 0
+    wait_total: float = 0.0
+    wait_longest: float = 0.0
+    batches: dict[int, int] = field(default_factory=dict)
+    padding: int = 0
+    retried: int = 0

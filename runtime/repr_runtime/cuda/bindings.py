@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import NON_BLOCKING, OUT_OF_MEMORY, SUCCESS
-from repr_runtime.errors import (
-    CudaError,
-    DeviceMemoryError,
-    DeviceUnavailableError,
-)
+from repr_runtime.errors import CudaError, DeviceMemoryError, DeviceUnavailableError
 
 
 class BindingsCuda(Cuda):
@@ -46,14 +42,12 @@ class BindingsCuda(Cuda):
     def _call(self, function: str, *arguments: Any) -> Any:
         status, *values = getattr(self._driver, function)(*arguments)
         if int(status) != SUCCESS:
-            raise self._error(function, int(status), str(getattr(status, "name", status)))
+            kind = DeviceMemoryError if int(status) == OUT_OF_MEMORY else CudaError
+            name = getattr(status, "name", status)
+            raise kind(f"{function} on device {self.device} returned {int(status)} ({name})")
         if len(values) < 2:
             return values[0] if values else None
         return values
-
-    def _error(self, function: str, code: int, name: str) -> CudaError:
-        kind = DeviceMemoryError if code == OUT_OF_MEMORY else CudaError
-        return kind(f"{function} on device {self.device} returned {code} ({name})")
 
     def _push(self) -> None:
         self._call("cuCtxPushCurrent", self._context)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.errors import (
-    CudaGraphError,
-)
+from repr_runtime.errors import CudaGraphError
 
 
-class Cuda(ABC):
+class Cuda(Protocol):
     """One device through one Python binding, in the device's primary context.
 
     The primary context is the one that torch and ONNX Runtime use: memory of theirs can be
@@ -27,10 +25,8 @@ class Cuda(ABC):
     name: str
     device: int
 
-    @abstractmethod
     def _push(self) -> None: ...
 
-    @abstractmethod
     def _pop(self) -> None: ...
 
     @contextmanager
@@ -42,85 +38,62 @@ class Cuda(ABC):
         finally:
             self._pop()
 
-    @abstractmethod
     def memory_info(self) -> tuple[int, int]:
         """Bytes of device memory: free, and in all."""
 
-    @abstractmethod
     def allocate(self, size: int) -> int:
         """The address of ``size`` new bytes on the device."""
 
-    @abstractmethod
     def free(self, address: int) -> None: ...
 
-    @abstractmethod
     def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
         """``size`` bytes of page-locked host memory, which copies need to be asynchronous."""
 
-    @abstractmethod
     def free_pinned(self, memory: NDArray[np.uint8]) -> None: ...
 
-    @abstractmethod
     def create_stream(self) -> int:
         """A stream that does not wait for the legacy default stream."""
 
-    @abstractmethod
     def destroy_stream(self, stream: int) -> None: ...
 
-    @abstractmethod
     def synchronize(self, stream: int | None = None) -> None:
         """Wait until ``stream`` has done its work; None: until all streams have."""
 
-    @abstractmethod
     def create_event(self) -> int: ...
 
-    @abstractmethod
     def destroy_event(self, event: int) -> None: ...
 
-    @abstractmethod
     def record(self, event: int, stream: int) -> None: ...
 
-    @abstractmethod
     def elapsed(self, begin: int, end: int) -> float:
         """Milliseconds between two recorded events that have both been reached."""
 
-    @abstractmethod
     def to_device(self, target: int, source: NDArray[np.uint8], stream: int) -> None:
         """Copy pinned bytes to the device, asynchronously."""
 
-    @abstractmethod
     def to_host(self, target: NDArray[np.uint8], source: int, stream: int) -> None:
         """Copy ``target.nbytes`` bytes from the device to pinned memory, asynchronously."""
 
-    @abstractmethod
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy within the device, asynchronously."""
 
-    @abstractmethod
     def begin_capture(self, stream: int) -> None:
         """Record what this thread puts on ``stream`` from now on, instead of doing it."""
 
-    @abstractmethod
     def end_capture(self, stream: int) -> int | None:
         """The graph that was recorded; None if the capture was invalidated. Ends it either way."""
 
-    @abstractmethod
     def count_nodes(self, graph: int) -> int: ...
 
-    @abstractmethod
     def instantiate(self, graph: int) -> int:
         """An executable graph, which no longer needs ``graph``."""
 
-    @abstractmethod
     def destroy_graph(self, graph: int) -> None: ...
 
-    @abstractmethod
     def launch(self, executable: int, stream: int) -> None: ...
 
-    @abstractmethod
     def destroy_executable(self, executable: int) -> None: ...
 
-    @abstractmethod
     def close(self) -> None:
         """Give the primary context back; nothing made here can be used afterwards."""
 

@@ -7,18 +7,12 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 
-from repr_runtime.errors import (
-    CudaError,
-)
+from repr_runtime.errors import CudaError
 
-# CUdevice_attribute
-_MAJOR, _MINOR = 75, 76
-
-
+_MAJOR, _MINOR = 75, 76  # CUdevice_attribute
 SUCCESS, OUT_OF_MEMORY = 0, 2
-
-
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,10 @@ class CudaStatus:
 @cache
 def cuda_status() -> CudaStatus:
     """Ask the driver itself (``cuInit``), without any package; the answer is kept."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(name)
+        driver = ctypes.CDLL(_LIBRARY)
     except OSError:
-        return CudaStatus(0, f"no CUDA driver is installed ({name} not found)")
+        return CudaStatus(0, f"no CUDA driver is installed ({_LIBRARY} not found)")
     code = driver.cuInit(0)
     if code != SUCCESS:
         return CudaStatus(0, f"the CUDA driver found no device (cuInit returned {code})")
@@ -79,7 +72,7 @@ def _describe(driver: ctypes.CDLL, index: int) -> Gpu:
 
 def wait_for_device(device: int) -> None:
     """Wait until all work in the device's primary context is done, whoever began it."""
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    driver = ctypes.CDLL(_LIBRARY)
     context, before = ctypes.c_void_p(), ctypes.c_void_p()
     codes = [driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)]
     if codes[0] == SUCCESS:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import cuda_status
-from repr_runtime.errors import (
-    DeviceUnavailableError,
-)
+from repr_runtime.errors import DeviceUnavailableError
 
 
 def open_cuda(device: int = 0) -> Cuda:

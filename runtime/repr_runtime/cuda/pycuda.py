@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import NON_BLOCKING
-from repr_runtime.errors import (
-    CudaError,
-    CudaGraphError,
-    DeviceMemoryError,
-    DeviceUnavailableError,
-)
+from repr_runtime.errors import CudaError, CudaGraphError, DeviceMemoryError, DeviceUnavailableError
 
 
 @contextmanager

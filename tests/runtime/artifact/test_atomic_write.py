@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,9 @@ def versions(tiny: Any, tmp_path: Path) -> Path:
     folder = tmp_path / "versions"
     for seed in range(3):
         tiny.write(folder / str(seed), seed=seed, versions={"seed": str(seed)})
-    manifest, files = tiny.parts(seed=3, versions={"seed": "3"})
-    extra = {f"engines/{i}.engine": np.random.default_rng(i).bytes(50_000) for i in range(4)}
-    entries = tuple(describe_file(name, extra[name], "engine") for name in extra)
-    write_artifact(
-        folder / "3", replace(manifest, files=manifest.files + entries), {**files, **extra}
-    )
+    noise = [np.random.default_rng(i).bytes(50_000) for i in range(4)]
+    more = {f"engines/{i}.engine": (content, "engine") for i, content in enumerate(noise)}
+    tiny.write(folder / "3", seed=3, versions={"seed": "3"}, more=more)
     return folder
 
 
@@ -244,18 +240,6 @@ def test_reading_starts_again_when_the_artifact_was_replaced_in_between(
     with load(path, device="cpu") as session:
         assert session.manifest.weights.location == "seed 0"
         assert bias_of(session) == tiny.parameters(0)[1][0]
-
-
-def test_the_system_swaps_folders_here(tmp_path: Path) -> None:
-    if sys.platform not in ("linux", "darwin"):
-        assert not artifact_module._exchange(tmp_path, tmp_path)
-        return
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    assert artifact_module._exchange(tmp_path / "a", tmp_path / "b")
-    assert os.listdir(tmp_path / "a") == ["b"]
-    assert not artifact_module._exchange(tmp_path / "a", tmp_path / "none")
 
 
 @pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="no atomic swap there")

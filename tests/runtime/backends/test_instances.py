@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_place import Place
 
 from repr_runtime import TensorRTOptions, load
 from repr_runtime.artifact.reading import read_manifest
@@ -63,21 +64,14 @@ def test_runs_are_spread_over_the_idle_instances_and_no_two_meet() -> None:
     assert set(names) == {"0", "1", "2"}
 
 
-def test_a_run_that_fails_gives_its_instance_back() -> None:
-    class Fails(FakeBackend):
-        def run(self, _: Any) -> list[Any]:
-            raise RuntimeError("no")
-
-    backend = Instances([Fails("0", threading.Event())])  # type: ignore[list-item]
-    for _ in range(3):
-        with pytest.raises(RuntimeError):
-            backend.run({})
-
-
-def test_closing_tells_those_who_wait_for_an_instance() -> None:
+def test_a_run_that_fails_gives_its_instance_back_and_closing_tells_those_who_wait() -> None:
     gate = threading.Event()
     fake = FakeBackend("0", gate)
     backend = Instances([fake])  # type: ignore[list-item]
+    with fake.inside:  # a run that fails gives its instance back
+        for _ in range(3):
+            with pytest.raises(AssertionError, match="two runs"):
+                backend.run({})
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(backend.run, {})
         assert fake.entered.acquire(timeout=10)
@@ -103,14 +97,6 @@ def test_instances_of_one_thread_share_one_session(
         assert session.timings is None
     with pytest.raises(SessionClosedError):
         session.run(x)
-
-
-def test_one_instance_is_the_library_itself(artifact: Path) -> None:
-    for asked in (None, 1):
-        with load(artifact, device="cpu", instances=asked) as session:
-            assert isinstance(session.backend, OnnxRuntimeBackend)
-            assert session.instances == 1
-            assert "instances" not in session.choice
 
 
 def test_the_cores_are_shared_out(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,18 +141,13 @@ def test_no_instance_is_left_open_where_a_later_one_fails(
 
 
 def test_of_an_engine_they_are_the_contexts(
-    artifact: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-
-    def attempt(*arguments: Any) -> str:
-        asked.append(arguments[-1].contexts)
-        return "no engine today"
-
-    monkeypatch.setattr("repr_runtime.backends.tensorrt.engines.attempt", attempt)
-    for instances in (None, 3):
-        load(artifact, instances=instances, options=TensorRTOptions(contexts=5)).close()
-    assert asked == [5, 3]
+    path = Place(tmp_path / "a", tiny, monkeypatch).write("tensorrt")
+    for instances, contexts in ((None, 5), (3, 3)):
+        options = TensorRTOptions(contexts=5)
+        with load(path, device="tensorrt", instances=instances, options=options) as session:
+            assert session.instances == contexts
 
 
 def test_a_batch_is_bit_for_bit_what_one_instance_gives(lenet5: Path) -> None:
@@ -224,5 +205,8 @@ def test_threads_that_were_asked_for_run_little_work_too(
     monkeypatch.setattr(OnnxRuntimeBackend, "__init__", noted)
     load(artifact, device="cpu", **asked).close()
     assert set(made) == {0}
-    load(artifact, device="cpu").close()
-    assert made[-1] > 0
+    for alone in (None, 1):
+        with load(artifact, device="cpu", instances=alone) as session:  # the library itself
+            assert isinstance(session.backend, OnnxRuntimeBackend)
+            assert "instances" not in session.choice
+        assert made[-1] > 0

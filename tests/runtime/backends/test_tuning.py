@@ -53,11 +53,8 @@ def test_none_and_a_setting_of_ones_own() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_never_tuned_says_how() -> None:
-    setting, words = resolve("latency", GRAPH, "1.31.1")
-    assert setting is None
-    assert words == (
-        "not tuned for latency: this graph was never tuned here; repr-bench --tune latency"
-    )
+    words = "not tuned for latency: this graph was never tuned here; repr-bench --tune latency"
+    assert resolve("latency", GRAPH, "1.31.1") == (None, words)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +74,9 @@ def test_another_machines_or_versions_is_not_used(
     assert words in why
 
 
-def test_the_other_goal_alone_is_not_used(here: Machine) -> None:
+def test_another_goals_or_graphs_is_not_used(here: Machine) -> None:
     store("throughput", Setting(), GRAPH, here)
     assert "tuned for throughput alone" in resolve("latency", GRAPH, "1.31.1")[1]
-
-
-def test_another_graphs_file_in_its_place_is_not_used(here: Machine) -> None:
     other = GRAPH[:16] + "cd" * 24
     path = store("latency", Setting(), other, here)
     assert path == tuning_path(GRAPH, here)
@@ -92,18 +86,15 @@ def test_another_graphs_file_in_its_place_is_not_used(here: Machine) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
-        {"goals": 3},
-        {"goals": {"latency": {"setting": {"threads": -1}}}},
-        {"goals": {"latency": {"setting": {"threads": True}}}},
-        {"goals": {"latency": {"setting": {"threads": "2"}}}},
-        {"goals": {"latency": {"setting": {"spinning": 1}}}},
-        {"goals": {"latency": {"setting": {"optimization": "rm"}}}},
-        {"goals": {"latency": {"setting": {"code": "x"}}}},
-        {"goals": {"latency": {}}},
-        {"goals": {"latency": []}},
-        {"machine": {}},
-        {"machine": asdict(HERE) | {"cores": 8}},
+        *({"schema": 2}, {"goals": 3}, {"goals": {"latency": {}}}, {"goals": {"latency": []}}),
+        *(
+            {"goals": {"latency": {"setting": setting}}}
+            for setting in (
+                *({"threads": -1}, {"threads": True}, {"threads": "2"}),
+                *({"spinning": 1}, {"optimization": "rm"}, {"code": "x"}),
+            )
+        ),
+        *({"machine": {}}, {"machine": asdict(HERE) | {"cores": 8}}),
     ],
 )
 def test_a_damaged_file_is_not_used_and_is_no_error(here: Machine, change: dict[str, Any]) -> None:

@@ -296,18 +296,6 @@ def test_statistics_are_a_snapshot_that_a_service_can_log() -> None:
 # Event loops
 
 
-def test_from_several_event_loops_at_once() -> None:
-    async def ask(made: Batcher, first: int) -> bool:
-        answers = await asyncio.gather(*(made.run_async(sample(first + i)) for i in range(20)))
-        return all(is_answer(answer, first + i) for i, answer in enumerate(answers))
-
-    session = FakeSession(instances=2)
-    with batcher(session, max_delay=0.001) as made, ThreadPoolExecutor(4) as pool:
-        loops = [pool.submit(asyncio.run, ask(made, 100 * n)) for n in range(4)]
-        assert [loop.result(20) for loop in loops] == [True] * 4
-    assert made.stats().answered == 80
-
-
 def test_cancelling_a_task_withdraws_its_request_unless_that_is_run_already() -> None:
     session = FakeSession()
     session.gate.clear()

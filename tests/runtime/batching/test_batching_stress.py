@@ -72,16 +72,28 @@ class Ledger:
         return {i for i, found in self.outcomes.items() if found[0] in outcomes}
 
 
-def outcome_of(future: Future[Any], identity: int, timeout: float | None = 30) -> str:
-    try:
-        answer = future.result(timeout)
-    except CancelledError:
-        return "cancelled"
-    except DeadlineExceededError:
-        return "expired"
-    except (ExecutionError, BatcherClosedError):
-        return "failed"
+ENDS: dict[type[BaseException], str] = {
+    CancelledError: "cancelled",
+    asyncio.CancelledError: "cancelled",
+    DeadlineExceededError: "expired",
+    QueueFullError: "refused",
+    ExecutionError: "failed",
+    BatcherClosedError: "failed",
+}
+
+
+def outcome(answer: Any, identity: int) -> str:
+    """What became of the request ``identity``: ``answer`` is what came, or what was raised."""
+    if isinstance(answer, BaseException):
+        return ENDS[type(answer)]
     return "answered" if is_answer(answer, identity) else "another's answer"
+
+
+def outcome_of(future: Future[Any], identity: int) -> str:
+    try:
+        return outcome(future.result(30), identity)
+    except BaseException as error:
+        return outcome(error, identity)
 
 
 def poisoned(batch: NDArray[Any]) -> None:
@@ -96,27 +108,22 @@ def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
     soon = dice.uniform(0, 0.004)
     try:
         if manner in ("run", "timeout"):
-            limit = soon if manner == "timeout" else 30
-            done: Future[Any] = Future()  # so that all manners are judged alike
+            answer: Any
             try:
-                done.set_result(made.run(sample(identity), timeout=limit))
-            except (DeadlineExceededError, ExecutionError) as error:
-                done.set_exception(error)
-            except BatcherClosedError as error:
+                answer = made.run(sample(identity), timeout=soon if manner == "timeout" else 30)
+            except (DeadlineExceededError, ExecutionError, BatcherClosedError) as error:
                 if "make a new one" in str(error):
                     raise
-                done.set_exception(error)
+                answer = error
             ledger.completed(identity)
-            ledger.write(identity, outcome_of(done, identity))
+            ledger.write(identity, outcome(answer, identity))
             return
         deadline = time.monotonic() + soon if manner == "deadline" else None
         future = made.submit(sample(identity), deadline=deadline)
         future.add_done_callback(lambda _: ledger.completed(identity))
         if manner == "cancel":
             time.sleep(soon / 4)
-            cancelled = future.cancel()
-            outcome = outcome_of(future, identity)
-            assert cancelled == (outcome == "cancelled"), outcome
+            assert future.cancel() == (outcome_of(future, identity) == "cancelled")
         ledger.write(identity, outcome_of(future, identity))
     except (QueueFullError, BatcherClosedError):
         ledger.write(identity, "refused")
@@ -236,19 +243,8 @@ def test_event_loops_with_random_cancellations_and_timeouts() -> None:
         if dice.random() < 0.3:
             await asyncio.sleep(dice.uniform(0, 0.004))
             task.cancel()
-        try:
-            answer = await task
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-        except QueueFullError:
-            outcome = "refused"
-        except DeadlineExceededError:
-            outcome = "expired"
-        except ExecutionError:
-            outcome = "failed"
-        else:
-            outcome = "answered" if is_answer(answer, identity) else "another's answer"
-        ledger.write(identity, outcome)
+        (answer,) = await asyncio.gather(task, return_exceptions=True)
+        ledger.write(identity, outcome(answer, identity))
 
     async def many(made: Batcher, seed: int) -> None:
         dice = random.Random(seed)

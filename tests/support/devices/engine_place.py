@@ -15,25 +15,21 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import engine_bytes, expected
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 
+from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import EngineInfo, Manifest, ProfileInfo
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
 from repr_runtime.backends.tensorrt.library import Edition, Library
 from repr_runtime.cuda.driver import CudaStatus, Gpu
-from repr_runtime.errors import (
-    MissingExtraError,
-)
+from repr_runtime.errors import MissingExtraError
 
 HERE = f"{sys.platform}-{platform.machine().lower()}"
 PATH = "engines/fp32.tensorrt.engine"
 RTX_PATH = "engines/fp32.tensorrt-rtx.engine"
 VERSIONS = {"tensorrt": "10.13.0.35", "tensorrt-rtx": "1.7.1.116"}
-
-
 REBUILD = "repr-export tiny --engine tensorrt"
 
 
@@ -41,23 +37,13 @@ def summing_graph() -> bytes:
     """What the fake engine computes, for ONNX Runtime: logits = 2 * sum + class."""
     constants: dict[str, Any] = {"axes": [1, 2, 3], "last": [1], "two": np.float32(2)}
     constants["shift"] = np.arange(5, dtype=np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("ReduceSum", ["input", "axes"], ["sum"], keepdims=0),
-            helper.make_node("Mul", ["sum", "two"], ["scaled"]),
-            helper.make_node("Unsqueeze", ["scaled", "last"], ["column"]),
-            helper.make_node("Add", ["column", "shift"], ["logits"]),
-        ],
-        "summing",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
-    opset = helper.make_opsetid("", 20)
-    content: bytes = helper.make_model(
-        graph, opset_imports=[opset], ir_version=10
-    ).SerializeToString()
-    return content
+    nodes = [
+        helper.make_node("ReduceSum", ["input", "axes"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "two"], ["scaled"]),
+        helper.make_node("Unsqueeze", ["scaled", "last"], ["column"]),
+        helper.make_node("Add", ["column", "shift"], ["logits"]),
+    ]
+    return model_of(nodes, {"input": ("n", 3, 4, 4)}, {"logits": ("n", 5)}, constants)
 
 
 class Place:
@@ -71,10 +57,9 @@ class Place:
         self.gpu("9.0")
         self.install("tensorrt")
         self.install("tensorrt-rtx")
-        monkeypatch.setattr(engine_checks, "open_library", self._library)
-        monkeypatch.setattr(engines, "open_library", self._library)
-        monkeypatch.setattr(engine_checks, "open_cuda", self._cuda)
-        monkeypatch.setattr(engines, "open_cuda", self._cuda)
+        for module in (engine_checks, engines):
+            monkeypatch.setattr(module, "open_library", self._library)
+            monkeypatch.setattr(module, "open_cuda", self._cuda)
 
     def gpu(self, *capabilities: str, driver: tuple[int, int] = (13, 0)) -> None:
         gpus = tuple(Gpu(f"GPU {c}", c, 1 << 37) for c in capabilities)
@@ -100,29 +85,17 @@ class Place:
         golden = {"input.input": self.tiny.inputs(3)}
         golden["output.logits"] = expected(golden["input.input"])
         graph = summing_graph()
-        manifest, files = self.tiny.parts(graph=graph, golden=golden)
-        infos = []
+        infos, more = [], {}
         for library in libraries:
-            path = f"engines/fp32.{library}.engine"
-            files[path] = content or engine_bytes(
-                rtx=library == "tensorrt-rtx", version=VERSIONS[library]
-            )
-            infos.append(engine_info(path, library, VERSIONS[library], graph, **changes))
-        roles = {"model.onnx": "graph", "golden.npz": "golden"}
-        manifest = replace(
-            manifest,
-            network=replace(manifest.network, source="registry"),
-            files=tuple(
-                describe_file(p, c, roles.get(p, "engine"), "fp32") for p, c in files.items()
-            ),
-            engines=tuple(infos),
-        )
-        write_artifact(self.folder, manifest, files)
-        return self.folder
+            path, version = f"engines/fp32.{library}.engine", VERSIONS[library]
+            made = content or engine_bytes(rtx=library == "tensorrt-rtx", version=version)
+            more[path] = (made, "engine", "fp32")
+            infos.append(engine_info(path, library, version, graph, **changes))
+        network = replace(self.tiny.parts()[0].network, source="registry")
+        choices = {"graph": graph, "golden": golden, "more": more, "network": network}
+        return self.tiny.write(self.folder, **choices, engines=tuple(infos))
 
     def manifest(self) -> Manifest:
-        from repr_runtime import read_manifest
-
         return read_manifest(self.folder)
 
 

@@ -37,10 +37,8 @@ class FakeCuda(Cuda):
     name = "fake"
 
     def __init__(self, device: int = 0, memory: int = 1 << 30) -> None:
-        self.device = device
-        self.total = memory
-        self.closed = False
-        self.lost = False  # after an illegal access, every call fails
+        self.device, self.total = device, memory
+        self.closed = self.lost = False  # lost: after an illegal access, every call fails
         self.blocks: dict[int, np.ndarray] = {}
         self.pinned: dict[int, np.ndarray] = {}
         self.streams: dict[int, _Stream] = {}
@@ -59,13 +57,10 @@ class FakeCuda(Cuda):
 
     @classmethod
     def stack(cls) -> list[FakeCuda]:
+        """Those that are current in this thread, the innermost at the end."""
         if not hasattr(cls.stacks, "stack"):
             cls.stacks.stack = []
         return cls.stacks.stack
-
-    @classmethod
-    def current_device(cls) -> FakeCuda | None:
-        return cls.stack()[-1] if cls.stack() else None
 
     def _push(self) -> None:
         if self.closed:
@@ -77,7 +72,7 @@ class FakeCuda(Cuda):
             raise BrokenRuleError("contexts popped in another order than pushed")
 
     def _call(self, name: str) -> None:
-        if self.current_device() is not self:
+        if self.stack()[-1:] != [self]:
             raise BrokenRuleError(f"{name} without the device's context being current")
         if self.lost:
             raise CudaError("CUDA_ERROR_ILLEGAL_ADDRESS")
@@ -91,25 +86,28 @@ class FakeCuda(Cuda):
                 stream.invalid = True
                 raise CudaError(f"{name}: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
-    def _number(self) -> int:
+    def _add(self, kind: dict[int, Any], thing: Any) -> int:
+        """A new number that ``thing`` has from now on among those of its kind."""
         with self._lock:
             self._numbers += 1 << 28
+            kind[self._numbers] = thing
             return self._numbers
 
     # Memory
 
     def memory_info(self) -> tuple[int, int]:
         self._call("memory_info")
-        return self.total - sum(b.nbytes for b in self.blocks.values()), self.total
+        return self._free_bytes(), self.total
+
+    def _free_bytes(self) -> int:
+        return self.total - sum(b.nbytes for b in self.blocks.values())
 
     def allocate(self, size: int) -> int:
         self._unsafe("allocate")
         with self._lock:
-            if size > self.total - sum(b.nbytes for b in self.blocks.values()):
+            if size > self._free_bytes():
                 raise DeviceMemoryError(f"CUDA_ERROR_OUT_OF_MEMORY for {size} bytes")
-            address = self._number()
-            self.blocks[address] = np.full(size, 0xEE, np.uint8)
-        return address
+            return self._add(self.blocks, np.full(size, 0xEE, np.uint8))
 
     def free(self, address: int) -> None:
         self._unsafe("free")
@@ -146,9 +144,7 @@ class FakeCuda(Cuda):
 
     def create_stream(self) -> int:
         self._unsafe("create_stream")
-        stream = self._number()
-        self.streams[stream] = _Stream()
-        return stream
+        return self._add(self.streams, _Stream())
 
     def destroy_stream(self, stream: int) -> None:
         self._call("destroy_stream")
@@ -161,10 +157,7 @@ class FakeCuda(Cuda):
         if stream not in self.streams:
             raise CudaError("CUDA_ERROR_INVALID_HANDLE: no such stream")
         found = self.streams[stream]
-        if found.captured is None:
-            found.pending.append(work)
-        else:
-            found.captured.append(work)
+        (found.pending if found.captured is None else found.captured).append(work)
 
     def _drain(self, stream: _Stream) -> None:
         pending, stream.pending = stream.pending, []
@@ -178,9 +171,7 @@ class FakeCuda(Cuda):
 
     def create_event(self) -> int:
         self._unsafe("create_event")
-        event = self._number()
-        self.events[event] = None
-        return event
+        return self._add(self.events, None)
 
     def destroy_event(self, event: int) -> None:
         self._call("destroy_event")
@@ -240,20 +231,14 @@ class FakeCuda(Cuda):
         if found.capturing_thread != threading.get_ident():
             raise CudaError("CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD")
         work, found.captured = found.captured, None
-        if found.invalid:
-            return None
-        graph = self._number()
-        self.graphs[graph] = work
-        return graph
+        return None if found.invalid else self._add(self.graphs, work)
 
     def count_nodes(self, graph: int) -> int:
         return len(self.graphs[graph])
 
     def instantiate(self, graph: int) -> int:
         self._call("instantiate")
-        executable = self._number()
-        self.executables[executable] = self.graphs[graph]
-        return executable
+        return self._add(self.executables, self.graphs[graph])
 
     def destroy_graph(self, graph: int) -> None:
         self._call("destroy_graph")

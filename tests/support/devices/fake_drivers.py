@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,30 +158,22 @@ def _pycuda(device: FakeCuda) -> ModuleType:
         def __del__(self) -> None:
             device.destroy_event(self.event)
 
-    class Context:
-        def push(self) -> None:
-            device._push()
+    def detach() -> None:
+        device.primary.remove("pycuda")
+        if not device.primary:
+            device.close()
 
-        @staticmethod
-        def pop() -> None:
-            device._pop()
+    context = SimpleNamespace(
+        push=device._push,
+        pop=device._pop,
+        synchronize=lambda: device.synchronize(),
+        detach=detach,
+    )
 
-        @staticmethod
-        def synchronize() -> None:
-            device.synchronize()
-
-        def detach(self) -> None:
-            device.primary.remove("pycuda")
-            if not device.primary:
-                device.close()
-
-    class Device:
-        def __init__(self, ordinal: int) -> None:
-            assert ordinal == device.device
-
-        def retain_primary_context(self) -> Context:
-            device.primary.append("pycuda")
-            return Context()
+    def open_device(ordinal: int) -> Any:
+        assert ordinal == device.device
+        retain = lambda: device.primary.append("pycuda") or context  # noqa: E731
+        return SimpleNamespace(retain_primary_context=retain)
 
     class Pinned(np.ndarray):
         """Its ``base`` is what owns the memory, and can free it."""
@@ -196,24 +188,21 @@ def _pycuda(device: FakeCuda) -> ModuleType:
 
             return Owner()
 
-    def copy_to_device(target: int, source: np.ndarray, stream: Stream) -> None:
-        device.to_device(target, np.asarray(source), stream.handle)
-
-    def copy_to_host(target: np.ndarray, source: int, stream: Stream) -> None:
-        device.to_host(np.asarray(target), source, stream.handle)
-
-    def copy(target: int, source: int, size: int, stream: Stream) -> None:
-        device.copy(target, source, size, stream.handle)
-
     driver.Error, driver.MemoryError = Error, MemoryError
-    driver.Stream, driver.Event, driver.Context, driver.Device = Stream, Event, Context, Device
+    driver.Stream, driver.Event, driver.Context, driver.Device = Stream, Event, context, open_device
     driver.init = lambda: None
     driver.mem_get_info = device.memory_info
     driver.mem_alloc = Allocation
     driver.pagelocked_empty = lambda size, _: device.allocate_pinned(size).view(Pinned)
-    driver.memcpy_htod_async = copy_to_device
-    driver.memcpy_dtoh_async = copy_to_host
-    driver.memcpy_dtod_async = copy
+    driver.memcpy_htod_async = lambda target, source, stream: device.to_device(
+        target, np.asarray(source), stream.handle
+    )
+    driver.memcpy_dtoh_async = lambda target, source, stream: device.to_host(
+        np.asarray(target), source, stream.handle
+    )
+    driver.memcpy_dtod_async = lambda target, source, size, stream: device.copy(
+        target, source, size, stream.handle
+    )
     return driver
 
 

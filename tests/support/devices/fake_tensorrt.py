@@ -45,7 +45,7 @@ def expected(x: np.ndarray, scale: float = 2.0, shift: float = 1.0) -> np.ndarra
 class FakeEngine:
     def __init__(self, fields: dict[str, Any], module: ModuleType) -> None:
         self.fields, self.module = fields, module
-        self.device = FakeCuda.current_device()  # it belongs to the one that is current now
+        self.device = FakeCuda.stack()[-1]  # it belongs to the one that is current now
         self.num_optimization_profiles = len(fields["profiles"])
         self.num_io_tensors = 2
         self.weights = fields.get("stripped") is None
@@ -60,11 +60,11 @@ class FakeEngine:
     def get_tensor_dtype(self, _: str) -> Any:
         return DataType[self.fields.get("dtype", "FLOAT")]
 
-    def _lead(self) -> int:
-        return self.fields.get("fixed", -1)
-
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        rows = -1 if name == "logits" and self.fields.get("data_dependent") else self._lead()
+        free = name == "logits" and self.fields.get("data_dependent")
+        return self.shape_of(name, -1 if free else self.fields.get("fixed", -1))
+
+    def shape_of(self, name: str, rows: int) -> tuple[int, ...]:
         return (rows, *SAMPLE) if name == "input" else (rows, CLASSES)
 
     def get_tensor_profile_shape(self, _: str, index: int) -> list[tuple[int, ...]]:
@@ -110,10 +110,9 @@ class FakeContext:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if name == "logits" and self.engine.fields.get("data_dependent"):
-            return (-1, CLASSES)
-        rows = self.engine.fields.get("fixed", self.rows)
-        return (rows, *SAMPLE) if name == "input" else (rows, CLASSES)
+        free = name == "logits" and self.engine.fields.get("data_dependent")
+        rows = -1 if free else self.engine.fields.get("fixed", self.rows)
+        return self.engine.shape_of(name, rows)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -129,7 +128,7 @@ class FakeContext:
 
     def _execute(self, stream: int) -> bool:
         self.enqueued += 1
-        fields, device = self.engine.fields, FakeCuda.current_device()
+        fields, (*_, device) = self.engine.fields, (None, *FakeCuda.stack())
         if device is None or set(self.addresses) != {"input", "logits"} or not self.rows:
             raise BrokenRuleError("enqueued without a context, all addresses and shapes")
         if not self.engine.weights:
@@ -221,22 +220,21 @@ def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) 
             fake.logger = logger
 
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-            if FakeCuda.current_device() is None:
-                fake.logger.log(Severity.ERROR, "CUDA driver version is insufficient")
-                return None
+            fields, why_not = {}, ""
             try:
                 if content[:4] != (b"vtrt" if rtx else b"ftrt"):
                     raise ValueError
                 fields = json.loads(content[4:])
             except ValueError:
-                fake.logger.log(Severity.ERROR, "Serialization assertion magicTag failed")
-                return None
-            if fields["version"] != fake.__version__:
-                text = f"version tag mismatch: {fields['version']} against {fake.__version__}"
-                fake.logger.log(Severity.ERROR, text)
-                return None
-            if fields.get("host_code") and not self.engine_host_code_allowed:
-                fake.logger.log(Severity.ERROR, "host executable code is not allowed")
+                why_not = "Serialization assertion magicTag failed"
+            if not FakeCuda.stack():
+                why_not = "CUDA driver version is insufficient"
+            elif fields.get("version", fake.__version__) != fake.__version__:
+                why_not = f"version tag mismatch: {fields['version']} against {fake.__version__}"
+            elif fields.get("host_code") and not self.engine_host_code_allowed:
+                why_not = "host executable code is not allowed"
+            if why_not:
+                fake.logger.log(Severity.ERROR, why_not)
                 return None
             fake.engines.append(FakeEngine(fields, fake))
             return fake.engines[-1]

@@ -14,7 +14,7 @@ from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
-from repr_runtime.backends.tensorrt.lane import EngineTensors, GraphPolicy, Lane, has_free_batch
+from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
 from repr_runtime.backends.tensorrt.messages import last_error, logger
@@ -216,9 +216,9 @@ class TensorRTBackend:
                 f"{self.library.title} makes no execution context ({last_error()}); free memory on "
                 f"the device, or build with a smaller largest batch: {self._file.rebuild}"
             )
-        tensors = EngineTensors(self.inputs, self.outputs, self.profiles)
+        tensors, largest = (self.inputs, self.outputs), self.profiles[index].max
         timed = self.options.timed
-        return Lane(self._cuda, context, index, tensors, self._policy, timed=timed)
+        return Lane(self._cuda, context, index, tensors, largest, self._policy, timed=timed)
 
     @property
     def timings(self) -> Timings | None:

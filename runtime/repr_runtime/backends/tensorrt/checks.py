@@ -8,7 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,6 @@ class Subject:
     info: EngineInfo
     gpu: int = 0
     batch: int | None = None
-    _library: list[Library] = field(default_factory=list)
 
     @property
     def edition(self) -> Edition:
@@ -70,12 +70,10 @@ class Subject:
             )
         return found
 
-    @property
+    @cached_property
     def library(self) -> Library:
         """The library that runs it, imported at the first question that needs it."""
-        if not self._library:
-            self._library.append(open_library(self.edition))
-        return self._library[0]
+        return open_library(self.edition)
 
     @property
     def rebuild(self) -> str:
@@ -124,13 +122,8 @@ def _file(subject: Subject) -> str:
 
 
 def _precision(subject: Subject) -> str:
-    info = subject.info
-    kept = "; TF32 in fp32 layers" if info.options.get("tf32") else ""
-    return f"{info.precision}{kept}"
-
-
-def _library(subject: Subject) -> str:
-    return f"{subject.library.title} is installed"
+    kept = "; TF32 in fp32 layers" if subject.info.options.get("tf32") else ""
+    return f"{subject.info.precision}{kept}"
 
 
 def _version(subject: Subject) -> str:
@@ -159,10 +152,6 @@ def _system(subject: Subject) -> str:
             f"{subject.rebuild}"
         )
     return here
-
-
-def _device(subject: Subject) -> str:
-    return subject.device.name
 
 
 def _driver(subject: Subject) -> str:
@@ -244,8 +233,8 @@ QUESTIONS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("file", _file),
     ("batch", _batch),
     ("system", _system),
-    ("GPU", _device),
-    ("library", _library),
+    ("GPU", lambda s: s.device.name),
+    ("library", lambda s: f"{s.library.title} is installed"),
     ("version", _version),
     ("driver", _driver),
     ("compute capability", _capability),

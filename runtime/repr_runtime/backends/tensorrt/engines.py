@@ -57,8 +57,12 @@ def open_engine(
         )
     failures: list[str] = []
     for info in found:
+        subject = Subject(root, manifest, info, options.gpu)
         try:
-            backend = _open(Subject(root, manifest, info, options.gpu), options)
+            require_runnable(subject)
+            content = read_file(root, subject.file)  # the bytes that run are those hashed
+            file = _listed(subject, content, root / info.path)
+            backend = TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
         except ReproError as error:
             if info is found[-1]:
                 if failures:
@@ -67,36 +71,25 @@ def open_engine(
             failures.append(f"{info.path}: {error}")
             continue
         before = f"; not {'; not '.join(failures)}" if failures else ""
-        return backend, f"{_title(backend)}, engine {info.path}{before}"
+        return backend, f"{backend.library.title} on {backend.device}, engine {info.path}{before}"
     raise AssertionError("the last engine returns or raises")
 
 
-def _open(subject: Subject, options: TensorRTOptions) -> TensorRTBackend:
-    require_runnable(subject)
-    content = read_file(subject.root, subject.file)  # the bytes that run are those hashed
-    file = _listed(subject, content, subject.root / subject.info.path)
-    return TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
-
-
 def _listed(subject: Subject, content: bytes, path: Path) -> EngineFile:
-    """An engine whose content the manifest vouches for."""
+    """An engine whose content the manifest vouches for, and the weights that it lacks, if any."""
+    graph = None
+    if subject.info.options.get("refit_before_use"):
+        entry = subject.manifest.graph(subject.info.precision, "tensorrt")
+        assert entry is not None, "a fresh engine has its graph"
+        graph = read_file(subject.root, entry)
     return EngineFile(
         content=content,
         path=path,
         sha256=subject.file.sha256,
         rebuild=subject.rebuild,
-        graph=_weights(subject),
+        graph=graph,
         host_code=bool(subject.info.options.get("version_compatible")),
     )
-
-
-def _weights(subject: Subject) -> bytes | None:
-    """The graph with the weights that the engine lacks; None if it has them."""
-    if not subject.info.options.get("refit_before_use"):
-        return None
-    graph = subject.manifest.graph(subject.info.precision, "tensorrt")
-    assert graph is not None, "a fresh engine has its graph"
-    return read_file(subject.root, graph)
 
 
 def open_engine_file(
@@ -151,20 +144,5 @@ def _open_content(
 ) -> tuple[TensorRTBackend, str]:
     library = open_library(edition_of(file.content))
     backend = TensorRTBackend(file, library, open_cuda(options.gpu), options)
-    return backend, f"{_title(backend)}, engine {file.path}{remark}, as asked for"
-
-
-def _title(backend: TensorRTBackend) -> str:
-    return f"{backend.library.title} on {backend.device}"
-
-
-def attempt(
-    root: Path, manifest: Manifest, precision: str, options: TensorRTOptions
-) -> tuple[TensorRTBackend, str] | str:
-    """``open_engine``, or where it raises, the reason as a sentence, for ``device="auto"``."""
-    if not engines_of(manifest, precision):
-        return f"the artifact has no {precision} engine"
-    try:
-        return open_engine(root, manifest, precision, options)
-    except ReproError as error:
-        return str(error)
+    where = f"{library.title} on {backend.device}"
+    return backend, f"{where}, engine {file.path}{remark}, as asked for"

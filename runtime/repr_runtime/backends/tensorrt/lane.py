@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
+from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.library import sizes
 from repr_runtime.backends.tensorrt.messages import last_error
@@ -63,15 +63,6 @@ class _Buffer:
         return self.host[: self.bytes_of(shape)].view(self.dtype).reshape(shape)
 
 
-@dataclass(frozen=True)
-class EngineTensors:
-    """What goes into an engine and comes out of it, and the batch sizes of its profiles."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    profiles: tuple[ProfileInfo, ...]
-
-
 class Lane:
     """Runs batches of one profile, one at a time; only one thread may be in it.
 
@@ -85,11 +76,13 @@ class Lane:
         cuda: Cuda,
         context: trt.IExecutionContext,
         profile: int,
-        tensors: EngineTensors,
+        tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+        largest: int,
         policy: GraphPolicy,
         *,
         timed: bool = False,
     ) -> None:
+        """``tensors`` are the inputs and outputs; ``largest`` is the profile's largest batch."""
         self._cuda, self._context, self._policy = cuda, context, policy
         self.profile = profile
         self.rows: int | None = None
@@ -103,9 +96,9 @@ class Lane:
             for event in self._events:
                 self._owned.callback(cuda.destroy_event, event)
             self._select_profile()
-            self._set_shapes(tensors.inputs, tensors.profiles[profile].max)
-            self._inputs = {spec.name: self._allocate(spec) for spec in tensors.inputs}
-            self._outputs = [self._allocate(spec) for spec in tensors.outputs]
+            self._set_shapes(tensors[0], largest)
+            self._inputs = {spec.name: self._allocate(spec) for spec in tensors[0]}
+            self._outputs = [self._allocate(spec) for spec in tensors[1]]
         except BaseException:
             self._owned.close()
             raise

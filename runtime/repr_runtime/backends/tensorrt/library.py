@@ -8,12 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from repr_runtime.backends.tensorrt.messages import (
-    Messages,
-    first_sentence,
-    listen,
-    logger,
-)
+from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
 from repr_runtime.errors import (
     BackendError,
     EngineLoadError,
@@ -30,6 +25,7 @@ if TYPE_CHECKING:
 class Edition:
     """TensorRT or TensorRT-RTX, and what the other does differently.
 
+    ``name`` is also that of the extra of ``repr-deploy`` that installs it.
     ``just_in_time``: kernels are compiled on the GPU that runs the engine. So an engine suits
     more GPUs than one, and its builder needs none, times nothing, and writes the same engine at
     every optimization level. ``default_targets`` are the compute capabilities of an engine built
@@ -44,11 +40,6 @@ class Edition:
     just_in_time: bool
     default_targets: tuple[str, ...]
     distributions: tuple[tuple[str, int], ...]
-
-    @property
-    def extra(self) -> str:
-        """The extra of ``repr-deploy`` that installs it."""
-        return self.name
 
     @property
     def cuda_major(self) -> int | None:
@@ -187,7 +178,7 @@ def open_library(edition: Edition) -> Library:
 
 def import_library(edition: Edition, purpose: str, needed: str) -> Any:
     """The library's module, which must have ``needed``; raises as :func:`open_library`."""
-    missing = MissingExtraError(purpose, edition.extra, edition.module)
+    missing = MissingExtraError(purpose, edition.name, edition.module)
     try:
         module = importlib.import_module(edition.module)
     except Exception as error:  # whatever a package with shared libraries raises
@@ -195,7 +186,7 @@ def import_library(edition: Edition, purpose: str, needed: str) -> Any:
             raise missing from error
         raise BackendError(
             f"{edition.module} is installed but cannot be loaded ({error!r:.200}); install it "
-            f"again: pip install --force-reinstall 'repr-deploy[{edition.extra}]'"
+            f"again: pip install --force-reinstall 'repr-deploy[{edition.name}]'"
         ) from error
     if not hasattr(module, needed):  # type stubs alone make an empty namespace package
         raise missing

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_place import PATH, REBUILD, RTX_PATH, Place
+from engine_place import PATH, RTX_PATH, Place
 from fake_tensorrt import engine_bytes, expected
 from refusals import refuses
 
@@ -17,7 +17,6 @@ from repr_runtime import TensorRTOptions, load
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import Edition
-from repr_runtime.cli import main
 from repr_runtime.errors import (
     AlteredFileError,
     EngineLoadError,
@@ -35,11 +34,13 @@ from repr_runtime.errors import (
 def test_auto_takes_an_engine_that_passes_all_checks(place: Place) -> None:
     path = place.write("tensorrt-rtx", "tensorrt")
     x = place.tiny.inputs(3)
-    with load(path) as session:
+    with load(path, options=TensorRTOptions(timed=True)) as session:
         assert session.choice == (
             f"TensorRT 10.13.0.35 on cuda:0, engine {PATH}, the fastest that works here"
         )
         np.testing.assert_array_equal(session.run(x)["logits"], expected(x))
+        assert session.timings is not None
+        assert session.timings.compute == 11
         assert session.self_test().samples == 3
         many = place.tiny.inputs(50)  # more than the engine's largest batch
         np.testing.assert_array_equal(session.run_all({"input": many})["logits"], expected(many))
@@ -75,17 +76,6 @@ def test_without_engines(artifact: Path) -> None:
         load(artifact, device="tensorrt")
 
 
-def test_timings_of_a_session(place: Place) -> None:
-    path = place.write("tensorrt")
-    with load(path, device="tensorrt", options=TensorRTOptions(timed=True)) as session:
-        session.run(place.tiny.inputs(1))
-        assert session.timings is not None
-        assert session.timings.compute == 11
-    with load(path, device="cpu") as session:
-        session.run(place.tiny.inputs(1))
-        assert session.timings is None
-
-
 # Damage, and engines from elsewhere
 
 
@@ -109,20 +99,19 @@ def test_a_corrupted_engine(place: Place) -> None:
     assert all(device.closed for device in place.devices)
 
 
-def test_a_foreign_engine_is_refused(place: Place, tmp_path: Path) -> None:
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    return tmp_path / "foreign.engine"
+
+
+def test_a_foreign_engine_is_refused_unless_it_is_trusted(place: Place, foreign: Path) -> None:
     path = place.write("tensorrt")
-    foreign = tmp_path / "foreign.engine"
-    foreign.write_bytes(engine_bytes(scale=3.0))
-    parts = (str(foreign), "an engine is executable code", REBUILD, "trust=True")
+    foreign.write_bytes(engine_bytes(rtx=True, version="1.7.1.116", scale=3.0))
+    rebuild = "repr-export tiny --engine tensorrt-rtx"
+    parts = (str(foreign), "an engine is executable code", rebuild, "trust=True")
     with refuses(ForeignEngineError, *parts):
         load(path, engine=foreign)
-    assert not place.modules["tensorrt"].engines
-
-
-def test_a_foreign_engine_runs_if_it_is_trusted(place: Place, tmp_path: Path) -> None:
-    path = place.write("tensorrt")
-    foreign = tmp_path / "foreign.engine"
-    foreign.write_bytes(engine_bytes(rtx=True, version="1.7.1.116", scale=3.0))
+    assert not place.modules["tensorrt-rtx"].engines
     with pytest.warns(ForeignEngineWarning, match="nothing says who made this one"):
         session = load(path, engine=foreign, trust=True)
     x = place.tiny.inputs(2)
@@ -136,29 +125,19 @@ def test_a_foreign_engine_runs_if_it_is_trusted(place: Place, tmp_path: Path) ->
     assert all(device.closed for device in place.devices)
 
 
-def test_the_artifacts_own_engine_elsewhere_is_not_foreign(place: Place, tmp_path: Path) -> None:
+def test_the_artifacts_own_engine_elsewhere_is_not_foreign(place: Place, foreign: Path) -> None:
     path = place.write("tensorrt")
-    copy = tmp_path / "copy.engine"
-    copy.write_bytes((path / PATH).read_bytes())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load(path, engine=copy).close()
+    with refuses(MissingFileError, f"{foreign} cannot be read"):
+        load(path, engine=foreign)
+    foreign.write_bytes((path / PATH).read_bytes())
+    load(path, engine=foreign).close()  # a warning would be an error
     place.write("tensorrt", graph_sha256="0" * 64)
     with pytest.raises(StaleEngineError):
-        load(path, engine=copy)
+        load(path, engine=foreign)
 
 
-def test_an_engine_file_that_is_not_there(place: Place, tmp_path: Path) -> None:
+def test_a_foreign_engine_of_another_network(place: Place, foreign: Path) -> None:
     path = place.write("tensorrt")
-    with pytest.raises(MissingFileError, match=r"none\.engine cannot be read"):
-        load(path, engine=tmp_path / "none.engine")
-    with pytest.raises(ValueError, match="runs with device='tensorrt', not 'cpu'"):
-        load(path, engine=tmp_path / "none.engine", device="cpu")
-
-
-def test_a_foreign_engine_of_another_network(place: Place, tmp_path: Path) -> None:
-    path = place.write("tensorrt")
-    foreign = tmp_path / "foreign.engine"
     foreign.write_bytes(engine_bytes(fixed=2, profiles=((2, 2, 2),)))
     manifest = place.manifest()
     files = {e.path: (path / e.path).read_bytes() for e in manifest.files}
@@ -193,13 +172,13 @@ def test_code_for_the_cpu_is_let_in_only_where_the_engine_says_so(place: Place) 
 
 
 def test_inspect_says_what_an_engine_needs(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", compute_capabilities=("8.9",))
     place.gpu()
     place.modules["tensorrt"] = None
-    assert main([str(path), "--device", "cpu"]) == 0  # it runs, if not as an engine
-    shown = capsys.readouterr().out
+    status, shown = inspect(path, "--device", "cpu")
+    assert status == 0  # it runs, if not as an engine
     for part in (
         f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
         f"needs an NVIDIA GPU of compute capability 8.9, and ",
@@ -208,21 +187,18 @@ def test_inspect_says_what_an_engine_needs(
         "This artifact will run here.",
     ):
         assert part in shown
-    assert main([str(path), "--device", "cpu", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(inspect(path, "--device", "cpu", "--json")[1])
     assert set(report["engines"]) == {PATH, RTX_PATH}
     assert [c["name"] for c in report["engines"][PATH] if not c["passed"]] == ["GPU", "library"]
-    assert main([str(path), "--device", "tensorrt"]) == 1
+    assert inspect(path, "--device", "tensorrt")[0] == 1
 
 
 def test_inspect_says_that_an_engine_runs_and_what_several_lack(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
     path = place.write("tensorrt", "tensorrt-rtx", options={})
-    assert main([str(path)]) == 0
-    assert f"engine    {RTX_PATH} runs here\n" in capsys.readouterr().out
+    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
     place.gpu()
     place.patch.setattr(Edition, "cuda_major", 13)
-    main([str(path), "--device", "cpu"])
     told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
-    assert told in capsys.readouterr().out
+    assert told in inspect(path, "--device", "cpu")[1]

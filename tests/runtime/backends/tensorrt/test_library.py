@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +12,6 @@ from engine_place import RTX_PATH, engine_info
 
 from repr_runtime import load
 from repr_runtime.artifact.manifest import ProfileInfo
-from repr_runtime.artifact.reading import describe_file
-from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.library import (
     EDITIONS,
     Library,
@@ -101,17 +98,13 @@ def test_the_real_library_without_a_gpu(rtx: Library, real_engine: bytes) -> Non
 def test_a_real_engine_in_an_artifact_on_a_machine_without_a_gpu(
     rtx: Library, real_engine: bytes, tiny: Any, tmp_path: Path
 ) -> None:
-    manifest, files = tiny.parts()
-    files[RTX_PATH] = real_engine
     info = engine_info(
-        *(RTX_PATH, "tensorrt-rtx", rtx.version, files["model.onnx"]),
+        *(RTX_PATH, "tensorrt-rtx", rtx.version, tiny.graph()),
         compute_capabilities=("8.0", "8.6", "8.9", "12.0"),
         profiles=(ProfileInfo(1, 2, 8),),
         options={"later_compute_capabilities": True},
     )
-    entry = describe_file(RTX_PATH, real_engine, "engine", "fp32")
-    manifest = replace(manifest, files=(*manifest.files, entry), engines=(info,))
-    write_artifact(tmp_path / "a", manifest, files)
+    tiny.write(tmp_path / "a", more={RTX_PATH: (real_engine, "engine", "fp32")}, engines=(info,))
     checks = preflight_engines(tmp_path / "a")[RTX_PATH]
     assert [c.name for c in checks if c.passed] == [
         *("precision", "graph", "file", "batch", "system", "library", "version")
