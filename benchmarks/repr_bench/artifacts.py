@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,8 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
     every = list(networks())
     bundled = [spec for spec in every if is_bundled(spec)]
     without = len(every) - len(bundled)
-    tail = (
-        f"{without} network{'s have' if without != 1 else ' has'} no bundled weights (--list)"
-        if without
-        else ""
-    )
+    have = "networks have" if without != 1 else "network has"
+    tail = f"{without} {have} no bundled weights (--list)" if without else ""
     left = {spec.name: reason for spec in bundled if (reason := reason_to_leave_out(spec))}
     if all_bundled or len(left) == len(bundled):
         return Selection(tuple(map(short_name, bundled)), tail and f"left out: {tail}")
@@ -136,7 +134,10 @@ def _named(
             f"no trained weights of {spec.name} ship with the package, and {folder} holds no "
             f"artifact; make one first: repr-export {name} --weights FILE (or random) -o {artifacts}"
         )
-    lower = tuple(dict.fromkeys(p for p in (*_had(folder), *precisions) if p in LOWER))
+    had: tuple[str, ...] = ()
+    with contextlib.suppress(ReproError):  # of what is exported again, as far as it says
+        had = read_manifest(folder).precisions
+    lower = tuple(dict.fromkeys(p for p in (*had, *precisions) if p in LOWER))
     tell(f"exporting {spec.name} to {folder}" + (f", in {', '.join(lower)} too" if lower else ""))
     try:
         from repr_export.errors import CalibrationError, PrecisionError
@@ -153,21 +154,15 @@ def _named(
     return export(name, artifacts).path
 
 
-def _had(folder: Path) -> tuple[str, ...]:
-    """The precisions of what is there, and is exported again, as far as it says."""
-    try:
-        return read_manifest(folder).precisions
-    except ReproError:
-        return ()
-
-
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:
     from repr_models.weights.bundled import bundled_record, is_bundled
 
     if not (folder / MANIFEST_NAME).exists():
         return False
     try:
-        manifest = _whole(folder)
+        manifest = read_manifest(folder)
+        for precision in manifest.precisions:
+            load(folder, device="cpu", precision=precision).close()
     except SchemaVersionError:
         raise
     except ReproError as error:
@@ -181,7 +176,9 @@ def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> boo
             f"folder, or measure what is there: repr-bench {folder}"
         )
     if manifest.weights.kind != "bundled":
-        tell(f"{folder} carries {_weights(manifest)}, not the bundled ones; measured as it is")
+        random = manifest.weights.kind == "random"
+        what = "random weights" if random else f"weights from {manifest.weights.location}"
+        tell(f"{folder} carries {what}, not the bundled ones; measured as it is")
         return True
     if not is_bundled(spec) or manifest.weights.sha256 != bundled_record(spec)["weights_sha256"]:
         tell(f"{folder} was made of other weights than this version's and is exported again")
@@ -190,17 +187,3 @@ def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> boo
         tell(f"{folder} states another bar than this version's and is exported again")
         return False
     return True
-
-
-def _whole(folder: Path) -> Manifest:
-    """The manifest of an artifact whose graphs load; raises what ``load`` raises."""
-    manifest = read_manifest(folder)
-    for precision in manifest.precisions:
-        load(folder, device="cpu", precision=precision).close()
-    return manifest
-
-
-def _weights(manifest: Manifest) -> str:
-    if manifest.weights.kind == "random":
-        return "random weights"
-    return f"weights from {manifest.weights.location}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -57,6 +58,7 @@ class EvaluationImages:
         Raises :class:`repr_models.errors.DataError` if those of the folder are not its classes.
         """
         from repr_models.data.folder import labelled_folder, unlabelled_folder
+        from repr_models.errors import DataError
         from repr_models.spec import CIFAR10
 
         dataset = manifest.network.dataset
@@ -72,7 +74,8 @@ class EvaluationImages:
                 f"no evaluation images for dataset {dataset or 'unknown'}; "
                 f"give some with --data DIR, or --label-free DIR"
             )
-        if (cifar10 := _cifar10(self.folder)) is not None:
+        with contextlib.suppress(DataError):  # it holds other images
+            cifar10 = _load(self.folder)
             if is_cifar10:
                 return _drawn(cifar10, self.limit), ""
             return None, f"{self.folder} holds CIFAR-10, which is not what it was made for"
@@ -80,16 +83,6 @@ class EvaluationImages:
         if classes is None:
             return None, "the first output is not (N, classes)"
         return labelled_folder(self.folder, classes, limit=self.limit), ""
-
-
-def _cifar10(folder: Path) -> ImageSet | None:
-    """CIFAR-10's test images, or None where ``folder`` holds other images."""
-    from repr_models.errors import DataError
-
-    try:
-        return _load(folder)
-    except DataError:
-        return None
 
 
 def _classes(manifest: Manifest) -> ClassNames | None:

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from world import World
+from fake_queue import World
 
 from repr_bench import overhead
 from repr_bench.overhead import compare, main

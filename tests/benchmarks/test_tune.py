@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import numpy as np
 import peer_rows
 import pytest
+from fake_queue import World
 from rich.console import Console
-from world import World
 
 from repr_bench import cli
 from repr_bench import tune as module

@@ -1,4 +1,4 @@
-"""A queue in virtual time, whose latencies can be computed, for tests of arrivals and of searches."""
+"""Times that tests move: a clock that only calls move, and a queue whose latencies can be computed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,33 @@ from typing import Any
 
 from repr_runtime.errors import QueueFullError
 
+MS = 1_000_000
 START = 5_000_000_000
 STEP_NS = 20_000
+
+
+class World:
+    """A clock in ns, and calls that move it by as many ms as they are told; ``called``, in order."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.called: list[str] = []
+        self.times: Counter[str] = Counter()
+
+    def clock(self) -> int:
+        return self.now
+
+    def call(self, name: str, milliseconds: float | Callable[[int], float]) -> Callable[[], None]:
+        """``milliseconds`` may be a function of how often it was called before."""
+
+        def run() -> None:
+            number = self.times[name]
+            self.called.append(name)
+            self.times[name] += 1
+            duration = milliseconds(number) if callable(milliseconds) else milliseconds
+            self.now += round(duration * MS)
+
+        return run
 
 
 class VirtualTime:

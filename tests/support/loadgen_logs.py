@@ -19,18 +19,12 @@ Recommendations:
  * Reduce target QPS to improve latency.
 Early Stopping Result:
  * Run unsuccessful.
- * Processed 156 queries.
- * Would need to run at least 1988 more queries,
- with the run being successful if every additional
- query were under latency.
 
 ================================================
 Additional Stats
 ================================================
 Scheduled samples per second : 192.43
 Min latency (ns)                : 2193243
-Max latency (ns)                : 26573727
-Mean latency (ns)               : 7327251
 50.00 percentile latency (ns)   : 6137985
 90.00 percentile latency (ns)   : 13556056
 99.00 percentile latency (ns)   : 23130667
@@ -42,8 +36,6 @@ Test Parameters Used
 samples_per_query : 1
 target_qps : 200
 target_latency (ns): 15000000
-max_async_queries : 0
-min_duration (ms): 800
 
 No warnings encountered during test.
 
@@ -63,12 +55,7 @@ Result is : VALID
   Min queries satisfied : Yes
   Early stopping satisfied: Yes
 Early Stopping Result:
- * Processed at least 64 queries (165).
- * Would discard 6 highest latency queries.
  * Early stopping 90.0th percentile estimate: 5923412
- * Not enough queries processed for 99.0th percentile
- early stopping estimate (would need to process at
- least 662 total queries).
 
 ================================================
 Additional Stats

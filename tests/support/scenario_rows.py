@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from repr_bench.results.scenarios import ScenarioRow, StageRow
-from repr_bench.results.trials import UNANSWERED, BatchTrial, LoadGenSummary, RateTrial
+from repr_bench.results.trials import UNANSWERED, BatchTrial, LoadGenSummary, RateTrial, Scenario
 
 MS = 1_000_000
+
+
+def _row(scenario: Scenario, **figures: Any) -> ScenarioRow:
+    common: dict[str, Any] = {"label": "lenet5", "precision": "fp32", "status": "measured"}
+    return ScenarioRow(scenario=scenario, **{"source": "repr-bench", **common, **figures})
+
 
 HELD = RateTrial(
     offered=100.0,
@@ -24,12 +31,8 @@ HELD = RateTrial(
     lateness_ns=(0, 1000, 2000, 3000, 1_400_000, 1000),
     batches=((1, 3), (2, 1)),
 )
-SERVER = ScenarioRow(
-    label="lenet5",
-    precision="fp32",
-    scenario="server",
-    source="repr-bench",
-    status="measured",
+SERVER = _row(
+    "server",
     slo_ms=15.0,
     batch=32,
     trials=(
@@ -39,34 +42,23 @@ SERVER = ScenarioRow(
         HELD,
     ),
 )
-STREAM = ScenarioRow(
-    label="lenet5",
-    precision="fp32",
-    scenario="multi-stream",
-    source="repr-bench",
-    status="measured",
+STREAM = _row(
+    "multi-stream",
     batch=8,
     windows_ns=((1 * MS, 3 * MS), (2 * MS, 4 * MS)),
     window_seconds=(0.004, 0.006),
 )
-OFFLINE = ScenarioRow(
-    label="lenet5",
-    precision="fp32",
-    scenario="offline",
-    source="repr-bench",
-    status="measured",
+OFFLINE = _row(
+    "offline",
     batch=32,
     instances=2,
     windows_ns=((MS,), (MS, MS)),
     window_seconds=(0.001, 0.001),
     batches=(BatchTrial(1, ((MS,),), (0.001,)),),
 )
-LOADGEN = ScenarioRow(
-    label="lenet5",
-    precision="fp32",
-    scenario="single-stream",
+LOADGEN = _row(
+    "single-stream",
     source="LoadGen",
-    status="measured",
     batch=1,
     windows_ns=((5 * MS, 6 * MS), (7 * MS,)),
     window_seconds=(0.011, 0.007),

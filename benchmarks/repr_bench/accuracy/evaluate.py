@@ -232,19 +232,10 @@ def _preprocess(
 
 
 def _logits(session: Session, inputs: NDArray[np.float32]) -> NDArray[Any]:
-    """The first output, (n, classes), of any number of inputs.
-
-    Where the graph takes only some batch sizes, the last batch is filled up with the last
-    input, whose other outputs are dropped.
-    """
-    inputs, count = inputs.astype(session.inputs[0].dtype, copy=False), len(inputs)
-    size = session.batch_size or session.backend.chunk(count) or count
-    parts = []
-    for begin in range(0, count, size):
-        rows = np.minimum(np.arange(begin, begin + size), count - 1)
-        outputs = session.run(inputs if size == count else inputs[rows])
-        parts.append(np.asarray(next(iter(outputs.values()))))
-    logits = np.concatenate(parts)[:count]
+    """The first output, (n, classes), of any number of inputs."""
+    spec = session.inputs[0]
+    outputs = session.run_all({spec.name: inputs.astype(spec.dtype, copy=False)})
+    logits = np.asarray(next(iter(outputs.values())))
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, classes), got {logits.shape}")
     return logits

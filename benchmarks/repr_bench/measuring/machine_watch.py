@@ -82,12 +82,10 @@ class MachineWatch:
             for field in range(3)
         )
         own = now.own - before.own
-        stolen = None
-        if now.stolen is not None and before.stolen is not None:
-            stolen = round(max(0.0, now.stolen - before.stolen), 2)
-        throttled = None
-        if now.throttled is not None and before.throttled is not None:
-            throttled = now.throttled - before.throttled
+        stolen, throttled = (
+            None if was is None or value is None else value - was
+            for was, value in ((before.stolen, now.stolen), (before.throttled, now.throttled))
+        )
         gpus, gpu_others = self._gpus()
         return RoundState(
             seconds=now.wall - before.wall,
@@ -95,9 +93,9 @@ class MachineWatch:
             turns=turns if both else None,
             waited_seconds=waited / 1e9 if both else None,
             others_cpu_seconds=round(max(0.0, now.busy - before.busy - own), 2),
-            stolen_cpu_seconds=stolen,
+            stolen_cpu_seconds=None if stolen is None else round(max(0.0, stolen), 2),
             cpu_mhz=_clocks(),
-            throttled=throttled,
+            throttled=None if throttled is None else int(throttled),
             load=round(psutil.getloadavg()[0], 2),
             gpus=gpus,
             gpu_others=gpu_others,
@@ -124,11 +122,8 @@ def parse_gpus(text: str) -> tuple[GpuState, ...]:
     for line in text.splitlines():
         match [part.strip() for part in line.split(",")]:
             case [index, clock, temperature, reasons] if index.isdecimal():
-                found.append(
-                    GpuState(
-                        int(index), _integer(clock), _integer(temperature), _slowdowns(reasons)
-                    )
-                )
+                numbers = int(index), _integer(clock), _integer(temperature)
+                found.append(GpuState(*numbers, _slowdowns(reasons)))
     return tuple(found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,6 @@ REPEATS = 15
 """Many and short, so that a busy machine leaves some undisturbed: the fastest one is used."""
 
 
-class Reading(NamedTuple):
-    """``REPEATS`` timings of each part, in whole nanoseconds."""
-
-    product_ns: tuple[int, ...]
-    copy_ns: tuple[int, ...]
-
-
 class ReferenceLoad:
     """Holds the arrays, and times the two parts; about 10 ms a time on a core of 2023."""
 
@@ -41,22 +33,17 @@ class ReferenceLoad:
             matrix[:] = generator.standard_normal((SIDE, SIDE), np.float32)
         self._source, self._target = (_page_aligned(COPY_BYTES) for _ in range(2))
         self._source[:] = 1  # pages never written to would all be one page of zeros
-        self.readings: list[Reading] = []
+        self._product_ns, self._copy_ns = list[tuple[int, ...]](), list[tuple[int, ...]]()
 
     def run(self) -> None:
         """Time both parts once more. What was in the caches before it is not counted."""
-        self._multiply()
-        product = tuple(self._timed(self._multiply) for _ in range(REPEATS))
-        self._copy()
-        copy = tuple(self._timed(self._copy) for _ in range(REPEATS))
-        self.readings.append(Reading(product, copy))
+        for part, times in ((self._multiply, self._product_ns), (self._copy, self._copy_ns)):
+            part()
+            times.append(tuple(self._timed(part) for _ in range(REPEATS)))
 
     def times(self) -> ReferenceLoadTimes:
-        """All timings so far."""
-        return ReferenceLoadTimes(
-            tuple(reading.product_ns for reading in self.readings),
-            tuple(reading.copy_ns for reading in self.readings),
-        )
+        """All timings so far: ``REPEATS`` of each part a time, in whole nanoseconds."""
+        return ReferenceLoadTimes(tuple(self._product_ns), tuple(self._copy_ns))
 
     def _multiply(self) -> None:
         for _ in range(PRODUCTS):

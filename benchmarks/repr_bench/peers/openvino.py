@@ -47,11 +47,13 @@ class OpenVINORunner:
         if self._workload.threads is not None:
             config["INFERENCE_NUM_THREADS"] = self._workload.threads
         compiled = self._core.compile_model(model, "CPU", config)
-        precision = _name(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        got = compiled.get_property("INFERENCE_PRECISION_HINT")  # a type of OpenVINO's, or its name
+        precision = str(got.get_type_name() if hasattr(got, "get_type_name") else got)
         if precision != "f32":
             raise PeerAbsentError(f"OpenVINO computes in {precision}, though f32 was asked for")
+        version, *_ = str(self._library.__version__).split("-")
         settings = (
-            f"OpenVINO {_version(self._library)}, hint {self._hint}, inference precision {precision}, "
+            f"OpenVINO {version}, hint {self._hint}, inference precision {precision}, "
             f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads"
         )
         request = compiled.create_infer_request()
@@ -79,16 +81,6 @@ class OpenVINORunner:
 
     def close(self) -> None:
         del self._core
-
-
-def _name(precision: Any) -> str:
-    """``f32``, of OpenVINO's type or a string of it."""
-    named = getattr(precision, "get_type_name", None)
-    return str(named() if named is not None else precision)
-
-
-def _version(library: Any) -> str:
-    return str(library.__version__).split("-")[0]
 
 
 _WHY_NOT = not_installed("openvino", "pip install 'repr-deploy[peers]'")

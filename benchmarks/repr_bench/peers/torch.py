@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from repr_models.spec import NetworkSpec
-
 _TRIAL_SECONDS = 0.3
 _TRIAL_CALLS = 5
 _INSTALL = "pip install 'repr-deploy[bench]'"
@@ -105,6 +103,7 @@ def build_network(workload: Workload) -> nn.Module:
     """
     from repr_models.errors import ModelsError
     from repr_models.registry import resolve
+    from repr_models.weights.loading import RANDOM, load_weights
 
     network, weights = workload.manifest.network, workload.manifest.weights
     if workload.precision != "fp32":
@@ -118,24 +117,17 @@ def build_network(workload: Workload) -> nn.Module:
         )
     try:
         spec = resolve(network.name)
-        return _loaded(spec, workload)
+        built = spec.build()
+        source = load_weights(built, RANDOM if weights.kind == RANDOM else None, spec)
     except ModelsError as error:
         raise PeerAbsentError(str(error)) from error
-
-
-def _loaded(spec: NetworkSpec, workload: Workload) -> nn.Module:
-    from repr_models.weights.loading import RANDOM, load_weights
-
-    wanted = workload.manifest.weights
-    network = spec.build()
-    source = load_weights(network, RANDOM if wanted.kind == RANDOM else None, spec)
-    same = (source.kind, source.sha256) == (wanted.kind, wanted.sha256)
-    if not same or (wanted.kind == RANDOM and source.location != wanted.location):
+    same = (source.kind, source.sha256) == (weights.kind, weights.sha256)
+    if not same or (weights.kind == RANDOM and source.location != weights.location):
         raise PeerAbsentError(
-            f"it was made of other weights ({wanted.kind}, {wanted.location}) than this version's; "
+            f"it was made of other weights ({weights.kind}, {weights.location}) than this version's; "
             f"export it again"
         )
-    return network
+    return built
 
 
 def _median_seconds(call: partial[Any]) -> float:

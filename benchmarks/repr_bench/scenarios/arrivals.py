@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 from repr_bench.measuring.measure import Clock
 from repr_bench.results.trials import UNANSWERED
 from repr_runtime.errors import QueueFullError
+
+if TYPE_CHECKING:
+    from repr_runtime import Batcher
 
 Sleep = Callable[[float], None]
 Sample = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -37,27 +40,6 @@ LEAD_NS = 1_000_000
 
 GRACE_SECONDS = 2.0
 """How long the next answer is waited for, once all queries are sent."""
-
-
-class Stats(Protocol):
-    """What a service tells of itself: of each batch size, how often so many ran together."""
-
-    @property
-    def batches(self) -> dict[int, int]:
-        """Samples run together, and how often."""
-
-
-class Service(Protocol):
-    """What answers queries: a ``repr_runtime.Batcher``, or another of its kind."""
-
-    def submit(self, sample: Any, *, deadline: float | None = None) -> Future[Any]:
-        """The future answer; raises :class:`QueueFullError` where it takes no more."""
-
-    def stats(self) -> Stats:
-        """What happened up to now."""
-
-    def close(self, *, drain: bool = True) -> None:
-        """Take no more; ``drain`` says whether those that wait are still answered."""
 
 
 def poisson_schedule(
@@ -95,7 +77,7 @@ class Driven:
 def drive(
     schedule: Sequence[int] | NDArray[np.int64],
     samples: Sequence[Sample],
-    service: Service,
+    service: Batcher,
     *,
     bound_ns: float = math.inf,
     allowed: int | None = None,

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from repr_bench.errors import UsageError
 from repr_bench.results.scenarios import ScenarioRow
@@ -24,19 +24,23 @@ from repr_bench.results.trials import (
     Scenario,
     Windows,
 )
-from repr_bench.scenarios.arrivals import Sample, Service
-from repr_bench.scenarios.loadgen_log import DETAIL, TRACE, read_loadgen_summary, read_trace
+from repr_bench.scenarios.arrivals import Sample
+from repr_bench.scenarios.loadgen_log import (
+    DETAIL,
+    SCENARIOS,
+    TRACE,
+    read_loadgen_summary,
+    read_trace,
+)
 from repr_bench.scenarios.realtime import realtime_priority
 from repr_bench.scenarios.samples import POOL
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.errors import MissingExtraError
 
-_NAMES = {
-    "single-stream": "SingleStream",
-    "multi-stream": "MultiStream",
-    "server": "Server",
-    "offline": "Offline",
-}
+if TYPE_CHECKING:
+    from repr_runtime import Batcher
+
+_NAMES = {ours: theirs for theirs, ours in SCENARIOS.items()}
 _SPARE = 1.2
 """Queries are generated beforehand, for this many times the expected speed."""
 
@@ -94,43 +98,29 @@ def measure_with_loadgen(
         "server": lambda: served(system.serve, pool.samples),
         "offline": lambda: batches(pool.run, batch, ours.instances),
     }
+    options = system.options
     settings = LoadGenSettings(
-        scenario=ours.scenario,
-        seconds=row.seconds,
-        expected=expected,
-        slo_ms=system.options.slo_ms,
-        seed=system.options.seed,
+        ours.scenario, row.seconds, expected, options.slo_ms, seed=options.seed
     )
     issuer = issuers.get(ours.scenario, lambda: stream(pool.run))
-    found = run_loadgen(lg, settings, issuer, POOL)
+    summary, windows, lengths = run_loadgen(lg, settings, issuer, POOL)
     return replace(
         row,
         status="measured",
         reason="",
         inputs=pool.what,
-        windows_ns=found.windows_ns,
-        window_seconds=found.window_seconds,
-        loadgen=found.summary,
+        windows_ns=windows,
+        window_seconds=lengths,
+        loadgen=summary,
     )
 
 
-@dataclass(frozen=True)
-class LoadGenRun:
-    """What LoadGen says, and the latencies in its trace, in ns, by windows."""
-
-    summary: LoadGenSummary
-    windows_ns: Windows
-    window_seconds: tuple[float, ...]
-
-
 def run_loadgen(
-    lg: Any,
-    settings: LoadGenSettings,
-    open_issuer: OpenIssuer,
-    pool: int,
-) -> LoadGenRun:
+    lg: Any, settings: LoadGenSettings, open_issuer: OpenIssuer, pool: int
+) -> tuple[LoadGenSummary, Windows, tuple[float, ...]]:
     """Let LoadGen run ``settings`` on samples 0 to ``pool - 1``, through the issuer that is opened.
 
+    Returns what LoadGen says, and the latencies in its trace, in ns, by windows, and these in seconds.
     Raises what an answer failed with, and :class:`ResultsError` if LoadGen's logs make no sense.
     """
     errors: list[BaseException] = []
@@ -147,15 +137,13 @@ def run_loadgen(
                     errors.append(error)
                 lg.QuerySamplesComplete([lg.QuerySampleResponse(s.id, 0, 0) for s in samples])
 
-            sut = lg.ConstructSUT(guarded, _nothing)
-            qsl = lg.ConstructQSL(pool, pool, _nothing_with, _nothing_with)
+            # Queries are never held back, and all samples are in memory all the time.
+            sut = lg.ConstructSUT(guarded, lambda: None)
+            qsl = lg.ConstructQSL(pool, pool, lambda _indices: None, lambda _indices: None)
             try:
                 logs = _log_settings(lg, folder)
-                with (
-                    realtime_priority()
-                    if settings.scenario == "server"
-                    else contextlib.nullcontext()
-                ):
+                served_by_rate = settings.scenario == "server"
+                with realtime_priority() if served_by_rate else contextlib.nullcontext():
                     lg.StartTestWithLogSettings(sut, qsl, _settings(lg, settings), logs)
             finally:
                 lg.DestroyQSL(qsl)
@@ -164,7 +152,7 @@ def run_loadgen(
             raise errors[0]
         summary = read_loadgen_summary(Path(folder, DETAIL))
         windows = read_trace(Path(folder, TRACE), by_sample=settings.scenario == "offline")
-    return LoadGenRun(summary, *windows)
+    return summary, *windows
 
 
 class Answers:
@@ -202,12 +190,12 @@ def batches(run: RunIndices, batch: int, instances: int) -> Iterator[Issue]:
 
         def work(answers: Answers, queries: Sequence[Query]) -> None:
             indices = [query.sample for query in queries]
+            failed: BaseException | None = None
             try:
                 run(indices + indices[-1:] * (batch - len(indices)))
             except BaseException as error:
-                answers.done(queries, error)
-            else:
-                answers.done(queries)
+                failed = error
+            answers.done(queries, failed)
 
         def issue(answers: Answers, queries: Sequence[Query]) -> None:
             for begin in range(0, len(queries), batch):
@@ -217,7 +205,7 @@ def batches(run: RunIndices, batch: int, instances: int) -> Iterator[Issue]:
 
 
 @contextlib.contextmanager
-def served(serve: Callable[[], Service], samples: Sequence[Sample]) -> Iterator[Issue]:
+def served(serve: Callable[[], Batcher], samples: Sequence[Sample]) -> Iterator[Issue]:
     """Each sample goes to a batcher: the server scenario."""
     service = serve()
 
@@ -268,11 +256,3 @@ def _log_settings(lg: Any, folder: str) -> Any:
     found.log_output = output
     found.enable_trace = True
     return found
-
-
-def _nothing() -> None:
-    """Queries are never held back, so that there is nothing to flush."""
-
-
-def _nothing_with(_indices: Sequence[int]) -> None:
-    """All samples are in memory all the time."""

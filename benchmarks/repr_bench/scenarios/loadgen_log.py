@@ -16,7 +16,7 @@ SUMMARY = "mlperf_log_summary.txt"
 DETAIL = "mlperf_log_detail.txt"
 TRACE = "mlperf_log_trace.json"
 
-_SCENARIOS: Mapping[str, Scenario] = {
+SCENARIOS: Mapping[str, Scenario] = {
     "SingleStream": "single-stream",
     "MultiStream": "multi-stream",
     "Server": "server",
@@ -27,7 +27,7 @@ _RESULTS = (
     re.compile(r"(Completed |Scheduled )?[Ss]amples per second"),
 )
 _PERCENTILE = re.compile(r"(\d+\.\d+) percentile latency \(ns\)")
-_DETAIL_PERCENTILE = re.compile(r"result_(\d+\.\d+)_percentile_latency_ns")
+_DETAIL_PERCENTILE = re.compile(r"result_(\d+\.\d+)_percentile_(?:per_query_)?latency_ns")
 _SAMPLE = re.compile(
     r'"name":"Sample".*?"ts":(-?[\d.]+).*?"query_seq":(\d+).*?"complete_ns":(-?\d+)'
 )
@@ -59,7 +59,7 @@ def read_loadgen_summary(path: Path) -> LoadGenSummary:
 def _summary(text: str) -> LoadGenSummary:
     head, parameters = text.split("Test Parameters Used")[:2] if "Test Par" in text else (text, "")
     pairs = dict(_pairs(head))
-    scenario = _scenario(pairs)
+    scenario = _scenario(pairs["Scenario"])
     name, result = _result(pairs)
     valid = pairs["Result is"]
     if valid not in ("VALID", "INVALID"):
@@ -75,11 +75,7 @@ def _summary(text: str) -> LoadGenSummary:
         valid=valid == "VALID",
         result_name=name,
         result=result,
-        percentiles_ns={
-            f"{float(found[1]):g}": float(value)
-            for name, value in pairs.items()
-            if (found := _PERCENTILE.fullmatch(name))
-        },
+        percentiles_ns=_percentiles(_PERCENTILE, pairs),
         parameters=dict(_pairs(parameters)),
         reasons=tuple(unmet),
     )
@@ -92,11 +88,18 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
             yield name.strip(), value.strip()
 
 
-def _scenario(pairs: Mapping[str, Any]) -> Scenario:
-    written = pairs["Scenario"]
-    if written not in _SCENARIOS:
+def _scenario(written: str) -> Scenario:
+    if written not in SCENARIOS:
         raise ValueError(f"there is no scenario {written!r:.40}")
-    return _SCENARIOS[written]
+    return SCENARIOS[written]
+
+
+def _percentiles(written: re.Pattern[str], pairs: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"{float(found[1]):g}": float(value)
+        for name, value in pairs.items()
+        if (found := written.fullmatch(name))
+    }
 
 
 def _result(pairs: Mapping[str, str]) -> tuple[str, float]:
@@ -130,8 +133,7 @@ def _detail(text: str) -> LoadGenSummary:
         if line.startswith(_MARK):
             entry = json.loads(line.removeprefix(_MARK))
             pairs[entry["key"]] = entry["value"]
-    written = {"Scenario": str(pairs["effective_scenario"]).removeprefix("TestScenario.")}
-    scenario = _scenario(written)
+    scenario = _scenario(str(pairs["effective_scenario"]).removeprefix("TestScenario."))
     key, name = _DETAIL_RESULT[scenario]
     return LoadGenSummary(
         scenario=scenario,
@@ -139,11 +141,7 @@ def _detail(text: str) -> LoadGenSummary:
         valid=pairs["result_validity"] == "VALID",
         result_name=name,
         result=float(pairs[key]),
-        percentiles_ns={
-            f"{float(found[1]):g}": float(value)
-            for key, value in pairs.items()
-            if (found := _DETAIL_PERCENTILE.fullmatch(key.replace("_per_query", "")))
-        },
+        percentiles_ns=_percentiles(_DETAIL_PERCENTILE, pairs),
         parameters={
             key.removeprefix("effective_"): str(value)
             for key, value in pairs.items()

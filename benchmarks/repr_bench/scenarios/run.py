@@ -110,14 +110,9 @@ class _Run:
 
     def _measure(self, label: str, precision: str, graph: Graph) -> None:
         """One caller at a time first, then as many instances as run side by side."""
-        request, asked = self.request, self.options.scenarios
-        opened = partial(
-            load,
-            graph.artifact,
-            device=request.device,
-            precision=precision,
-            threads=request.threads,
-        )
+        request = self.request
+        how: Any = {"device": request.device, "precision": precision, "threads": request.threads}
+        opened = partial(load, graph.artifact, **how)
         with opened() as session:
             _require_same(session, graph)
             system = SystemUnderTest(
@@ -130,20 +125,15 @@ class _Run:
                 options=self.options,
                 listener=self.listener,
             )
-            for scenario in MEASURES:
-                if scenario in asked and scenario in STREAMS:
-                    self._scenario(system, scenario)
+            self._scenarios(system, one_caller=True)
             if self.options.end_to_end:
                 self._end_to_end(system)
             instances = self._instances(session)
-        if set(asked) <= STREAMS.keys():
+        if set(self.options.scenarios) <= STREAMS.keys():
             return
         with opened(instances=instances) as session:
             _require_same(session, graph)
-            system = replace(system, session=session)
-            for scenario in MEASURES:
-                if scenario in asked and scenario not in STREAMS:
-                    self._scenario(system, scenario)
+            self._scenarios(replace(system, session=session), one_caller=False)
 
     def _instances(self, session: Session) -> int | None:
         """Runs side by side: those asked for, one a core on a CPU, else what the device has."""
@@ -151,13 +141,15 @@ class _Run:
             return self.options.instances
         return max(1, usable_cores() // (self.request.threads or 1))
 
-    def _scenario(self, system: SystemUnderTest, scenario: Scenario) -> None:
-        """A row driven by ourselves, and one by LoadGen if that was asked for."""
-        ours = self._tell(system.row(scenario))
-        ours = _record(self.rows, ours, partial(MEASURES[scenario], system))
-        if self.loadgen is not None:
-            row = self._tell(replace(system.row(scenario), source="LoadGen", batch=ours.batch))
-            _record(self.rows, row, partial(measure_with_loadgen, self.loadgen, ours, system))
+    def _scenarios(self, system: SystemUnderTest, *, one_caller: bool) -> None:
+        """For each a row driven by ourselves, and one by LoadGen if that was asked for."""
+        for scenario, measured in MEASURES.items():
+            if scenario not in self.options.scenarios or (scenario in STREAMS) != one_caller:
+                continue
+            ours = _record(self.rows, self._tell(system.row(scenario)), partial(measured, system))
+            if self.loadgen is not None:
+                row = self._tell(replace(system.row(scenario), source="LoadGen", batch=ours.batch))
+                _record(self.rows, row, partial(measure_with_loadgen, self.loadgen, ours, system))
 
     def _tell(self, row: ScenarioRow) -> ScenarioRow:
         self.listener.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from repr_bench.measuring.measure import Clock
 from repr_bench.results.scenarios import ScenarioRow
@@ -14,7 +15,6 @@ from repr_bench.scenarios.arrivals import (
     REALTIME_SPIN_NS,
     SPIN_NS,
     Sample,
-    Service,
     Sleep,
     drive,
     poisson_schedule,
@@ -23,6 +23,9 @@ from repr_bench.scenarios.realtime import realtime_priority
 from repr_bench.scenarios.search import SearchSettings, conclusion, search
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time
+
+if TYPE_CHECKING:
+    from repr_runtime import Batcher
 
 
 def measure_server(system: SystemUnderTest, row: ScenarioRow) -> ScenarioRow:
@@ -69,7 +72,7 @@ def _in_words(trial: RateTrial) -> str:
 
 def try_rate(
     rate: float,
-    serve: Callable[[], Service],
+    serve: Callable[[], Batcher],
     samples: Sequence[Sample],
     settings: SearchSettings,
     *,

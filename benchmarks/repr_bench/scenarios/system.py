@@ -10,12 +10,11 @@ from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import MULTI_STREAM_SAMPLES, Scenario
-from repr_bench.scenarios.arrivals import Service
 from repr_bench.scenarios.samples import SamplePool
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
-    from repr_runtime import Session
+    from repr_runtime import Batcher, Session
 
 QUEUE_LIMIT = 4096
 """Samples that may wait in the batcher: far more than any bound leaves time for."""
@@ -42,7 +41,7 @@ class SystemUnderTest:
         """What queries are made of. Raises :class:`UsageError` where nothing can be fed."""
         return SamplePool(self.session, self.images)
 
-    def serve(self) -> Service:
+    def serve(self) -> Batcher:
         """A batcher, in which a batch starts as soon as an instance is free, with all who wait."""
         from repr_runtime import Batcher
 

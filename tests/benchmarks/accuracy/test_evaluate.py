@@ -23,7 +23,6 @@ class Fake:
 
     logits: NDArray[np.float64]
     batch_size: int | None = None
-    most: int | None = None
     dtype: str = "float32"
     crop: tuple[int, int] = (32, 32)
     breaks_at: int | None = None
@@ -31,15 +30,11 @@ class Fake:
 
     @property
     def inputs(self) -> Any:
-        return (SimpleNamespace(dtype=self.dtype),)
+        return (SimpleNamespace(name="x", dtype=self.dtype),)
 
     @property
     def manifest(self) -> Any:
         return SimpleNamespace(preprocessing=SimpleNamespace(crop=self.crop))
-
-    @property
-    def backend(self) -> Any:
-        return SimpleNamespace(chunk=lambda n: self.most if self.most and n > self.most else None)
 
     def preprocess(self, images: Any) -> NDArray[np.float32]:
         first = np.array([image[0, 0] for image in images])
@@ -47,11 +42,10 @@ class Fake:
             raise ImageError("an image is too small")
         return (first[:, 0] + 256.0 * first[:, 1]).astype(np.float32)
 
-    def run(self, x: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    def run_all(self, feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        x = feed["x"]
         self.batches.append(len(x))
         assert x.dtype == self.dtype
-        assert self.batch_size in (None, len(x))
-        assert self.most is None or len(x) <= self.most
         if self.breaks_at is not None and (x >= self.breaks_at).any():
             raise RuntimeError("it broke")
         return {"logits": self.logits[x.astype(int)]}
@@ -97,21 +91,15 @@ def accuracy(session: Fake, data: Any) -> Any:
     return evaluated(data, fp32=session).fp32.accuracy
 
 
-@pytest.mark.parametrize(
-    ("batch", "most", "calls"),
-    [(None, None, 1), (1, None, 50), (4, None, 13), (64, None, 1), (None, 16, 4)],
-)
-def test_counts_equal_those_by_hand(batch: int | None, most: int | None, calls: int) -> None:
+def test_counts_equal_those_by_hand() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(50, 20))
     labels = rng.integers(0, 20, 50)
-    session = Fake(logits, batch, most)
-    found = accuracy(session, numbered(labels.tolist()))
+    found = accuracy(Fake(logits), numbered(labels.tolist()))
     ranks = [(row > row[label]).sum() for row, label in zip(logits, labels, strict=True)]
     top1, top5 = (sum(rank < k for rank in ranks) for k in (1, 5))
     assert (found.top1, found.top5, found.images) == (top1, top5, 50)
     assert found.description == "numbered images"
-    assert len(session.batches) == calls
 
 
 def test_ten_classes_have_no_top5() -> None:
@@ -122,10 +110,6 @@ def test_ten_classes_have_no_top5() -> None:
 def test_a_constant_output_is_right_by_chance_only() -> None:
     found = accuracy(Fake(np.zeros((40, 20))), numbered([k % 20 for k in range(40)]))
     assert (found.top1, found.top5) == (2, 10)
-
-
-def test_last_chunk_is_not_counted_twice() -> None:
-    assert accuracy(Fake(np.eye(10), 4), numbered([0, 1, 2, 3, 9])).top1 == 4
 
 
 def test_outputs_that_are_no_logits_are_an_error_of_the_graph() -> None:

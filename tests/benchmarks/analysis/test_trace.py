@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_queue import World
 from onnx import TensorProto, helper
 from page_results import said
 from page_results import shown as printed
-from world import World
 
 from repr_bench.analysis.fused_nodes import original_nodes
 from repr_bench.analysis.profile_session import Turns, filled_in, profile_session

@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from world import MS, World
+from fake_queue import MS, World
 
 from repr_bench.measuring.measure import Measured, Plan, garbage_frozen, measure
 

@@ -9,7 +9,7 @@ import pytest
 from repr_bench import bars, cli
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.file import read_results
-from repr_bench.results.peers import OURS, latency_ratios, throughput_ratios
+from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughput_ratios
 
 
 @pytest.mark.slow
@@ -29,9 +29,7 @@ def test_torch_and_onnx_runtime_on_lenet5(
     ]
     for row in rows:
         assert (row.status, row.reason) == ("measured", "")
-        assert row.same_answers is not None
-        assert (row.same_answers.same, row.same_answers.images) == (200, 200)
-        assert len(row.rounds_ns) == Plan().rounds
+        assert (row.same_answers, len(row.rounds_ns)) == (SameAnswers(200, 200), Plan().rounds)
     for peer in ("torch", "onnxruntime"):
         assert len(latency_ratios(rows, peer, 1)) == len(throughput_ratios(rows, peer)) == 1
     out = capsys.readouterr().out

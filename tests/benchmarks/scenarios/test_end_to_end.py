@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_queue import World
 from PIL import Image
-from world import World
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan

@@ -158,12 +158,13 @@ PLAN = LoadGenSettings("multi-stream", 2.0, 100.0, 15.0, 3)
 def test_streams_run_each_query_as_one_batch() -> None:
     lg = FakeLoadGen([[0, 1, 2], [3, 1, 0]])
     ran: list[list[int]] = []
-    found = run_loadgen(lg, PLAN, lambda: loadgen.stream(lambda i: ran.append(list(i))), 4)
+    summary, windows, _ = run_loadgen(
+        lg, PLAN, lambda: loadgen.stream(lambda i: ran.append(list(i))), 4
+    )
     assert ran == [[0, 1, 2], [3, 1, 0]]
     assert lg.answered == [0, 1, 2, 3, 4, 5]
     assert lg.destroyed == ["qsl", "sut"]
-    assert found.summary.result == 5864748
-    assert found.windows_ns == ((3_000_000,), (14_000_000,))
+    assert (summary.result, windows) == (5864748, ((3_000_000,), (14_000_000,)))
     set_to = vars(lg.settings)
     assert (set_to["min_duration_ms"], set_to["schedule_rng_seed"]) == (2000, 3)
     assert set_to["multi_stream_samples_per_query"] == 8
