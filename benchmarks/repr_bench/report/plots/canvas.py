@@ -43,11 +43,17 @@ def _lay_out(figure: Figure) -> None:
     ConstrainedLayoutEngine().execute(figure)
 
 
-def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure, in inches, with a single plot in it."""
-    figure = empty_figure(width, height)
+def one_axes(
+    size: tuple[float, float], across: str, up: str = "", *, log: str, grid: str = "both"
+) -> tuple[Figure, Axes]:
+    """A figure, in inches, with a single plot in it, logarithmic in each axis of ``log``."""
+    figure = empty_figure(*size)
     axes = figure.subplots()
     dress(axes)
+    axes.set(xlabel=across, ylabel=up, **{f"{axis}scale": "log" for axis in log})
+    for axis in log:
+        decimal_ticks(getattr(axes, f"{axis}axis"))
+    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5, axis=grid)  # type: ignore[arg-type]
     return figure, axes
 
 
@@ -78,17 +84,12 @@ def name_points(
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at]
     for (x, y), point, name in sorted(zip(at, points, names, strict=True), key=lambda p: -p[0][1]):
         width = 0.6 * _LABEL_POINTS * len(name)
-        places = [
-            (dx, dy * height)
-            for distance in (lines + 0.6 for lines in range(_FARTHEST_LINES))
-            for dx, dy in (
-                (10.0, distance),
-                (-10.0 - width, distance),
-                (10.0, -distance),
-                (-10.0 - width, -distance),
-            )
+        boxes = [
+            Bbox.from_bounds(x + dx, y + (sign * (lines + 0.6) - 0.5) * height, width, height)
+            for lines in range(_FARTHEST_LINES)
+            for sign in (1, -1)
+            for dx in (10.0, -10.0 - width)
         ]
-        boxes = [Bbox.from_bounds(x + dx, y + dy - height / 2, width, height) for dx, dy in places]
         inside = (box for box in boxes if all(map(axes.bbox.contains, *box.get_points().T)))
         free = (box for box in inside if not any(map(box.fully_overlaps, taken)))
         box = next(free, boxes[0])

@@ -13,7 +13,6 @@ from repr_bench.report.plots.canvas import (
     FAINT,
     INK,
     SECOND,
-    decimal_ticks,
     one_axes,
     to_svg,
 )
@@ -22,7 +21,6 @@ from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import per_second
 from repr_bench.statistics.intervals import Figure
 
-_WIDTH, _HEIGHT = 9.0, 3.6
 _ROOM = 1.6
 """Above and below the latencies, as a factor."""
 SERVER_CAPTION = (
@@ -42,9 +40,8 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     """
     if not row.trials:
         raise ValueError(f"{title_of(row)} tried no rates, there is nothing to draw")
-    figure, axes = one_axes(_WIDTH, _HEIGHT)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    across, up = "offered queries/s (log scale)", "latency, ms (log scale)"
+    figure, axes = one_axes((9.0, 3.6), across, up, log="xy")
     points, bound = _points(row), row.trials[0].slo_ms
     low, high = _range(points, bound)
     axes.set_ylim(low, high)
@@ -63,11 +60,6 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
             _write(axes, text, at, (4, 4), "left")
     for percent, colour, mark in _CURVES:
         _draw(axes, points, percent, colour, mark)
-    for axis in (axes.xaxis, axes.yaxis):
-        decimal_ticks(axis)
-    axes.set_xlabel("offered queries/s (log scale)")
-    axes.set_ylabel("latency, ms (log scale)")
-    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
     return to_svg(
         figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, points)
     )
