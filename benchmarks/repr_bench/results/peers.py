@@ -131,13 +131,19 @@ def overall(ratios: Sequence[Ratio]) -> Overall | None:
     return Overall(tuple(ratios)) if ratios else None
 
 
-def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
-    """Ours against ``peer`` in throughput, each at the best of its batch sizes."""
-    return _paired(best_throughputs(rows), peer)
-
-
-def at_batch(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
+def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio]:
     """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
+    return _at_batch(rows, "latency", peer, batch)
+
+
+def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
+    """Likewise in throughput. None: each at the best of its batch sizes."""
+    if batch is None:
+        return _paired(best_throughputs(rows), peer)
+    return _at_batch(rows, "throughput", peer, batch)
+
+
+def _at_batch(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     chosen = [row for row in rows if (row.measure, row.batch) == (measure, batch)]
     return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 

@@ -11,11 +11,11 @@ from repr_bench.results.peers import (
     OURS,
     Measure,
     PeerRow,
-    at_batch,
-    best_ratios,
     best_throughputs,
+    latency_ratios,
     overall,
     ratio,
+    throughput_ratios,
 )
 from repr_bench.statistics.intervals import Figure
 
@@ -90,14 +90,14 @@ def test_latencies_are_compared_at_one_batch_and_by_network() -> None:
         row("p", 10, 10, label="b", batch=8),
         row("p", 10, 10, label="without ours"),
     ]
-    found = at_batch(rows, "latency", "p", 1)
+    found = latency_ratios(rows, "p", 1)
     assert [one.ours.label for one in found] == ["a", "b"]
     mean = overall(found)
     assert mean is not None
     assert mean.mean.value == pytest.approx(4.0)  # of 2 and 8
     assert mean.least.ours.label == "a"
-    assert [one.figure.value for one in at_batch(rows, "latency", "p", 8)] == pytest.approx([1.0])
-    assert overall(at_batch(rows, "latency", "p", 4)) is None
+    assert [one.figure.value for one in latency_ratios(rows, "p", 8)] == pytest.approx([1.0])
+    assert overall(latency_ratios(rows, "p", 4)) is None
 
 
 def test_each_is_compared_at_its_best_throughput() -> None:
@@ -110,7 +110,7 @@ def test_each_is_compared_at_its_best_throughput() -> None:
     ]
     best = best_throughputs(rows)
     assert {key[1]: found.batch for key, found in best.items()} == {OURS: 8, "p": 1}
-    (found,) = best_ratios(rows, "p")
+    (found,) = throughput_ratios(rows, "p")
     assert found.figure.value == pytest.approx(2.5)
 
 
