@@ -12,7 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from repr_bench.errors import BenchError
@@ -27,6 +27,7 @@ from repr_bench.results.peers import (
     throughput_ratios,
 )
 from repr_bench.results.results import Results
+from repr_bench.results.roofline import Roofline
 from repr_bench.results.row import Row
 from repr_bench.statistics.intervals import times
 
@@ -103,7 +104,7 @@ def _throughput(peer: str) -> Callable[[Results], dict[str, list[Ratio]]]:
     def ratios(results: Results) -> dict[str, list[Ratio]]:
         rows = _fp32(results)
         batches = sorted({row.batch for row in rows if row.measure == "throughput" and row.batch})
-        found = {f"at batch {batch}": throughput_ratios(rows, peer, batch) for batch in batches}
+        found = {f"at batch {n}": throughput_ratios(rows, peer, n) for n in batches}
         return found | {"with each at its best batch": throughput_ratios(rows, peer)}
 
     return ratios
@@ -117,35 +118,31 @@ def int8_ratios(results: Results) -> dict[str, list[Ratio]]:
     large = {
         row.label for row in results.rows if row.graph and (row.graph.multiply_adds or 0) > LARGE
     }
-    by_batch = {
+    by_batch: dict[tuple[str, int | None, str | None], Row] = {
         (row.label, row.batch, row.precision): row
         for row in results.rows
         if row.label in large and row.status == "measured" and row.batch
     }
     best: dict[str, Ratio] = {}
-    for (label, batch, precision), row in sorted(
-        by_batch.items(), key=lambda item: item[0][1] or 0
-    ):
-        fp32 = by_batch.get((label, batch, "fp32"))
-        if precision == "int8" and fp32 is not None:
-            found = ratio(_as_peer(row), _as_peer(fp32))
-            if found is not None:
-                best[label] = found  # the last is the largest batch
+    for row in sorted(by_batch.values(), key=lambda row: row.batch or 0):
+        fp32 = by_batch.get((row.label, row.batch, "fp32"))
+        found = ratio(_as_peer(row), _as_peer(fp32)) if fp32 and row.precision == "int8" else None
+        if found is not None:
+            best[row.label] = found  # the last is the largest batch
     return {"": list(best.values())}
 
 
 def _as_peer(row: Row) -> PeerRow:
-    assert row.precision is not None, "it was measured"
-    assert row.batch is not None, "it was measured"
-    blank = PeerRow(
+    return PeerRow(
         label=row.label,
-        precision=row.precision,
+        precision=row.precision or "",
         measure="latency",
         batch=row.batch,
-        peer=row.precision,
-        status="measured",
+        peer=row.precision or "",
+        status=row.status,
+        images=row.batch or 0,
+        rounds_ns=row.rounds_ns,
     )
-    return replace(blank, images=row.batch, rounds_ns=row.rounds_ns)
 
 
 BARS = (
@@ -193,23 +190,23 @@ def reasons(results: Results, finding: Finding) -> list[str]:
 
     Empty for a bar that is held, and without a roofline.
     """
-    if finding.held or finding.found is None or results.roofline is None:
+    roofline, bar = results.roofline, finding.bar.bar
+    if finding.held or finding.found is None or roofline is None:
         return []
-    sentences = (_reason(results, one, finding.bar.bar) for one in finding.found.ratios)
+    sentences = (_reason(results, roofline, one, bar) for one in finding.found.ratios)
     return [sentence for sentence in sentences if sentence]
 
 
-def _reason(results: Results, one: Ratio, bar: float) -> str:
+def _reason(results: Results, roofline: Roofline, one: Ratio, bar: float) -> str:
     ours, peer = one.ours, one.peer
-    works = results.roofline.works if results.roofline else ()
-    image = next((w for w in works if (w.label, w.precision) == ours.graph and not w.reason), None)
-    peak = results.roofline.compute_peak(ours.precision) if results.roofline else None
-    if one.figure.value >= bar or image is None or peak is None:
+    works = [w for w in roofline.works if (w.label, w.precision) == ours.graph and not w.reason]
+    peak = roofline.compute_peak(ours.precision)
+    if one.figure.value >= bar or not works or peak is None:
         return ""
 
     def speed(row: PeerRow, times: float = 1.0) -> str:
-        seconds_an_image = math.exp(float(row.log_ns.mean())) / 1e9
-        found = times * image.operations / image.batch / seconds_an_image / 1e9
+        ns_an_image = math.exp(float(row.log_ns.mean()))
+        found = times * works[0].operations / works[0].batch / ns_an_image
         return f"{found:,.0f} GFLOP/s ({100 * found / peak.rate:.0f} %)"
 
     return (

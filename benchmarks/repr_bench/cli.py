@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,8 +181,6 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
 
 def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Results:
     """Write the files that are asked for; the results in the order of the tables."""
-    from repr_bench.report.csv import to_csv
-    from repr_bench.report.markdown import to_markdown
     from repr_bench.report.sort import in_order
     from repr_bench.results.file import write_results, write_text
 
@@ -190,8 +188,8 @@ def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Re
         write_results(results, args.json)
         listener.tell(f"results: {args.json}")
     ordered = in_order(results, args.sort)
-    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
-        if path not in (None, STANDARD_OUTPUT):
+    for path, render in _renderers(args):
+        if path is not None and path != STANDARD_OUTPUT:
             write_text(path, render(ordered))
             listener.tell(f"table: {path}")
     if args.html:
@@ -202,13 +200,18 @@ def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Re
     return ordered
 
 
-def _print(results: Results, args: argparse.Namespace) -> None:
-    """The tables, or in their place the file that goes to standard output."""
+def _renderers(args: argparse.Namespace) -> list[tuple[Path | None, Callable[[Results], str]]]:
     from repr_bench.report.csv import to_csv
     from repr_bench.report.markdown import to_markdown
+
+    return [(args.csv, to_csv), (args.markdown, to_markdown)]
+
+
+def _print(results: Results, args: argparse.Namespace) -> None:
+    """The tables, or in their place the file that goes to standard output."""
     from repr_bench.report.terminal import print_report
 
-    for path, render in ((args.csv, to_csv), (args.markdown, to_markdown)):
+    for path, render in _renderers(args):
         if path == STANDARD_OUTPUT:
             sys.stdout.write(render(results))
             return

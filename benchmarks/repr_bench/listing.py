@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from repr_bench.artifacts import reason_to_leave_out, short_name
+from repr_bench.report.document import NOTHING, Line, Table, table
+from repr_bench.report.terminal import fits, print_table
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from repr_models.spec import NetworkSpec
 
 SCHEMA = 1
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -135,47 +134,37 @@ def _millions(count: int | None, *, narrow: bool) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _artifact(entry: Entry) -> str:
-    return entry.artifact or NOTHING
-
-
-@dataclass(frozen=True)
-class _Column:
-    """``spare`` columns leave a terminal too narrow for all, the largest first."""
-
-    title: str
-    text: Callable[[Entry], str]
-    numeric: bool = False
-    spare: int = 0
-
-
-def _columns(reasons: Sequence[str], *, narrow: bool) -> list[_Column]:
-    def folds(entry: Entry) -> str:
-        """``49 of 99 [1]``: the number leads to the reason below the table."""
-        if not entry.batchnorms:
-            return NOTHING
-        between = "/" if narrow else " of "
+def _row(entry: Entry, reasons: Sequence[str], *, narrow: bool) -> Line:
+    folds = NOTHING
+    if entry.batchnorms:  # ``49 of 99 [1]``: the number leads to the reason below the table
         mark = f" [{reasons.index(entry.kept_because) + 1}]" if entry.kept_because else ""
-        return f"{entry.folded}{between}{entry.batchnorms}{mark}"
+        folds = f"{entry.folded}{'/' if narrow else ' of '}{entry.batchnorms}{mark}"
+    source = entry.weights.kind.replace("none", NOTHING)
+    if entry.weights.kind == "published":
+        source = (entry.weights.source or "").split()[0] if narrow else str(entry.weights.source)
+    cells = (
+        entry.architecture if narrow else entry.name,
+        _millions(entry.parameters, narrow=narrow),
+        _millions(entry.multiply_adds, narrow=narrow),
+        *(_top1(entry), folds, source),
+        *(() if narrow else (entry.artifact or NOTHING,)),
+    )
+    return Line(cells, "warning" if entry.below_bar else "")
 
-    def source(entry: Entry) -> str:
-        if entry.weights.kind != "published":
-            return entry.weights.kind.replace("none", NOTHING)
-        return (entry.weights.source or "").split()[0] if narrow else str(entry.weights.source)
 
-    return [
-        _Column("network", lambda e: e.architecture if narrow else e.name),
-        _Column(
-            "params M", lambda e: _millions(e.parameters, narrow=narrow), numeric=True, spare=1
-        ),
-        _Column(
-            "madds M", lambda e: _millions(e.multiply_adds, narrow=narrow), numeric=True, spare=2
-        ),
-        _Column("top-1 %", _top1),
-        _Column("folded", folds),
-        _Column("weights", source),
-        *([] if narrow else [_Column("artifact", _artifact)]),
-    ]
+def _table(listed: Sequence[Entry], reasons: Sequence[str], *, narrow: bool) -> Table:
+    titles = ("network", "params M", "madds M", "top-1 %", "folded", "weights", "artifact")
+    rows = []
+    before = None
+    for entry in listed:
+        if narrow and entry.dataset != before:
+            before = entry.dataset
+            rows.append(Line((f"for {before}:", *[""] * 5), "heading"))
+        rows.append(_row(entry, reasons, narrow=narrow))
+    words = ("network", "top-1 %", "folded", "weights", "artifact")
+    spare = ("madds M", "params M") if narrow else ()
+    found = table("Networks", titles[:6] if narrow else titles, rows, words, spare)
+    return replace(found, plain=True)
 
 
 def print_list(listed: Sequence[Entry], console: Console) -> None:
@@ -185,20 +174,13 @@ def print_list(listed: Sequence[Entry], console: Console) -> None:
     and sources are short, and columns that still have no room leave and are named.
     """
     reasons = list(dict.fromkeys(entry.kept_because for entry in listed if entry.kept_because))
-    columns, left = _columns(reasons, narrow=False), list[str]()
-    if not _fits(_table(listed, columns, grouped=False), console):
-        columns = _columns(reasons, narrow=True)
-        while not _fits(_table(listed, columns, grouped=True), console):
-            spare = max(columns, key=lambda column: column.spare)
-            if not spare.spare:
-                break
-            columns.remove(spare)
-            left.insert(0, spare.title)
-        console.print(_table(listed, columns, grouped=True))
-    else:
-        console.print(_table(listed, columns, grouped=False))
+    left: dict[str, None] = {}
+    whole = _table(listed, reasons, narrow=False)
+    narrow = not fits(whole, console)
+    shown = _table(listed, reasons, narrow=True) if narrow else whole
+    print_table(shown, console, left)
     console.print()
-    for text in _legend(listed, reasons, left):
+    for text in _legend(listed, reasons, [*left]):
         # In a pipe a line stays one line.
         console.print(Text(text, style="dim"), soft_wrap=not console.is_terminal)
 
@@ -218,22 +200,3 @@ def _legend(listed: Sequence[Entry], reasons: Sequence[str], left: Sequence[str]
     # as default_selection has it: all of them where none reaches its bar
     taken = default or [entry.name for entry in bundled]
     yield f"Measured without names given: {', '.join(taken) or 'none'}."
-
-
-def _fits(table: Table, console: Console) -> bool:
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-    return needed <= console.width
-
-
-def _table(listed: Sequence[Entry], columns: Sequence[_Column], *, grouped: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
-    before = None
-    for entry in listed:
-        if grouped and entry.dataset != before:
-            table.add_row(Text(f"for {entry.dataset}:", style="bold"))
-            before = entry.dataset
-        style = "yellow" if entry.below_bar else ""
-        table.add_row(*(Text(column.text(entry)) for column in columns), style=style)
-    return table

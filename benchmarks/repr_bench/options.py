@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
@@ -23,6 +23,7 @@ QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
 QUICK_IMAGES = 200
 LEAST_PERCENT = 2.0
 
+_Some = TypeVar("_Some")
 _UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -326,7 +327,7 @@ def whole_number(text: str) -> int:
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Several of them, each once."""
-    return tuple(dict.fromkeys(whole_number(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(map(whole_number, text.split(","))))
 
 
 def seconds(text: str) -> float:
@@ -354,11 +355,18 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _precisions(text: str) -> tuple[str, ...]:
+def _several(text: str, named: Mapping[str, Sequence[_Some]], known: str) -> tuple[_Some, ...]:
+    """What each part of ``text`` stands for, each once."""
+    found: dict[_Some, None] = {}
     for part in text.split(","):
-        if part not in PRECISIONS:
-            raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(PRECISIONS)}")
-    return tuple(dict.fromkeys(text.split(",")))
+        if part not in named:
+            raise argparse.ArgumentTypeError(f"{part!r} is not one of {known}")
+        found |= dict.fromkeys(named[part])
+    return tuple(found)
+
+
+def _precisions(text: str) -> tuple[str, ...]:
+    return _several(text, {one: (one,) for one in PRECISIONS}, ", ".join(PRECISIONS))
 
 
 def _peers(text: str) -> tuple[str, ...]:
@@ -367,15 +375,11 @@ def _peers(text: str) -> tuple[str, ...]:
 
 
 def _scenarios(text: str) -> tuple[Scenario, ...]:
-    found: dict[Scenario, None] = {}
-    for part in text.split(","):
-        named = SCENARIOS if part == "all" else tuple(s for s in SCENARIOS if s == part)
-        if not named:
-            raise argparse.ArgumentTypeError(
-                f"{part!r} is not one of {', '.join(SCENARIOS)}, or all"
-            )
-        found |= dict.fromkeys(named)
-    return tuple(found)
+    named: dict[str, tuple[Scenario, ...]] = {
+        "all": SCENARIOS,
+        **{one: (one,) for one in SCENARIOS},
+    }
+    return _several(text, named, f"{', '.join(SCENARIOS)}, or all")
 
 
 def _milliseconds(text: str) -> float:

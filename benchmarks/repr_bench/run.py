@@ -102,15 +102,8 @@ def _prepared(
         try:
             folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
         except Exception as error:  # whatever goes wrong with it is its row
-            yield _Pending(
-                Row(
-                    label=target,
-                    precision=None,
-                    batch=None,
-                    status="failed",
-                    reason=sentence(error),
-                )
-            )
+            row = Row(label=target, precision=None, batch=None, status="failed")
+            yield _Pending(replace(row, reason=sentence(error)))
             continue
         if folder.resolve() in (path.resolve() for path in seen.values()):
             continue
@@ -156,13 +149,8 @@ def _rows_of_artifact(
 
 def _ready(timed: TimedGraph, graph: Graph, images: Images | None) -> _Pending:
     """The row with what its session is fed, or with the reason why it cannot be."""
-    row = Row(
-        label=timed.label,
-        precision=timed.precision,
-        batch=timed.batch,
-        status="absent",
-        graph=graph,
-    )
+    row = Row(label=timed.label, precision=timed.precision, batch=timed.batch, status="absent")
+    row = replace(row, graph=graph)
     try:
         arrays, what = make_feed(timed.session, images, timed.batch)
     except UsageError as error:

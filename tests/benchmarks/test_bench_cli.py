@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,46 +34,51 @@ def here(
     monkeypatch.chdir(tmp_path)
 
 
-def test_table_json_and_page(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    json_path, page = tmp_path / "new" / "r.json", tmp_path / "new" / "r.html"
-    arguments = (str(make_artifact()), *QUICK, "--batch", "1,2")
-    files = ("--json", str(json_path), "--html", str(page))
-    status = cli.main([*arguments, *files])
-    out, err = capsys.readouterr()
+Bench = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bench(make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """Runs the command on an artifact: its status, and what it printed."""
+    folder = str(make_artifact())
+
+    def ran(*arguments: str) -> tuple[int, str, str]:
+        status = cli.main([folder, *arguments, *QUICK])
+        return (status, *capsys.readouterr())
+
+    return ran
+
+
+def test_table_json_and_page(bench: Bench) -> None:
+    files = ("--json", "new/r.json", "--html", "new/r.html")
+    status, out, err = bench("--batch", "1,2", *files)
     assert status == 0
-    assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
-    assert "30.00 (10.8–60.3)" in out
+    assert re.search(r"^linear +fp32 +1 .*30\.00 \(10\.8–60\.3\)", out, re.MULTILINE)
     assert "\x1b" not in out + err
-    assert str(json_path) in err
-    found = read_results(json_path)
-    assert found.command == ("repr-bench", *arguments, *files)
+    assert "new/r.json" in err
+    found = read_results(Path("new/r.json"))
+    assert found.command[0] == "repr-bench"
+    assert found.command[4:8] == files
     assert [row.batch for row in found.rows] == [1, 2]
-    assert "<svg" in page.read_text("utf-8")
+    assert "<svg" in Path("new/r.html").read_text("utf-8")
 
 
-def test_a_failed_row_makes_the_exit_status_1(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main([str(make_artifact()), "no/such", *QUICK, "--batch", "1"]) == 1
-    out = capsys.readouterr().out
+def test_a_failed_row_makes_the_exit_status_1(bench: Bench) -> None:
+    status, out, _ = bench("no/such")
+    assert status == 1
     assert "no/such: no/such is not an artifact: there is no such folder" in out
     assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
 
 
-def test_fp16_where_there_is_none_is_no_failure(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = str(make_artifact())
-    assert cli.main([folder, *QUICK, "--batch", "1", "--fp16", "--int8", "--json", "r.json"]) == 0
-    assert "linear fp16: no fp16 graph in this artifact" in capsys.readouterr().out
-    rows = read_results(Path("r.json")).rows
-    assert [(row.precision, row.status) for row in rows] == [
+def test_fp16_where_there_is_none_is_no_failure(bench: Bench) -> None:
+    status, out, _ = bench("--batch", "1", "--fp16", "--int8", "--json", "r.json")
+    assert status == 0
+    assert "linear fp16: no fp16 graph in this artifact" in out
+    assert [(row.precision, row.status) for row in read_results(Path("r.json")).rows] == [
         *(("fp32", "measured"), ("fp16", "absent"), ("int8", "absent")),
     ]
     # ... but a run that measured nothing has failed
-    assert cli.main([folder, *QUICK, "--precision", "fp16"]) == 1
+    assert bench("--precision", "fp16")[0] == 1
 
 
 @pytest.fixture
@@ -86,11 +92,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_termination_report_and_exit_130(
-    sent: signal.Signals,
-    make_artifact: ArtifactMaker,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    sent: signal.Signals, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from repr_bench.progress import RunProgress
 
@@ -100,48 +102,32 @@ def test_ctrl_c_and_termination_report_and_exit_130(
 
     monkeypatch.setattr(RunProgress, "advance", advance)
     before = signal.getsignal(signal.SIGTERM)
-    assert cli.main([str(make_artifact()), *QUICK, "--batch", "1", "--json", "r.json"]) == 130
+    status, out, _ = bench("--batch", "1,2", "--json", "r.json")
+    assert status == 130
     assert signal.getsignal(signal.SIGTERM) == before
-    assert "interrupted" in capsys.readouterr().out
-    assert read_results(tmp_path / "r.json").interrupted
-    assert read_results(tmp_path / "r.json").rows[0].samples > 0
+    assert "interrupted" in out
+    found = read_results(Path("r.json"))
+    assert found.interrupted
+    assert [row.status for row in found.rows] == ["interrupted"] * 2
+    assert all(row.samples and "of 12 rounds" in row.reason for row in found.rows)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "line",
     [
-        ["--batch", "0"],
-        ["--batch", "1,x"],
-        ["--batch", ""],
-        ["--precision", "fp8"],
-        ["--fp16", "--precision", "fp32"],
-        ["--int8", "--precision", "fp32"],
-        ["--seconds", "0"],
-        ["--seconds", "nan"],
-        ["--seconds", "inf"],
-        ["--samples", "-1"],
-        ["--samples", "1.5"],
-        ["--threads", "0"],
-        ["--device", "tpu"],
-        ["--no-such-option"],
-        ["--all-bundled", "lenet5"],
-        ["--json", "-", "lenet5"],
-        ["--tune", "speed"],
-        ["--tune", "latency", "--json", "r.json"],
-        ["--tune", "latency", "--peers"],
-        ["--tune", "latency", "--csv", "r.csv"],
-        ["--list", "--csv", "r.csv"],
-        ["--from", "r.json", "lenet5"],
-        ["--csv", "-", "--markdown", "-"],
+        *("--batch 0", "--batch 1,x", "--batch ''", "--precision fp8", "--fp16 --precision fp32"),
+        *("--int8 --precision fp32", "--seconds 0", "--seconds nan", "--seconds inf"),
+        *("--samples -1", "--samples 1.5", "--threads 0", "--device tpu", "--no-such-option"),
+        *("--all-bundled lenet5", "--json - lenet5", "--tune speed", "--list --csv r.csv"),
+        *("--tune latency --json r.json", "--tune latency --peers", "--tune latency --csv r.csv"),
+        *("--from r.json lenet5", "--csv - --markdown -"),
     ],
 )
-def test_wrong_command_lines_exit_2(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_command_lines_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        cli.main(shlex.split(line))
     assert caught.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
+    assert line.split()[0] in capsys.readouterr().err.rpartition("error:")[2]
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--csv"])
@@ -193,23 +179,19 @@ def test_a_run_without_names_says_at_the_end_what_it_left_out(
     assert asked == [False, True]
 
 
-def test_list_in_a_pipe_is_a_line_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_in_a_pipe_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--list"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert re.search(r"^resnet50\.imagenet +25\.56 +4,089\.18 ", out, re.MULTILINE)
-    assert re.search(
-        r"^lenet5\.cifar10 +0\.06 +0\.65 +\d\d\.\d\d ≥ 70 +- +bundled +- *$", out, re.MULTILINE
-    )
-
-
-def test_list_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lenet = r"^lenet5\.cifar10 +0\.06 +0\.65 +\d\d\.\d\d ≥ 70 +- +bundled +- *$"
+    assert re.search(lenet, out, re.MULTILINE)
     assert cli.main(["--list", "--json", "-"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert cli.main(["--list", "--json", str(tmp_path / "new" / "list.json")]) == 0
+    assert cli.main(["--list", "--json", "new/list.json"]) == 0
     assert capsys.readouterr().out == ""
-    assert (tmp_path / "new" / "list.json").read_text("utf-8") == out
+    assert Path("new/list.json").read_text("utf-8") == out
     found = {network["name"]: network for network in json.loads(out)["networks"]}
     assert found["resnet50.imagenet"]["multiply_adds"] == 4_089_184_256
     assert found["lenet5.cifar10"]["weights"]["kind"] == "bundled"

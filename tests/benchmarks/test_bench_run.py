@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,15 @@ def test_rows_of_a_real_artifact(make_artifact: Maker, bench: Bench, no_progress
         ("linear", "fp32", 3, "measured"),
     ]
     for row in found.rows:
-        assert row.samples >= 12
-        assert len(row.rounds_ns) == 12
+        assert row.samples >= len(row.rounds_ns) == 12
         assert row.warmup_ns
         assert row.inputs == "evaluation images"
-        assert graph(row).bytes == (folder / "model.onnx").stat().st_size
-        assert graph(row).parameters == 30_720
-        assert graph(row).device == "cpu"
-        assert "as asked for" in graph(row).choice
-        accuracy = graph(row).accuracy
-        assert accuracy is not None
-        assert (accuracy.top1, accuracy.images, accuracy.description) == (3, 10, "ten grey images")
+        size = (folder / "model.onnx").stat().st_size
+        of = graph(row)
+        assert (of.bytes, of.parameters, of.device) == (size, 30_720, "cpu")
+        assert "as asked for" in of.choice
+        assert of.accuracy is not None
+        assert of.accuracy == replace(of.accuracy, top1=3, images=10, description="ten grey images")
     assert (found.settings.device, found.settings.threads) == ("cpu", 1)
     assert not found.interrupted
     assert from_json(to_json(found)) == found
@@ -77,9 +76,7 @@ def test_default_batches_are_1_and_8_or_the_fixed_one(make_artifact: Maker, benc
         ("free", 8, "measured"),
         ("fixed", 4, "measured"),
     ]
-    accuracy = graph(found.rows[2]).accuracy
-    assert accuracy is not None
-    assert (accuracy.top1, accuracy.images) == (3, 10)
+    assert graph(found.rows[2]).accuracy == graph(found.rows[0]).accuracy
 
 
 def test_what_an_artifact_does_not_have_is_a_row_that_says_so(
@@ -155,21 +152,6 @@ def test_an_artifact_is_measured_once_and_those_of_one_name_keep_apart(
     first, second = make_artifact(parent=tmp_path / "a"), make_artifact(parent=tmp_path / "b")
     found = bench(first, first, f"{first}/../linear", second)
     assert [r.label for r in found.rows] == ["linear", str(second)]
-
-
-def test_ctrl_c_while_timing_keeps_what_was_measured(
-    make_artifact: Maker, bench: Bench, no_progress: Any
-) -> None:
-    def advance(what: str, done: float, total: float) -> None:
-        if what == "measuring" and done > total / 2:
-            raise KeyboardInterrupt
-
-    no_progress.advance = advance
-    found = bench(make_artifact(), batches=(1, 2))
-    assert found.interrupted
-    assert [r.status for r in found.rows] == ["interrupted", "interrupted"]
-    assert all(r.samples > 0 for r in found.rows)
-    assert "of 12 rounds" in found.rows[0].reason
 
 
 def test_ctrl_c_before_timing_lists_what_was_prepared(

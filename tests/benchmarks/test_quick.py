@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from page_results import RESULTS
+
 from repr_bench.measuring.measure import Plan, measure
 from repr_bench.options import QUICK, QUICK_IMAGES, parser, plan_and_limit
 from repr_bench.report.sections.figures import cautions
-from repr_bench.results.file import from_json, to_json
-from repr_bench.results.results import Results, Settings
+from repr_bench.results.results import Settings
 
 
 def chosen(*arguments: str) -> tuple[Plan, int | None]:
     return plan_and_limit(parser().parse_args(arguments))
 
 
-def test_without_it_the_defaults_are_those_of_the_help() -> None:
-    assert chosen() == (Plan(), None)
-    assert (Plan().seconds, Plan().samples) == (4.0, 32)
+def test_what_is_given_counts_more_than_the_defaults() -> None:
+    assert chosen() == (Plan(seconds=4.0, samples=32), None)
     assert chosen("--seconds", "7", "--limit", "9") == (Plan(seconds=7.0), 9)
-    assert "(default: 4)" in parser().format_help()
-    assert "(default: 32)" in parser().format_help()
-
-
-def test_what_is_given_counts_more() -> None:
     assert chosen("--quick") == (QUICK, QUICK_IMAGES)
-    plan, limit = chosen("--quick", "--seconds", "1", "--samples", "40", "--limit", "50")
-    assert (plan.seconds, plan.samples, limit) == (1.0, 40, 50)
-    assert plan.warmup_seconds == QUICK.warmup_seconds
+    given = ("--seconds", "1", "--samples", "40", "--limit", "50")
+    assert chosen("--quick", *given) == (replace(QUICK, seconds=1.0, samples=40), 50)
+    for default in ("(default: 4)", "(default: 32)"):
+        assert default in parser().format_help()
 
 
 def test_sixteen_rows_of_20_ms_a_call_are_timed_within_half_a_minute() -> None:
@@ -42,9 +38,8 @@ def test_sixteen_rows_of_20_ms_a_call_are_timed_within_half_a_minute() -> None:
     assert now < 30e9
 
 
-def test_it_is_said_and_kept(results: Results) -> None:
-    assert not any("--quick" in text for text in cautions(results))
+def test_it_is_said() -> None:
+    assert not any("--quick" in text for text in cautions(RESULTS))
     settings = Settings(0.5, 12, 12, 0.5, "auto", None, quick=True)
-    quick = replace(results, settings=settings)
-    assert cautions(quick)[0].startswith("a quick look (--quick): 0.5 s and 12 samples a row")
-    assert from_json(to_json(quick)) == quick
+    first, *_ = cautions(replace(RESULTS, settings=settings))
+    assert first.startswith("a quick look (--quick): 0.5 s and 12 samples a row")

@@ -10,7 +10,7 @@ Kind = Literal["problem", "finding", "caution", "remark", "meaning"]
 """What a note is, the gravest first: why figures are missing, what they come to, what speaks
 against trusting them, what else should be known, and how they are to be read."""
 KINDS: tuple[Kind, ...] = ("problem", "finding", "caution", "remark", "meaning")
-Tone = Literal["", "good", "bad", "warning"]
+Tone = Literal["", "good", "bad", "warning", "heading"]
 NOTHING = "-"
 
 
@@ -47,7 +47,7 @@ class Table:
     """A table of texts; ``numeric`` columns are set to the right.
 
     ``spare`` columns leave a terminal too narrow for all, the largest first; where not even the
-    rest fits, each line becomes a block.
+    rest fits, each line becomes a block. A ``plain`` one has no rules.
     """
 
     label: str
@@ -55,6 +55,7 @@ class Table:
     rows: tuple[Line, ...]
     numeric: Collection[int]
     spare: Mapping[int, int] = field(default_factory=dict)
+    plain: bool = False
 
 
 def table(

@@ -11,13 +11,13 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from repr_bench.report.document import KINDS, NOTHING, Line, Note, Section, Table
+from repr_bench.report.document import KINDS, NOTHING, Note, Section, Table
 from repr_bench.report.sections.order import sections
 from repr_bench.results.results import Results
 
 MOST_NOTES = 3
 """Below the tables of a section: the gravest; all of them stand on the page."""
-_TONES = {"": "", "bad": "red", "good": "green", "warning": "yellow"}
+_TONES = {"": "", "bad": "red", "good": "green", "warning": "yellow", "heading": "bold"}
 
 
 def print_report(
@@ -48,7 +48,7 @@ def print_section(section: Section, console: Console, left: dict[str, None]) -> 
     if section.text:
         _line(console, section.text, "")
     for table in section.tables:
-        _print_table(table, console, left)
+        print_table(table, console, left)
     for part in section.parts:
         _line(console, part.title, "bold")
         print_section(part, console, left)
@@ -78,23 +78,24 @@ def _print_note(note: Note, console: Console) -> None:
         console.print(text, no_wrap=True, overflow="ellipsis", crop=False)
 
 
-def _print_table(table: Table, console: Console, left: dict[str, None]) -> None:
+def print_table(table: Table, console: Console, left: dict[str, None]) -> None:
+    """Print it; ``left`` gets the titles of columns that found no room."""
     shown, gone = _fitting(table, console)
     left.update(dict.fromkeys(table.titles[index] for index in gone))
     if shown:
-        console.print(_rich(table, shown, plain=not console.is_terminal))
+        console.print(_rich(table, shown, plain=table.plain or not console.is_terminal))
         return
     for line in table.rows:
         _line(console, line.cells[0], "bold")
         for title, cell in zip(table.titles[1:], line.cells[1:], strict=True):
-            if cell != NOTHING:
+            if cell not in ("", NOTHING):
                 _line(console, f"  {title}: {cell}", "")
 
 
 def _fitting(table: Table, console: Console) -> tuple[list[int], list[int]]:
     """The columns that fit, none if too few do, and those that had to leave."""
     shown, gone = [*range(len(table.titles))], list[int]()
-    while table.spare and not _fits(table, shown, console):
+    while table.spare and not fits(table, console, shown):
         least = max(shown, key=lambda index: table.spare.get(index, 0))
         if not table.spare.get(least):
             return [], []
@@ -103,17 +104,22 @@ def _fitting(table: Table, console: Console) -> tuple[list[int], list[int]]:
     return shown, gone
 
 
-def _fits(table: Table, shown: Sequence[int], console: Console) -> bool:
+def fits(table: Table, console: Console, shown: Sequence[int] | None = None) -> bool:
+    """Whether those columns of it, by default all, have room side by side; a pipe has any room."""
     if not console.is_terminal:
         return True
+    shown = range(len(table.titles)) if shown is None else shown
     options = console.options.update(max_width=10_000)
-    needed = Measurement.get(console, options, _rich(table, shown, plain=False)).maximum
+    needed = Measurement.get(console, options, _rich(table, shown, plain=table.plain)).maximum
     return needed <= console.width
 
 
 def _rich(table: Table, shown: Sequence[int], *, plain: bool) -> RichTable:
     found = RichTable(
-        box=None if plain else box.SIMPLE_HEAD, pad_edge=False, collapse_padding=not plain
+        box=None if plain else box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 2, 0, 0) if plain else (0, 1),
+        collapse_padding=not plain,
     )
     for index in shown:
         right = index in table.numeric
@@ -125,12 +131,8 @@ def _rich(table: Table, shown: Sequence[int], *, plain: bool) -> RichTable:
             overflow="fold",
         )
     for line in table.rows:
-        found.add_row(*(Text(line.cells[index]) for index in shown), style=_style(line))
+        found.add_row(*(Text(line.cells[index]) for index in shown), style=_TONES[line.tone])
     return found
-
-
-def _style(line: Line) -> str:
-    return _TONES[line.tone]
 
 
 def _line(console: Console, text: str, style: str) -> None:

@@ -137,10 +137,7 @@ def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio
 
 
 def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
-    """Ours against ``peer`` at that batch size, a ratio for each graph.
-
-    None: each at the best of its batch sizes.
-    """
+    """Likewise in throughput. None: each at the best of its batch sizes."""
     if batch is None:
         return _paired(best_throughputs(rows), peer)
     return _at_batch(rows, "throughput", peer, batch)

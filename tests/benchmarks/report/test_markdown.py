@@ -25,6 +25,7 @@ from repr_bench.results.agreement import Flips
 from repr_bench.results.file import write_results
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.results import Results
+from repr_bench.results.roofline import reached_by
 
 MS = 1_000_000
 STREAM = replace(made.STREAM, scenario="single-stream", batch=1)
@@ -172,7 +173,7 @@ def test_markdown_has_the_tables_of_every_section() -> None:
     assert compared[1][:4] == ["lenet5", "fp32", "1", "slower"]
     assert len(compared) == 1 + len(comparison.rows)
     assert "- lenet5 fp32 batch 8: cannot tell: the machine itself was 9 % slower" in text
-    placed = roofline_table.places(whole, roofline).reached
+    placed = reached_by(roofline, whole.rows)
     assert placed
     assert found["Roofline"] == [
         [*roofline_table.TITLES],

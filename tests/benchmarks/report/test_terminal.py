@@ -245,6 +245,7 @@ def test_below_a_table_stand_the_gravest_notes_and_where_the_rest_is() -> None:
     assert below[:2] == ["mine fp32: model.onnx was altered", "mine fp32: no such graph"]
     assert below[2].startswith("Careful: the machine was busy as the run began (load 2)")
     assert re.fullmatch(r"\d+ more notes: repr-bench --from FILE.* --html PAGE.*", below[-1])
+    assert "nearest rank" not in shown(with_row(rounds_ns=CALM))  # no meanings, however few
 
 
 @pytest.mark.parametrize(

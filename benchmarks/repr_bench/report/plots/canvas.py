@@ -10,7 +10,6 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -18,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 INK, FAINT, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", ACCENT: "--accent", SECOND: "--second"}
@@ -43,11 +43,17 @@ def _lay_out(figure: Figure) -> None:
     ConstrainedLayoutEngine().execute(figure)
 
 
-def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure, in inches, with a single plot in it."""
-    figure = empty_figure(width, height)
+def one_axes(
+    size: tuple[float, float], across: str, up: str = "", *, log: str, grid: str = "both"
+) -> tuple[Figure, Axes]:
+    """A figure, in inches, with a single plot in it, logarithmic in each axis of ``log``."""
+    figure = empty_figure(*size)
     axes = figure.subplots()
     dress(axes)
+    axes.set(xlabel=across, ylabel=up, **{f"{axis}scale": "log" for axis in log})
+    for axis in log:
+        decimal_ticks(getattr(axes, f"{axis}axis"))
+    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5, axis=grid)  # type: ignore[arg-type]
     return figure, axes
 
 
@@ -75,66 +81,30 @@ def name_points(
     _lay_out(figure)  # it must stand before places are compared
     at = axes.transData.transform(points)
     height = 1.3 * _LABEL_POINTS
-    taken = [_Box(x - 4, y - 4, x + 4, y + 4) for x, y in at]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at]
     for (x, y), point, name in sorted(zip(at, points, names, strict=True), key=lambda p: -p[0][1]):
         width = 0.6 * _LABEL_POINTS * len(name)
-        places = [
-            (dx, dy * height)
-            for distance in (lines + 0.6 for lines in range(_FARTHEST_LINES))
-            for dx, dy in (
-                (10.0, distance),
-                (-10.0 - width, distance),
-                (10.0, -distance),
-                (-10.0 - width, -distance),
-            )
-        ]
         boxes = [
-            _Box(x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2)
-            for dx, dy in places
+            Bbox.from_bounds(x + dx, y + (sign * (lines + 0.6) - 0.5) * height, width, height)
+            for lines in range(_FARTHEST_LINES)
+            for sign in (1, -1)
+            for dx in (10.0, -10.0 - width)
         ]
-        inside = _Box(*axes.bbox.extents)
-        free = (b for b in boxes if b.within(inside) and not any(b.meets(t) for t in taken))
+        inside = (box for box in boxes if all(map(axes.bbox.contains, *box.get_points().T)))
+        free = (box for box in inside if not any(map(box.fully_overlaps, taken)))
         box = next(free, boxes[0])
         taken.append(box)
-        far = abs(box.middle - y) > height
+        middle = (box.y0 + box.y1) / 2
+        far = abs(middle - y) > height
         axes.annotate(
             name.replace("$", r"\$"),  # a dollar sign would begin a formula
             point,
-            (box.left - x, box.middle - y),
+            (box.x0 - x, middle - y),
             textcoords="offset pixels",
             va="center",
             fontsize=_LABEL_POINTS,
             color=INK,
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6} if far else None,
-        )
-
-
-class _Box(NamedTuple):
-    """A rectangle in pixels."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    @property
-    def middle(self) -> float:
-        return (self.bottom + self.top) / 2
-
-    def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.bottom < other.top
-            and other.bottom < self.top
-        )
-
-    def within(self, other: _Box) -> bool:
-        return (
-            self.left >= other.left
-            and self.right <= other.right
-            and self.bottom >= other.bottom
-            and self.top <= other.top
         )
 
 

@@ -39,7 +39,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def pareto_plot(rows: Sequence[Row], prefix: str) -> str:
     """p50 latency against top-1 of ``rows``, with both intervals and the Pareto front."""
-    figure, axes = one_axes(9.6, 4.4)
+    across = "p50 latency, ms (log scale)"
+    figure, axes = one_axes((9.6, 4.4), across, "top-1, %", log="x")
     points = []
     for row in rows:
         latency = row.latency_ms[50]
@@ -47,28 +48,16 @@ def pareto_plot(rows: Sequence[Row], prefix: str) -> str:
         assert row.graph.accuracy is not None
         top1 = row.graph.accuracy.top1_percent
         points.append((latency.value, top1.value))
-        for interval, horizontal in ((latency.interval, True), (top1.interval, False)):
-            if interval is None:
-                continue
-            ends, x, y = (interval.low, interval.high), (latency.value,) * 2, (top1.value,) * 2
-            axes.plot(
-                ends if horizontal else x,
-                y if horizontal else ends,
-                color=FAINT,
-                linewidth=1.2,
-                solid_capstyle="butt",
-            )
+        x, y = (latency.value,) * 2, (top1.value,) * 2
+        for ends, others in ((latency.interval, y), (x, top1.interval)):
+            if ends and others:
+                axes.plot(ends, others, color=FAINT, linewidth=1.2, solid_capstyle="butt")
     front = pareto_front(points)
     axes.plot(*zip(*(points[i] for i in front), strict=True), color=ACCENT, linewidth=1, zorder=2)
     for index, point in enumerate(points):
         axes.plot(*point, "o", color=ACCENT if index in front else SECOND, markersize=6, zorder=3)
-    axes.set_xscale("log")
-    decimal_ticks(axes.xaxis)
     axes.margins(x=0.25, y=0.15)
     name_points(figure, axes, points, [f"{row.label} {row.precision}" for row in rows])
-    axes.set_xlabel("p50 latency, ms (log scale)")
-    axes.set_ylabel("top-1, %")
-    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
     summary = "; ".join(
         f"{title_of(row)}: {x:.4g} ms, {y:.2f} %" for row, (x, y) in zip(rows, points, strict=True)
     )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from repr_bench.report.plots.canvas import (
     ACCENT,
-    FAINT,
     INK,
     SECOND,
     decimal_ticks,
@@ -24,8 +23,8 @@ _ROOM = 1.1
 
 def ratio_plot(what: str, found: Overall, limits: tuple[float, float], prefix: str) -> str:
     """Each network's ratio and the mean, a line each, between ``limits`` on a log axis."""
-    figure, axes = one_axes(_WIDTH, _ROW * (len(found.ratios) + 1) + _FRAME)
-    axes.set_xscale("log")
+    size = _WIDTH, _ROW * (len(found.ratios) + 1) + _FRAME
+    figure, axes = one_axes(size, "times as fast (log scale)", log="x", grid="x")
     axes.set_xlim(*limits)
     axes.axvline(1.0, color=INK, linewidth=1, zorder=1)
     lines = [(one.ours.label, one.figure, "o", ACCENT) for one in found.ratios]
@@ -38,8 +37,6 @@ def ratio_plot(what: str, found: Overall, limits: tuple[float, float], prefix: s
     axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.4, -0.6)
     decimal_ticks(axes.xaxis, _steps(limits))
-    axes.set_xlabel("times as fast (log scale)")
-    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5, axis="x")
     summary = "; ".join(f"{name}: {times(ratio)}" for name, ratio, *_ in lines)
     return to_svg(figure, prefix, f"Ours against {what}", summary)
 

@@ -6,42 +6,34 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from repr_bench.report.plots.canvas import (
     ACCENT,
-    FAINT,
     INK,
     SECOND,
-    decimal_ticks,
     name_points,
     one_axes,
     to_svg,
 )
 from repr_bench.results.roofline import Reached, Roofline
 
-_WIDTH, _HEIGHT = 9.0, 5.6
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
 
 
 def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> str:
     """Intensity against 10⁹ operations a second of ``rows``, below the roofs; both axes log."""
-    figure, axes = one_axes(_WIDTH, _HEIGHT)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    across, up = "operations a byte (log scale)", "10⁹ operations a second (log scale)"
+    figure, axes = one_axes((9.0, 5.6), across, up, log="xy")
     points = [(row.work.intensity, row.gflops) for row in rows]
     int8 = any(row.work.precision == "int8" for row in rows)
     _draw_roofs(axes, roofline, points, int8=int8)
     for row, point in zip(rows, points, strict=True):
         colour = SECOND if row.work.precision == "int8" else ACCENT
         axes.plot(*point, "o", color=colour, markersize=6, zorder=3)
-    for axis in (axes.xaxis, axes.yaxis):
-        decimal_ticks(axis)
-    axes.set_xlabel("operations a byte (log scale)")
-    axes.set_ylabel("10⁹ operations a second (log scale)")
-    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
-    _name(figure, axes, rows, points)
+    alone = {row.work.precision for row in rows} == {"fp32"}
+    names = [row.work.label if alone else f"{row.work.label} {row.work.precision}" for row in rows]
+    name_points(figure, axes, points, names)
     summary = "; ".join(
         f"{row.work.label} {row.work.precision}: {row.work.intensity:.4g} operations a byte, "
         f"{row.gflops:.4g} GFLOP/s, {row.share_percent:.3g} % of {row.ceiling:.4g}"
@@ -77,11 +69,3 @@ def _draw_roofs(
     axes.set_xlim(left, right)
     top = max(*up, *(peak.rate for peak in peaks)) * _ROOM
     axes.set_ylim(min(*up, *(left * memory.rate for _ in peaks)) / _ROOM, top)
-
-
-def _name(
-    figure: Figure, axes: Axes, rows: Sequence[Reached], points: Sequence[tuple[float, float]]
-) -> None:
-    alone = {row.work.precision for row in rows} == {"fp32"}
-    names = [row.work.label if alone else f"{row.work.label} {row.work.precision}" for row in rows]
-    name_points(figure, axes, points, names)

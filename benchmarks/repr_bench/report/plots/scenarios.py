@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
@@ -13,16 +12,13 @@ from repr_bench.report.plots.canvas import (
     FAINT,
     INK,
     SECOND,
-    decimal_ticks,
     one_axes,
     to_svg,
 )
 from repr_bench.report.sections.scenarios import title_of
 from repr_bench.results.scenarios import ScenarioRow
-from repr_bench.results.trials import per_second
-from repr_bench.statistics.intervals import Figure
+from repr_bench.results.trials import RateTrial, per_second
 
-_WIDTH, _HEIGHT = 9.0, 3.6
 _ROOM = 1.6
 """Above and below the latencies, as a factor."""
 SERVER_CAPTION = (
@@ -42,13 +38,16 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     """
     if not row.trials:
         raise ValueError(f"{title_of(row)} tried no rates, there is nothing to draw")
-    figure, axes = one_axes(_WIDTH, _HEIGHT)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    points, bound = _points(row), row.trials[0].slo_ms
-    low, high = _range(points, bound)
-    axes.set_ylim(low, high)
-    first, last = points[0].offered, points[-1].offered
+    across, up = "offered queries/s (log scale)", "latency, ms (log scale)"
+    figure, axes = one_axes((9.0, 3.6), across, up, log="xy")
+    bound = row.trials[0].slo_ms
+    # by rate, the confirming run of a rate last
+    trials = sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms))
+    known = [f.value for t in trials for p, *_ in _CURVES if (f := t.latency_ms(p)) is not None]
+    shown = [value for value in known if value > 0 and math.isfinite(value)] + [bound]
+    low = min(shown) / _ROOM
+    axes.set_ylim(low, max(shown) * _ROOM)
+    first, last = trials[0].offered, trials[-1].offered
     room = max(last / first, 1.5) ** 0.06
     axes.set_xlim(first / room, last * room**2)  # to the right the curves' names stand
     axes.axhline(bound, color=INK, linewidth=1, linestyle="--", zorder=1)
@@ -62,49 +61,26 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
         else:
             _write(axes, text, at, (4, 4), "left")
     for percent, colour, mark in _CURVES:
-        _draw(axes, points, percent, colour, mark)
-    for axis in (axes.xaxis, axes.yaxis):
-        decimal_ticks(axis)
-    axes.set_xlabel("offered queries/s (log scale)")
-    axes.set_ylabel("latency, ms (log scale)")
-    axes.grid(color=FAINT, linewidth=0.4, alpha=0.5)
+        _draw(axes, trials, percent, colour, mark)
     return to_svg(
-        figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, points)
+        figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, trials)
     )
 
 
-class _Point(NamedTuple):
-    """A rate that was tried; ``figures`` by percentile, each found once: intervals take time."""
-
-    offered: float
-    outcome: str
-    figures: dict[int, Figure]
-
-
-def _points(row: ScenarioRow) -> list[_Point]:
-    """By rate, the confirming run of a rate last; without those that no query came in."""
-    found = []
-    for trial in sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms)):
-        figures = {percent: trial.latency_ms(percent) for percent, *_ in _CURVES}
-        known = {percent: figure for percent, figure in figures.items() if figure is not None}
-        found.append(_Point(trial.offered, trial.outcome, known))
-    return found
-
-
-def _describe(row: ScenarioRow, points: Sequence[_Point]) -> str:
+def _describe(row: ScenarioRow, trials: Sequence[RateTrial]) -> str:
     """The curve in words: each rate with its percentiles, and what was confirmed."""
     found = "no rate was confirmed"
     if row.rate is not None:
         found = f"{per_second(row.rate)} queries/s confirmed within {row.trials[0].slo_ms:g} ms"
     rates = (
-        f"{per_second(point.offered)}/s: {_words(point, 50)}, {_words(point, 99)}, {point.outcome}"
-        for point in points
+        f"{per_second(trial.offered)}/s: {_words(trial, 50)}, {_words(trial, 99)}, {trial.outcome}"
+        for trial in trials
     )
     return f"{found}; {'; '.join(rates)}"
 
 
-def _words(point: _Point, percent: int) -> str:
-    figure = point.figures.get(percent)
+def _words(trial: RateTrial, percent: int) -> str:
+    figure = trial.latency_ms(percent)
     if figure is None:
         return f"p{percent} unknown"
     if not math.isfinite(figure.value):
@@ -112,31 +88,24 @@ def _words(point: _Point, percent: int) -> str:
     return f"p{percent} {figure.value:.4g} ms"
 
 
-def _range(points: Sequence[_Point], bound: float) -> tuple[float, float]:
-    """The ends of the latency axis: all that is finite, and the bound."""
-    known = [figure.value for point in points for figure in point.figures.values()]
-    shown = [value for value in known if value > 0 and math.isfinite(value)] + [bound]
-    return min(shown) / _ROOM, max(shown) * _ROOM
-
-
-def _draw(axes: Axes, points: Sequence[_Point], percent: int, colour: str, mark: str) -> None:
+def _draw(axes: Axes, trials: Sequence[RateTrial], percent: int, colour: str, mark: str) -> None:
     """One percentile: a line through the last run at each rate, and a mark for every run."""
     low, high = axes.get_ylim()
     line: dict[float, float] = {}
-    for point in points:
-        figure = point.figures.get(percent)
+    for trial in trials:
+        figure = trial.latency_ms(percent)
         if figure is None:
             continue
         endless = not math.isfinite(figure.value)
-        line[point.offered] = at = high if endless else figure.value
+        line[trial.offered] = at = high if endless else figure.value
         if figure.interval is not None and not endless:
             ends = [min(max(end, low), high) for end in figure.interval]
-            axes.plot((point.offered,) * 2, ends, color=FAINT, linewidth=1.2, zorder=2)
+            axes.plot((trial.offered,) * 2, ends, color=FAINT, linewidth=1.2, zorder=2)
         axes.plot(
-            point.offered,
+            trial.offered,
             at,
             marker="^" if endless else mark,
-            fillstyle="full" if point.outcome == "held" else "none",
+            fillstyle="full" if trial.outcome == "held" else "none",
             color=colour,
             markersize=6,
             zorder=3,

@@ -22,7 +22,8 @@ def agreement_cautions(results: Results) -> list[str]:
         if graph.skipped:
             images = f"{graph.skipped:,} image{'s' if graph.skipped != 1 else ''}"
             found.append(f"{name}: {images} left out; the first: {graph.skip_reason}")
-        if graph.agreement and (changed := _changed(graph.agreement)):
+        bands = graph.agreement.bands[-1:] if graph.agreement else ()
+        if graph.agreement and (changed := sum(band.images - band.same for band in bands)):
             found.append(
                 f"{name} changes {changed:,} answer{'s' if changed != 1 else ''} of which "
                 f"{graph.agreement.reference} was sure (margin {sure:g} or more)"
@@ -123,11 +124,6 @@ def _details(name: str, agreement: Agreement) -> str:
     if agreement.same < agreement.images:
         text += f"; the surest changed answer had margin {agreement.largest_flipped_margin:.2g}"
     return text + "."
-
-
-def _changed(agreement: Agreement) -> int:
-    """How many answers changed of which the reference was sure."""
-    return agreement.bands[-1].images - agreement.bands[-1].same if agreement.bands else 0
 
 
 def _graphs(results: Results) -> Iterator[tuple[str, Graph]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repr_bench.report.document import Note, Section, notes
+from repr_bench.report.document import Kind, Note, Section, notes
 from repr_bench.report.rows import title_of
 from repr_bench.report.sections.agreement import (
     agreement_cautions,
@@ -49,18 +49,13 @@ def _how(results: Results, *, details: bool) -> list[str]:
 
 def problems(results: Results) -> tuple[Note, ...]:
     """Why a row has no figures, a note each."""
-    interrupted = notes("problem", [INTERRUPTED] if results.interrupted else [])
-    return (
-        *interrupted,
-        *(
+    found = [*notes("problem", [INTERRUPTED] if results.interrupted else [])]
+    for row in results.rows:
+        if row.reason:
             # What was asked for and is not there comes before any caution on what is.
-            Note(
-                "finding" if row.status == "absent" else "problem", f"{title_of(row)}: {row.reason}"
-            )
-            for row in results.rows
-            if row.reason
-        ),
-    )
+            kind: Kind = "finding" if row.status == "absent" else "problem"
+            found.append(Note(kind, f"{title_of(row)}: {row.reason}"))
+    return tuple(found)
 
 
 def cautions(results: Results) -> list[str]:

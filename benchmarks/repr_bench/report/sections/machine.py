@@ -1,4 +1,4 @@
-"""What the machine did while measuring, in sentences: cautions, facts, and rows too noisy."""
+"""Where a run was, and what the machine did meanwhile: cautions, facts, and rows too noisy."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from repr_bench.report.document import Section
 from repr_bench.report.rows import title_of
-from repr_bench.results.machine import RoundState, stolen_share, waited_share
+from repr_bench.results.machine import Environment, RoundState, stolen_share, waited_share
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.statistics.verdict import MOST_WAITING, NOISY_PERCENT, log_medians, spread_percent
@@ -49,8 +50,40 @@ def machine_cautions(results: Results) -> Iterator[str]:
         yield f"still warming up in the first round, which was the slowest: {', '.join(falling)}"
 
 
-def machine_facts(results: Results) -> Iterator[tuple[str, str]]:
-    """Pairs of name and text for the page, of what the machine tells."""
+def environment_section(results: Results) -> Section:
+    """All that is known of the machine, and what it did meanwhile."""
+    facts = (
+        *_environment(results.environment),
+        *_meanwhile(results),
+        ("Command", " ".join(results.command)),
+    )
+    return Section("environment", "Environment", facts=facts, page_only=True)
+
+
+def _environment(environment: Environment) -> Iterator[tuple[str, str]]:
+    """The machine as pairs of name and text, without what it does not tell."""
+    cores = f"{environment.physical_cores or '?'} physical, {environment.logical_cores} logical"
+    if environment.usable_cpus is not None:
+        cores += f", {environment.usable_cpus} usable by this process"
+    if environment.cpu_quota is not None:
+        cores += f", limited to {environment.cpu_quota:g} CPUs' worth of time"
+    facts = (
+        ("Platform", environment.platform),
+        ("CPU", environment.cpu),
+        ("Cores", cores),
+        ("Governor", environment.governor),
+        ("Memory", f"{environment.memory_bytes / 2**30:.1f} GiB"),
+        ("GPU", "; ".join(environment.gpus)),
+        ("Load before", " ".join(map(str, environment.load_before))),
+        ("Load after", " ".join(map(str, environment.load_after))),
+        ("Python", environment.python),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in environment.versions.items())),
+    )
+    return ((name, text) for name, text in facts if text)
+
+
+def _meanwhile(results: Results) -> Iterator[tuple[str, str]]:
+    """Likewise of what it did while measuring."""
     rounds, seconds = results.machine, sum(r.seconds for r in results.machine)
     if seconds >= _JUDGED_FROM_SECONDS:
         share = _others(results, seconds)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from repr_bench.report.document import Section
 from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.comparison import comparison_section
-from repr_bench.report.sections.environment import environment_section
 from repr_bench.report.sections.figures import figures_section, formulae_section
+from repr_bench.report.sections.machine import environment_section
 from repr_bench.report.sections.peers import peers_section
 from repr_bench.report.sections.profiles import profiles_section
 from repr_bench.report.sections.roofline import roofline_section

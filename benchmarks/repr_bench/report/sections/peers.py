@@ -23,6 +23,7 @@ from repr_bench.statistics.intervals import times
 TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
 WORDS = ("network", "precision", "measure", "run by")
 """Titles of columns that hold text."""
+_RATIOS = {"latency": latency_ratios, "throughput": throughput_ratios}
 _SPARE = ("images/s", "precision")
 
 
@@ -56,10 +57,7 @@ def ratio_of(rows: tuple[PeerRow, ...], row: PeerRow) -> Ratio | None:
     """Ours against that row; None for our own, and where one of both is missing."""
     if row.peer == OURS or row.batch is None:
         return None
-    if row.measure == "latency":
-        found = latency_ratios(rows, row.peer, row.batch)
-    else:
-        found = throughput_ratios(rows, row.peer, row.batch)
+    found = _RATIOS[row.measure](rows, row.peer, row.batch)
     return next((one for one in found if one.peer is row), None)
 
 
@@ -73,11 +71,9 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
         of = tuple(row for row in rows if row.precision == precision)
         batches = {m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in MEASURES}
         cases = [
-            *((f"latency at batch {n}", latency_ratios(of, peer, n)) for n in batches["latency"]),
-            *(
-                (f"throughput at batch {n}", throughput_ratios(of, peer, n))
-                for n in batches["throughput"]
-            ),
+            (f"{measure} at batch {batch}", _RATIOS[measure](of, peer, batch))
+            for measure in MEASURES
+            for batch in batches[measure]
         ]
         if len(batches["throughput"]) > 1:
             best = throughput_ratios(of, peer)
@@ -90,8 +86,9 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
 def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
     """A sentence for each measure and peer: the mean over networks, and the least ratio."""
     return [
-        f"{what}: ours is {times(found.mean)} as fast over {_networks(len(found.ratios))}; "
-        f"least {times(found.least.figure)}, {found.least.ours.label}"
+        f"{what}: ours is {times(found.mean)} as fast over {len(found.ratios)} network"
+        f"{'s' if len(found.ratios) > 1 else ''}; least {times(found.least.figure)}, "
+        f"{found.least.ours.label}"
         for what, found in overalls(rows)
     ]
 
@@ -132,7 +129,3 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
             f"{min(a.images for a in checked)} images."
         )
     return found
-
-
-def _networks(count: int) -> str:
-    return f"{count} network{'s' if count > 1 else ''}"

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from repr_bench.report.document import NOTHING, Line, Section, Table, notes, table
 from repr_bench.report.rows import title_of
-from repr_bench.results.profile import FORMULA, TOP, Layer, Profile
+from repr_bench.results.profile import FORMULA, TOP, Profile
 from repr_bench.results.results import Results
+from repr_bench.results.roofline import Peak
 from repr_bench.statistics import intervals
 
 OPERATORS = ("operator", "nodes", "ms", "%")
@@ -33,30 +34,24 @@ def summary(profile: Profile) -> str:
     return text
 
 
-def operator_cells(profile: Profile) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """For each operator its share in percent, and its texts."""
+def _operators(profile: Profile) -> Iterator[Line]:
     for share in profile.operators:
         percent = profile.share_percent(share.microseconds)
-        yield percent, (share.op, str(share.layers), _ms(share.microseconds), f"{percent:.1f}")
+        cells = (share.op, str(share.layers), _ms(share.microseconds), f"{percent:.1f}")
+        yield Line(cells, share=percent)
 
 
-def layer_cells(profile: Profile, peak: float | None) -> Iterator[tuple[float, tuple[str, ...]]]:
-    """For each of the slowest layers its share in percent, and its texts."""
+def _layers(profile: Profile, peak: Peak | None) -> Iterator[Line]:
     for layer in profile.slowest:
-        percent = profile.share_percent(layer.microseconds)
-        yield (
-            percent,
-            (
-                layer.name,
-                layer.op,
-                _ms(layer.microseconds),
-                f"{percent:.1f}",
-                f"{layer.multiply_adds / 1e6:,.2f}" if layer.multiply_adds else NOTHING,
-                NOTHING if layer.gflops is None else intervals.figure(layer.gflops),
-                _share_of_peak(layer, peak),
-                " + ".join(layer.originals) or _OWN,
-            ),
+        percent, gflops = profile.share_percent(layer.microseconds), layer.gflops
+        cells = (
+            *(layer.name, layer.op, _ms(layer.microseconds), f"{percent:.1f}"),
+            f"{layer.multiply_adds / 1e6:,.2f}" if layer.multiply_adds else NOTHING,
+            NOTHING if gflops is None else intervals.figure(gflops),
+            NOTHING if peak is None or gflops is None else f"{100 * gflops / peak.rate:.0f}",
+            " + ".join(layer.originals) or _OWN,
         )
+        yield Line(cells, share=percent)
 
 
 def profiles_section(results: Results) -> Section:
@@ -73,36 +68,21 @@ def _part(results: Results, profile: Profile) -> Section:
     name = title_of(profile)
     tables: tuple[Table, ...] = ()
     if not profile.reason:
-        peak = peak_of(results, profile)
-        operators = (Line(cells, share=share) for share, cells in operator_cells(profile))
-        layers = (Line(cells, share=share) for share, cells in layer_cells(profile, peak))
+        peak = results.roofline.compute_peak(profile.precision) if results.roofline else None
+        layers = _layers(profile, peak)
         tables = (
-            table(f"Operators of {name}", OPERATORS, operators, WORDS),
+            table(f"Operators of {name}", OPERATORS, _operators(profile), WORDS),
             table(f"Slowest layers of {name}", LAYERS, layers, WORDS, _SPARE),
         )
     return Section("", f"Profile of {name}", text=summary(profile), tables=tables)
 
 
 def meanings(results: Results) -> list[str]:
-    """How the figures were found; nothing where there are none."""
-    if not results.profiles:
-        return []
+    """How the figures were found."""
     found = [FORMULA, f"Of the layers the {TOP} slowest are shown; --json has all of them."]
     if results.roofline is None:
         found.append("The share of the machine's peak needs --roofline.")
     return found
-
-
-def peak_of(results: Results, profile: Profile) -> float | None:
-    """The peak for graphs of that precision; None if none was measured."""
-    peak = results.roofline and results.roofline.compute_peak(profile.precision)
-    return peak.rate if peak else None
-
-
-def _share_of_peak(layer: Layer, peak: float | None) -> str:
-    if peak is None or layer.gflops is None:
-        return NOTHING
-    return f"{100 * layer.gflops / peak:.0f}"
 
 
 def _ms(microseconds: float) -> str:

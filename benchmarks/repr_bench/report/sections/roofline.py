@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from repr_bench.report.document import Section, notes, table
 from repr_bench.report.rows import title_of
@@ -21,21 +21,13 @@ _NAMES: dict[Kind, tuple[str, str]] = {
 }
 
 
-class Places(NamedTuple):
-    """The rows with a share, and a sentence for each of the others."""
-
-    reached: list[Reached]
-    without: list[str]
-
-
-def places(results: Results, roofline: Roofline) -> Places:
-    """Where each row stands below the roof, or why that is not known."""
+def _without(roofline: Roofline) -> Iterator[str]:
+    """A sentence for each reason why rows have no share, with all that it holds for."""
     without: dict[str, list[str]] = {}
     for work in roofline.works:
         if reason := roofline.missing(work):
             without.setdefault(reason, []).append(title_of(work))
-    sentences = [f"no share of {', '.join(rows)}: {reason}" for reason, rows in without.items()]
-    return Places(reached_by(roofline, results.rows), sentences)
+    return (f"no share of {', '.join(rows)}: {reason}" for reason, rows in without.items())
 
 
 def cells(row: Reached) -> tuple[str, ...]:
@@ -79,8 +71,7 @@ def peaks(roofline: Roofline) -> str:
 
 def roofline_section(results: Results, roofline: Roofline) -> Section:
     """Each row's share of its ceiling, and the machine's peaks."""
-    found = places(results, roofline)
-    lines = [cells(row) for row in found.reached]
+    lines = [cells(row) for row in reached_by(roofline, results.rows)]
     shares = (
         (table("Table of the roofline", TITLES, lines, WORDS, ("ops/byte", "ceiling")),)
         if lines
@@ -91,7 +82,7 @@ def roofline_section(results: Results, roofline: Roofline) -> Section:
         "Roofline",
         tables=shares,
         notes=(
-            *notes("remark", (*roofline.notes, *found.without)),
+            *notes("remark", (*roofline.notes, *_without(roofline))),
             *notes("finding", [peaks(roofline)]),
             *notes("meaning", [FORMULA]),
         ),
