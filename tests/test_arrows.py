@@ -3,8 +3,6 @@
 Imports inside functions, for types alone and by name count as well.
 """
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys
@@ -36,7 +34,7 @@ OWN_LIBRARY = {"pycuda.py": {"pycuda"}}
 
 MOST_FILES = 15
 MOST_LINES = {"source": 400, "tests": 450}
-ALL_LINES = {"source": 32_000, "tests": 30_200}
+ALL_LINES = {"source": 30_800, "tests": 26_650}
 """Where the tree stands; to be lowered as it shrinks, and raised for a feature alone."""
 
 

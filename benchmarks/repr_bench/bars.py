@@ -6,8 +6,6 @@ its best one. The file is that of `repr-bench --peers --json`; with `--roofline 
 also says, of a bar that is not held, what holding it would take.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -1,7 +1,5 @@
 """Two runs side by side: rows matched, each with a verdict, and what else differs between them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import NamedTuple

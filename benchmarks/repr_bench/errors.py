@@ -5,8 +5,6 @@ BenchError (ValueError)
 └── ResultsError     a results file that cannot be read or written
 """
 
-from __future__ import annotations
-
 from repr_runtime import ReproError
 
 

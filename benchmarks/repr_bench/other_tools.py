@@ -1,7 +1,5 @@
 """`--with`: what trtexec and LoadGen found in runs of their own, by their own definitions."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

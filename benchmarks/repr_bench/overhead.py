@@ -5,8 +5,6 @@ blocks of four calls: ours, plain, plain, ours. The difference within a block is
 drift and of who went first, to first order.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -1,7 +1,5 @@
 """How far a run is, on standard error: a bar on a terminal, a line for each step elsewhere."""
 
-from __future__ import annotations
-
 import time
 from typing import Self
 

@@ -1,7 +1,5 @@
 """What a run is asked for, in objects that check themselves; and who hears how far it is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol

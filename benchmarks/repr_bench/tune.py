@@ -6,8 +6,6 @@ Identification and Hyperparameter Optimization", AISTATS 2016). Of those that ar
 slower than the fastest, the first in the list, the simplest, is taken.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Sequence

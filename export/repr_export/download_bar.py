@@ -1,7 +1,5 @@
 """What a person sees of a download: a bar on a terminal, one line elsewhere."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,

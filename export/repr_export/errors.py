@@ -1,7 +1,5 @@
 """What can go wrong between a network and its artifact; each is an :class:`ExportError`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from repr_runtime.errors import ReproError

@@ -1,7 +1,5 @@
 """The choices of one export, checked when they are made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Does the exported graph compute what the original network computes? The receipt, and the golden samples."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """`export`: from a target to an artifact. The whole way, in order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

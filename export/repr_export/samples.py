@@ -1,7 +1,5 @@
 """What is run on both sides of an export: real images and noise, in batches that fit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every source is: a network to export, its graph and what it computes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 

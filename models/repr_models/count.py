@@ -4,8 +4,6 @@ python -m repr_models.count          # count every registered network, write mul
 python -m repr_models.count --check  # write nothing; exit status 1 if the file is out of date
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -8,8 +8,6 @@ ModelsError (ValueError)
 └── TrainingError            a recipe, a device or an unfinished run that cannot be trained with
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, and the folder of what can be fetched again."""
 
-from __future__ import annotations
-
 import os
 import secrets
 from pathlib import Path

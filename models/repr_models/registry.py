@@ -1,7 +1,5 @@
 """Names to networks: the families are gathered at the first look-up."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Iterator

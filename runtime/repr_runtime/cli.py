@@ -1,7 +1,5 @@
 """The command `repr-inspect ARTIFACT`: what an artifact is, and whether it will run here."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """JSON to frozen dataclasses, by their annotations; every mistake is named by its place."""
 
-from __future__ import annotations
-
 import math
 import types
 import typing

@@ -45,8 +45,6 @@ ReproError
 └── MissingExtraError (ImportError)   an optional part is not installed
 """
 
-from __future__ import annotations
-
 
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""

@@ -1,7 +1,5 @@
 """Are these arrays what the graph takes? Checked on every run, so written for speed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

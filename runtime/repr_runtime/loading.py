@@ -1,7 +1,5 @@
 """Which library runs an artifact here, on what, and why not the others."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Will this artifact run here? Every reason why not, with the way out, before a service loads it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

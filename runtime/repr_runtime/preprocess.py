@@ -1,7 +1,5 @@
 """From uint8 RGB images of any size to the network's input, as the manifest says."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

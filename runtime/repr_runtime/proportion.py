@@ -1,7 +1,5 @@
 """The 95 % interval of a share that was counted."""
 
-from __future__ import annotations
-
 import math
 
 NORMAL_QUANTILE = 1.959963984540054

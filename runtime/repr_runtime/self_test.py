@@ -1,7 +1,5 @@
 """Does an artifact compute here what it computed at export? Its golden samples say."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping

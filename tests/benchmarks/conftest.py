@@ -1,7 +1,5 @@
 """Made-up results, and real artifacts that are small enough to write in a test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From names to artifact folders: what is taken, exported, exported again, or left alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

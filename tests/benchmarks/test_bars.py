@@ -1,7 +1,5 @@
 """The bars: held by the mean and by the least, not held without figures, exit status."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

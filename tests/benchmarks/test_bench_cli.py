@@ -1,7 +1,5 @@
 """The command: what it prints and writes, its exit status, and mistakes without a traceback."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import os

@@ -1,7 +1,5 @@
 """From a network's name to the table: what is shown is what torch says of the same images."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A whole run over real artifacts: rows, accuracies, failures as rows, and Ctrl-C."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two runs compared: rows matched, verdicts with their reasons, and what differs said."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which images an artifact is judged on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The list of networks: all of each where there is room, readable where there is not."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Runs of trtexec and LoadGen beside ours: their own label, formulae and words, no accuracy."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

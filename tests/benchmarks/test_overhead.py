@@ -1,7 +1,5 @@
 """The comparison with plain ONNX Runtime: right about made-up costs, limits kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """`--quick`: less of what was not asked for, and said."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from page_results import RESULTS

@@ -1,7 +1,5 @@
 """The search for the fastest setting: what is tried, who is dropped, what is kept and shown."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Small ONNX graphs for the tests: written as text, run by ONNX Runtime without its own fusions."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

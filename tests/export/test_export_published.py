@@ -1,7 +1,5 @@
 """repr-export with a published checkpoint: fetched from the loopback, said, and without a network."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How far a graph may be from its network: a fixed bound, or the network's own rounding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every registered network goes the whole way: graph, fold, run, engines; each is captured once."""
 
-from __future__ import annotations
-
 import copy
 import gc
 from collections.abc import Iterator

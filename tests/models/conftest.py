@@ -1,7 +1,5 @@
 """A tiny set in CIFAR-10's layouts, so that the readers and the training can be run in a test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

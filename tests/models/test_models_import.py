@@ -1,7 +1,5 @@
 """The public names of repr_models, and that naming them costs no import of torch."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The stored multiply-adds are those of the networks as they are."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

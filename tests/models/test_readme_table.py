@@ -1,7 +1,5 @@
 """The README's table of bundled checkpoints says what their records say."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The registry: names, contracts and what each registered network really is."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

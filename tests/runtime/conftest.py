@@ -1,7 +1,5 @@
 """Tiny artifacts, made in milliseconds, and one real export a session."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`classify`: from images to labels and probabilities, by the manifest's own account."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """JSON to dataclasses: every mistake is named by its place and what it held."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple

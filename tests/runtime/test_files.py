@@ -1,7 +1,5 @@
 """A file is replaced whole, or what was there stays; the cache folder by its three variables."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

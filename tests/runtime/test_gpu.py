@@ -3,8 +3,6 @@
 Each test skips with its reason where a package or the GPU is missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import warnings

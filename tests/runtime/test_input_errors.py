@@ -1,7 +1,5 @@
 """What `run` refuses: each mistake has its own error, which says got, expected and the way out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

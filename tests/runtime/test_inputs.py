@@ -1,7 +1,5 @@
 """Whether arrays are finite: every length and dtype of number, whatever way is the fastest."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

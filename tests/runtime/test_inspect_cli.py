@@ -1,7 +1,5 @@
 """The command `repr-inspect`: what it shows, its exit status, and never a traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What `load` is asked for, which library it takes, and what it logs of that."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

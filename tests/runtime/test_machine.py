@@ -1,7 +1,5 @@
 """The CPU's name and flags out of Linux's account of it, and what stands in for them elsewhere."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """From images to inputs, held against Pillow and the formulas of torchvision."""
 
-from __future__ import annotations
-
 import tracemalloc
 from typing import Any
 

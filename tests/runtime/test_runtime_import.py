@@ -1,7 +1,5 @@
 """Importing the runtime: its names, and what it does not pull in."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

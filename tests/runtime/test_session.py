@@ -1,7 +1,5 @@
 """A session in a service: threads, ownership of arrays, any memory layout, what it costs."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

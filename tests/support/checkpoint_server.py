@@ -1,7 +1,5 @@
 """An HTTP server of one file on the loopback, which fails in the ways that servers fail."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Times that tests move: a clock that only calls move, and a queue whose latencies can be computed."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the tests of half precision share: a graph halved and checked in every way, small questions."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

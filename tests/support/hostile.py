@@ -1,7 +1,5 @@
 """What an attacker puts into a pickle."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the tests of int8 share: a small residual network, its images, and questions to a Q/DQ graph."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime as ort

@@ -1,7 +1,5 @@
 """What a network's layers give, seen by hooks, for comparison with papers' tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cache
 from typing import TypeVar

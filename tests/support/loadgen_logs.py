@@ -1,7 +1,5 @@
 """Logs as LoadGen 6.0.17 wrote them, of a network made of `sleep`; cut, but word for word."""
 
-from __future__ import annotations
-
 SERVER = """\
 ================================================
 MLPerf Results Summary

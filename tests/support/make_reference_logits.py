@@ -16,8 +16,6 @@ the norm of all of them.
 writes ``own_logits.json``: those of the networks here that no library has, as they are now.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

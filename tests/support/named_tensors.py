@@ -1,7 +1,5 @@
 """Tensors that follow from their names alone, so that two libraries can be given the same ones."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import zlib

@@ -1,7 +1,5 @@
 """Made-up results with something in every section of the page."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

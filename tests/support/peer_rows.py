@@ -1,7 +1,5 @@
 """Rows of peers with figures that can be worked out by hand."""
 
-from __future__ import annotations
-
 from repr_bench.results.peers import OURS, Measure, PeerRow, SameAnswers
 from repr_bench.results.row import Status
 

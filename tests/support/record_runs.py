@@ -7,8 +7,6 @@ yardstick and machine state of its own. Of every round's samples 21 order statis
 that some hundred runs are well below 2 MB; ``recorded/README.md`` describes the file.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

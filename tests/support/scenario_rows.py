@@ -1,7 +1,5 @@
 """Rows of scenarios with figures that can be worked out by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A network of three layers, and states of it, for the tests of weights."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

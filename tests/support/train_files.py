@@ -1,7 +1,5 @@
 """What training starts from and ``repr-train lenet5`` leaves in a folder."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ of its own, since a BLAS reads its number of threads once, when it is loaded. Co
 numpy's, one slice of the array a thread.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Profiles one row: a session of its own with ONNX Runtime's profiler on, in turn with the plain one."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """ONNX Runtime's trace: the runs that are kept, and the nodes that each of them ran."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -8,8 +8,6 @@ between) that is the quantized one. That is what a runtime must move that fuses 
 and keeps nothing in a cache from one layer to the next.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

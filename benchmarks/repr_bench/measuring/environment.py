@@ -1,7 +1,5 @@
 """The machine and the versions that a figure belongs to."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the machine did besides, round by round: waiting, co-tenants, theft, clocks, throttling."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time

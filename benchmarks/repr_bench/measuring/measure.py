@@ -5,8 +5,6 @@ list, so that a machine which slows down slows all of them alike. The first call
 slice is not counted: it pays for what the call before it left in the caches.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import statistics

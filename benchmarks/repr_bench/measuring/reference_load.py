@@ -1,7 +1,5 @@
 """A fixed small workload, timed in every run: whether the machine itself was as fast as before."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

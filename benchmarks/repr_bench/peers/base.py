@@ -3,8 +3,6 @@
 Its library is imported when it is opened.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The list of peers, in the order of the report, and the choice among them by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from repr_bench.errors import UsageError

@@ -1,7 +1,5 @@
 """ONNX Runtime as its first example shows it: the artifact's graph, its defaults, `session.run`."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

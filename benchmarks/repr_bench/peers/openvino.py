@@ -4,8 +4,6 @@ Where a CPU has AVX512-BF16 or AMX, OpenVINO computes a float32 graph in bfloat1
 otherwise; so the precision is set, and read back.
 """
 
-from __future__ import annotations
-
 import importlib
 from functools import partial
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Ours as a runner beside the peers: a session, and as many callers as it has instances."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable

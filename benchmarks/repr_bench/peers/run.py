@@ -1,7 +1,5 @@
 """Peers in the same run: opened, checked for the same answers, timed in the same rounds as ours."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ It runs by itself and not in our rounds. Its latency of a query is copy there, c
 on the GPU's clock, as it exports them; ours is a call of Session.run on the host's.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The rows as CSV for a spreadsheet: one table of all kinds, in full precision."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator

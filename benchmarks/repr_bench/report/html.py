@@ -1,7 +1,5 @@
 """The document as a page: one file that needs no network, for screen, print and keyboard."""
 
-from __future__ import annotations
-
 from importlib import resources
 
 import jinja2

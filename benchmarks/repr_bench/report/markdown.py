@@ -1,7 +1,5 @@
 """The document as Markdown: every table of the terminal, all columns and notes of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 from repr_bench.report.document import KINDS, Section, Table

@@ -1,7 +1,5 @@
 """What rows of every kind have in common: their figures, where that kind has them."""
 
-from __future__ import annotations
-
 from repr_bench.results.comparison import RowVerdict
 from repr_bench.results.graph import Accuracy, Graph
 from repr_bench.results.other_tools import OtherRow

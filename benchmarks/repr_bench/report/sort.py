@@ -1,7 +1,5 @@
 """`--sort`: the rows of all tables in the order of one column, those without a figure last."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar

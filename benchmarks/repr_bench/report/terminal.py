@@ -1,7 +1,5 @@
 """The document on a terminal: its tables, and what one must know; plain in a pipe."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

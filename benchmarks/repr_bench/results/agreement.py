@@ -1,7 +1,5 @@
 """How far two networks give the same answers, image by image: agreement, margins, flips."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Two runs compared: a verdict on each row, and what the machine itself did between them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

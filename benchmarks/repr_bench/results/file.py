@@ -1,7 +1,5 @@
 """The JSON file of a run: raw samples with what they belong to, read back checked in every field."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

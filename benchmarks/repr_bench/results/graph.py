@@ -1,7 +1,5 @@
 """The graph that was timed: where it comes from, how large it is, and what it gets right."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The machine that a run was on, and what it did meanwhile, round by round."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

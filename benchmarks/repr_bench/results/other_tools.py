@@ -1,7 +1,5 @@
 """A run of trtexec or LoadGen, by their own definitions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """What others took for the same work in the same run, and how many times as fast ours is."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

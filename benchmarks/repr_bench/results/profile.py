@@ -3,8 +3,6 @@
 ONNX Runtime counts whole microseconds, so that a layer of a few has a median that is no finer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

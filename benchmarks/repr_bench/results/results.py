@@ -1,7 +1,5 @@
 """A whole run: what was asked for, where it ran, and every row of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from repr_bench.results.comparison import Comparison

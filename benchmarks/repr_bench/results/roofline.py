@@ -5,8 +5,6 @@ Multicore Architectures", CACM 52 (2009): a program with an intensity of I opera
 runs at no more than min(peak, I × bandwidth). Both roofs are measured here, not looked up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

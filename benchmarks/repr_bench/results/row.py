@@ -1,7 +1,5 @@
 """One graph at one batch size: its raw samples, and the figures that they give."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

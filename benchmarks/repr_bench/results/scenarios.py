@@ -1,7 +1,5 @@
 """What scenarios, LoadGen and the way from JPEG to label took: rows of raw samples."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

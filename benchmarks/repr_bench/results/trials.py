@@ -1,7 +1,5 @@
 """What a scenario tried: offered rates, batch sizes, and LoadGen's own account of its run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

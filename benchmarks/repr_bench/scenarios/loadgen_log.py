@@ -1,7 +1,5 @@
 """LoadGen's own logs, ours or others': the summary, the detail log, the trace of samples."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

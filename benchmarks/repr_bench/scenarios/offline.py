@@ -1,7 +1,5 @@
 """The offline scenario: all there is to do is there from the start; images a second count."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ In a service's life the clients have machines of their own. Here the generator s
 what it loads, and an ordinary thread that wakes waits milliseconds for its turn behind busy ones.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

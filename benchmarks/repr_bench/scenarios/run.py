@@ -1,7 +1,5 @@
 """The scenarios of one run: every graph that was measured, opened and put through each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial

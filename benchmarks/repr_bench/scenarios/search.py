@@ -1,7 +1,5 @@
 """The search for the highest rate that holds: bracketed, bisected, confirmed, and what it comes to."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

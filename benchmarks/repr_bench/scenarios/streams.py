@@ -1,7 +1,5 @@
 """The single-stream and multi-stream scenarios: each query is sent as the one before is answered."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

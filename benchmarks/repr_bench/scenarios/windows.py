@@ -1,7 +1,5 @@
 """Latencies by equal stretches of time, which the bootstrap draws from."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

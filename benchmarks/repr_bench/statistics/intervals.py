@@ -1,7 +1,5 @@
 """Figures derived from raw samples: percentiles, their intervals, and the digits worth showing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The shift between two series of rounds, robust to spikes and to noise that lasts; trends."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -31,8 +31,6 @@ What one process of each cannot show is what differs from process to process on 
 machine (where memory came to lie, say); ``least`` stands against it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

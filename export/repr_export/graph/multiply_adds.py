@@ -1,7 +1,5 @@
 """Counts the multiply-adds and parameters of an ONNX graph, from its shapes alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

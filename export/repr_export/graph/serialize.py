@@ -1,7 +1,5 @@
 """A graph as the bytes of an ONNX file, checked."""
 
-from __future__ import annotations
-
 import importlib.metadata
 
 import onnx

@@ -1,7 +1,5 @@
 """Reading the constants of a graph, and giving one node its own without touching other users."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The graph passes, in the one order in which they run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

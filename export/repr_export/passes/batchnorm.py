@@ -1,7 +1,5 @@
 """Reads a BatchNormalization as the affine map that it is at inference, or says why it is none."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -26,8 +26,6 @@ cannot be folded stays in the graph as it was, with the reason in the report; a
 BatchNormalization before opset 9 (``spatial``, ``consumed_inputs``) is never read at all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -6,8 +6,6 @@ as well. A graph captured from torch without optimisation needs this before its 
 read, because their neighbours' biases stand behind Shape, CastLike and Expand.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,8 +12,6 @@ batch, and the Shape, Gather or Slice behind the unknown part fall away. That ho
 3. no constant part has −1 (ONNX allows one) or 0 under ``allowzero`` (nothing to infer from).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 

@@ -8,8 +8,6 @@ known to be a matrix (MatMul also takes stacks of them, Gemm does not), W and c 
 c has one value for each column, or one for all. Elsewhere a MatMul stays a MatMul.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 

@@ -5,8 +5,6 @@ BatchNormalization whose statistics no one reads (which changes what it computes
 them leave the initializers of If and Loop bodies. So this one removes, and changes nothing else.
 """
 
-from __future__ import annotations
-
 import onnx_ir as ir
 
 from repr_export.graph.values import bodies_of, discard_if_unused

@@ -1,7 +1,5 @@
 """Passes that ``onnx_ir`` has, each with the count of what it did."""
 
-from __future__ import annotations
-
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     InlinePass,

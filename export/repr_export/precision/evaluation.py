@@ -1,7 +1,5 @@
 """The images that lower precisions are judged on, with what the original network says of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

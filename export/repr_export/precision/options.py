@@ -1,7 +1,5 @@
 """Which lower precisions an export adds, and what they may cost; checked when made."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args

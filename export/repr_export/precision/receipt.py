@@ -1,7 +1,5 @@
 """Receipts of a lower precision: what a graph computes in, and what that costs in accuracy."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any

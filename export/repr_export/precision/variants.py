@@ -1,7 +1,5 @@
 """The lower precisions of an artifact: each a graph, with the receipts that judge it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any

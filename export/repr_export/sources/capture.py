@@ -1,7 +1,5 @@
 """A torch network becomes an `onnx_ir` model: traced by torch.export, not optimised by anyone."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Labels and preprocessing, as the user gave them or as the data set has them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from repr_export.errors import OptionError, first_line

@@ -1,7 +1,5 @@
 """An ONNX file of the user's."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """From what was asked for to its source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from repr_export.errors import TargetError

@@ -1,7 +1,5 @@
 """A registered network, or a factory of the user's."""
 
-from __future__ import annotations
-
 import copy
 import difflib
 import importlib

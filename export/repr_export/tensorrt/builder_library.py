@@ -1,7 +1,5 @@
 """Which library builds engines here, and what its builder can be told."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import threading

@@ -1,7 +1,5 @@
 """The engines of an artifact: one for each precision, each with what it was built from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

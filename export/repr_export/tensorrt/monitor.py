@@ -1,7 +1,5 @@
 """How far a build is, and stopping it: what the builder calls from C++."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The choices of one engine build, checked when they are made."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

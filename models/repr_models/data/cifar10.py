@@ -4,8 +4,6 @@ Free of torch, so that export, calibration and benchmarks share it.
 CIFAR-10: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, §3.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

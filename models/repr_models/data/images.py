@@ -1,7 +1,5 @@
 """Images as accuracy is measured on them: a batch, what any set of them offers, and a set in memory."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

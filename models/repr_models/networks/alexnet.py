@@ -22,8 +22,6 @@ trained for few epochs. The configuration is ours.
 None has a BatchNorm, which came in 2015.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

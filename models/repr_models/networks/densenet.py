@@ -11,8 +11,6 @@ Modules and parameters of the ImageNet networks are named as torchvision names t
 published files use the names of an older release: :data:`LEGACY_NAMES` makes them today's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal

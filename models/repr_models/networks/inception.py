@@ -14,8 +14,6 @@ parameters are named as torchvision names those of ``inception_v3`` and timm tho
 the average pooling in the modules of v3 counts the zeros of the padding, that of v4 does not.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

@@ -4,8 +4,6 @@ Szegedy, Ioffe, Vanhoucke, Alemi, "Inception-v4, Inception-ResNet and the Impact
 Connections on Learning", AAAI 2017 (arXiv:1602.07261). Modules are named as timm names them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -14,8 +14,6 @@ as timm names those of ``inception_resnet_v2``, so that the checkpoint loads wit
 ``strict=True``.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 

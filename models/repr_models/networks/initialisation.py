@@ -6,8 +6,6 @@ MSRA: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, §2.2:
 Var[w] = 2 / fan, the 2 because a rectifier stops half of the signal.
 """
 
-from __future__ import annotations
-
 import math
 
 from torch import nn

@@ -10,8 +10,6 @@ for the trained subsampling, full connections from 6 to 16 maps and a linear out
 instead of the Gaussian one. It has no BatchNorm.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -12,8 +12,6 @@ published checkpoints load with ``strict=True``. v1's rectifiers stop at 6, as i
 the authors' code; the paper's text leaves the limit out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -14,8 +14,6 @@ them, and the bottleneck has its stride on the 3x3 convolution as torchvision ha
 ``strict=True``. The one with GroupNorm is timm's ``resnet50_gn``, whose names are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal

@@ -9,8 +9,6 @@ Networks", CVPR 2017 (arXiv:1611.05431), Fig. 3(c): :class:`Bottleneck` with gro
 Wu, He, "Group Normalization", ECCV 2018 (arXiv:1803.08494): :class:`Norms` with groups.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -13,8 +13,6 @@ checkpoints load with ``strict=True``. Neither torchvision nor timm has v1: its 
 and its channels ordered, as in the authors' own code (megvii-model/ShuffleNet-Series).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -18,8 +18,6 @@ VGG-16 with BatchNorm and a small classifier for 32x32 images is from Zagoruyko,
 CIFAR-10 in Torch", torch.ch blog, 2015; half the width and one linear layer are ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal

@@ -13,8 +13,6 @@ Modules and parameters are named as timm names those of ``legacy_xception`` (the
 the paper), so that its published checkpoint loads with ``strict=True``.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise

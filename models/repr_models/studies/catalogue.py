@@ -1,7 +1,5 @@
 """The studies as data: which networks, trained how, and what the papers say of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

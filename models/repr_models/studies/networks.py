@@ -6,8 +6,6 @@ He et al. 2016 §4.2 for the networks; Wu, He, "Group Normalization", ECCV 2018,
 and §4.1 for BatchNorm by workers, each of which normalises its own few images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

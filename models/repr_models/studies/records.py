@@ -1,7 +1,5 @@
 """The records of the studies as files: one JSON a run, none half written."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

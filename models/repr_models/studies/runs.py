@@ -1,7 +1,5 @@
 """Training the runs of a study, and the record of each: what was done and what came of it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import asdict

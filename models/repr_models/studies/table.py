@@ -1,7 +1,5 @@
 """The studies' section of models/README.md, made from the records alone."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

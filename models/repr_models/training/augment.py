@@ -1,7 +1,5 @@
 """Images on the device, normalised, and the random crops and flips that training sees of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

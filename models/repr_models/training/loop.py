@@ -4,8 +4,6 @@ Auxiliary heads and the order of the images are dealt with here; the checkpoint 
 last epoch, none is picked by its test accuracy.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

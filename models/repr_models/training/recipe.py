@@ -4,8 +4,6 @@ He et al. 2016 §4.2 (padding by 4, random crop and flip, SGD, weight decay) wit
 momentum, a linear warm-up and a cosine decay to zero (Loshchilov, Hutter 2017).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The record of a checkpoint: what was done, on what, and what came of it."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Mapping

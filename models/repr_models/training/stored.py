@@ -1,7 +1,5 @@
 """A trained network as it is stored: its file, measured as anyone who loads it will meet it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """An unfinished run on disk: kept after each epoch, resumed only if it is the same run."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import asdict
 from pathlib import Path

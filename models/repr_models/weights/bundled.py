@@ -1,7 +1,5 @@
 """The checkpoints that ship with the package, and what training recorded of them."""
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 from pathlib import Path

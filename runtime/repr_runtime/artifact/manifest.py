@@ -4,8 +4,6 @@ The file opens with its own SHA-256, taken over its bytes with the 64 digits of 
 field as zeros: a manifest in which any byte changed is refused, white space included.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -5,8 +5,6 @@ would notice a change in them, and the names may lead anywhere. The walk follows
 protobuf wire format (tag, length, payload) along the few fields that lead to tensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from repr_runtime.errors import ModelLoadError

@@ -1,7 +1,5 @@
 """The manifest out of its JSON; every mistake is named by its place."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """An artifact on disk: opened with every hash checked, and written all at once or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

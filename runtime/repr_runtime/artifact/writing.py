@@ -1,7 +1,5 @@
 """Writing an artifact: beside its place, flushed, then exchanged in one step."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

@@ -1,7 +1,5 @@
 """What every backend is: a graph that is ready to run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Several instances of a graph behind one backend: each run has one to itself, or waits for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any

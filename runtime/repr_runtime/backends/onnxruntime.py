@@ -1,7 +1,5 @@
 """Runs a graph with ONNX Runtime: on the CPU, or through its CUDA or TensorRT execution provider."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

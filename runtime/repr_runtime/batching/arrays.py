@@ -1,7 +1,5 @@
 """Samples joined to a batch, and its outputs given back to each: the arrays of the batcher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

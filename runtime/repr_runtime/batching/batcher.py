@@ -1,7 +1,5 @@
 """A dynamic batcher for services: samples in from many threads, run together, answered alone."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

@@ -1,7 +1,5 @@
 """How an answer, or an error, reaches the request it belongs to."""
 
-from __future__ import annotations
-
 import copy
 import sys
 import threading

@@ -1,7 +1,5 @@
 """What a batcher counts, as one frozen picture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 

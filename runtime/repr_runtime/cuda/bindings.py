@@ -1,7 +1,5 @@
 """CUDA through `cuda.bindings`, NVIDIA's own package."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 from typing import Any

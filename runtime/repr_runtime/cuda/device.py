@@ -1,7 +1,5 @@
 """One device through one Python binding: memory, streams, events, copies, graphs on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The CUDA driver itself, asked without any package: is a GPU there, and which."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from dataclasses import dataclass

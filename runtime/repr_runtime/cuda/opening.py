@@ -1,7 +1,5 @@
 """CUDA on a device, through whichever Python binding is installed."""
 
-from __future__ import annotations
-
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import cuda_status

@@ -1,7 +1,5 @@
 """CUDA through PyCUDA; what PyCUDA lacks, stream capture and graphs, through `cuda.bindings`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Accuracies, agreement and flips against counting by hand, whatever the graphs' batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace

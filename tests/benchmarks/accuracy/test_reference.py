@@ -1,7 +1,5 @@
 """The torch network to compare with is that of the artifact, or none."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace

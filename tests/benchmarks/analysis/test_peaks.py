@@ -1,7 +1,5 @@
 """The machine's peaks: what is counted, on a fake clock, and what cannot be measured."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`--roofline` and `--profile` in a whole run: what they add, and that a run without them is as before."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

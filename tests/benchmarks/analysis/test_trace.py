@@ -1,7 +1,5 @@
 """Profiles: a recorded trace of ONNX Runtime, medians and shares by hand, fusions, reports."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

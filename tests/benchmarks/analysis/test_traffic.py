@@ -1,7 +1,5 @@
 """Bytes and multiply-adds of tiny graphs, against numbers computed by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """The environment is what the system says it is, and unknown where it says nothing."""
 
-from __future__ import annotations
-
 import os
 import platform
 

@@ -1,7 +1,5 @@
 """The machine's state by rounds: counters subtracted, and unknown where the machine is silent."""
 
-from __future__ import annotations
-
 import os
 import stat
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Warm-up, slices, rounds and interrupts, by a clock that only the calls move."""
 
-from __future__ import annotations
-
 import gc
 import time
 from collections.abc import Callable

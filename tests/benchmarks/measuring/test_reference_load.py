@@ -1,7 +1,5 @@
 """The reference load: what it times, how often, and that its arrays are what they should be."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from repr_bench.measuring.reference_load import COPY_BYTES, REPEATS, ReferenceLoad

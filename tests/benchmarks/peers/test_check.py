@@ -1,7 +1,5 @@
 """The check that a peer gives our top-1: flips, ties, shapes, batches that are filled up."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

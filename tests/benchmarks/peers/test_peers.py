@@ -1,7 +1,5 @@
 """Each peer by itself: which there are, the same weights or none, the settings that they run with."""
 
-from __future__ import annotations
-
 import stat
 import sys
 from dataclasses import replace

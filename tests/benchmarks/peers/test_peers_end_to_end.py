@@ -1,7 +1,5 @@
 """lenet5 with real peers: the same top-1, figures for each, results that the bars can read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

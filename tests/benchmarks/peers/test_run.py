@@ -1,7 +1,5 @@
 """A run with peers, by a clock that they move: interleaved, checked, ratios that are known."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """One page with everything on it, rendered once: it takes seconds."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The page: well formed, self-contained, escaped, and with a plot for what was measured."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from html.parser import HTMLParser

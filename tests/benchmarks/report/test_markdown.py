@@ -1,7 +1,5 @@
 """CSV and Markdown: every figure with its interval, as it is on the terminal, for every kind of row."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

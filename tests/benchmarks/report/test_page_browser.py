@@ -1,7 +1,5 @@
 """The page in a real browser: it loads silently, prints, and fits a telephone's width."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Peers and a server's curve on the page: what is drawn, written beside it, and left out."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The table of peers: figures, ratios, means over networks, and the sentences below."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 

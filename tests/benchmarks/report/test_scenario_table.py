@@ -1,7 +1,5 @@
 """Cautions on scenarios: each said once, with all the rows that it holds for."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sorted tables: by every column, both ways, rows without a figure last."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table: every figure where there is room, readable where there is not, plain in a pipe."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

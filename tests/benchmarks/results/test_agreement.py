@@ -1,7 +1,5 @@
 """Agreement by hand: margins, ties, divergence; McNemar's test against scipy's binomial test."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,5 @@
 """Ratios of peers, by hand: paired by round, at the best batch, over networks."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

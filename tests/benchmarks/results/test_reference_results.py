@@ -1,7 +1,5 @@
 """The reference runs in benchmarks/results: readable, whole, and described by their commands."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

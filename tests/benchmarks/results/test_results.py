@@ -1,7 +1,5 @@
 """Results on disk: the same when read back, refused when newer or altered, written at once."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The roofline by hand, in the JSON file, on a terminal and on the page."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Rows of scenarios: figures by hand, and the same when read back from JSON."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

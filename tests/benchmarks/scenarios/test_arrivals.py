@@ -1,7 +1,5 @@
 """Poisson schedules, and queries sent by them in virtual time: nothing waits for the clock."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any

@@ -1,7 +1,5 @@
 """From JPEG to label: the stages give what `classify` gives, and their times add up."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """LoadGen: its logs are read, its calls answered, whoever drives it; and the real one, if there."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import threading

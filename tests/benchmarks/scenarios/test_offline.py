@@ -1,7 +1,5 @@
 """Offline: as many threads as instances, all of them busy for as long as it counts."""
 
-from __future__ import annotations
-
 import threading
 import time
 from typing import Any

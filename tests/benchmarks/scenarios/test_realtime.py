@@ -1,7 +1,5 @@
 """The load generator's priority: given, not inherited, taken back; and done without."""
 
-from __future__ import annotations
-
 import os
 import threading
 

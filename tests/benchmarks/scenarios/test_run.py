@@ -1,7 +1,5 @@
 """Whole runs of scenarios on small artifacts, and on lenet5; the table, the page, mistakes."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

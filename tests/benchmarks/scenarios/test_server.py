@@ -1,7 +1,5 @@
 """The highest rate that holds the bound, found in a queue where it can be computed."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any

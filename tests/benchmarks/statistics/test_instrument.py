@@ -5,8 +5,6 @@ Recorded are real runs, one process each; ``recorded/README.md`` says on what ma
 not at hand: drifting, with spikes, with clocks of two speeds, with noise that lasts.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence

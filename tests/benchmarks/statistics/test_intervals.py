@@ -1,7 +1,5 @@
 """Percentiles, intervals and digits, against values computed by hand and by scipy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The script behind the recorded runs: what it keeps of a run, and what a failure leaves alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Multiply-adds and parameters against counts made by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 import pytest

@@ -1,7 +1,5 @@
 """Every case that folds, every reason that refuses, and what must stay untouched."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """What folding does to the numbers: the algebra in float64, one rounding, every weight type."""
 
-from __future__ import annotations
-
 import ml_dtypes
 import numpy as np
 import onnx.reference

@@ -1,7 +1,5 @@
 """Every reason for which a BatchNorm stays, and that the graph is left as it was."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Weights with several users, BatchNorms in a row, and graphs within graphs."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 import pytest

@@ -1,7 +1,5 @@
 """The clean-up passes one by one, and the whole pipeline over captured and hand-made graphs."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Receipts of precision: shares read from the graph, accuracy read from logits, by hand."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What can be exported besides registered networks: factories and ONNX files, right and wrong."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

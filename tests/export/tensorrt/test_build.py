@@ -1,7 +1,5 @@
 """Engines built by the real TensorRT-RTX builder, which needs no GPU: what it takes and refuses."""
 
-from __future__ import annotations
-
 import hashlib
 import signal
 import threading

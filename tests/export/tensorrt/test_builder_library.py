@@ -1,7 +1,5 @@
 """The differences between TensorRT 10, 11 and RTX, against stand-ins that have just those."""
 
-from __future__ import annotations
-
 import enum
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The code over `tensorrt` uses its API as NVIDIA's published stubs describe it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import shutil

@@ -1,7 +1,5 @@
 """In which types a network computes: the parsed network on any machine, the engine on a GPU."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Graphs that the real TensorRT-RTX parser, or the checks before it, refuse, each with the way out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CIFAR-10 from its three layouts, damaged and hostile files, and the bundled subset."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Folders of images: how classes are found, what is drawn, and every kind of file decoded or refused."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

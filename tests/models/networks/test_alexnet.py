@@ -1,7 +1,5 @@
 """AlexNet and VGG: the pooling in front of their linear layers, and a signal that lives."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from layer_costs import of_kind, on_meta

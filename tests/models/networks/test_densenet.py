@@ -1,7 +1,5 @@
 """DenseNet: the names of older checkpoints."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """GoogLeNet: auxiliary classifiers that only train, pooling that rounds up, preprocessing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from layer_costs import on_meta, output_shapes

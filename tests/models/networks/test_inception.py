@@ -1,7 +1,5 @@
 """Inception-v3 and -v4: the smallest image, the auxiliary head, the preprocessing."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from layer_costs import on_meta

@@ -1,7 +1,5 @@
 """Xavier and MSRA initialisation, measured: variances, means and biases."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -5,8 +5,6 @@ networks: each tensor follows from its name alone, so equal logits mean equal ne
 has the networks of ``own_logits.json``: theirs are what they were when it was written.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Residual networks: what of the papers no library's logits hold."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """ShuffleNet v1, which no library has: who hears from whom, what a unit adds or joins."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from layer_costs import of_kind

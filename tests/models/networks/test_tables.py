@@ -1,7 +1,5 @@
 """What the papers state of whole networks: depths, the maps of their stages, what they cost."""
 
-from __future__ import annotations
-
 import pytest
 from layer_costs import on_meta, output_shapes
 from torch import nn

@@ -1,7 +1,5 @@
 """The studies' networks, their training and the command `python -m repr_models.studies`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

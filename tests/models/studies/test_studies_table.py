@@ -1,7 +1,5 @@
 """The studies' records, the section of models/README.md that is made of them, and the plot."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import re

@@ -1,7 +1,5 @@
 """The command that trains LeNet-5 on the tiny set, for the tests of what it writes and resumes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

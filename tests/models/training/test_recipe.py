@@ -1,7 +1,5 @@
 """Training: the schedule, the augmentation, learning, and that a resumed epoch is the same epoch."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Unfinished runs: interrupted, gone on with to the same bytes, refused where they are another run."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

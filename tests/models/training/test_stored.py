@@ -1,7 +1,5 @@
 """A checkpoint as it is stored: small, measured as stored, and stored anew from an older one."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The command repr-train: its files, what it prints, and every message it can end with."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A state that no fresh network has, and a package that bundles it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from importlib import resources

@@ -1,7 +1,5 @@
 """Every checkpoint that ships: whole, fitting, trained as recorded, and as accurate as recorded."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from scipy.stats import binom

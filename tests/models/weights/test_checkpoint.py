@@ -1,7 +1,5 @@
 """Checkpoint files: the formats read, what does not fit, what is refused and not run."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The codec of bundled checkpoints: what is stored how, how near it comes, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Published checkpoints: fetched whole, resumed, refused and shared, from a server on the loopback."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

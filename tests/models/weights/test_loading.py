@@ -1,7 +1,5 @@
 """Where weights come from: the package, a file, a publisher; heads and names of others."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable

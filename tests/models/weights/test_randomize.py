@@ -1,7 +1,5 @@
 """Random weights: the same for the same name, alive, and no identity in them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from small_network import Small, assert_has

@@ -1,7 +1,5 @@
 """What `load` refuses: missing, altered, newer, hostile. Each has its own error and a way out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

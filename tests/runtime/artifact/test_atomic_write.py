@@ -1,7 +1,5 @@
 """An artifact is written all at once or not at all: kills, races, full disks, foreign files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -1,7 +1,5 @@
 """One changed bit, anywhere in an artifact, is noticed: by `load`, or by verifying."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Graphs that read tensors from other files are refused, wherever they hide the reference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

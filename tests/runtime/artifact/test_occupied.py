@@ -1,7 +1,5 @@
 """Where an artifact may be written: never over anything that is not an artifact's own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Several instances of a graph behind one session: who runs where, what is shared, closing."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Which int8 graph a CPU gets, and which tolerance its golden samples are held to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tuned settings: kept for one graph on one machine, used by `load`, ignored when in doubt."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

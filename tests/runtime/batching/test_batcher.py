@@ -1,7 +1,5 @@
 """The batcher: what is run together and when, who gets what, what is never run."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

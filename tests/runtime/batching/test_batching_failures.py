@@ -1,7 +1,5 @@
 """The batcher: mistakes of the caller, failures of the session, and closing."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor

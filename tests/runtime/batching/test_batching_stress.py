@@ -1,7 +1,5 @@
 """The batcher under load: nothing is lost, answered twice, or answered with what is another's."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import random

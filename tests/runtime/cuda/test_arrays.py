@@ -1,7 +1,5 @@
 """Arrays on a GPU: taken in and given out without going through the host."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections.abc import Callable, Iterator

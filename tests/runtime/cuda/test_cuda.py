@@ -1,7 +1,5 @@
 """CUDA through each binding: the same tests for all, on a GPU and over stand-ins without one."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import sys

@@ -1,7 +1,5 @@
 """An artifact with engines, on a machine that has what a test says."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import sys

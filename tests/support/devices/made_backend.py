@@ -1,7 +1,5 @@
 """A TensorRT backend over the fake device and a fake engine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Small graphs, and engines that the real TensorRT-RTX builder makes of them, or refuses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

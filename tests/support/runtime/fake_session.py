@@ -1,7 +1,5 @@
 """A session for the batcher's tests, whose answers say which request they belong to."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

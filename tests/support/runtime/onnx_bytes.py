@@ -1,7 +1,5 @@
 """A small ONNX file out of nodes, float32 inputs and outputs, and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

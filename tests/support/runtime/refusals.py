@@ -1,7 +1,5 @@
 """What an error must be: exactly of its kind, with these parts in its words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

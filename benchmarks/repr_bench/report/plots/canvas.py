@@ -4,8 +4,6 @@ Drawn by matplotlib with text left as text. Colours are placeholders that become
 variables, so that the same drawing serves a light and a dark page.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

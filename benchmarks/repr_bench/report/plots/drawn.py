@@ -1,7 +1,5 @@
 """All plots of a run, by the section of the page that they stand in."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Plots of the main table: latency against accuracy, and the raw distributions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plots of peers: each network's ratio with its interval, and the mean over networks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from repr_bench.report.plots.canvas import (

@@ -1,7 +1,5 @@
 """Plots of the roofline: networks below what the machine allows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

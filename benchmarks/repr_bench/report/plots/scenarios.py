@@ -1,7 +1,5 @@
 """The curve of a server: latency against the offered rate, with the bound and the rate that held."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

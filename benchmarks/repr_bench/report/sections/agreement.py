@@ -1,7 +1,5 @@
 """The sentences on whose answers were compared with whose, and which changes to take seriously."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The columns of a report, one list for terminal and page: title, value and a row's text in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

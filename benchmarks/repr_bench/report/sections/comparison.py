@@ -1,7 +1,5 @@
 """The comparison of two runs for a reader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from repr_bench.report.document import NOTHING, Line, Note, Section, Tone, notes, table

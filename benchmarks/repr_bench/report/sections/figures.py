@@ -1,7 +1,5 @@
 """The sentences below the figures: what they mean, and what speaks against trusting them."""
 
-from __future__ import annotations
-
 from repr_bench.report.document import Kind, Note, Section, notes
 from repr_bench.report.rows import title_of
 from repr_bench.report.sections.agreement import (

@@ -1,7 +1,5 @@
 """Where a run was, and what the machine did meanwhile: cautions, facts, and rows too noisy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

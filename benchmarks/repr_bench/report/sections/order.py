@@ -1,7 +1,5 @@
 """A whole run as the sections of a report, in the order of every renderer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from repr_bench.report.document import Section

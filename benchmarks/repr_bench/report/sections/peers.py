@@ -1,7 +1,5 @@
 """The table of peers: their figures beside ours, and how many times as fast ours is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from repr_bench.report.document import NOTHING, Note, Section, notes, table

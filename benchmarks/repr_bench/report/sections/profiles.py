@@ -1,7 +1,5 @@
 """Profiles for a reader: where the time of a network goes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from repr_bench.report.document import NOTHING, Line, Section, Table, notes, table

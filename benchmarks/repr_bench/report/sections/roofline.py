@@ -1,7 +1,5 @@
 """The roofline: the machine's peaks, and each row's share of its ceiling."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from repr_bench.report.document import Section, notes, table

@@ -1,7 +1,5 @@
 """The tables of a run of scenarios: what each found, the rates a server held, where time goes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

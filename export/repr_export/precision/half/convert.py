@@ -1,7 +1,5 @@
 """Writes half precision into an fp32 graph: a strongly typed graph of fp16 or bf16."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

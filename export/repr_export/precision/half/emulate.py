@@ -1,7 +1,5 @@
 """A half precision graph rewritten so that a CPU computes what half precision hardware would."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 

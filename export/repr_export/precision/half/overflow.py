@@ -1,7 +1,5 @@
 """Finds, on real inputs, the values of a graph that do not fit into fp16."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

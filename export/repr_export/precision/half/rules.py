@@ -15,8 +15,6 @@ In this order, the first that applies being the reason in the report:
 Arithmetic on shapes stays as it is without being counted: a size of 2049 is no fp16 number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The images that int8 ranges are measured on: bundled training images, or a folder of the user's."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

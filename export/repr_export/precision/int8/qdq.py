@@ -17,8 +17,6 @@ For a weighted layer y = act(W x + b) that is to compute in int8:
 Zero points are 0 throughout: TensorRT knows no others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Finds the nodes of a graph that can compute in int8, and which of them the first and last are."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """Makes an int8 graph of a folded fp32 one, from measured ranges: one for TensorRT, one for CPUs."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import logging

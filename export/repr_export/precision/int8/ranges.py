@@ -13,8 +13,6 @@ has by default as many bins as levels, so that it has one candidate to choose fr
 run over the images finds the extremes and a second one fills histograms, batch after batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Finds which nodes int8 hurts: a scan that ranks them, and a search for the fewest to keep."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Will this TensorRT engine run here? One question after the other, each with the way out."""
 
-from __future__ import annotations
-
 import math
 import platform
 import re

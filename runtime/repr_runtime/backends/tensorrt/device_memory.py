@@ -1,7 +1,5 @@
 """Device memory for outputs that callers keep, freed when it can do no harm."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import deque

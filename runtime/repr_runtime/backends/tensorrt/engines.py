@@ -1,7 +1,5 @@
 """From an artifact to a running TensorRT engine: which one, may it be trusted, does it load."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings

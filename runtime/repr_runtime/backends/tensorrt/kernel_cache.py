@@ -6,8 +6,6 @@ the engine's SHA-256 and the content, under a key that stays in the user's own f
 cache that came with an artifact from elsewhere is as good as none.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """The lanes of an engine, shared between threads: each run has one to itself, or waits for it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """What TensorRT says: one logger a process for each library, heard by whoever is at work."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import threading

@@ -1,7 +1,5 @@
 """Random graphs of many operators, Ifs and shape arithmetic stay valid and mean the same in half."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

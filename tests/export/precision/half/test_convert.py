@@ -1,7 +1,5 @@
 """Half precision is written into the graph: types and Casts of whole networks, constants, bodies."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a CPU makes of a half-precision graph: the same arithmetic, emulated."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What stays in fp32 in a half-precision graph, and why."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Half precision's weights are rounded once, to the nearest, from the float64 fold."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The small network of the int8 tests, and the ranges of its tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

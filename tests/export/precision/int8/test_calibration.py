@@ -1,7 +1,5 @@
 """Calibration images from the package and from folders, and the three methods that make ranges."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Int8 graphs of both targets: which nodes become int8, and with which scales."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Int8 graphs of both targets compute nearly the same, are the same every time, and others accept them."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

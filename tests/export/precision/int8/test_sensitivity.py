@@ -1,7 +1,5 @@
 """The scan and the search find the layer that was made to break under int8, and only that."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The artifact with engines, and the backend over fakes, that most tests of this folder use."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path

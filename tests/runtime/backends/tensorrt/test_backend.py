@@ -1,7 +1,5 @@
 """The TensorRT backend over a fake device and a fake engine that keep the rules of real ones."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Every reason why an engine of an artifact does not run here, and what each check answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which engine is opened: the artifact's own, one from elsewhere; and what the commands say of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The fakes keep the rules of real devices: one that they did not keep would prove nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

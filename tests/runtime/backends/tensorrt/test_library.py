@@ -1,7 +1,5 @@
 """The real TensorRT-RTX behind the face that all libraries have, up to where a GPU is needed."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType

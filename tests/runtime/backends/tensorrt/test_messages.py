@@ -1,7 +1,5 @@
 """One logger a process: each listener gets what was said during its own work, and no other's."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

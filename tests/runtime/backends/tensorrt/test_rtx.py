@@ -1,7 +1,5 @@
 """What TensorRT-RTX has besides: own graphs, specialization, kernels kept beside the engine."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable
