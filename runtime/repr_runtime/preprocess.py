@@ -115,7 +115,7 @@ def resize_bilinear(
     A separable triangle filter, antialiased, the same as Pillow's ``BILINEAR``: its support
     widens with the reduction, so that every source pixel counts. Rounded to uint8 after each
     direction; the one that leaves less to do for the other goes first. Both as in Pillow, which
-    it equals within one level.
+    it equals within one level, or two where Pillow takes the other direction first.
     """
     top, left, height, width = box
     if rows * image.shape[1] <= columns * image.shape[0]:
