@@ -179,8 +179,8 @@ def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_imagenet_network_is_proven_at_its_full_size(tmp_path: Path) -> None:
-    manifest = export("resnet50.imagenet", tmp_path, RANDOM).manifest
-    assert manifest.receipts["fold"]["summary"] == "53 of 53 BatchNorms folded"
+    manifest = export("resnet18.imagenet", tmp_path, RANDOM).manifest
+    assert manifest.receipts["fold"]["summary"] == "20 of 20 BatchNorms folded"
     assert all(row["relative"] <= 1e-4 for row in manifest.receipts["parity"]["differences"])
 
 

@@ -27,6 +27,5 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Made]]:
     yield make
     for each in made:
         each.backend.close()
-        gc.collect()
-        assert each.cuda.closed
-        assert each.cuda.leaks == {}
+    gc.collect()
+    assert all(each.cuda.closed and each.cuda.leaks == {} for each in made)
