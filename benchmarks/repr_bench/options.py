@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from repr_bench.errors import UsageError
 from repr_bench.measuring.measure import Plan
@@ -42,38 +43,38 @@ def parser() -> argparse.ArgumentParser:
         help="networks by name (exported if need be) or artifact folders; "
         "default: every network whose bundled weights reach their bar",
     )
-    p.add_argument("--list", action="store_true", help="list every network, and stop")
-    p.add_argument("--quiet", action="store_true", help="no progress; the table alone")
+    _add(p, "--list", "list every network, and stop")
+    _add(p, "--quiet", "no progress; the table alone")
     _add_what(p.add_argument_group("what is measured"))
     _add_how_long(p.add_argument_group("how long, and on which images"))
     _add_more(p.add_argument_group("what else is measured, in the same run"))
-    _add_scenarios(
-        p.add_argument_group(
-            "scenarios",
-            "measured after the table of batch sizes, of the same graphs, if any of the first three "
-            "is given",
-        )
+    scenarios = (
+        "measured after the table of batch sizes, of the same graphs, if any of the first three "
+        "is given"
     )
+    _add_scenarios(p.add_argument_group("scenarios", scenarios))
     _add_comparison(p.add_argument_group("comparing two runs"))
     _add_output(p.add_argument_group("what is written"))
     return p
 
 
+def _add(
+    group: argparse._ActionsContainer, option: str, text: str, metavar: str = "", **more: Any
+) -> None:
+    """A flag, where there is no ``metavar``; else an option with a count (``N``), or a path."""
+    if not metavar:
+        group.add_argument(option, action="store_true", help=text)
+        return
+    usual: dict[str, Any] = {"type": whole_number if metavar == "N" else Path, "metavar": metavar}
+    group.add_argument(option, help=text, **(usual | more))
+
+
 def _add_what(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--all-bundled",
-        action="store_true",
-        help="without names: those below their bar too, which the table marks",
-    )
-    group.add_argument(
-        "--batch", type=whole_numbers, metavar="N,…", help="batch sizes (default: 1,8)"
-    )
-    group.add_argument(
-        "--precision",
-        type=_precisions,
-        metavar="P,…",
-        help=f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them",
-    )
+    below = "without names: those below their bar too, which the table marks"
+    _add(group, "--all-bundled", below)
+    _add(group, "--batch", "batch sizes (default: 1,8)", "N,…", type=whole_numbers)
+    of = f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them"
+    _add(group, "--precision", of, "P,…", type=_precisions)
     for name in LOWER:
         group.add_argument(
             f"--{name}",
@@ -83,63 +84,35 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
             help=f"measure {name} too, beside fp32; these options add up",
         )
     group.add_argument("--device", choices=DEVICES, default="auto")
-    group.add_argument(
-        "--threads", type=whole_number, metavar="N", help="CPU threads (default: one a core)"
-    )
-    group.add_argument(
-        "--artifacts",
-        type=Path,
-        default=Path("artifacts"),
-        metavar="DIR",
-        help="where the artifacts of named networks are (default: artifacts)",
-    )
+    _add(group, "--threads", "CPU threads (default: one a core)", "N")
+    where = "where the artifacts of named networks are (default: artifacts)"
+    _add(group, "--artifacts", where, "DIR", default=Path("artifacts"))
 
 
 def _add_how_long(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"a first look: {QUICK.seconds:g} s and {QUICK.samples} samples a row, accuracy on "
-        f"{QUICK_IMAGES} images, unless --seconds, --samples or --limit say otherwise",
+    first_look = (
+        f"a first look: {QUICK.seconds:g} s and {QUICK.samples} samples a row, accuracy on "
+        f"{QUICK_IMAGES} images, unless --seconds, --samples or --limit say otherwise"
     )
-    group.add_argument(
-        "--seconds", type=seconds, help=f"timed for each row at least (default: {Plan.seconds:g})"
-    )
-    group.add_argument(
-        "--samples",
-        type=whole_number,
-        help=f"timed for each row at least (default: {Plan.samples})",
-    )
+    _add(group, "--quick", first_look)
+    least = "timed for each row at least (default: {})"
+    group.add_argument("--seconds", type=seconds, help=least.format(f"{Plan.seconds:g}"))
+    group.add_argument("--samples", type=whole_number, help=least.format(Plan.samples))
     images = group.add_mutually_exclusive_group()
-    images.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="measure accuracy on CIFAR-10's 10,000 test images, or on a folder of images: a "
-        "folder for each class, or val.txt (default: the bundled CIFAR-10 subset)",
+    labelled = (
+        "measure accuracy on CIFAR-10's 10,000 test images, or on a folder of images: a "
+        "folder for each class, or val.txt (default: the bundled CIFAR-10 subset)"
     )
-    images.add_argument(
-        "--label-free",
-        type=Path,
-        metavar="DIR",
-        help="on any images: agreement with the original network alone, no accuracy",
-    )
-    group.add_argument(
-        "--limit", type=whole_number, metavar="N", help="on so many of them, drawn evenly by class"
-    )
+    _add(images, "--data", labelled, "DIR")
+    alone = "on any images: agreement with the original network alone, no accuracy"
+    _add(images, "--label-free", alone, "DIR")
+    _add(group, "--limit", "on so many of them, drawn evenly by class", "N")
 
 
 def _add_more(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--roofline",
-        action="store_true",
-        help="measure this machine's peaks, and each row's share of what they allow",
-    )
-    group.add_argument(
-        "--profile",
-        action="store_true",
-        help="where each row's time goes: by operator, and its slowest layers",
-    )
+    share = "measure this machine's peaks, and each row's share of what they allow"
+    _add(group, "--roofline", share)
+    _add(group, "--profile", "where each row's time goes: by operator, and its slowest layers")
     group.add_argument(
         "--peers",
         nargs="?",
@@ -149,118 +122,52 @@ def _add_more(group: argparse._ArgumentGroup) -> None:
         help="compare with other libraries in the same run: torch, torch.compile, onnxruntime, "
         "openvino-latency, openvino-throughput, … (default: all that are installed); after the names",
     )
-    group.add_argument(
-        "--tune",
-        choices=GOALS,
-        help="find the fastest setting on this CPU, keep it for load(tuned=…), and stop",
-    )
+    tuned = "find the fastest setting on this CPU, keep it for load(tuned=…), and stop"
+    group.add_argument("--tune", choices=GOALS, help=tuned)
 
 
 def _add_scenarios(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--scenario",
-        type=_scenarios,
-        default=(),
-        metavar="S,…",
-        help=f"MLPerf's shapes, in seconds: of {', '.join(SCENARIOS)}, or all",
-    )
-    group.add_argument(
-        "--loadgen",
-        action="store_true",
-        help="MLPerf's LoadGen drives the same sessions too (pip install 'repr-deploy[loadgen]')",
-    )
-    group.add_argument(
-        "--end-to-end",
-        action="store_true",
-        help="from JPEG bytes to label, and where the time goes",
-    )
-    group.add_argument(
-        "--slo",
-        type=_milliseconds,
-        default=DEFAULT_SLO_MS,
-        metavar="TIME",
-        help="the bound of the server scenario's p99, as in 15ms (default)",
-    )
-    group.add_argument(
-        "--instances",
-        type=whole_number,
-        metavar="N",
-        help="runs side by side, server and offline (default: one a core on a CPU)",
-    )
-    group.add_argument(
-        "--max-batch",
-        type=whole_number,
-        default=32,
-        metavar="N",
-        help="samples run together at most, server and offline (default: 32)",
-    )
-    group.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of the arrivals (default: 0)"
-    )
+    shapes = f"MLPerf's shapes, in seconds: of {', '.join(SCENARIOS)}, or all"
+    _add(group, "--scenario", shapes, "S,…", type=_scenarios, default=())
+    drives = "MLPerf's LoadGen drives the same sessions too (pip install 'repr-deploy[loadgen]')"
+    _add(group, "--loadgen", drives)
+    _add(group, "--end-to-end", "from JPEG bytes to label, and where the time goes")
+    bound = "the bound of the server scenario's p99, as in 15ms (default)"
+    _add(group, "--slo", bound, "TIME", type=_milliseconds, default=DEFAULT_SLO_MS)
+    beside = "runs side by side, server and offline (default: one a core on a CPU)"
+    _add(group, "--instances", beside, "N")
+    together = "samples run together at most, server and offline (default: 32)"
+    _add(group, "--max-batch", together, "N", default=32)
+    _add(group, "--seed", "of the arrivals (default: 0)", "N", type=_seed, default=0)
 
 
 def _add_comparison(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--compare",
-        type=Path,
-        metavar="OLD.json",
-        help="say of each row whether it is faster or slower than in this file of --json",
+    against = "say of each row whether it is faster or slower than in this file of --json"
+    _add(group, "--compare", against, "OLD.json")
+    instead = "measure nothing, and take the results of this file"
+    _add(group, "--from", instead, "NEW.json", dest="take_from")
+    least = f"the smallest difference that counts (default: {LEAST_PERCENT:g})"
+    _add(group, "--same-within", least, "PERCENT", type=_percent, default=LEAST_PERCENT)
+    others = (
+        "beside ours, under its own label, another tool's run: a file of trtexec "
+        "--exportTimes, or LoadGen's mlperf_log_summary.txt or its folder (may be repeated)"
     )
-    group.add_argument(
-        "--from",
-        dest="take_from",
-        type=Path,
-        metavar="NEW.json",
-        help="measure nothing, and take the results of this file",
-    )
-    group.add_argument(
-        "--same-within",
-        type=_percent,
-        default=LEAST_PERCENT,
-        metavar="PERCENT",
-        help=f"the smallest difference that counts (default: {LEAST_PERCENT:g})",
-    )
-    group.add_argument(
-        "--with",
-        dest="others",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="beside ours, under its own label, another tool's run: a file of trtexec "
-        "--exportTimes, or LoadGen's mlperf_log_summary.txt or its folder (may be repeated)",
-    )
+    _add(group, "--with", others, "FILE", dest="others", action="append", default=[])
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="write everything, raw samples too; with --list, the list (- is standard output)",
+    everything = "write everything, raw samples too; with --list, the list (- is standard output)"
+    _add(group, "--json", everything, "FILE")
+    _add(group, "--html", "write a self-contained page", "FILE")
+    rows = (
+        "write one table of all rows, which column kind tells apart (graph, scenario, "
+        "end-to-end, peer, other), with all figures in full precision and both ends of "
+        "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json"
     )
-    group.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
-    for option, what in (
-        (
-            "--csv",
-            "write one table of all rows, which column kind tells apart (graph, scenario, "
-            "end-to-end, peer, other), with all figures in full precision and both ends of "
-            "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json",
-        ),
-        ("--markdown", "write all tables and notes as Markdown"),
-    ):
-        group.add_argument(
-            option,
-            type=Path,
-            metavar="FILE",
-            help=f"{what} (- is standard output, in place of the table)",
-        )
-    group.add_argument(
-        "--sort",
-        type=_order,
-        metavar="COLUMN[,desc]",
-        help="order the rows of all tables but --json's, as in --sort top-1,desc",
-    )
+    for option, what in (("--csv", rows), ("--markdown", "write all tables and notes as Markdown")):
+        _add(group, option, f"{what} (- is standard output, in place of the table)", "FILE")
+    order = "order the rows of all tables but --json's, as in --sort top-1,desc"
+    _add(group, "--sort", order, "COLUMN[,desc]", type=_order)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -294,13 +201,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
     """How much is timed and on how many images, all if None: what is given, else the defaults."""
     base = QUICK if args.quick else Plan()
-    plan = Plan(
-        seconds=base.seconds if args.seconds is None else args.seconds,
-        samples=args.samples or base.samples,
-        rounds=base.rounds,
-        warmup_seconds=base.warmup_seconds,
-    )
-    return plan, args.limit or (QUICK_IMAGES if args.quick else None)
+    seconds, samples = args.seconds or base.seconds, args.samples or base.samples
+    limit = args.limit or (QUICK_IMAGES if args.quick else None)
+    return replace(base, seconds=seconds, samples=samples), limit
 
 
 def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import page_results
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 from PIL import Image
 
 from repr_bench import inputs
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
 from repr_models.data.images import ImageSet
 from repr_runtime.artifact.manifest import (
     Manifest,
@@ -33,21 +32,12 @@ def graph() -> Graph:
 
 
 @pytest.fixture
-def row() -> Row:
-    return page_results.ROW
-
-
-@pytest.fixture
-def failed_row() -> Row:
-    return page_results.FAILED
-
-
-@pytest.fixture
 def results() -> Results:
     return page_results.RESULTS
 
 
 ArtifactMaker = Callable[..., Path]
+PREPROCESSING = PreprocessingInfo(32, (32, 32), (0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.fixture
@@ -75,33 +65,17 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
             helper.make_node("Flatten", ["input"], ["flat"]),
             helper.make_node("MatMul", ["flat", "w"], ["logits"]),
         ]
-        proto = helper.make_model(
-            helper.make_graph(
-                nodes,
-                "linear",
-                [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, 32])],
-                [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
-                [numpy_helper.from_array(matrix, "w")],
-            ),
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=9,
-        )
-        onnx.checker.check_model(proto)
-        content = proto.SerializeToString()
+        image, logits = (batch, 3, size, 32), (batch, classes)
+        content = model_of(nodes, {"input": image}, {"logits": logits}, {"w": matrix})
         paths = {"model.onnx": "fp32"} | {f"model.{p}.onnx": p for p in more_precisions}
         manifest = Manifest(
             network=NetworkInfo(network or name, name, dataset, features * classes, None, "onnx"),
             weights=WeightsInfo(weights, "linear.safetensors", sha256, record or {}),
-            inputs=(TensorSpec("input", "float32", (batch, 3, size, 32)),),
-            outputs=(TensorSpec("logits", "float32", (batch, classes)),),
-            preprocessing=(
-                PreprocessingInfo(32, (32, 32), (0.0,) * 3, (1.0,) * 3) if preprocessing else None
-            ),
+            inputs=(TensorSpec("input", "float32", image),),
+            outputs=(TensorSpec("logits", "float32", logits),),
+            preprocessing=PREPROCESSING if preprocessing else None,
             labels=None,
-            files=tuple(
-                describe_file(path, content, "graph", precision)
-                for path, precision in paths.items()
-            ),
+            files=tuple(describe_file(path, content, "graph", p) for path, p in paths.items()),
         )
         folder = parent / name
         write_artifact(folder, manifest, dict.fromkeys(paths, content))

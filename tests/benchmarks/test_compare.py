@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from page_results import FAILED
 
 from repr_bench import cli
 from repr_bench.compare import compare
@@ -14,7 +15,6 @@ from repr_bench.report.html import render_page
 from repr_bench.results.file import from_json, to_json, write_results
 from repr_bench.results.machine import GpuState, ReferenceLoadTimes, RoundState
 from repr_bench.results.results import Results
-from repr_bench.results.row import Row
 from repr_bench.statistics.verdict import (
     resolution_percent,
     spread_percent,
@@ -113,10 +113,10 @@ def test_without_a_yardstick_nothing_is_told(run: Results) -> None:
     assert "no reference load" in row.reason
 
 
-def test_rows_of_one_run_and_of_too_few_rounds(run: Results, failed_row: Row) -> None:
+def test_rows_of_one_run_and_of_too_few_rounds(run: Results) -> None:
     eight = replace(run.rows[0], batch=8)
     few = with_row(run, rounds_ns=rounds(1)[:5])
-    old, new = replace(run, rows=(*run.rows, failed_row)), replace(few, rows=(*few.rows, eight))
+    old, new = replace(run, rows=(*run.rows, FAILED)), replace(few, rows=(*few.rows, eight))
     rows = compare(old, new, "", 2.0).rows
     assert [(row.batch, row.verdict) for row in rows] == [(1, "cannot tell"), (8, "only new")]
     assert rows[0].reason == "5 rounds, and 6 are needed"

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from repr_bench import listing
 from repr_bench.listing import Entry, Weights, entries, print_list, to_json
 from repr_models import registry
-from repr_models.spec import FoldContract, NetworkSpec, Published
+from repr_models.spec import FoldContract, Published
 from repr_models.weights import bundled as weights
 
 BEHIND = "behind an addition, whose other reader needs the sum"
@@ -86,8 +85,7 @@ def printed(width: int) -> list[str]:
 
 def test_wide_shows_everything_on_a_line_a_network() -> None:
     lines = printed(200)
-    cells = [re.split(r"  +", line) for line in lines[1:5]]
-    assert cells == [
+    assert [re.split(r"  +", line) for line in lines[1:5]] == [
         ["lenet5.cifar10", "0.06", "0.65", "74.37 ≥ 70", "-", "bundled", "artifacts/lenet5"],
         [
             *("preact_resnet1001.cifar10", "10.33", "1,234.57", "92.01 < 92.5"),
@@ -143,12 +141,10 @@ def test_json_holds_what_the_table_leaves_out() -> None:
 
 @pytest.fixture
 def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {spec.name: spec for spec in registry.networks()}
-
     def explode() -> None:
         raise AssertionError("a network was built to be listed")
 
-    known = {name: replace(spec, builder=explode) for name, spec in known.items()}
+    known = {spec.name: replace(spec, builder=explode) for spec in registry.networks()}
     known["lenet5.cifar10"] = replace(known["lenet5.cifar10"], bar=0.99)
     known["resnet50.imagenet"] = replace(
         known["resnet50.imagenet"],
@@ -166,27 +162,22 @@ def test_entries_are_those_of_the_registry_each_data_set_together(tmp_path: Path
     assert set(found) == {spec.name for spec in registry.networks()}
     sets = [dataset for dataset, _ in groupby(entry.dataset for entry in found.values())]
     assert len(sets) == len(set(sets)) > 1
-    lenet = found["lenet5.cifar10"]
+    bundled = {name for name, entry in found.items() if entry.weights.kind == "bundled"}
+    assert bundled == {spec.name for spec in registry.networks() if weights.is_bundled(spec)}
+    assert all(0.1 < (found[name].weights.top1 or 0) < 1 for name in bundled)
+    lenet, resnet = found["lenet5.cifar10"], found["resnet50.imagenet"]
     assert (lenet.parameters, lenet.multiply_adds) == (62_006, 651_720)
-    assert lenet.below_bar
+    assert (
+        lenet.weights.top1
+        == weights.bundled_record(registry.resolve("lenet5"))["accuracy"]["test_top1"]
+    )
+    assert (lenet.below_bar, lenet.artifact) == (True, str(tmp_path / "lenet5"))
     assert "below its bar of 99 %" in lenet.left_out
-    assert lenet.artifact == str(tmp_path / "lenet5")
-    resnet = found["resnet50.imagenet"]
     assert (resnet.batchnorms, resnet.folded, resnet.kept_because) == (53, 50, BEHIND)
     assert resnet.weights == Weights(
         "published", "library W", 0.76, "ab" * 4, "https://example.org/a.pth"
     )
-    assert not resnet.below_bar
-    assert resnet.left_out == "no bundled weights"
-
-
-def test_bundled_records_hold_what_is_listed() -> None:
-    bundled: list[NetworkSpec] = [s for s in registry.networks() if weights.is_bundled(s)]
-    assert bundled
-    for spec in bundled:
-        entry = listing._entry(spec, Path("artifacts"))
-        assert entry.weights.top1 == weights.bundled_record(spec)["accuracy"]["test_top1"]
-        assert 0.1 < entry.weights.top1 < 1
+    assert (resnet.below_bar, resnet.left_out) == (False, "no bundled weights")
 
 
 def test_listing_imports_neither_exporter_nor_runtime_libraries() -> None:

@@ -1,13 +1,9 @@
-"""`--quick`: less of what was not asked for, and said."""
+"""`--quick`: less of what was not asked for."""
 
 from dataclasses import replace
 
-from page_results import RESULTS
-
 from repr_bench.measuring.measure import Plan, measure
 from repr_bench.options import QUICK, QUICK_IMAGES, parser, plan_and_limit
-from repr_bench.report.sections.figures import cautions
-from repr_bench.results.results import Settings
 
 
 def chosen(*arguments: str) -> tuple[Plan, int | None]:
@@ -34,10 +30,3 @@ def test_sixteen_rows_of_20_ms_a_call_are_timed_within_half_a_minute() -> None:
     measured = measure([call] * 16, QUICK, clock=lambda: now)
     assert all(timing.is_whole(QUICK) for timing in measured.timings)
     assert now < 30e9
-
-
-def test_it_is_said() -> None:
-    assert not any("--quick" in text for text in cautions(RESULTS))
-    settings = Settings(0.5, 12, 12, 0.5, "auto", None, quick=True)
-    first, *_ = cautions(replace(RESULTS, settings=settings))
-    assert first.startswith("a quick look (--quick): 0.5 s and 12 samples a row")

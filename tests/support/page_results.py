@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import peer_rows
@@ -110,11 +111,11 @@ def with_row(**changes: object) -> Results:
     return replace(RESULTS, rows=(replace(ROW, **changes),))  # type: ignore[arg-type]
 
 
-def shown(results: Results, width: int = 100_000, *, terminal: bool = False) -> str:
+def shown(results: Results, width: int = 100_000, *, terminal: bool = False, **files: Path) -> str:
     """What is printed, in a pipe by default."""
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, highlight=False)
-    print_report(results, console)
+    print_report(results, console, **files)
     return stream.getvalue()
 
 

@@ -43,7 +43,7 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
         found |= {"status": row.status, "reason": row.reason, "emulated": _yes(row.emulated)}
         if graph := row.graph:
             found |= {"graph_bytes": graph.bytes, "parameters": graph.parameters}
-            found |= {"multiply_adds": _text(graph.multiply_adds), "device": graph.device}
+            found |= {"multiply_adds": graph.multiply_adds, "device": graph.device}
             found |= {"weights": graph.weights, "artifact": graph.artifact}
             found["below_bar"] = _yes(graph.below_bar)
             if flips := graph.flips:
@@ -53,7 +53,7 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
     for scenario in results.scenarios:
         found = {**_common("scenario", scenario), "run_by": scenario.source}
         found |= {"measure": scenario.scenario, "samples": scenario.queries}
-        found |= {"slo_ms": _text(scenario.slo_ms), "held_rate": _text(scenario.rate)}
+        found |= {"slo_ms": scenario.slo_ms, "held_rate": scenario.rate}
         yield found | {"status": scenario.status, "reason": scenario.reason}
     for stages in results.end_to_end:
         found = {**_common("end-to-end", stages), "run_by": "repr-bench", "samples": stages.calls}
@@ -69,7 +69,7 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
 
 def _common(kind: str, row: AnyRow) -> dict[str, object]:
     found: dict[str, object] = {"kind": kind, "network": row.label}
-    found |= {"precision": _text(row.precision), "batch": _text(row.batch)}
+    found |= {"precision": row.precision, "batch": row.batch}
     figures = (*(latency_of(row, percent) for percent in (50, 90, 99)), rate_of(row))
     more = (top1_of(row), top5_of(row), agreement_of(row))
     for name, figure in zip(_FIGURES, (*figures, *more), strict=True):
@@ -83,10 +83,6 @@ def _ends(name: str, figure: Figure | None) -> Iterator[tuple[str, float]]:
         if figure.interval is not None:
             yield f"{name}_low", figure.interval.low
             yield f"{name}_high", figure.interval.high
-
-
-def _text(value: object) -> object:
-    return "" if value is None else value
 
 
 def _yes(value: bool) -> str:

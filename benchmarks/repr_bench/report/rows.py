@@ -14,9 +14,13 @@ AnyRow = Row | OtherRow | ScenarioRow | StageRow | PeerRow
 
 
 def title_of(row: AnyRow | RowVerdict | Work | Profile) -> str:
-    """A row's name in a sentence: ``resnet20 fp32 batch 8``."""
-    batch = f"batch {row.batch}" if row.batch else ""
-    return " ".join(part for part in (row.label, row.precision, batch) if part)
+    """A row's name in a sentence: ``resnet20 fp32 batch 8``, ``resnet20 fp32 server (LoadGen)``."""
+    if isinstance(row, ScenarioRow):
+        which = row.scenario if row.source == "repr-bench" else f"{row.scenario} ({row.source})"
+    else:
+        which = f"batch {row.batch}" if row.batch else ""
+    way = "from JPEG" if isinstance(row, StageRow) else ""
+    return " ".join(filter(None, (row.label, row.precision, which, way)))
 
 
 def latency_of(row: AnyRow, percent: int) -> Figure | None:

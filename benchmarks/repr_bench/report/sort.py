@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from repr_bench.errors import UsageError
 from repr_bench.report.rows import AnyRow
 from repr_bench.report.sections.columns import COLUMNS
 from repr_bench.results.results import Results
 
-_Some = TypeVar("_Some", bound=AnyRow)
 VALUES = {column.title.split()[0]: column.value for column in COLUMNS}
 """What each column is sorted by, under the first word of its title."""
 
@@ -43,19 +42,14 @@ def in_order(results: Results, order: Order | None) -> Results:
     """
     if order is None:
         return results
-    return replace(
-        results,
-        rows=_sorted(results.rows, order),
-        others=_sorted(results.others, order),
-        scenarios=_sorted(results.scenarios, order),
-        end_to_end=_sorted(results.end_to_end, order),
-        peers=_sorted(results.peers, order),
-    )
+    kinds = ("rows", "others", "scenarios", "end_to_end", "peers")
+    found: dict[str, Any] = {kind: _sorted(getattr(results, kind), order) for kind in kinds}
+    return replace(results, **found)
 
 
-def _sorted(rows: Iterable[_Some], order: Order) -> tuple[_Some, ...]:
+def _sorted(rows: Iterable[AnyRow], order: Order) -> tuple[Any, ...]:
     # Of one column all values are numbers, or all are words.
-    values: list[tuple[Any, _Some]] = [(VALUES[order.column](row), row) for row in rows]
+    values: list[tuple[Any, AnyRow]] = [(VALUES[order.column](row), row) for row in rows]
     known = [pair for pair in values if pair[0] is not None]
     known.sort(key=lambda pair: pair[0], reverse=order.descending)
     return (*(row for _, row in known), *(row for value, row in values if value is None))

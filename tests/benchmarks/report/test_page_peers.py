@@ -77,17 +77,6 @@ def test_limits_hold_every_interval_and_one() -> None:
     assert common_limits([found for _, found in overalls(faster)])[0] < 1
 
 
-def test_the_section_has_the_table_the_means_and_the_reasons() -> None:
-    text = render_page(replace(RESULTS, peers=ROWS))
-    assert '<h2 id="peers-title">Peers</h2>' in text
-    assert text.count("<title>Ours against") == 4
-    assert "least 0.50 × (0.50–0.50), b" in text
-    assert "q absent for a fp32, b fp32: q is not installed: pip install q" in text
-    # a line for each row with samples
-    body = text[text.index("Table of peers") :]
-    assert body[: body.index("</table>")].count("<tr>") == 1 + 8
-
-
 def test_without_a_ratio_there_is_no_plot_and_names_stay_text() -> None:
     ours = tuple(replace(row, label="<b>$x$") for row in ROWS if row.peer == OURS)
     text = render_page(replace(RESULTS, rows=(), peers=ours))

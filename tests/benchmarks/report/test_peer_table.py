@@ -1,19 +1,10 @@
 """The table of peers: figures, ratios, means over networks, and the sentences below."""
 
-import io
 from dataclasses import replace
 
 from peer_rows import ROWS
-from rich.console import Console
 
-from repr_bench.report.sections.peers import (
-    meanings,
-    peer_cells,
-    peer_problems,
-    peers_section,
-    summaries,
-)
-from repr_bench.report.terminal import print_section
+from repr_bench.report.sections.peers import meanings, peer_cells, peer_problems, summaries
 from repr_bench.results.peers import OURS
 from repr_bench.statistics.intervals import Figure, Interval, times
 
@@ -77,12 +68,3 @@ def test_times() -> None:
         times(Figure(4321.0, Interval(4000.0, 5000.0))),
         times(Figure(0.0123, Interval(0.01, 0.02))),
     ] == ["1.23 ×", "12.3 × (11.0–13.0)", "4,321 × (4,000–5,000)", "0.01 × (0.01–0.02)"]
-
-
-def test_a_pipe_gets_one_line_a_row() -> None:
-    out = io.StringIO()
-    print_section(peers_section(ROWS), Console(file=out, width=100_000), {})
-    lines = out.getvalue().splitlines()
-    header = next(line for line in lines if line.startswith("network"))
-    assert header.split()[-2:] == ["ours", "is"]
-    assert sum(line.startswith(("a ", "b ")) for line in lines) == 8

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import peer_rows
 import pytest
 
 from repr_bench.results.peers import (
@@ -26,16 +27,8 @@ def row(
     batch: int = 1,
     images: int = 1,
 ) -> PeerRow:
-    return PeerRow(
-        label=label,
-        precision="fp32",
-        measure=measure,
-        batch=batch,
-        peer=peer,
-        status="measured",
-        images=images,
-        rounds_ns=tuple((each, each, each) for each in rounds),
-    )
+    made = peer_rows.row(label, measure, peer, 1, batch, images)
+    return replace(made, rounds_ns=tuple((each,) * 3 for each in rounds))
 
 
 def one(ours: PeerRow, peer: PeerRow) -> Figure:

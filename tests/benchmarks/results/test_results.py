@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_results import FAILED, RESULTS, ROW, everything, with_row
+import scenario_rows
+from page_results import AGREEMENT, FAILED, RESULTS, ROW, everything, with_graph, with_row
 
 from repr_bench.errors import ResultsError
+from repr_bench.results.agreement import Flips
 from repr_bench.results.file import (
     ADDED,
     SCHEMA,
@@ -21,17 +23,13 @@ from repr_bench.results.file import (
 )
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    results = replace(RESULTS, rows=(ROW, FAILED), interrupted=True)
-    path = tmp_path / "results.json"
-    write_results(results, path)
-    assert read_results(path) == results
+def test_every_kind_of_row_is_read_back(tmp_path: Path) -> None:
+    rows = (scenario_rows.STREAM, scenario_rows.OFFLINE, scenario_rows.LOADGEN)
+    whole = replace(everything(), interrupted=True)
+    whole = replace(whole, scenarios=(*whole.scenarios, *rows))
+    write_results(whole, tmp_path / "results.json")
+    assert read_results(tmp_path / "results.json") == whole
     assert os.listdir(tmp_path) == ["results.json"]
-
-
-def test_every_kind_of_row_is_read_back() -> None:
-    whole = everything()
-    assert from_json(to_json(whole)) == whole
 
 
 def _strip(value: Any) -> Any:
@@ -68,7 +66,7 @@ def test_derived_figures_by_hand() -> None:
 
 
 def test_json_holds_samples_on_a_line_and_derived_figures() -> None:
-    text = to_json(RESULTS)
+    text = to_json(with_graph(agreement=AGREEMENT, flips=Flips(9, 12)))
     assert '"rounds_ns": [\n' in text
     assert "[1000000,2000000,3000000," in text
     body = json.loads(text)
@@ -77,6 +75,8 @@ def test_json_holds_samples_on_a_line_and_derived_figures() -> None:
     derived = body["rows"][0]["derived"]
     assert derived["p50_ms"]["value"] == ROW.latency_ms[50].value
     assert derived["top1_percent"]["value"] == 75.0
+    assert derived["agreement_percent"]["value"] == 99.5
+    assert derived["flips_p_value"]["value"] == pytest.approx(0.6636, abs=1e-4)
     assert "nearest rank" in body["formulae"]["percentile"]
 
 
@@ -98,6 +98,9 @@ def test_what_is_no_results_file_is_refused(text: str) -> None:
         from_json(text)
 
 
+MISSING = object()
+
+
 def _at(body: Any, parents: list[str]) -> Any:
     for key in parents:
         body = body[int(key) if isinstance(body, list) else key]
@@ -107,81 +110,58 @@ def _at(body: Any, parents: list[str]) -> Any:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("started", 3),
-        ("interrupted", 1),
-        ("rows", None),
-        ("rows.0", []),
-        ("rows.0.batch", "8"),
-        ("rows.0.batch", True),
-        ("rows.0.status", "splendid"),
-        ("rows.0.rounds_ns.0.0", 1.5),
-        ("rows.0.rounds_ns.0", 7),
-        ("rows.0.graph.bytes", None),
-        ("rows.0.graph.accuracy.top1", "1500"),
-        ("settings.seconds", float("inf")),
-        ("environment.versions.numpy", 2),
-        ("environment.load_before.0", "low"),
-        ("rows.0.surprise", 1),
+        *(
+            ("started", 3),
+            ("interrupted", 1),
+            ("rows", None),
+            ("rows.0", []),
+            ("rows.0.batch", "8"),
+        ),
+        *(("rows.0.batch", True), ("rows.0.status", "splendid"), ("rows.0.rounds_ns.0.0", 1.5)),
+        *(("rows.0.rounds_ns.0", 7), ("rows.0.graph.bytes", None), ("rows.0.surprise", 1)),
+        *(("rows.0.graph.accuracy.top1", "1500"), ("settings.seconds", float("inf"))),
+        *(("environment.versions.numpy", 2), ("environment.load_before.0", "low")),
+        *((path, MISSING) for path in ("rows", "started", "environment", "settings", "machine")),
+        *((f"rows.0.{name}", MISSING) for name in ("rounds_ns", "reason", "graph", "graph.bar")),
+        ("settings.quick", MISSING),
     ],
 )
-def test_a_field_of_the_wrong_kind_is_named(path: str, value: object) -> None:
+def test_a_field_that_is_missing_or_of_the_wrong_kind_is_named(path: str, value: object) -> None:
     body = json.loads(to_json(RESULTS))
     *parents, last = path.split(".")
     here = _at(body, parents)
-    here[int(last) if isinstance(here, list) else last] = value
+    if value is MISSING:
+        del here[last]
+    else:
+        here[int(last) if isinstance(here, list) else last] = value
     with pytest.raises(ResultsError) as caught:
         from_json(json.dumps(body), "old.json")
     assert "old.json" in str(caught.value)
     assert last in str(caught.value).replace("[", ".").replace("]", "")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("rows", "started", "environment", "settings", "machine", "settings.quick"),
-        *("rows.0.rounds_ns", "rows.0.reason", "rows.0.graph", "rows.0.graph.bar"),
-    ],
-)
-def test_a_missing_field_is_named(path: str) -> None:
-    body = json.loads(to_json(RESULTS))
-    *parents, last = path.split(".")
-    del _at(body, parents)[last]
-    with pytest.raises(ResultsError, match=last):
-        from_json(json.dumps(body))
-
-
-def test_an_interrupted_write_leaves_the_old_file_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "r.json"
-    write_text(path, "old")
-
-    def killed(_source: object, _target: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["r.json"]
-
-
-def test_write_keeps_a_link_and_writes_through_it(tmp_path: Path) -> None:
+def test_a_link_and_a_device_are_written_through(tmp_path: Path) -> None:
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     real.write_text("old")
     link.symlink_to(real)
     write_text(link, "new")
-    assert link.is_symlink()
-    assert real.read_text() == "new"
-
-
-def test_write_to_a_pipe_goes_into_it() -> None:
+    assert (link.is_symlink(), real.read_text()) == (True, "new")
     write_text(Path(os.devnull), "gone")
     assert not Path(os.devnull).is_file()
 
 
-def test_what_cannot_be_read_or_written_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_written_is_an_error_of_ours_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ResultsError, match=r"nothing\.json"):
         read_results(tmp_path / "nothing.json")
-    with pytest.raises(ResultsError, match="cannot be written"):
-        write_text(tmp_path / "no" / "r.json", "x")
+    path = tmp_path / "r.json"
+    path.write_text("old")
+
+    def full(_source: object, _target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ResultsError, match="cannot be written: No space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"

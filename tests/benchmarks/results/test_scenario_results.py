@@ -8,16 +8,12 @@ import pytest
 from page_results import RESULTS
 from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
 
-from repr_bench.results.file import from_json, to_json
+from repr_bench.results.file import to_json
 from repr_bench.results.scenarios import StageRow
 from repr_bench.results.trials import UNANSWERED, latency_ms
 from repr_bench.scenarios.windows import WINDOWS, by_time
 
 WHOLE = replace(RESULTS, scenarios=(SERVER, STREAM, OFFLINE, LOADGEN), end_to_end=(STAGES,))
-
-
-def test_round_trip() -> None:
-    assert from_json(to_json(WHOLE)) == WHOLE
 
 
 def test_derived_figures_stand_beside_the_samples() -> None:

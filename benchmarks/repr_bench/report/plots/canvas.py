@@ -21,6 +21,8 @@ INK, FAINT, ACCENT, SECOND = "#010203", "#020304", "#030405", "#040506"
 _VARIABLES = {INK: "--ink", FAINT: "--faint", ACCENT: "--accent", SECOND: "--second"}
 _SVG_DPI = 72
 """What the SVG backend draws at, so that places in pixels are the same before and after."""
+_LAYOUT = ConstrainedLayoutEngine()
+"""Makes room for what stands outside the axes; a figure that had it would be drawn twice for it."""
 _LABEL_POINTS = 8
 _FARTHEST_LINES = 16
 
@@ -30,15 +32,6 @@ def empty_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=_SVG_DPI)
     FigureCanvasSVG(figure)
     return figure
-
-
-def _lay_out(figure: Figure) -> None:
-    """Make room for what stands outside the axes.
-
-    Done here once: a figure that has a layout is drawn twice by matplotlib, the first time for
-    nothing but its layout.
-    """
-    ConstrainedLayoutEngine().execute(figure)
 
 
 def one_axes(
@@ -76,7 +69,7 @@ def name_points(
     figure: Figure, axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]
 ) -> None:
     """Write each name near its point: the nearest place where it covers no point and no name."""
-    _lay_out(figure)  # it must stand before places are compared
+    _LAYOUT.execute(figure)  # it must stand before places are compared
     at = axes.transData.transform(points)
     height = 1.3 * _LABEL_POINTS
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at]
@@ -116,7 +109,7 @@ def to_svg(figure: Figure, prefix: str, summary: str, description: str = "") -> 
     stream = io.StringIO()
     style = {"svg.fonttype": "none", "font.family": ["sans-serif"], "svg.hashsalt": prefix}
     with mpl.rc_context(style):  # type: ignore[arg-type]
-        _lay_out(figure)
+        _LAYOUT.execute(figure)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

@@ -2,14 +2,7 @@
 
 from collections.abc import Sequence
 
-from repr_bench.report.plots.canvas import (
-    ACCENT,
-    INK,
-    SECOND,
-    decimal_ticks,
-    one_axes,
-    to_svg,
-)
+from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, decimal_ticks, one_axes, to_svg
 from repr_bench.results.peers import Overall
 from repr_bench.statistics.intervals import times
 

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import (
-    ACCENT,
-    INK,
-    SECOND,
-    name_points,
-    one_axes,
-    to_svg,
-)
+from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, name_points, one_axes, to_svg
 from repr_bench.results.roofline import Reached, Roofline
 
 _ROOM = 1.6

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import (
-    ACCENT,
-    FAINT,
-    INK,
-    SECOND,
-    one_axes,
-    to_svg,
-)
-from repr_bench.report.sections.scenarios import title_of
+from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg
+from repr_bench.report.rows import title_of
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import RateTrial, per_second
 

@@ -1,5 +1,6 @@
 """The columns of a report, one list for terminal and page: title, value and a row's text in it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +76,13 @@ def probability(value: float) -> str:
 
 
 def text_of(figure: Figure | None) -> str:
-    """``figure``, or that there is none."""
-    return NOTHING if figure is None else str(figure)
+    """``figure`` with the digits that its interval supports, or that there is none."""
+    if figure is None:
+        return NOTHING
+    if not math.isfinite(figure.value):
+        return "∞"
+    bounded = figure.interval is not None and math.isfinite(figure.interval.high)
+    return str(figure if bounded else Figure(figure.value, None))
 
 
 def _figure(

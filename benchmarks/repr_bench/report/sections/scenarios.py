@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 from repr_bench.report.document import NOTHING, Kind, Note, Section, notes, table
+from repr_bench.report.rows import title_of
 from repr_bench.report.sections.columns import (
     AGREE,
     TOP1,
     agreement_text,
     marked,
+    text_of,
     top1_text,
 )
 from repr_bench.report.sections.figures import INTERRUPTED, cautions
@@ -240,7 +242,7 @@ def _accuracy(row: StageRow) -> str:
 def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
     offline = row.scenario == "offline"
     latencies = (
-        NOTHING if offline or percent not in row.latency_ms else _text(row.latency_ms[percent])
+        NOTHING if offline or percent not in row.latency_ms else text_of(row.latency_ms[percent])
         for percent in (50, 90, 99)
     )
     batch = NOTHING if row.batch is None else str(row.batch)
@@ -260,8 +262,8 @@ def _trial_line(trial: RateTrial) -> tuple[str, ...]:
         outcome += ", generator late"
     mean = trial.mean_batch
     return (
-        *(per_second(trial.offered), outcome, per_second(trial.achieved), _text(trial.goodput)),
-        *(_text(trial.latency_ms(50)), _text(trial.latency_ms(99))),
+        *(per_second(trial.offered), outcome, per_second(trial.achieved), text_of(trial.goodput)),
+        *(text_of(trial.latency_ms(50)), text_of(trial.latency_ms(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",
         f"{trial.late_ms:.{1 if trial.late_ms < 10 else 0}f}",
@@ -274,27 +276,3 @@ def _stage_lines(row: StageRow) -> Iterator[tuple[str, str, str]]:
         yield name, with_interval(row.medians_ms[name]), share
     yield "end to end", with_interval(row.medians_ms["total"]), "100"
     yield "network alone", with_interval(row.medians_ms["bare"]), ""
-
-
-def _text(figure: Figure | None) -> str:
-    if figure is None:
-        return NOTHING
-    if not math.isfinite(figure.value):
-        return "∞"
-    interval = figure.interval
-    if interval is not None and not math.isfinite(interval.high):
-        interval = None
-    return intervals.figure(figure.value, interval)
-
-
-def title_of(row: ScenarioRow | StageRow) -> str:
-    """A row's name in a sentence."""
-    if isinstance(row, StageRow):
-        batch = "" if row.batch is None else f"batch {row.batch}"
-        return _join(row.label, row.precision, batch, "from JPEG")
-    driven = "" if row.source == "repr-bench" else f"({row.source})"
-    return _join(row.label, row.precision, row.scenario, driven)
-
-
-def _join(*parts: str | None) -> str:
-    return " ".join(part for part in parts if part)
