@@ -6,18 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import FileEntry, Manifest
 from repr_runtime.artifact.onnx_file import external_tensors
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import GOALS, Setting, resolve
-from repr_runtime.errors import (
-    DeviceUnavailableError,
-    ExternalDataError,
-    PrecisionNotFoundError,
-    ReproError,
-)
 from repr_runtime.machine import usable_cores
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
@@ -60,7 +55,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise DeviceUnavailableError(
+            raise errors.DeviceUnavailableError(
                 f"there is no device {self.device!r}; known are {', '.join(DEVICES)}"
             )
         if self.nonfinite not in NONFINITE:
@@ -150,7 +145,7 @@ class _Artifact:
             raise _RefusedError(f"the artifact has no {self.options.precision} engine")
         try:
             return self._engine()
-        except ReproError as error:
+        except errors.ReproError as error:
             raise _RefusedError(str(error)) from error
 
     def _try_cuda(self) -> Opened:
@@ -161,7 +156,7 @@ class _Artifact:
             raise _RefusedError(reason)
         try:
             return self._onnxruntime("cuda")
-        except DeviceUnavailableError as error:
+        except errors.DeviceUnavailableError as error:
             raise _RefusedError(str(error)) from error
 
     def _engine(self) -> Opened:
@@ -222,7 +217,7 @@ class _Artifact:
             entry = self.manifest.graph(precision, target)
             if entry is not None:
                 return entry
-        raise PrecisionNotFoundError(
+        raise errors.PrecisionNotFoundError(
             f"{self.root} has no {precision} graph; it has {', '.join(self.manifest.precisions)}. "
             f"Choose one of them, or export the network again with that precision"
         )
@@ -230,7 +225,7 @@ class _Artifact:
     def _content(self, entry: FileEntry) -> bytes:
         content = read_file(self.root, entry)
         if external_tensors(content):
-            raise ExternalDataError(
+            raise errors.ExternalDataError(
                 f"{self.root / entry.path} keeps tensors in other files, which no hash covers; "
                 f"export it again from a model with its weights inside"
             )

@@ -16,13 +16,7 @@ import pytest
 from fake_session import FakeSession, is_answer, sample
 from numpy.typing import NDArray
 
-from repr_runtime import Batcher
-from repr_runtime.errors import (
-    BatcherClosedError,
-    DeadlineExceededError,
-    ExecutionError,
-    QueueFullError,
-)
+from repr_runtime import Batcher, errors
 
 THREADS = 64
 SETTLED = ("answered", "failed", "expired", "cancelled")
@@ -73,10 +67,10 @@ class Ledger:
 ENDS: dict[type[BaseException], str] = {
     CancelledError: "cancelled",
     asyncio.CancelledError: "cancelled",
-    DeadlineExceededError: "expired",
-    QueueFullError: "refused",
-    ExecutionError: "failed",
-    BatcherClosedError: "failed",
+    errors.DeadlineExceededError: "expired",
+    errors.QueueFullError: "refused",
+    errors.ExecutionError: "failed",
+    errors.BatcherClosedError: "failed",
 }
 
 
@@ -96,7 +90,7 @@ def outcome_of(future: Future[Any], identity: int) -> str:
 
 def poisoned(batch: NDArray[Any]) -> None:
     if (batch[:, 0] % 7 == 0).any():
-        raise ExecutionError(f"poison in {batch[:, 0].tolist()}")
+        raise errors.ExecutionError(f"poison in {batch[:, 0].tolist()}")
 
 
 def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
@@ -109,7 +103,11 @@ def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
             answer: Any
             try:
                 answer = made.run(sample(identity), timeout=soon if manner == "timeout" else 30)
-            except (DeadlineExceededError, ExecutionError, BatcherClosedError) as error:
+            except (
+                errors.DeadlineExceededError,
+                errors.ExecutionError,
+                errors.BatcherClosedError,
+            ) as error:
                 if "make a new one" in str(error):
                     raise
                 answer = error
@@ -123,7 +121,7 @@ def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
             time.sleep(soon / 4)
             assert future.cancel() == (outcome_of(future, identity) == "cancelled")
         ledger.write(identity, outcome_of(future, identity))
-    except (QueueFullError, BatcherClosedError):
+    except (errors.QueueFullError, errors.BatcherClosedError):
         ledger.write(identity, "refused")
 
 

@@ -15,21 +15,11 @@ from fake_tensorrt import engine_bytes, expected
 from made_backend import EAGER, Made, batch, engine_file, library
 from refusals import refuses
 
+from repr_runtime import errors
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend, TensorRTOptions
 from repr_runtime.backends.tensorrt.lane import CudaGraphWarning
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
-from repr_runtime.errors import (
-    BatchSizeError,
-    CudaError,
-    DeviceMemoryError,
-    EngineLoadError,
-    EngineVersionError,
-    ExecutionError,
-    ModelLoadError,
-    SessionClosedError,
-    WrongGpuError,
-)
 
 
 @pytest.mark.parametrize("options", [EAGER, TensorRTOptions()], ids=["eager", "graphs"])
@@ -154,7 +144,7 @@ def test_buffers_are_allocated_once_a_profile(make: Callable[..., Made]) -> None
 def test_a_batch_outside_all_profiles(make: Callable[..., Made]) -> None:
     made = make(profiles=((1, 1, 1), (4, 8, 16)))
     for count in (2, 17):
-        with refuses(BatchSizeError, f"batches of 1, 4 to 16, got {count}; ", "repr-export"):
+        with refuses(errors.BatchSizeError, f"batches of 1, 4 to 16, got {count}; ", "repr-export"):
             made.run(batch(count))
         assert made.backend.chunk(count) == 16
     assert made.backend.chunk(5) is None
@@ -222,10 +212,12 @@ def test_too_little_memory_for_more_contexts_means_fewer(make: Callable[..., Mad
 
 def test_too_little_memory_for_one(make: Callable[..., Made]) -> None:
     made = make(cuda=FakeCuda(memory=1000))
-    with pytest.raises(DeviceMemoryError, match="OUT_OF_MEMORY"):
+    with pytest.raises(errors.DeviceMemoryError, match="OUT_OF_MEMORY"):
         made.run(batch(1))
     none = make(most_contexts=0)
-    with pytest.raises(DeviceMemoryError, match=r"no context.*smaller largest batch: repr-export"):
+    with pytest.raises(
+        errors.DeviceMemoryError, match=r"no context.*smaller largest batch: repr-export"
+    ):
         none.run(batch(1))
 
 
@@ -256,7 +248,9 @@ def test_through_each_binding(
 def test_a_failed_run_costs_its_context_and_no_more(make: Callable[..., Made]) -> None:
     made = make(fails_after=3, options=EAGER)
     made.computes(2, 2, 2)
-    with pytest.raises(ExecutionError, match=r"failed to run the engine .the kernel could not be"):
+    with pytest.raises(
+        errors.ExecutionError, match=r"failed to run the engine .the kernel could not be"
+    ):
         made.run(batch(2))
     assert not made.cuda.streams
     made.computes(2)
@@ -267,7 +261,7 @@ def test_a_lost_device_is_an_error_each_time(make: Callable[..., Made]) -> None:
     made.run(batch(1))
     made.cuda.lost = True
     for _ in range(2):
-        with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"):
+        with pytest.raises(errors.CudaError, match="ILLEGAL_ADDRESS"):
             made.run(batch(1))
     made.cuda.lost = False
     for kind in ("blocks", "pinned", "streams"):  # went with the device
@@ -277,9 +271,9 @@ def test_a_lost_device_is_an_error_each_time(make: Callable[..., Made]) -> None:
 @pytest.mark.parametrize(
     ("content", "kind", "reason"),
     [
-        (b"ftrt{", EngineLoadError, "which is damaged or no engine at all (Serialization"),
-        (b"", EngineLoadError, "damaged"),
-        (engine_bytes(version="10.0.1.6"), EngineVersionError, "another version built it"),
+        (b"ftrt{", errors.EngineLoadError, "which is damaged or no engine at all (Serialization"),
+        (b"", errors.EngineLoadError, "damaged"),
+        (engine_bytes(version="10.0.1.6"), errors.EngineVersionError, "another version built it"),
     ],
     ids=["damaged", "empty", "version"],
 )
@@ -294,7 +288,11 @@ def test_an_engine_that_the_library_refuses(
 
 
 def test_the_header_says_why_an_engine_is_refused(tmp_path: Path) -> None:
-    for bits, kind in ((1, EngineVersionError), (2, WrongGpuError), (32, EngineLoadError)):
+    for bits, kind in (
+        (1, errors.EngineVersionError),
+        (2, errors.WrongGpuError),
+        (32, errors.EngineLoadError),
+    ):
         rtx = library(rtx=True, validity=bits)
         file = engine_file(engine_bytes(rtx=True, version="0"), tmp_path)
         with refuses(kind):
@@ -302,10 +300,10 @@ def test_the_header_says_why_an_engine_is_refused(tmp_path: Path) -> None:
 
 
 def test_types_and_shapes_that_cannot_be_run(make: Callable[..., Made]) -> None:
-    with pytest.raises(ModelLoadError, match=r"'input' of the engine is BF16, .*--io fp32"):
+    with pytest.raises(errors.ModelLoadError, match=r"'input' of the engine is BF16, .*--io fp32"):
         make(dtype="BF16")
     made = make(data_dependent=True, options=EAGER)
-    with pytest.raises(ExecutionError, match="the shape of 'logits' depends on the data"):
+    with pytest.raises(errors.ExecutionError, match="the shape of 'logits' depends on the data"):
         made.run(batch(1))
 
 
@@ -313,7 +311,7 @@ def test_an_engine_without_weights_gets_them_from_the_graph(make: Callable[..., 
     made = make(stripped=True, graph=b"\x08graph")
     assert made.engine.refitted_from == b"\x08graph"
     made.computes(2)
-    with pytest.raises(EngineLoadError, match=r"built without weights, and .*repr-export x"):
+    with pytest.raises(errors.EngineLoadError, match=r"built without weights, and .*repr-export x"):
         make(stripped=True, graph=b"no graph")
 
 
@@ -326,7 +324,7 @@ def test_after_close(make: Callable[..., Made]) -> None:
     made.backend.close()
     assert made.cuda.closed
     assert made.cuda.leaks == {}
-    with pytest.raises(SessionClosedError):
+    with pytest.raises(errors.SessionClosedError):
         made.run(batch(1))
     made.backend.close()
 
