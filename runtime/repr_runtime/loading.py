@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,10 +96,6 @@ def open_backend(root: Path, options: LoadOptions) -> Opened:
     return opened
 
 
-class _RefusedError(Exception):
-    """A candidate of ``auto`` cannot be had; the text says why not."""
-
-
 @dataclass(frozen=True)
 class _Artifact:
     root: Path
@@ -109,7 +104,7 @@ class _Artifact:
 
     def open(self) -> Opened:
         if self.options.engine is not None:
-            return self._engine_file(self.options.engine)
+            return self._engine()
         device = self.options.device
         if device == "auto":
             return self._best()
@@ -118,63 +113,43 @@ class _Artifact:
 
     def _best(self) -> Opened:
         """The first candidate that can be had."""
-        self._graph("cpu")  # without one there is nothing to choose
-        candidates: tuple[tuple[str, Callable[[], Opened], str], ...] = (
-            ("tensorrt", self._try_engine, ", the fastest that works here"),
-            ("cuda", self._try_cuda, ", the fastest that works here"),
-            ("cpu", lambda: self._onnxruntime("cpu"), ""),
-        )
-        refused: list[str] = []
-        for device, attempt, remark in candidates:
-            try:
-                opened = attempt()
-            except _RefusedError as reason:
-                _log.debug("%s: not on %s: %s", self.root, device, reason)
-                refused.insert(0, f"not on {device}: {reason}")
-                continue
-            if device != "tensorrt" and self._has_engine():
-                _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
-            return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
-        raise AssertionError("the CPU is there or raises")
-
-    def _has_engine(self) -> bool:
-        return any(i.precision == self.options.precision for i in self.manifest.engines)
-
-    def _try_engine(self) -> Opened:
-        if not self._has_engine():
-            raise _RefusedError(f"the artifact has no {self.options.precision} engine")
-        try:
-            return self._engine()
-        except errors.ReproError as error:
-            raise _RefusedError(str(error)) from error
-
-    def _try_cuda(self) -> Opened:
         from repr_runtime.backends import onnxruntime as ort
 
-        reason = ort.why_not("cuda")
-        if reason is not None:
-            raise _RefusedError(reason)
-        try:
-            return self._onnxruntime("cuda")
-        except errors.DeviceUnavailableError as error:
-            raise _RefusedError(str(error)) from error
+        self._graph("cpu")  # without one there is nothing to choose
+        precision, remark = self.options.precision, ", the fastest that works here"
+        has_engine = any(info.precision == precision for info in self.manifest.engines)
+        refused: list[str] = []
+        for device, bearable in (
+            ("tensorrt", errors.ReproError),
+            ("cuda", errors.DeviceUnavailableError),
+        ):
+            if device == "cuda":
+                reason = ort.why_not("cuda")
+            else:
+                reason = None if has_engine else f"the artifact has no {precision} engine"
+            if reason is None:
+                try:
+                    opened = self._engine() if device == "tensorrt" else self._onnxruntime(device)
+                    break
+                except bearable as error:
+                    reason = str(error)
+            _log.debug("%s: not on %s: %s", self.root, device, reason)
+            refused.insert(0, f"not on {device}: {reason}")
+        else:
+            device, opened, remark = "cpu", self._onnxruntime("cpu"), ""
+        if device != "tensorrt" and has_engine:
+            _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
+        return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
 
     def _engine(self) -> Opened:
+        """The artifact's best engine, or the one in the file that was asked for."""
         from repr_runtime.backends.tensorrt import engines
 
         graph, asked = self._graph("tensorrt"), self.options
-        got = engines.open_engine(self.root, self.manifest, asked.precision, asked.tensorrt)
-        return Opened(self.manifest, graph, *got)
-
-    def _engine_file(self, engine: str | os.PathLike[str]) -> Opened:
-        from repr_runtime.backends.tensorrt import engines
-
-        graph, asked = self._graph("tensorrt"), self.options
-        got = engines.open_engine_file(
-            *(self.root, self.manifest, asked.precision, engine),
-            trust=asked.trust,
-            options=asked.tensorrt,
-        )
+        which = (self.root, self.manifest, asked.precision)
+        if asked.engine is None:
+            return Opened(self.manifest, graph, *engines.open_engine(*which, asked.tensorrt))
+        got = engines.open_engine_file(*which, asked.engine, asked.trust, asked.tensorrt)
         return Opened(self.manifest, graph, *got)
 
     def _onnxruntime(self, device: str) -> Opened:
@@ -183,7 +158,12 @@ class _Artifact:
         from repr_runtime.backends.instances import Instances
 
         graph = self._graph(device)
-        content = self._content(graph)
+        content = read_file(self.root, graph)
+        if external_tensors(content):
+            raise errors.ExternalDataError(
+                f"{self.root / graph.path} keeps tensors in other files, which no hash covers; "
+                f"export it again from a model with its weights inside"
+            )
         how = _cpu_use(self.options, device, graph, self.manifest, ort.version())
 
         def one() -> ort.OnnxRuntimeBackend:
@@ -221,15 +201,6 @@ class _Artifact:
             f"{self.root} has no {precision} graph; it has {', '.join(self.manifest.precisions)}. "
             f"Choose one of them, or export the network again with that precision"
         )
-
-    def _content(self, entry: FileEntry) -> bytes:
-        content = read_file(self.root, entry)
-        if external_tensors(content):
-            raise errors.ExternalDataError(
-                f"{self.root / entry.path} keeps tensors in other files, which no hash covers; "
-                f"export it again from a model with its weights inside"
-            )
-        return content
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
-from repr_runtime.backends.tensorrt.messages import last_error, logger
+from repr_runtime.backends.tensorrt.messages import begin, last_error, logger
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 
@@ -134,6 +134,7 @@ class TensorRTBackend:
         self._lanes = Lanes(cuda, self._make_lane, self._dispose, options.contexts)
 
     def _open(self) -> None:
+        begin()
         self._runtime = self._trt.Runtime(logger(self._trt))
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
@@ -251,6 +252,7 @@ class TensorRTBackend:
         return self._run(views, self._memory.array)
 
     def _run(self, feed: Mapping[str, Any], fresh: Any) -> list[Any]:
+        begin()
         batch = self.profiles[0].max if self._counted is None else feed[self._counted].shape[0]
         index = self._choose_profile(batch)
         capturing = self._policy.on and self._pads
