@@ -177,4 +177,3 @@ class MissingExtraError(ReproError, ImportError):
         super().__init__(
             f"{what} needs the extra {extra!r}{needs}: pip install 'repr-deploy[{extra}]'"
         )
-        self.extra = extra

@@ -119,10 +119,9 @@ class _Artifact:
         precision, remark = self.options.precision, ", the fastest that works here"
         has_engine = any(info.precision == precision for info in self.manifest.engines)
         refused: list[str] = []
-        for device, bearable in (
-            ("tensorrt", errors.ReproError),
-            ("cuda", errors.DeviceUnavailableError),
-        ):
+        bearable: dict[str, type[errors.ReproError]] = {"tensorrt": errors.ReproError}
+        bearable["cuda"] = errors.DeviceUnavailableError
+        for device, kind in bearable.items():
             if device == "cuda":
                 reason = ort.why_not("cuda")
             else:
@@ -131,7 +130,7 @@ class _Artifact:
                 try:
                     opened = self._engine() if device == "tensorrt" else self._onnxruntime(device)
                     break
-                except bearable as error:
+                except kind as error:
                     reason = str(error)
             _log.debug("%s: not on %s: %s", self.root, device, reason)
             refused.insert(0, f"not on {device}: {reason}")
@@ -164,31 +163,32 @@ class _Artifact:
                 f"{self.root / graph.path} keeps tensors in other files, which no hash covers; "
                 f"export it again from a model with its weights inside"
             )
-        how = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+        use = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+        threads, count, setting, single_thread_batch, words = use
 
         def one() -> ort.OnnxRuntimeBackend:
             return ort.OnnxRuntimeBackend(
                 content,
                 device,
-                how.threads,
+                threads,
                 gpu=self.options.tensorrt.gpu,
-                setting=how.setting,
-                single_thread_batch=how.single_thread_batch,
+                setting=setting,
+                single_thread_batch=single_thread_batch,
             )
 
-        choice = f"ONNX Runtime {ort.version()} on {device}{how.words}"
-        if how.instances == 1:
+        choice = f"ONNX Runtime {ort.version()} on {device}{words}"
+        if count == 1:
             return Opened(self.manifest, graph, one(), choice)
         opened = [one()]
         try:
             # On one CPU thread the caller's own runs the graph: any number of them share a session.
-            while not (device == "cpu" and how.threads == 1) and len(opened) < how.instances:
+            while not (device == "cpu" and threads == 1) and len(opened) < count:
                 opened.append(one())
         except BaseException:
             for backend in opened:
                 backend.close()
             raise
-        backends = opened if len(opened) == how.instances else opened * how.instances
+        backends = opened if len(opened) == count else opened * count
         return Opened(self.manifest, graph, Instances(backends), choice)
 
     def _graph(self, device: str) -> FileEntry:
@@ -203,24 +203,14 @@ class _Artifact:
         )
 
 
-@dataclass(frozen=True)
-class _CpuUse:
-    """How ONNX Runtime is given the cores, and what is to be said of it.
-
-    Batches of up to ``single_thread_batch`` samples run on the calling thread.
-    """
-
-    threads: int | None
-    instances: int
-    setting: Setting | None
-    single_thread_batch: int
-    words: str
-
-
 def _cpu_use(
     options: LoadOptions, device: str, graph: FileEntry, manifest: Manifest, version: str
-) -> _CpuUse:
-    """What was asked for by name comes before what was tuned."""
+) -> tuple[int | None, int, Setting | None, int, str]:
+    """How ONNX Runtime is given the cores; what was asked for by name comes before what was tuned.
+
+    The threads of an instance, the instances, the setting, up to how many samples a batch runs on
+    the calling thread, and what is to be said of it all.
+    """
     threads, instances = options.threads, options.instances
     asked = threads is not None or instances is not None
     setting, about = None, "tuned settings are the CPU's" if options.tuned is not None else ""
@@ -236,7 +226,9 @@ def _cpu_use(
     count, cores = instances or 1, usable_cores()
     single = 0
     if device == "cpu" and threads is None and setting is None and count == 1 and cores > 1:
-        single = _little_batch(manifest)
+        of_one = manifest.network.multiply_adds
+        batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
+        single = _LITTLE // of_one if of_one and batched else 0
     if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
         threads = max(1, cores // count)
@@ -244,11 +236,4 @@ def _cpu_use(
     if count > 1 and (setting is None or asked):  # else its words have said it
         each = "1 thread" if threads == 1 else f"{threads} threads"
         words = f", {count} instances of {each}{words}"
-    return _CpuUse(threads, count, setting, single, words)
-
-
-def _little_batch(manifest: Manifest) -> int:
-    """The largest batch that is little work; 0 where even one sample is more, or none can tell."""
-    of_one = manifest.network.multiply_adds
-    batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
-    return _LITTLE // of_one if of_one and batched else 0
+    return threads, count, setting, single, words

@@ -202,10 +202,8 @@ class TensorRTBackend:
     def _make_lane(self, index: int) -> Lane:
         engine = self._engine
         assert engine is not None
-        if self._config is None:
-            context = engine.create_execution_context()
-        else:
-            context = engine.create_execution_context(self._config)
+        config = () if self._config is None else (self._config,)
+        context = engine.create_execution_context(*config)
         if context is None:  # for want of memory, as a rule
             raise errors.DeviceMemoryError(
                 f"{self.library.title} makes no execution context ({last_error()}); free memory on "

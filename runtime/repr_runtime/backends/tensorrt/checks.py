@@ -70,10 +70,7 @@ class Subject:
     @property
     def file(self) -> FileEntry:
         entry = self.manifest.file(self.info.path)
-        if entry is None or entry.role != "engine":
-            raise errors.MissingFileError(
-                f"{self.info.path} is not in the manifest; {self.rebuild}"
-            )
+        assert entry is not None, "a manifest that lists an engine lists its file"
         return entry
 
     @property
