@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,7 @@ from repr_runtime.artifact.manifest import TensorSpec
 def test_a_wrong_input_is_the_callers_error_at_once() -> None:
     session = FakeSession()
     wrong: list[tuple[type[Exception], Any]] = [
-        *(
-            (errors.InputShapeError, np.zeros(shape, np.float32))
-            for shape in ((3,), (1, 1, 2), (0, 2))
-        ),
+        *((errors.InputShapeError, np.ones(s, np.float32)) for s in ((3,), (1, 1, 2), (0, 2))),
         (errors.BatchSizeError, np.zeros((5, 2), np.float32)),
         *((errors.InputDtypeError, np.zeros(2)), (errors.InputTypeError, [1.0, 2.0])),
         (errors.NonFiniteInputError, np.array([1, np.nan], np.float32)),
@@ -89,24 +86,16 @@ def test_a_deadline_that_passes_during_a_failing_run_is_not_tried_again() -> Non
     assert sizes(session) == [2, 1]
 
 
-def test_even_an_exit_inside_the_session_reaches_those_who_wait() -> None:
-    def fail(_: NDArray[Any]) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exit_in_the_session_or_a_callback_reaches_its_owner_and_ends_no_worker() -> None:
+    def leave(_: object) -> None:
         raise SystemExit(3)
 
-    session = FakeSession(fail=fail)
+    session = FakeSession(fail=leave)
     with batcher(session, max_delay=0) as made:
         assert isinstance(made.submit(sample(1)).exception(10), SystemExit)
         session.fail = None
-        assert is_answer(made.run(sample(2), timeout=10), 2)  # the worker lives
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_callback_that_exits_does_not_end_the_worker() -> None:
-    def leave(_: Future[Any]) -> None:
-        raise SystemExit(3)
-
-    session = FakeSession()
-    with batcher(session, max_delay=0) as made:
+        assert session.entered.acquire(timeout=10)  # of the run that failed
         with occupied(session, made) as first:
             first.add_done_callback(leave)
         assert is_answer(made.run(sample(2), timeout=10), 2)
