@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,17 +60,13 @@ def test_resealing_alone_is_accepted(artifact: Path) -> None:
     load(artifact, device="cpu").close()
 
 
-@pytest.mark.parametrize(
-    ("place", "what"),
-    [
-        ("none", "there is no such folder"),
-        (".", "it holds no manifest.json"),
-        ("tiny/model.onnx", "it is not a folder"),
-    ],
-)
-@pytest.mark.usefixtures("artifact")
-def test_what_is_no_artifact(tmp_path: Path, place: str, what: str) -> None:
-    refused(errors.ArtifactNotFoundError, tmp_path / place, what, "repr-export")
+def test_what_is_no_artifact(artifact: Path, tmp_path: Path) -> None:
+    for path, what in (
+        (tmp_path / "none", "there is no such folder"),
+        (tmp_path, "it holds no manifest.json"),
+        (artifact / "model.onnx", "it is not a folder"),
+    ):
+        refused(errors.ArtifactNotFoundError, path, what, "repr-export")
 
 
 def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,11 +82,7 @@ def test_a_file_that_is_missing_or_another(artifact: Path) -> None:
     content = file.read_bytes()
     size = len(content)
     for damaged, kind, parts in (
-        (
-            content[:-1],
-            errors.TruncatedFileError,
-            (f"{size - 1:,} bytes", f"expected {size:,}", "again"),
-        ),
+        (content[:-1], errors.TruncatedFileError, (f"{size - 1:,} bytes", f"{size:,}", "again")),
         (b"", errors.TruncatedFileError, ("0 bytes",)),
         (content + b"\0", errors.AlteredFileError, (f"{size + 1:,} bytes", f"expected {size:,}")),
         (b"?" + content[1:], errors.AlteredFileError, ("altered", "SHA-256", "expected", "again")),
@@ -260,14 +253,9 @@ def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.Mo
     from repr_runtime.backends import onnxruntime as backend
     from repr_runtime.cuda import driver as cuda
 
-    class Library:
-        __version__ = "1"
-
-        @staticmethod
-        def get_available_providers() -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    monkeypatch.setattr(backend, "_library", lambda: Library)
+    library = SimpleNamespace(get_available_providers=lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(backend, "_library", lambda: library)
+    library.__version__ = "1"
     monkeypatch.setattr(backend, "cuda_status", lambda: cuda.CudaStatus(0, "the driver sleeps"))
     parts = ("'cuda'", "the driver sleeps", "device='auto'")
     refused(errors.DeviceUnavailableError, artifact, *parts, device="cuda")
