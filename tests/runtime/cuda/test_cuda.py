@@ -109,15 +109,12 @@ def test_what_goes_there_comes_back(kit: Kit) -> None:
     assert kit.get(kit.b) == [5, 7]
 
 
-def test_memory_is_counted(kit: Kit) -> None:
+def test_memory_is_counted_and_too_much_is_its_own_error(kit: Kit) -> None:
     free, total = kit.cuda.memory_info()
     assert 0 < free <= total
     big = kit.cuda.allocate(64 << 20)
     assert kit.cuda.memory_info()[0] <= free - (32 << 20)
     kit.cuda.free(big)
-
-
-def test_too_much_memory_is_its_own_error(kit: Kit) -> None:
     with pytest.raises(errors.DeviceMemoryError):
         kit.cuda.allocate(1 << 50)
     kit.put(kit.a, 1)

@@ -165,17 +165,21 @@ def test_code_for_the_cpu_is_let_in_only_where_the_engine_says_so(place: Place) 
 # The commands
 
 
-def test_inspect_says_what_an_engine_needs(
+def test_inspect_says_which_engines_run_and_what_the_others_need(
     place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
-    path = place.write("tensorrt", "tensorrt-rtx", compute_capabilities=("8.9",))
+    path = place.write("tensorrt", "tensorrt-rtx", options={})
+    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
     place.gpu()
+    place.patch.setattr(Edition, "cuda_major", 13)
+    told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
+    assert told in inspect(path, "--device", "cpu")[1]
     place.modules["tensorrt"] = None
     status, shown = inspect(path, "--device", "cpu")
     assert status == 0  # it runs, if not as an engine
     for part in (
         f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
-        f"needs an NVIDIA GPU of compute capability 8.9, and ",
+        f"needs an NVIDIA GPU of compute capability 9.0, and ",
         "  [NO] library: running engines needs",
         f"engine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: ",
         "This artifact will run here.",
@@ -185,14 +189,3 @@ def test_inspect_says_what_an_engine_needs(
     assert set(report["engines"]) == {PATH, RTX_PATH}
     assert [c["name"] for c in report["engines"][PATH] if not c["passed"]] == ["GPU", "library"]
     assert inspect(path, "--device", "tensorrt")[0] == 1
-
-
-def test_inspect_says_that_an_engine_runs_and_what_several_lack(
-    place: Place, inspect: Callable[..., tuple[int, str]]
-) -> None:
-    path = place.write("tensorrt", "tensorrt-rtx", options={})
-    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
-    place.gpu()
-    place.patch.setattr(Edition, "cuda_major", 13)
-    told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
-    assert told in inspect(path, "--device", "cpu")[1]
