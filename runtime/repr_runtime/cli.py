@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -46,22 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("repr-inspect: interrupted", file=sys.stderr)
         return 130
-    manifest = _manifest(args.artifact)
+    manifest: Manifest | None = None
+    with suppress(ReproError):
+        manifest = read_manifest(args.artifact)
     engines = preflight_engines(args.artifact) if manifest and manifest.engines else {}
     runs = all(check.passed for check in checks)
     if args.json:
-        report = json.dumps(
-            {
-                "artifact": args.artifact,
-                "runs_here": runs,
-                "checks": [asdict(check) for check in checks],
-                "engines": {
-                    engine: [asdict(check) for check in found] for engine, found in engines.items()
-                },
-                "manifest": asdict(manifest) if manifest else None,
-            },
-            indent=1,
-        )
+        found: dict[str, Any] = {"artifact": args.artifact, "runs_here": runs, "checks": checks}
+        found |= {"engines": engines, "manifest": manifest}
+        report = json.dumps(found, default=asdict, indent=1)
     else:
         described = [*_describe(args.artifact, manifest, args.verify), ""] if manifest else []
         described += _engine_verdicts(engines)
@@ -80,13 +74,6 @@ def _printable(line: str) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _manifest(path: str) -> Manifest | None:
-    try:
-        return read_manifest(path)
-    except ReproError:
-        return None
-
-
 def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
     """What it is; with ``everything`` also its files, and how they came about."""
     weights = manifest.weights
@@ -99,28 +86,25 @@ def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
         pre = manifest.preprocessing
         resize = f"shorter side to {pre.resize}, " if pre.resize else ""
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (pre.mean, pre.std))
-        rows.append(
-            (
-                "images",
-                f"RGB, {resize}centre {pre.crop[0]}x{pre.crop[1]}, mean ({mean}), std ({std})",
-            )
-        )
+        crop = f"centre {pre.crop[0]}x{pre.crop[1]}"
+        rows.append(("images", f"RGB, {resize}{crop}, mean ({mean}), std ({std})"))
     if manifest.labels:
         count = len(manifest.labels)
         more = ", …" if count > 4 else ""
         rows.append(("labels", f"{count}: {', '.join(manifest.labels[:4])}{more}"))
-    if not everything:
-        rows.append(("graphs", ", ".join(manifest.precisions)))
-        return [f"{name:<9} {text}" for name, text in rows]
+    rows.extend(_making(manifest) if everything else [("graphs", ", ".join(manifest.precisions))])
+    return [f"{name:<9} {text}" for name, text in rows]
+
+
+def _making(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for entry in manifest.files:
         kind = f"{entry.role}, {entry.precision}" if entry.precision else entry.role
-        rows.append(("file", f"{entry.path} ({kind}, {entry.bytes / 1e6:.2f} MB)"))
+        yield "file", f"{entry.path} ({kind}, {entry.bytes / 1e6:.2f} MB)"
     for name in ("fold", "parity"):
         receipt = manifest.receipts.get(name)
         if isinstance(receipt, dict) and isinstance(receipt.get("summary"), str):
-            rows.append((name, receipt["summary"]))
-    rows.append(("made by", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())))
-    return [f"{name:<9} {text}" for name, text in rows]
+            yield name, receipt["summary"]
+    yield "made by", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())
 
 
 def _network(manifest: Manifest) -> str:

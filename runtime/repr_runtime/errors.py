@@ -1,49 +1,4 @@
-"""Everything that can go wrong between an artifact and its predictions.
-
-ReproError
-├── ArtifactError                 the artifact is not what it should be
-│   ├── ArtifactNotFoundError     no folder with a manifest at that path
-│   ├── ManifestError             the manifest cannot be read, or was altered
-│   │   └── SchemaVersionError    written by a newer repr-deploy
-│   ├── MissingFileError          a file of the manifest is not there
-│   ├── AlteredFileError          a file is not the one that was exported
-│   │   └── TruncatedFileError    … because its end, or more, is missing
-│   ├── ExternalDataError         a graph that reads weights from files of its own choice
-│   ├── PrecisionNotFoundError    no graph of the precision asked for
-│   ├── EngineNotFoundError       no TensorRT engine of the precision asked for
-│   ├── StaleEngineError          an engine that was built from another graph
-│   ├── ForeignEngineError        an engine that the manifest does not list
-│   ├── PreprocessingMissingError ``classify`` on an artifact that says nothing of images
-│   └── OccupiedError             the place to write to holds something else
-├── InputError (ValueError)       the arrays given to ``run`` or ``classify``
-│   ├── InputNameError            unknown, missing or doubled names
-│   ├── InputTypeError            not an array at all
-│   ├── InputDtypeError           another dtype
-│   ├── InputShapeError           another shape
-│   │   ├── EmptyBatchError       … with nothing in it
-│   │   └── BatchSizeError        … with a batch that the engine was not built for
-│   ├── NonFiniteInputError       NaN or infinity, where the session refuses them
-│   └── ImageError                not uint8 RGB images
-├── BackendError                  the library or the device underneath
-│   ├── DeviceUnavailableError    a device asked for by name is not there
-│   ├── ModelLoadError            the library refuses the graph
-│   │   └── EngineLoadError       the library refuses the engine: damaged, or unfit
-│   │       ├── EngineVersionError    … built by another version, or for another system
-│   │       └── WrongGpuError         … built for another GPU
-│   ├── CudaError                 a call to CUDA failed
-│   │   ├── DeviceMemoryError     … for want of device memory
-│   │   └── CudaGraphError        … while a CUDA graph was captured
-│   ├── ExecutionError            the library failed while running
-│   ├── NonFiniteOutputError      NaN or infinity came out
-│   └── SessionClosedError        used after ``close``
-├── BatcherError                  a request to a ``Batcher`` that it does not answer
-│   ├── NotBatchableError         the network has not one row a sample in all it takes and gives
-│   ├── QueueFullError            as many samples wait as may
-│   ├── DeadlineExceededError (TimeoutError)   the deadline passed before there was an answer
-│   └── BatcherClosedError        the batcher was closed
-├── SelfTestError                 the golden samples do not come out as they did at export
-└── MissingExtraError (ImportError)   an optional part is not installed
-"""
+"""Everything that can go wrong between an artifact and its predictions."""
 
 
 class ReproError(Exception):
@@ -222,4 +177,3 @@ class MissingExtraError(ReproError, ImportError):
         super().__init__(
             f"{what} needs the extra {extra!r}{needs}: pip install 'repr-deploy[{extra}]'"
         )
-        self.extra = extra

@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
-from repr_runtime.errors import (
-    EmptyBatchError,
-    InputDtypeError,
-    InputNameError,
-    InputShapeError,
-    InputTypeError,
-    NonFiniteInputError,
-)
 
 _SMALL = 8192  # values; of more, BLAS makes a task for several threads
 _FEW = 64  # values; so many are summed sooner than a function of numpy is called
@@ -98,7 +91,7 @@ class InputChecker:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):
             mapping, arrays = arrays[0], ()
         if len(arrays) > len(specs):
-            raise InputNameError(
+            raise errors.InputNameError(
                 f"got {len(arrays)} arrays, the network takes {len(specs)}: {expected}"
             )
         feed: dict[str, Any] = {
@@ -112,24 +105,24 @@ class InputChecker:
                 if unknown
                 else f"{doubled[0]!r} given twice"
             )
-            raise InputNameError(f"{what}; the network takes {expected}")
+            raise errors.InputNameError(f"{what}; the network takes {expected}")
         feed.update(mapping)
         feed.update(named)
         missing = [spec.name for spec in specs if spec.name not in feed]
         if missing:
-            raise InputNameError(
+            raise errors.InputNameError(
                 f"missing {', '.join(map(repr, missing))}; the network takes {expected}"
             )
         return feed
 
 
-def _type_error(spec: TensorSpec, array: Any) -> InputTypeError | InputDtypeError:
+def _type_error(spec: TensorSpec, array: Any) -> errors.InputTypeError | errors.InputDtypeError:
     if not isinstance(array, np.ndarray):
-        return InputTypeError(
+        return errors.InputTypeError(
             f"input {spec.name!r} is {type(array).__name__}, expected a numpy array; "
             f"convert with np.asarray(x, np.{spec.dtype})"
         )
-    return InputDtypeError(
+    return errors.InputDtypeError(
         f"input {spec.name!r} is {array.dtype}, expected {spec.dtype}; "
         f"convert with x.astype(np.{spec.dtype})"
     )
@@ -137,10 +130,10 @@ def _type_error(spec: TensorSpec, array: Any) -> InputTypeError | InputDtypeErro
 
 def _shape_error(
     spec: TensorSpec, shape: tuple[int, ...], sizes: Mapping[str, int]
-) -> InputShapeError:
+) -> errors.InputShapeError:
     got = f"input {spec.name!r} has shape {shape}"
     if 0 in shape and len(shape) == len(spec.shape):
-        return EmptyBatchError(f"{got}: there is nothing in it; skip empty batches")
+        return errors.EmptyBatchError(f"{got}: there is nothing in it; skip empty batches")
     wanted = ", ".join(map(str, spec.shape))
     hint = ""
     if len(shape) == len(spec.shape) - 1:
@@ -156,13 +149,13 @@ def _shape_error(
             hint = "; its batch size is fixed: give whole batches, or export again with --batch dynamic"
         elif clash and not differ:
             hint = f", and {', '.join(clash)} from the input before; give them the same size"
-    return InputShapeError(f"{got}, expected ({wanted}){hint}")
+    return errors.InputShapeError(f"{got}, expected ({wanted}){hint}")
 
 
-def nonfinite_error(name: str, array: NDArray[Any]) -> NonFiniteInputError:
+def nonfinite_error(name: str, array: NDArray[Any]) -> errors.NonFiniteInputError:
     """The error for input ``name``, which holds NaN or infinity."""
     count = int(array.size - np.isfinite(array).sum())
-    return NonFiniteInputError(
+    return errors.NonFiniteInputError(
         f"input {name!r} holds {count:,} values that are NaN or infinite, of {array.size:,}; "
         f"mend them, or load with nonfinite='allow'"
     )

@@ -2,22 +2,16 @@
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import FileEntry, Manifest
 from repr_runtime.artifact.onnx_file import external_tensors
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import GOALS, Setting, resolve
-from repr_runtime.errors import (
-    DeviceUnavailableError,
-    ExternalDataError,
-    PrecisionNotFoundError,
-    ReproError,
-)
 from repr_runtime.machine import usable_cores
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
@@ -60,7 +54,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise DeviceUnavailableError(
+            raise errors.DeviceUnavailableError(
                 f"there is no device {self.device!r}; known are {', '.join(DEVICES)}"
             )
         if self.nonfinite not in NONFINITE:
@@ -102,10 +96,6 @@ def open_backend(root: Path, options: LoadOptions) -> Opened:
     return opened
 
 
-class _RefusedError(Exception):
-    """A candidate of ``auto`` cannot be had; the text says why not."""
-
-
 @dataclass(frozen=True)
 class _Artifact:
     root: Path
@@ -114,7 +104,7 @@ class _Artifact:
 
     def open(self) -> Opened:
         if self.options.engine is not None:
-            return self._engine_file(self.options.engine)
+            return self._engine()
         device = self.options.device
         if device == "auto":
             return self._best()
@@ -123,63 +113,42 @@ class _Artifact:
 
     def _best(self) -> Opened:
         """The first candidate that can be had."""
-        self._graph("cpu")  # without one there is nothing to choose
-        candidates: tuple[tuple[str, Callable[[], Opened], str], ...] = (
-            ("tensorrt", self._try_engine, ", the fastest that works here"),
-            ("cuda", self._try_cuda, ", the fastest that works here"),
-            ("cpu", lambda: self._onnxruntime("cpu"), ""),
-        )
-        refused: list[str] = []
-        for device, attempt, remark in candidates:
-            try:
-                opened = attempt()
-            except _RefusedError as reason:
-                _log.debug("%s: not on %s: %s", self.root, device, reason)
-                refused.insert(0, f"not on {device}: {reason}")
-                continue
-            if device != "tensorrt" and self._has_engine():
-                _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
-            return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
-        raise AssertionError("the CPU is there or raises")
-
-    def _has_engine(self) -> bool:
-        return any(i.precision == self.options.precision for i in self.manifest.engines)
-
-    def _try_engine(self) -> Opened:
-        if not self._has_engine():
-            raise _RefusedError(f"the artifact has no {self.options.precision} engine")
-        try:
-            return self._engine()
-        except ReproError as error:
-            raise _RefusedError(str(error)) from error
-
-    def _try_cuda(self) -> Opened:
         from repr_runtime.backends import onnxruntime as ort
 
-        reason = ort.why_not("cuda")
-        if reason is not None:
-            raise _RefusedError(reason)
-        try:
-            return self._onnxruntime("cuda")
-        except DeviceUnavailableError as error:
-            raise _RefusedError(str(error)) from error
+        self._graph("cpu")  # without one there is nothing to choose
+        precision, remark = self.options.precision, ", the fastest that works here"
+        has_engine = any(info.precision == precision for info in self.manifest.engines)
+        refused: list[str] = []
+        bearable: dict[str, type[errors.ReproError]] = {"tensorrt": errors.ReproError}
+        bearable["cuda"] = errors.DeviceUnavailableError
+        for device, kind in bearable.items():
+            if device == "cuda":
+                reason = ort.why_not("cuda")
+            else:
+                reason = None if has_engine else f"the artifact has no {precision} engine"
+            if reason is None:
+                try:
+                    opened = self._engine() if device == "tensorrt" else self._onnxruntime(device)
+                    break
+                except kind as error:
+                    reason = str(error)
+            _log.debug("%s: not on %s: %s", self.root, device, reason)
+            refused.insert(0, f"not on {device}: {reason}")
+        else:
+            device, opened, remark = "cpu", self._onnxruntime("cpu"), ""
+        if device != "tensorrt" and has_engine:
+            _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
+        return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
 
     def _engine(self) -> Opened:
+        """The artifact's best engine, or the one in the file that was asked for."""
         from repr_runtime.backends.tensorrt import engines
 
         graph, asked = self._graph("tensorrt"), self.options
-        got = engines.open_engine(self.root, self.manifest, asked.precision, asked.tensorrt)
-        return Opened(self.manifest, graph, *got)
-
-    def _engine_file(self, engine: str | os.PathLike[str]) -> Opened:
-        from repr_runtime.backends.tensorrt import engines
-
-        graph, asked = self._graph("tensorrt"), self.options
-        got = engines.open_engine_file(
-            *(self.root, self.manifest, asked.precision, engine),
-            trust=asked.trust,
-            options=asked.tensorrt,
-        )
+        which = (self.root, self.manifest, asked.precision)
+        if asked.engine is None:
+            return Opened(self.manifest, graph, *engines.open_engine(*which, asked.tensorrt))
+        got = engines.open_engine_file(*which, asked.engine, asked.trust, asked.tensorrt)
         return Opened(self.manifest, graph, *got)
 
     def _onnxruntime(self, device: str) -> Opened:
@@ -188,32 +157,38 @@ class _Artifact:
         from repr_runtime.backends.instances import Instances
 
         graph = self._graph(device)
-        content = self._content(graph)
-        how = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+        content = read_file(self.root, graph)
+        if external_tensors(content):
+            raise errors.ExternalDataError(
+                f"{self.root / graph.path} keeps tensors in other files, which no hash covers; "
+                f"export it again from a model with its weights inside"
+            )
+        use = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+        threads, count, setting, single_thread_batch, words = use
 
         def one() -> ort.OnnxRuntimeBackend:
             return ort.OnnxRuntimeBackend(
                 content,
                 device,
-                how.threads,
+                threads,
                 gpu=self.options.tensorrt.gpu,
-                setting=how.setting,
-                single_thread_batch=how.single_thread_batch,
+                setting=setting,
+                single_thread_batch=single_thread_batch,
             )
 
-        choice = f"ONNX Runtime {ort.version()} on {device}{how.words}"
-        if how.instances == 1:
+        choice = f"ONNX Runtime {ort.version()} on {device}{words}"
+        if count == 1:
             return Opened(self.manifest, graph, one(), choice)
         opened = [one()]
         try:
             # On one CPU thread the caller's own runs the graph: any number of them share a session.
-            while not (device == "cpu" and how.threads == 1) and len(opened) < how.instances:
+            while not (device == "cpu" and threads == 1) and len(opened) < count:
                 opened.append(one())
         except BaseException:
             for backend in opened:
                 backend.close()
             raise
-        backends = opened if len(opened) == how.instances else opened * how.instances
+        backends = opened if len(opened) == count else opened * count
         return Opened(self.manifest, graph, Instances(backends), choice)
 
     def _graph(self, device: str) -> FileEntry:
@@ -222,39 +197,20 @@ class _Artifact:
             entry = self.manifest.graph(precision, target)
             if entry is not None:
                 return entry
-        raise PrecisionNotFoundError(
+        raise errors.PrecisionNotFoundError(
             f"{self.root} has no {precision} graph; it has {', '.join(self.manifest.precisions)}. "
             f"Choose one of them, or export the network again with that precision"
         )
 
-    def _content(self, entry: FileEntry) -> bytes:
-        content = read_file(self.root, entry)
-        if external_tensors(content):
-            raise ExternalDataError(
-                f"{self.root / entry.path} keeps tensors in other files, which no hash covers; "
-                f"export it again from a model with its weights inside"
-            )
-        return content
-
-
-@dataclass(frozen=True)
-class _CpuUse:
-    """How ONNX Runtime is given the cores, and what is to be said of it.
-
-    Batches of up to ``single_thread_batch`` samples run on the calling thread.
-    """
-
-    threads: int | None
-    instances: int
-    setting: Setting | None
-    single_thread_batch: int
-    words: str
-
 
 def _cpu_use(
     options: LoadOptions, device: str, graph: FileEntry, manifest: Manifest, version: str
-) -> _CpuUse:
-    """What was asked for by name comes before what was tuned."""
+) -> tuple[int | None, int, Setting | None, int, str]:
+    """How ONNX Runtime is given the cores; what was asked for by name comes before what was tuned.
+
+    The threads of an instance, the instances, the setting, up to how many samples a batch runs on
+    the calling thread, and what is to be said of it all.
+    """
     threads, instances = options.threads, options.instances
     asked = threads is not None or instances is not None
     setting, about = None, "tuned settings are the CPU's" if options.tuned is not None else ""
@@ -270,7 +226,9 @@ def _cpu_use(
     count, cores = instances or 1, usable_cores()
     single = 0
     if device == "cpu" and threads is None and setting is None and count == 1 and cores > 1:
-        single = _little_batch(manifest)
+        of_one = manifest.network.multiply_adds
+        batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
+        single = _LITTLE // of_one if of_one and batched else 0
     if threads is None and (count > 1 or cores < (os.cpu_count() or 1)):
         # Left to itself, the library binds threads to cores that a pinned process may not use.
         threads = max(1, cores // count)
@@ -278,11 +236,4 @@ def _cpu_use(
     if count > 1 and (setting is None or asked):  # else its words have said it
         each = "1 thread" if threads == 1 else f"{threads} threads"
         words = f", {count} instances of {each}{words}"
-    return _CpuUse(threads, count, setting, single, words)
-
-
-def _little_batch(manifest: Manifest) -> int:
-    """The largest batch that is little work; 0 where even one sample is more, or none can tell."""
-    of_one = manifest.network.multiply_adds
-    batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in manifest.inputs)
-    return _LITTLE // of_one if of_one and batched else 0
+    return threads, count, setting, single, words

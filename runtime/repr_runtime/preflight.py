@@ -9,7 +9,7 @@ from repr_runtime.artifact.reading import check_size, read_file, read_manifest
 from repr_runtime.backends.tensorrt.checks import Check, Subject, check_engine
 from repr_runtime.backends.tensorrt.engines import engines_of
 from repr_runtime.errors import ReproError
-from repr_runtime.session import Session, load
+from repr_runtime.session import load
 
 
 def preflight(
@@ -44,7 +44,12 @@ def preflight(
             checks.append(Check(name, True, session.choice))
             if verify:
                 name = "self-test"
-                checks.append(Check(name, True, _self_test(session)))
+                report = session.self_test()
+                detail = (
+                    f"{report.samples} golden samples within {report.max_abs:.2g} of the original "
+                    f"network (allowed {report.tolerance:.2g})"
+                )
+                checks.append(Check(name, True, detail))
     except ReproError as error:
         checks.append(Check(name, False, str(error)))
     return tuple(checks)
@@ -77,21 +82,9 @@ def _engine_questions(
     return [replace(c, name=f"engine's {c.name}") for c in (fit or found or [()])[0]]
 
 
-def _self_test(session: Session) -> str:
-    report = session.self_test()
-    return (
-        f"{report.samples} golden samples within {report.max_abs:.2g} of the original network "
-        f"(allowed {report.tolerance:.2g})"
-    )
-
-
 def _check_files(root: Path, manifest: Manifest, verify: bool) -> str:
-    total = 0
     for entry in manifest.files:
-        if verify:
-            read_file(root, entry)
-        else:
-            check_size(root, entry)
-        total += entry.bytes
+        (read_file if verify else check_size)(root, entry)
+    size = sum(entry.bytes for entry in manifest.files) / 1e6
     how = "SHA-256 of each as exported" if verify else "sizes as exported"
-    return f"{len(manifest.files)} files, {total / 1e6:.1f} MB, {how}"
+    return f"{len(manifest.files)} files, {size:.1f} MB, {how}"

@@ -11,19 +11,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
-from repr_runtime.errors import (
-    ArtifactError,
-    InputError,
-    InputTypeError,
-    NonFiniteOutputError,
-    PreprocessingMissingError,
-    SessionClosedError,
-)
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
 from repr_runtime.loading import LoadOptions, Opened, open_backend
 from repr_runtime.preprocess import Images, preprocess
@@ -125,7 +118,7 @@ class Session:
             if len(listed) != len(real) or not all(
                 _agree(a, b, self.precision) for a, b in zip(listed, real, strict=True)
             ):
-                raise ArtifactError(
+                raise errors.ArtifactError(
                     f"{path}: the graph's {what} are {', '.join(map(str, real))}, the manifest says "
                     f"{', '.join(map(str, listed))}; export it again"
                 )
@@ -139,7 +132,7 @@ class Session:
     def backend(self) -> Backend:
         """The backend underneath; raises :class:`SessionClosedError` after ``close``."""
         if self._backend is None:
-            raise SessionClosedError(f"the session of {self.path} is closed; load it again")
+            raise errors.SessionClosedError(f"the session of {self.path} is closed; load it again")
         return self._backend
 
     @property
@@ -168,10 +161,10 @@ class Session:
         """
         backend = self._backend
         if backend is None:
-            raise SessionClosedError(f"the session of {self.path} is closed; load it again")
+            raise errors.SessionClosedError(f"the session of {self.path} is closed; load it again")
         try:
             feed = self._checker(arrays, named)
-        except InputTypeError:
+        except errors.InputTypeError:
             return self._run_on_device(backend, arrays, named)  # or it says what is wrong
         outputs = backend.run(feed)
         if self._refuse_nonfinite:
@@ -205,10 +198,10 @@ class Session:
         """
         return self.backend.timings
 
-    def _nonfinite(self, outputs: list[NDArray[Any]]) -> NonFiniteOutputError:
+    def _nonfinite(self, outputs: list[NDArray[Any]]) -> errors.NonFiniteOutputError:
         pairs = zip(self._output_names, outputs, strict=True)
         broken = ", ".join(repr(name) for name, values in pairs if not all_finite(values))
-        return NonFiniteOutputError(
+        return errors.NonFiniteOutputError(
             f"output {broken} holds NaN or infinity for finite inputs: the {self.precision} graph "
             f"overflows on them; use another precision, or load with nonfinite='allow'"
         )
@@ -220,7 +213,7 @@ class Session:
         does not say how.
         """
         if self.manifest.preprocessing is None:
-            raise PreprocessingMissingError(
+            raise errors.PreprocessingMissingError(
                 f"{self.path} does not say how images become inputs; use run(), or export it again with "
                 f"--mean and --std"
             )
@@ -240,12 +233,12 @@ class Session:
         logits = self.run_all({self.inputs[0].name: inputs})
         scores = logits[self._output_names[0]].astype(np.float64)
         if scores.ndim != 2:
-            raise ArtifactError(
+            raise errors.ArtifactError(
                 f"output {self._output_names[0]!r} has shape {scores.shape}, expected (N, classes); use run()"
             )
         labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
         if len(labels) != scores.shape[1]:
-            raise ArtifactError(
+            raise errors.ArtifactError(
                 f"{self.path} has {len(labels)} labels for {scores.shape[1]} classes; use run(), or export "
                 f"it again with labels that fit"
             )
@@ -266,8 +259,8 @@ class Session:
         golden = read_golden(self.path, self.manifest, self.graph, self.inputs, self.outputs)
         try:
             actual = self.run_all(golden.inputs)
-        except InputError as error:
-            raise ArtifactError(
+        except errors.InputError as error:
+            raise errors.ArtifactError(
                 f"the golden samples of {self.path} do not fit its graph ({error}); export it again"
             ) from error
         return golden.compare(actual, self.choice)

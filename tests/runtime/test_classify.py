@@ -11,7 +11,7 @@ from refusals import refuses
 
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime import Prediction, load
-from repr_runtime.errors import ArtifactError, ImageError, PreprocessingMissingError
+from repr_runtime.errors import ArtifactError, PreprocessingMissingError
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 
@@ -89,13 +89,6 @@ def test_an_output_that_is_no_logits(tiny: Any, tmp_path: Path) -> None:
     expected = "(1, 3, 4, 4), expected (N, classes); use run()"
     with load(path, device="cpu") as session, refuses(ArtifactError, expected):
         session.classify(images_of(1))
-
-
-def test_what_is_no_image(artifact: Path) -> None:
-    with load(artifact, device="cpu") as session:
-        for images in (np.zeros((4, 4), np.uint8), [], np.zeros((4, 4, 3), np.float32)):
-            with pytest.raises(ImageError):
-                session.classify(images)
 
 
 def test_real_images_are_recognised(lenet5: Path) -> None:

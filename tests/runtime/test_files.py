@@ -10,27 +10,23 @@ from repr_runtime import files
 from repr_runtime.files import cache_folder, replace_file, write_flushed
 
 
-def test_a_file_is_made_and_replaced(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_or_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "f"
     for content in (b"old", b"new"):
         replace_file(path, content)
         assert path.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_write_leaves_what_was_there_and_nothing_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "f"
-    replace_file(path, b"old")
+    with pytest.raises(FileExistsError):
+        write_flushed(path, b"other")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        replace_file(path, b"new")
-    assert path.read_bytes() == b"old"
+        replace_file(path, b"other")
+    assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -47,14 +43,6 @@ def test_a_secret_is_never_readable_by_others(
     monkeypatch.setattr(files.os, "replace", seen)
     replace_file(tmp_path / "key", b"secret", mode=0o600)
     assert modes == [0o600]
-
-
-def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    write_flushed(path, b"old")
-    with pytest.raises(FileExistsError):
-        write_flushed(path, b"new")
-    assert path.read_bytes() == b"old"
 
 
 def test_the_cache_is_where_the_variables_say(

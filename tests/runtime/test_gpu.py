@@ -32,7 +32,7 @@ SHAPE = (3, 32, 32)
 CLASSES = 10
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def gpu() -> None:
     if not cuda_status().devices:
         pytest.skip(f"no GPU: {cuda_status().reason}")
@@ -75,8 +75,6 @@ def reference() -> Callable[[np.ndarray], np.ndarray]:
 def engine_artifact(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny: Any
 ) -> Path:
-    if not cuda_status().devices:
-        pytest.skip(f"no GPU: {cuda_status().reason}")
     edition = EDITIONS[request.param]
     pytest.importorskip(edition.module)
     if importlib.util.find_spec("cuda.bindings") is None:

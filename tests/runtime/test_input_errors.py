@@ -9,19 +9,7 @@ import pytest
 from onnx import helper
 from refusals import refuses
 
-from repr_runtime import Session, load
-from repr_runtime.errors import (
-    EmptyBatchError,
-    ExecutionError,
-    InputDtypeError,
-    InputError,
-    InputNameError,
-    InputShapeError,
-    InputTypeError,
-    NonFiniteInputError,
-    NonFiniteOutputError,
-    SessionClosedError,
-)
+from repr_runtime import Session, errors, load
 
 
 @pytest.fixture
@@ -51,23 +39,23 @@ LEFT = np.zeros((3, 2), np.float32)
 def test_names(
     session: Session, arguments: tuple[Any, ...], named: dict[str, Any], what: str
 ) -> None:
-    with refuses(InputNameError, what, "input: float32[batch, 3, 4, 4]"):
+    with refuses(errors.InputNameError, what, "input: float32[batch, 3, 4, 4]"):
         session.run(*arguments, **named)
 
 
 def test_names_and_sizes_of_two_inputs(two_inputs: Path) -> None:
     with load(two_inputs, device="cpu", threads=1) as pair:
-        with refuses(InputNameError, "missing 'right'", "left: float32[n, 2]"):
+        with refuses(errors.InputNameError, "missing 'right'", "left: float32[n, 2]"):
             pair.run(LEFT)
-        with refuses(InputNameError, "'left' given twice"):
+        with refuses(errors.InputNameError, "'left' given twice"):
             pair.run(LEFT, left=LEFT)
-        with refuses(InputNameError, "no input 'wrong'"):
+        with refuses(errors.InputNameError, "no input 'wrong'"):
             pair.run(left=LEFT, wrong=LEFT)
         for arguments in ((LEFT,), ({"left": LEFT},)):
             assert pair.run(*arguments, right=LEFT)["total"].shape == (3, 2)
         assert pair.run({"right": LEFT, "left": LEFT})["total"].shape == (3, 2)
         parts = ("'right' has shape (2, 2)", "expected (n, 2)", "n is 3 already")
-        with refuses(InputShapeError, *parts):
+        with refuses(errors.InputShapeError, *parts):
             pair.run(LEFT, LEFT[:2])
 
 
@@ -88,18 +76,24 @@ NO_BATCH = ("(3, 4, 4)", "expected (batch, 3, 4, 4)", "batch dimension too: x[No
 @pytest.mark.parametrize(
     ("given", "kind", "parts"),
     [
-        *((x, InputTypeError, (f"is {type(x).__name__}", *AS_ARRAY)) for x in (None, [[1.0]], "x")),
-        *((X.astype(d), InputDtypeError, (f"is {np.dtype(d)}", *AS_FLOAT32)) for d in DTYPES),
-        (X[0], InputShapeError, NO_BATCH),
-        (X[:, :2], InputShapeError, ("(2, 2, 4, 4)", "(batch, 3, 4, 4)")),
-        (X[..., None], InputShapeError, ("(2, 3, 4, 4, 1)",)),
-        (X.transpose(0, 2, 3, 1), InputShapeError, ("(2, 4, 4, 3)",)),
-        (np.zeros((), np.float32), InputShapeError, ("()",)),
-        (X[:0], EmptyBatchError, ("(0, 3, 4, 4)", "skip empty batches")),
+        *(
+            (x, errors.InputTypeError, (f"is {type(x).__name__}", *AS_ARRAY))
+            for x in (None, [[1.0]], "x")
+        ),
+        *(
+            (X.astype(d), errors.InputDtypeError, (f"is {np.dtype(d)}", *AS_FLOAT32))
+            for d in DTYPES
+        ),
+        (X[0], errors.InputShapeError, NO_BATCH),
+        (X[:, :2], errors.InputShapeError, ("(2, 2, 4, 4)", "(batch, 3, 4, 4)")),
+        (X[..., None], errors.InputShapeError, ("(2, 3, 4, 4, 1)",)),
+        (X.transpose(0, 2, 3, 1), errors.InputShapeError, ("(2, 4, 4, 3)",)),
+        (np.zeros((), np.float32), errors.InputShapeError, ("()",)),
+        (X[:0], errors.EmptyBatchError, ("(0, 3, 4, 4)", "skip empty batches")),
     ],
 )
 def test_types_and_shapes(
-    session: Session, given: Any, kind: type[InputError], parts: tuple[str, ...]
+    session: Session, given: Any, kind: type[errors.InputError], parts: tuple[str, ...]
 ) -> None:
     with refuses(kind, *parts) as caught:
         session.run(given)
@@ -109,7 +103,9 @@ def test_types_and_shapes(
 def test_shape_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:
     with load(tiny.write(tmp_path / "fixed", batch=4), device="cpu", threads=1) as session:
         assert session.batch_size == 4
-        with refuses(InputShapeError, "(2, 3, 4, 4)", "expected (4, 3, 4, 4)", "--batch dynamic"):
+        with refuses(
+            errors.InputShapeError, "(2, 3, 4, 4)", "expected (4, 3, 4, 4)", "--batch dynamic"
+        ):
             session.run(X)
 
 
@@ -117,7 +113,7 @@ def test_shape_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:
 def test_not_finite_in(session: Session, artifact: Path, bad: float) -> None:
     array = X.copy()
     array[1, 2, 3, 3] = bad
-    with refuses(NonFiniteInputError, "holds 1 values", "of 96", "nonfinite='allow'"):
+    with refuses(errors.NonFiniteInputError, "holds 1 values", "of 96", "nonfinite='allow'"):
         session.run(array)
     with load(artifact, device="cpu", threads=1, nonfinite="allow") as allowing:
         logits = allowing.run(array)["logits"]
@@ -130,7 +126,10 @@ def test_not_finite_out(tiny: Any, tmp_path: Path) -> None:
     path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": ("n", 2)})
     x = np.array([[1, 2], [1, -1]], np.float32)
     parts = ("'y' holds NaN", "fp32", "another precision")
-    with load(path, device="cpu", threads=1) as session, refuses(NonFiniteOutputError, *parts):
+    with (
+        load(path, device="cpu", threads=1) as session,
+        refuses(errors.NonFiniteOutputError, *parts),
+    ):
         session.run(x)
     with load(path, device="cpu", threads=1, nonfinite="allow") as session:
         assert np.isnan(session.run(x)["y"][1, 1])
@@ -143,7 +142,7 @@ def test_a_library_that_fails_while_running(tiny: Any, tmp_path: Path) -> None:
     path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": (5, 2)})
     with load(path, device="cpu", threads=1) as session:
         assert session.run(np.zeros((5, 2), np.float32))["y"].shape == (5, 2)
-        with refuses(ExecutionError, "ONNX Runtime failed to run the graph"):
+        with refuses(errors.ExecutionError, "ONNX Runtime failed to run the graph"):
             session.run(LEFT)
 
 
@@ -159,5 +158,5 @@ def test_closed(artifact: Path) -> None:
         lambda: session.classify(np.zeros((4, 4, 3), np.uint8)),
         lambda: backend.run({"input": X}),
     ):
-        with refuses(SessionClosedError, "closed", "load"):
+        with refuses(errors.SessionClosedError, "closed", "load"):
             act()

@@ -18,15 +18,10 @@ def test_one_number_that_is_not_finite_is_found_anywhere(size: int, dtype: str) 
             broken = values.copy()
             broken[place] = bad
             assert not all_finite(broken)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("size", SIZES)
-def test_large_numbers_are_finite_though_their_sum_is_not(size: int, dtype: str) -> None:
-    values = np.full(size, np.finfo(dtype).max)
-    assert all_finite(values)
-    values[-1] = np.inf
-    assert not all_finite(values)
+    large = np.full(size, np.finfo(dtype).max)
+    assert all_finite(large)  # though their sum is not
+    large[-1] = np.inf
+    assert not all_finite(large)
 
 
 def test_opposite_infinities_do_not_cancel() -> None:

@@ -52,17 +52,6 @@ def test_the_exported_names_are_these() -> None:
     assert all(hasattr(repr_runtime, name) for name in repr_runtime.__all__)
 
 
-def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
-    lines = re.findall(r"^([│├└─ ]*)(\w+Error)\b", errors.__doc__ or "", re.MULTILINE)
-    assert {name for _, name in lines} == {n for n in vars(errors) if n.endswith("Error")}
-    above: list[str] = []
-    for prefix, name in lines:
-        depth = len(prefix) // 4
-        above = [*above[:depth], name]
-        if depth:
-            assert issubclass(getattr(errors, name), getattr(errors, above[depth - 1])), name
-
-
 def test_a_missing_extra_says_the_line_that_installs_it() -> None:
     error = errors.MissingExtraError("the report", "bench", "matplotlib")
     assert str(error) == (

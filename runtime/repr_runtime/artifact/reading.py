@@ -7,16 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest
 from repr_runtime.artifact.parsing import parse_manifest
-from repr_runtime.errors import (
-    AlteredFileError,
-    ArtifactError,
-    ArtifactNotFoundError,
-    ManifestError,
-    MissingFileError,
-    TruncatedFileError,
-)
 
 CACHE_SUFFIX = ".runtime-cache"  # beside an engine: what the runtime compiled for this GPU
 _MANIFEST_LIMIT = 64 * 2**20
@@ -37,23 +30,23 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or a device would be read without end
-            raise ManifestError(f"{path} is not a file; export the artifact again")
+            raise errors.ManifestError(f"{path} is not a file; export the artifact again")
         if status.st_size > _MANIFEST_LIMIT:
-            raise ManifestError(
+            raise errors.ManifestError(
                 f"{path} has {status.st_size:,} bytes, no manifest has; export the artifact again"
             )
         content = path.read_bytes()
     except FileNotFoundError as error:
         what = f"it holds no {MANIFEST_NAME}" if root.is_dir() else "there is no such folder"
-        raise ArtifactNotFoundError(
+        raise errors.ArtifactNotFoundError(
             f"{root} is not an artifact: {what}; make one with repr-export"
         ) from error
     except NotADirectoryError as error:
-        raise ArtifactNotFoundError(
+        raise errors.ArtifactNotFoundError(
             f"{root} is not an artifact: it is not a folder; give the folder that repr-export wrote"
         ) from error
     except OSError as error:
-        raise ArtifactNotFoundError(
+        raise errors.ArtifactNotFoundError(
             f"{path} cannot be read ({error.strerror or error}); give this user the right to read it"
         ) from error
     return parse_manifest(content, str(path))
@@ -69,7 +62,7 @@ def read_consistently(folder: str | os.PathLike[str], read: Callable[[], T]) -> 
         before = _identity(Path(folder))
         try:
             return read()
-        except (ArtifactError, OSError):
+        except (errors.ArtifactError, OSError):
             if _identity(Path(folder)) == before:
                 raise
     return read()
@@ -94,13 +87,15 @@ def check_size(folder: str | os.PathLike[str], entry: FileEntry) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError(
+        raise errors.MissingFileError(
             f"{path} is listed in {MANIFEST_NAME} but is not there; {_AGAIN}"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
-        raise MissingFileError(f"{path} is listed in {MANIFEST_NAME} but is not a file; {_AGAIN}")
+        raise errors.MissingFileError(
+            f"{path} is listed in {MANIFEST_NAME} but is not a file; {_AGAIN}"
+        )
     _compare_size(path, status.st_size, entry)
 
 
@@ -119,7 +114,7 @@ def read_file(folder: str | os.PathLike[str], entry: FileEntry) -> bytes:
     _compare_size(path, len(content), entry)
     digest = sha256_of(content)
     if digest != entry.sha256:
-        raise AlteredFileError(
+        raise errors.AlteredFileError(
             f"{path} was altered: its SHA-256 is {digest}, expected {entry.sha256}; {_AGAIN}"
         )
     return content
@@ -127,12 +122,12 @@ def read_file(folder: str | os.PathLike[str], entry: FileEntry) -> bytes:
 
 def _compare_size(path: Path, size: int, entry: FileEntry) -> None:
     if size != entry.bytes:
-        kind = TruncatedFileError if size < entry.bytes else AlteredFileError
+        kind = errors.TruncatedFileError if size < entry.bytes else errors.AlteredFileError
         raise kind(f"{path} has {size:,} bytes, expected {entry.bytes:,}; {_AGAIN}")
 
 
-def _unreadable(path: Path, error: Exception) -> MissingFileError:
-    return MissingFileError(f"{path} cannot be read ({error}); {_AGAIN}")
+def _unreadable(path: Path, error: Exception) -> errors.MissingFileError:
+    return errors.MissingFileError(f"{path} cannot be read ({error}); {_AGAIN}")
 
 
 def describe_file(

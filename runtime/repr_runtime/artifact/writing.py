@@ -168,9 +168,8 @@ def _lives(pid: int, run: str) -> bool:
     if pid == os.getpid():
         return run == _RUN
     try:
-        os.kill(pid, 0)  # asks whether the process lives, sends nothing
+        with contextlib.suppress(PermissionError):  # another user's
+            os.kill(pid, 0)  # asks whether the process lives, sends nothing
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
     return True

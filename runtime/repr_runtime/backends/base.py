@@ -35,7 +35,6 @@ class Backend(Protocol):
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs, in the order of ``outputs``, for inputs that were checked already."""
-        ...
 
     def run_on_device(
         self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
@@ -46,16 +45,13 @@ class Backend(Protocol):
         for what the graph does not take. Raises :class:`InputTypeError` for an array that the
         backend cannot reach.
         """
-        ...
 
     def chunk(self, count: int) -> int | None:
         """The batch size to cut ``count`` samples into; None if they can be run at once."""
-        ...
 
     @property
     def timings(self) -> Timings | None:
         """Of this thread's last run, where the backend measures."""
-        ...
 
     def close(self) -> None:
         """Give back what the backend holds.
@@ -63,4 +59,3 @@ class Backend(Protocol):
         A ``run`` that another thread is in goes on to its end; a later one raises
         :class:`SessionClosedError`.
         """
-        ...

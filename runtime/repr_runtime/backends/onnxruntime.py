@@ -6,19 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import DTYPES, TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
-from repr_runtime.errors import (
-    BackendError,
-    DeviceUnavailableError,
-    ExecutionError,
-    InputTypeError,
-    ModelLoadError,
-    SessionClosedError,
-)
 
 _DTYPES = {
     **{f"tensor({name})": name for name in DTYPES - {"float32", "float64"}},
@@ -39,7 +32,7 @@ def _library() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(
+        raise errors.BackendError(
             f"ONNX Runtime cannot be imported ({error}); install it: pip install repr-deploy"
         ) from error
     return onnxruntime
@@ -94,7 +87,7 @@ class OnnxRuntimeBackend:
         ort = _library()
         reason = why_not(device)
         if reason is not None:
-            raise DeviceUnavailableError(
+            raise errors.DeviceUnavailableError(
                 f"device {device!r} is not available here: {reason}; mend that, or use device='auto'"
             )
         options = ort.SessionOptions()
@@ -116,12 +109,12 @@ class OnnxRuntimeBackend:
             way_out = "update it, or export again with a lower --opset"
             if "NOT_IMPLEMENTED" in str(error):  # of bf16, say, on a CPU
                 way_out = f"it has no kernel for that on {device}; use another precision here"
-            raise ModelLoadError(
+            raise errors.ModelLoadError(
                 f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}; {way_out}"
             ) from error
         got = self.session.get_providers()
         if got[0] != _PROVIDERS[device][0][0]:  # falling back is silent
-            raise DeviceUnavailableError(
+            raise errors.DeviceUnavailableError(
                 f"device {device!r} was asked for, and ONNX Runtime fell back to {', '.join(got)}; its "
                 f"CUDA libraries could not be loaded, see its install page for the versions it needs"
             )
@@ -140,10 +133,10 @@ class OnnxRuntimeBackend:
             if self._small_batch and len(feed[self._first]) <= self._small_batch:
                 return self._run_small(self._names, feed, None)
             return self._run(self._names, feed, None)
-        except SessionClosedError:
+        except errors.SessionClosedError:
             raise
         except Exception as error:  # its exceptions share no base but this
-            raise ExecutionError(
+            raise errors.ExecutionError(
                 f"ONNX Runtime failed to run the graph: {_first_line(error)}"
             ) from error
 
@@ -157,7 +150,7 @@ class OnnxRuntimeBackend:
             views[name] = view(value) if is_device_array(value) else value
             found = views[name]
             if isinstance(found, DeviceView) and (kind == "cpu" or found.device not in (None, gpu)):
-                raise InputTypeError(
+                raise errors.InputTypeError(
                     f"input {name!r} lies on a GPU, the session runs on {self.device} {gpu}; copy "
                     f"it to the host, or load the artifact for that GPU"
                 )
@@ -180,7 +173,7 @@ class OnnxRuntimeBackend:
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as error:  # its exceptions share no base but this
-            raise ExecutionError(
+            raise errors.ExecutionError(
                 f"ONNX Runtime failed to run the graph: {_first_line(error)}"
             ) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
@@ -219,7 +212,9 @@ def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
 
 
 def _closed(*_: Any) -> Any:
-    raise SessionClosedError("the session was closed by another thread; load the artifact again")
+    raise errors.SessionClosedError(
+        "the session was closed by another thread; load the artifact again"
+    )
 
 
 def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:
@@ -234,7 +229,7 @@ def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:
 
 def _spec(node: Any) -> TensorSpec:
     if node.type not in _DTYPES:
-        raise ModelLoadError(
+        raise errors.ModelLoadError(
             f"{node.name!r} is {node.type}, which numpy cannot hold; cast it to a numpy type in the graph"
         )
     shape = tuple(

@@ -10,16 +10,11 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from repr_runtime import errors
 from repr_runtime.batching.arrays import Joiner, Sample
 from repr_runtime.batching.delivery import deliver, may_be_one_sample, own_copy
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
-from repr_runtime.errors import (
-    BatcherClosedError,
-    BatchSizeError,
-    DeadlineExceededError,
-    QueueFullError,
-)
 from repr_runtime.session import Session
 
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -149,7 +144,7 @@ class Batcher:
     def _submit(self, given: Given, deadline: float | None) -> Request:
         sample = self._joiner.check(given)
         if sample.rows > self.max_batch:
-            raise BatchSizeError(
+            raise errors.BatchSizeError(
                 f"got {sample.rows} samples in one request, the batcher runs {self.max_batch} at once; "
                 f"give them in parts"
             )
@@ -162,9 +157,9 @@ class Batcher:
             if self._waiting.rows + sample.rows > self.queue_limit:
                 expired = self._take_expired(now)
             if self._closed:
-                refusal = BatcherClosedError("the batcher is closed; make a new one")
+                refusal = errors.BatcherClosedError("the batcher is closed; make a new one")
             elif self._waiting.rows + sample.rows > self.queue_limit:
-                refusal = QueueFullError(
+                refusal = errors.QueueFullError(
                     f"{self._waiting.rows} samples wait, and {self.queue_limit} may; try again later, "
                     f"with more instances, or allow more with queue_limit"
                 )
@@ -205,7 +200,8 @@ class Batcher:
             self._changed.notify_all()
         for request in left:
             deliver(
-                request, BatcherClosedError("the batcher was closed before the request was begun")
+                request,
+                errors.BatcherClosedError("the batcher was closed before the request was begun"),
             )
         for worker in self._workers:
             if worker is not threading.current_thread():  # a callback may close, too
@@ -271,7 +267,7 @@ class Batcher:
                 else f"the deadline had passed {-given:.3g} s before the request came; deadlines are "
                 f"moments of time.monotonic()"
             )
-            deliver(request, DeadlineExceededError(what))
+            deliver(request, errors.DeadlineExceededError(what))
 
     def _work(self) -> None:
         while batch := self._next_batch():

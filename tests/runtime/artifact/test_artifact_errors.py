@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,28 +14,14 @@ import pytest
 from onnx import helper
 from refusals import refuses
 
-from repr_runtime import load, preflight, read_manifest
+from repr_runtime import errors, load, preflight, read_manifest
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.artifact.parsing import is_plain_path
-from repr_runtime.errors import (
-    AlteredFileError,
-    ArtifactError,
-    ArtifactNotFoundError,
-    DeviceUnavailableError,
-    ManifestError,
-    MissingFileError,
-    ModelLoadError,
-    PrecisionNotFoundError,
-    ReproError,
-    SchemaVersionError,
-    SelfTestError,
-    TruncatedFileError,
-)
 
 MISSING = object()
 
 
-def refused(kind: type[ReproError], path: Path, *parts: str, **options: Any) -> None:
+def refused(kind: type[errors.ReproError], path: Path, *parts: str, **options: Any) -> None:
     """`load` raises exactly ``kind`` with ``parts`` in its message; `preflight` says the same."""
     options = {"device": "cpu"} | options
     with refuses(kind, *parts):
@@ -73,17 +60,13 @@ def test_resealing_alone_is_accepted(artifact: Path) -> None:
     load(artifact, device="cpu").close()
 
 
-@pytest.mark.parametrize(
-    ("place", "what"),
-    [
-        ("none", "there is no such folder"),
-        (".", "it holds no manifest.json"),
-        ("tiny/model.onnx", "it is not a folder"),
-    ],
-)
-@pytest.mark.usefixtures("artifact")
-def test_what_is_no_artifact(tmp_path: Path, place: str, what: str) -> None:
-    refused(ArtifactNotFoundError, tmp_path / place, what, "repr-export")
+def test_what_is_no_artifact(artifact: Path, tmp_path: Path) -> None:
+    for path, what in (
+        (tmp_path / "none", "there is no such folder"),
+        (tmp_path, "it holds no manifest.json"),
+        (artifact / "model.onnx", "it is not a folder"),
+    ):
+        refused(errors.ArtifactNotFoundError, path, what, "repr-export")
 
 
 def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +74,7 @@ def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", denied)  # a superuser may read everything
-    refused(ArtifactNotFoundError, artifact, "Permission denied", "right to read")
+    refused(errors.ArtifactNotFoundError, artifact, "Permission denied", "right to read")
 
 
 def test_a_file_that_is_missing_or_another(artifact: Path) -> None:
@@ -99,36 +82,36 @@ def test_a_file_that_is_missing_or_another(artifact: Path) -> None:
     content = file.read_bytes()
     size = len(content)
     for damaged, kind, parts in (
-        (content[:-1], TruncatedFileError, (f"{size - 1:,} bytes", f"expected {size:,}", "again")),
-        (b"", TruncatedFileError, ("0 bytes",)),
-        (content + b"\0", AlteredFileError, (f"{size + 1:,} bytes", f"expected {size:,}")),
-        (b"?" + content[1:], AlteredFileError, ("altered", "SHA-256", "expected", "again")),
+        (content[:-1], errors.TruncatedFileError, (f"{size - 1:,} bytes", f"{size:,}", "again")),
+        (b"", errors.TruncatedFileError, ("0 bytes",)),
+        (content + b"\0", errors.AlteredFileError, (f"{size + 1:,} bytes", f"expected {size:,}")),
+        (b"?" + content[1:], errors.AlteredFileError, ("altered", "SHA-256", "expected", "again")),
     ):
         file.write_bytes(damaged)
         refused(kind, artifact, *parts)
     file.unlink()
-    refused(MissingFileError, artifact, str(file), "not there", "export it again")
+    refused(errors.MissingFileError, artifact, str(file), "not there", "export it again")
     file.mkdir()
-    refused(MissingFileError, artifact, "not a file")
+    refused(errors.MissingFileError, artifact, "not a file")
     for name in ("\ud800", "x" * 5000):  # no file can have
         reseal(artifact, put("files.0.path", name))
-        refused(MissingFileError, artifact)
+        refused(errors.MissingFileError, artifact)
 
 
 def test_missing_golden_samples_are_told_by_preflight_and_self_test(artifact: Path) -> None:
     (artifact / "golden.npz").unlink()
     (check,) = (check for check in preflight(artifact) if not check.passed)
     assert "golden.npz" in check.detail
-    with load(artifact, device="cpu") as session, pytest.raises(MissingFileError):
+    with load(artifact, device="cpu") as session, pytest.raises(errors.MissingFileError):
         session.self_test()
 
 
 def test_newer_schema(artifact: Path) -> None:
     reseal(artifact, put("schema", 2))
     parts = ("schema version 2", "reads up to 1", "pip install -U", str(artifact))
-    refused(SchemaVersionError, artifact, *parts)
+    refused(errors.SchemaVersionError, artifact, *parts)
     (artifact / "manifest.json").write_text('{"schema": 3}')  # whatever else it changed
-    refused(SchemaVersionError, artifact, "schema version 3")
+    refused(errors.SchemaVersionError, artifact, "schema version 3")
 
 
 def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
@@ -136,18 +119,18 @@ def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
     good = file.read_bytes()
     data = json.loads(good)
     file.write_bytes(good.replace(b'"tiny"', b'"tinz"', 1))
-    refused(ManifestError, artifact, "was altered", data["sha256"], "again", str(file))
+    refused(errors.ManifestError, artifact, "was altered", data["sha256"], "again", str(file))
     del data["sha256"]
     file.write_text(json.dumps(data, indent=1))
-    refused(ManifestError, artifact, "does not open with its SHA-256")
+    refused(errors.ManifestError, artifact, "does not open with its SHA-256")
     file.write_bytes(good.rstrip())
-    refused(ManifestError, artifact, "was altered")
+    refused(errors.ManifestError, artifact, "was altered")
     with file.open("r+b") as stream:
         stream.truncate(2**27)
-    refused(ManifestError, artifact, "no manifest has")
+    refused(errors.ManifestError, artifact, "no manifest has")
     file.unlink()
     os.mkfifo(file)  # reading it would wait without end
-    refused(ManifestError, artifact, "is not a file")
+    refused(errors.ManifestError, artifact, "is not a file")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +144,7 @@ def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
 )
 def test_what_is_no_manifest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
-    refused(ManifestError, tmp_path, str(tmp_path / "manifest.json"), "export it again")
+    refused(errors.ManifestError, tmp_path, str(tmp_path / "manifest.json"), "export it again")
 
 
 OTHER_GRAPH = {"path": "other.onnx", "role": "graph", "precision": "fp32", "bytes": 1}
@@ -202,7 +185,7 @@ WRONG: dict[str, tuple[object, ...]] = {
 def test_a_field_of_the_wrong_kind(artifact: Path, place: str, value: object) -> None:
     reseal(artifact, put(place, value))
     names = {name for name in (place.split(".")[0], place.split(".")[-1]) if not name.isdigit()}
-    with refuses(ManifestError, "export it again") as caught:
+    with refuses(errors.ManifestError, "export it again") as caught:
         load(artifact)
     assert any(name in str(caught.value) for name in names)
 
@@ -216,16 +199,18 @@ def test_a_field_of_the_wrong_kind(artifact: Path, place: str, value: object) ->
 )
 def test_a_path_that_leads_elsewhere(artifact: Path, path: str) -> None:
     reseal(artifact, put("files.0.path", path))
-    refused(ManifestError, artifact, "files[0].path", repr(path), "leads out of the artifact")
+    refused(
+        errors.ManifestError, artifact, "files[0].path", repr(path), "leads out of the artifact"
+    )
     assert is_plain_path("engines/a.engine")
 
 
 def test_a_graph_that_the_library_refuses_under_a_right_hash(tiny: Any, tmp_path: Path) -> None:
     for garbage in (b"\xff" * 100, b"garbage", b"\x08\x0a", b"\x3a\x02\x0a\x00"):
-        refused(ModelLoadError, tiny.write(tmp_path / "a", graph=garbage), "again")
+        refused(errors.ModelLoadError, tiny.write(tmp_path / "a", graph=garbage), "again")
     nodes = [helper.make_node("NoSuchOperator", ["x"], ["y"])]
     path = tiny.write_model(tmp_path / "b", nodes, {"x": ("n", 2)}, {"y": ("n", 2)})
-    refused(ModelLoadError, path, "refuses the graph", "NoSuchOperator", "--opset")
+    refused(errors.ModelLoadError, path, "refuses the graph", "NoSuchOperator", "--opset")
 
 
 @pytest.mark.parametrize(
@@ -243,14 +228,14 @@ def test_a_graph_that_is_not_the_manifests(
     tiny: Any, tmp_path: Path, field: str, spec: TensorSpec
 ) -> None:
     path = tiny.write(tmp_path / "a", **{field: (spec,)})
-    refused(ArtifactError, path, f"the graph's {field} are", str(spec), "export it again")
+    refused(errors.ArtifactError, path, f"the graph's {field} are", str(spec), "export it again")
 
 
 def test_unknown_precisions_and_devices(artifact: Path) -> None:
     parts = ("no int3 graph", "it has fp32", "export")
-    refused(PrecisionNotFoundError, artifact, *parts, precision="int3")
+    refused(errors.PrecisionNotFoundError, artifact, *parts, precision="int3")
     parts = ("no device 'tpu'", "auto, tensorrt, cuda, ")
-    refused(DeviceUnavailableError, artifact, *parts, device="tpu")
+    refused(errors.DeviceUnavailableError, artifact, *parts, device="tpu")
 
 
 def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
@@ -259,7 +244,7 @@ def test_a_device_asked_for_by_name_is_never_replaced(artifact: Path) -> None:
         with load(artifact, device="cuda") as session:
             assert session.device == "cuda"
             assert session.backend.session.get_providers()[0] == "CUDAExecutionProvider"
-    except DeviceUnavailableError as error:
+    except errors.DeviceUnavailableError as error:
         reason = str(error)
         assert re.search("'cuda'.*(driver|CUDAExecutionProvider|CUDA libraries)", reason)
 
@@ -268,17 +253,12 @@ def test_a_driver_without_devices_is_told(artifact: Path, monkeypatch: pytest.Mo
     from repr_runtime.backends import onnxruntime as backend
     from repr_runtime.cuda import driver as cuda
 
-    class Library:
-        __version__ = "1"
-
-        @staticmethod
-        def get_available_providers() -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    monkeypatch.setattr(backend, "_library", lambda: Library)
+    library = SimpleNamespace(get_available_providers=lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(backend, "_library", lambda: library)
+    library.__version__ = "1"
     monkeypatch.setattr(backend, "cuda_status", lambda: cuda.CudaStatus(0, "the driver sleeps"))
     parts = ("'cuda'", "the driver sleeps", "device='auto'")
-    refused(DeviceUnavailableError, artifact, *parts, device="cuda")
+    refused(errors.DeviceUnavailableError, artifact, *parts, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +282,7 @@ def test_golden_samples_of_nothing(
     path = tiny.write(tmp_path / "a", golden=golden)
     with (
         load(path, device="cpu") as session,
-        pytest.raises(ArtifactError, match=r"golden.*export it again"),
+        pytest.raises(errors.ArtifactError, match=r"golden.*export it again"),
     ):
         session.self_test()
     checks = preflight(path, device="cpu", verify=True)
@@ -326,7 +306,7 @@ def test_golden_samples_that_differ(tiny: Any, tmp_path: Path) -> None:
     golden["output.logits"] = golden["output.logits"] + np.float32(0.25)
     path = tiny.write(tmp_path / "a", golden=golden)
     parts = ("differ by up to 0.25", "allowed is 0.0001", "export it again")
-    with load(path, device="cpu") as session, refuses(SelfTestError, *parts):
+    with load(path, device="cpu") as session, refuses(errors.SelfTestError, *parts):
         session.self_test()
 
 
@@ -342,7 +322,7 @@ def test_a_nan_is_the_worst_difference(tiny: Any, tmp_path: Path, nan_first: boo
     )
     with (
         load(path, device="cpu", nonfinite="allow") as session,
-        pytest.raises(SelfTestError, match="nan"),
+        pytest.raises(errors.SelfTestError, match="nan"),
     ):
         session.self_test()
 

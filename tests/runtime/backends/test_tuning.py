@@ -43,14 +43,11 @@ def test_what_is_stored_is_found_and_the_other_goal_stays(here: Machine, cache: 
     assert json.loads(path.read_text())["goals"]["latency"]["search"] == {"candidates": [1]}
 
 
-def test_none_and_a_setting_of_ones_own() -> None:
+@pytest.mark.usefixtures("here")
+def test_none_a_setting_of_ones_own_and_a_goal_that_was_never_tuned() -> None:
     assert resolve(None, GRAPH, "1") == (None, "")
     mine = Setting(threads=3)
     assert resolve(mine, GRAPH, "1") == (mine, "with 3 threads")
-
-
-@pytest.mark.usefixtures("here")
-def test_never_tuned_says_how() -> None:
     words = "not tuned for latency: this graph was never tuned here; repr-bench --tune latency"
     assert resolve("latency", GRAPH, "1.31.1") == (None, words)
 
@@ -82,7 +79,7 @@ def test_another_goals_or_graphs_is_not_used(here: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
         *({"schema": 2}, {"goals": 3}, {"goals": {"latency": {}}}, {"goals": {"latency": []}}),
         *(
@@ -93,22 +90,18 @@ def test_another_goals_or_graphs_is_not_used(here: Machine) -> None:
             )
         ),
         *({"machine": {}}, {"machine": asdict(HERE) | {"cores": 8}}),
+        *(b"", b"\xff", b"[" * 100_000, b" " * (2**20 + 1), b"[]"),
     ],
 )
-def test_a_damaged_file_is_not_used_and_is_no_error(here: Machine, change: dict[str, Any]) -> None:
+def test_a_damaged_file_is_not_used_and_is_replaced(here: Machine, damage: Any) -> None:
     path = store("latency", Setting(), GRAPH, here)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    changed = isinstance(damage, dict)
+    content = json.dumps(json.loads(path.read_text()) | damage).encode() if changed else damage
+    path.write_bytes(content)
     setting, words = resolve("latency", GRAPH, "1.31.1")
     assert setting is None
     assert words.startswith("not tuned for latency: ")
-    assert "repr-bench --tune" in words
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[" * 100_000, b" " * (2**20 + 1), b"[]"])
-def test_what_is_no_tuning_is_not_used_and_is_replaced(here: Machine, content: bytes) -> None:
-    path = store("latency", Setting(), GRAPH, here)
-    path.write_bytes(content)
-    assert resolve("latency", GRAPH, "1.31.1")[0] is None
+    assert not changed or "repr-bench --tune" in words
     store("latency", Setting(threads=2), GRAPH, here)
     assert resolve("latency", GRAPH, "1.31.1")[0] == Setting(threads=2)
 

@@ -7,22 +7,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_session import FakeSession, is_answer, sample
 from numpy.typing import NDArray
 
-from repr_runtime import Batcher
-from repr_runtime.errors import (
-    BatcherClosedError,
-    DeadlineExceededError,
-    ExecutionError,
-    QueueFullError,
-)
+from repr_runtime import Batcher, errors
 
 THREADS = 64
 SETTLED = ("answered", "failed", "expired", "cancelled")
@@ -73,10 +66,10 @@ class Ledger:
 ENDS: dict[type[BaseException], str] = {
     CancelledError: "cancelled",
     asyncio.CancelledError: "cancelled",
-    DeadlineExceededError: "expired",
-    QueueFullError: "refused",
-    ExecutionError: "failed",
-    BatcherClosedError: "failed",
+    errors.DeadlineExceededError: "expired",
+    errors.QueueFullError: "refused",
+    errors.ExecutionError: "failed",
+    errors.BatcherClosedError: "failed",
 }
 
 
@@ -94,9 +87,16 @@ def outcome_of(future: Future[Any], identity: int) -> str:
         return outcome(error, identity)
 
 
+def together(work: Callable[[int], object], count: int = THREADS) -> None:
+    """``work`` in so many threads, each with a number, which begin at once."""
+    start = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda number: (start.wait(), work(number)), range(count), timeout=60))
+
+
 def poisoned(batch: NDArray[Any]) -> None:
     if (batch[:, 0] % 7 == 0).any():
-        raise ExecutionError(f"poison in {batch[:, 0].tolist()}")
+        raise errors.ExecutionError(f"poison in {batch[:, 0].tolist()}")
 
 
 def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
@@ -109,8 +109,8 @@ def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
             answer: Any
             try:
                 answer = made.run(sample(identity), timeout=soon if manner == "timeout" else 30)
-            except (DeadlineExceededError, ExecutionError, BatcherClosedError) as error:
-                if "make a new one" in str(error):
+            except errors.ReproError as error:
+                if ENDS[type(error)] == "refused" or "make a new one" in str(error):
                     raise
                 answer = error
             ledger.completed(identity)
@@ -123,7 +123,7 @@ def ask(made: Batcher, ledger: Ledger, dice: random.Random) -> None:
             time.sleep(soon / 4)
             assert future.cancel() == (outcome_of(future, identity) == "cancelled")
         ledger.write(identity, outcome_of(future, identity))
-    except (QueueFullError, BatcherClosedError):
+    except (errors.QueueFullError, errors.BatcherClosedError):
         ledger.write(identity, "refused")
 
 
@@ -156,18 +156,14 @@ JITTER = 0.002
 @pytest.mark.parametrize("seed", range(4))
 def test_every_request_of_64_threads_ends_once_and_rightly(seed: int) -> None:
     session, ledger = FakeSession(instances=1 + seed % 3, fail=poisoned, jitter=JITTER), Ledger()
-    start = threading.Barrier(THREADS)
 
     def work(number: int) -> None:
         dice = random.Random(1000 * seed + number)
-        start.wait()
         for _ in range(30):
             ask(made, ledger, dice)
 
     with Batcher(session, max_batch=8, max_delay=0.001, queue_limit=40) as made:  # type: ignore[arg-type]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for done in [pool.submit(work, number) for number in range(THREADS)]:
-                done.result(60)
+        together(work)
         made.close()
         counts = agree(ledger, made, session)
     assert sum(counts.values()) == 30 * THREADS
@@ -175,37 +171,29 @@ def test_every_request_of_64_threads_ends_once_and_rightly(seed: int) -> None:
     assert session.most_at_once == session.instances
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("drain", [True, False])
-def test_closing_in_the_midst_of_it(drain: bool) -> None:
+def test_closing_in_the_midst_of_it(drain: bool, seed: int) -> None:
     """Several threads close, all the others ask on until they are refused."""
-    for seed in range(4):
-        session, ledger = FakeSession(instances=2, fail=poisoned, jitter=JITTER), Ledger()
-        made = Batcher(session, max_batch=4, max_delay=0.001, queue_limit=100)  # type: ignore[arg-type]
-        start = threading.Barrier(THREADS)
+    session, ledger = FakeSession(instances=2, fail=poisoned, jitter=JITTER), Ledger()
+    made = Batcher(session, max_batch=4, max_delay=0.001, queue_limit=100)  # type: ignore[arg-type]
 
-        def work(
-            number: int, made: Batcher, ledger: Ledger, start: threading.Barrier, seed: int
-        ) -> None:
-            dice = random.Random(1000 * seed + number)
-            start.wait()
-            if number < 3:
-                time.sleep(0.02 + dice.random() * 0.01)
-                made.close(drain=drain)
-                assert made.stats().waiting == made.stats().running == 0
-                return
-            for _ in range(15):
-                ask(made, ledger, dice)
+    def work(number: int) -> None:
+        dice = random.Random(1000 * seed + number)
+        if number < 3:
+            time.sleep(0.02 + dice.random() * 0.01)
+            made.close(drain=drain)
+            assert made.stats().waiting == made.stats().running == 0
+            return
+        for _ in range(15):
+            ask(made, ledger, dice)
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            for done in [
-                pool.submit(work, number, made, ledger, start, seed) for number in range(THREADS)
-            ]:
-                done.result(60)
-        made.close()
-        counts = agree(ledger, made, session)
-        assert counts["refused"] > 0
-        if drain:  # nothing but poison failed
-            assert all(identity % 7 == 0 for identity in ledger.ending_in("failed"))
+    together(work)
+    made.close()
+    counts = agree(ledger, made, session)
+    assert counts["refused"] > 0
+    if drain:  # nothing but poison failed
+        assert all(identity % 7 == 0 for identity in ledger.ending_in("failed"))
 
 
 def test_cancelling_races_with_starting() -> None:
@@ -250,9 +238,7 @@ def test_event_loops_with_random_cancellations_and_timeouts() -> None:
             await asyncio.gather(*(one(made, dice) for _ in range(30)))
 
     with Batcher(session, max_batch=8, max_delay=0.001, queue_limit=60) as made:  # type: ignore[arg-type]
-        with ThreadPoolExecutor(4) as pool:
-            for done in [pool.submit(asyncio.run, many(made, seed)) for seed in range(4)]:
-                done.result(60)
+        together(lambda seed: asyncio.run(many(made, seed)), 4)
         made.close()
         counts, stats = ledger.count(), made.stats()
     assert sum(counts.values()) == 1200
@@ -268,26 +254,3 @@ def test_event_loops_with_random_cancellations_and_timeouts() -> None:
     for name in ("answered", "failed", "expired"):
         assert counts[name] <= getattr(stats, name) <= counts[name] + counts["cancelled"]
     assert all(counts[name] > 0 for name in ("answered", "cancelled", "expired", "failed"))
-
-
-def test_several_samples_a_request_come_back_whole_and_in_order() -> None:
-    session = FakeSession(instances=2, jitter=JITTER)
-    numbers = itertools.count(1)
-    lock = threading.Lock()
-
-    def work(seed: int) -> int:
-        dice = random.Random(seed)
-        for _ in range(25):
-            with lock:
-                rows = [next(numbers) for _ in range(dice.randint(1, 5))]
-            answer = made.run(np.stack([sample(i) for i in rows]), timeout=30)
-            assert answer["twice"][:, 0].tolist() == [2 * i for i in rows]
-            assert answer["sum"].tolist() == [-2 * i for i in rows]
-        return 25
-
-    made = Batcher(session, max_batch=8, max_delay=0.001, queue_limit=1000)  # type: ignore[arg-type]
-    with made, ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(work, range(16))) == 400
-    assert made.stats().answered == 400
-    ran = [int(i) for batch in session.seen for i in batch[:, 0]]
-    assert sorted(ran) == list(range(1, next(numbers)))

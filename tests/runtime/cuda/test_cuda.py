@@ -12,18 +12,13 @@ from fake_cuda import FakeCuda
 from fake_drivers import install
 from refusals import refuses
 
+from repr_runtime import errors
 from repr_runtime.cuda import bindings
 from repr_runtime.cuda import opening as cuda_module
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import CudaStatus, cuda_status
 from repr_runtime.cuda.opening import open_cuda
-from repr_runtime.errors import (
-    CudaError,
-    CudaGraphError,
-    DeviceMemoryError,
-    DeviceUnavailableError,
-)
 
 
 def _real(package: str) -> None:
@@ -114,16 +109,13 @@ def test_what_goes_there_comes_back(kit: Kit) -> None:
     assert kit.get(kit.b) == [5, 7]
 
 
-def test_memory_is_counted(kit: Kit) -> None:
+def test_memory_is_counted_and_too_much_is_its_own_error(kit: Kit) -> None:
     free, total = kit.cuda.memory_info()
     assert 0 < free <= total
     big = kit.cuda.allocate(64 << 20)
     assert kit.cuda.memory_info()[0] <= free - (32 << 20)
     kit.cuda.free(big)
-
-
-def test_too_much_memory_is_its_own_error(kit: Kit) -> None:
-    with pytest.raises(DeviceMemoryError):
+    with pytest.raises(errors.DeviceMemoryError):
         kit.cuda.allocate(1 << 50)
     kit.put(kit.a, 1)
     assert kit.get(kit.a) == [1]
@@ -163,7 +155,7 @@ def _divides(_: Kit) -> bool:
 
 
 def _synchronizes(kit: Kit) -> bool:
-    with pytest.raises(CudaError):
+    with pytest.raises(errors.CudaError):
         kit.cuda.synchronize(kit.stream)
     return True
 
@@ -171,10 +163,10 @@ def _synchronizes(kit: Kit) -> bool:
 @pytest.mark.parametrize(
     ("work", "kind", "words"),
     [
-        (lambda _: True, CudaGraphError, "the captured graph is empty"),
-        (lambda _: False, CudaGraphError, "the work to capture failed"),
+        (lambda _: True, errors.CudaGraphError, "the captured graph is empty"),
+        (lambda _: False, errors.CudaGraphError, "the work to capture failed"),
         (_divides, ZeroDivisionError, "by hand"),
-        (_synchronizes, CudaGraphError, "invalidated"),
+        (_synchronizes, errors.CudaGraphError, "invalidated"),
     ],
 )
 def test_a_stream_goes_on_after_a_capture_that_failed(
@@ -207,7 +199,7 @@ def test_neither_is_said_with_the_line_that_installs_one(monkeypatch: pytest.Mon
     for name in ("pycuda", "cuda", "cuda.bindings", "cuda.bindings.driver"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "repr_runtime.cuda.pycuda", raising=False)
-    with refuses(DeviceUnavailableError, "neither PyCUDA nor ", "pip install cuda-bindings"):
+    with refuses(errors.DeviceUnavailableError, "neither PyCUDA nor ", "pip install cuda-bindings"):
         open_cuda()
 
 
@@ -225,7 +217,7 @@ def test_pycuda_is_taken_where_it_is_installed_and_alone_cannot_capture(
     assert cuda.name == "PyCUDA 0.fake"
     with cuda.current():
         stream = cuda.create_stream()
-        with refuses(CudaGraphError, "PyCUDA cannot capture", "pip install cuda-bindings"):
+        with refuses(errors.CudaGraphError, "PyCUDA cannot capture", "pip install cuda-bindings"):
             cuda.capture(stream, lambda: True)
         cuda.destroy_stream(stream)
     cuda.close()
@@ -238,7 +230,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, CudaStatus(2, ""), "there are 2"),
     ):
         monkeypatch.setattr(cuda_module, "cuda_status", lambda status=status: status)
-        with refuses(DeviceUnavailableError, f"CUDA device {device} is not there: {reason}"):
+        with refuses(errors.DeviceUnavailableError, f"CUDA device {device} is not there: {reason}"):
             open_cuda(device)
 
 
@@ -246,7 +238,7 @@ def test_real_bindings_without_a_driver_say_so() -> None:
     pytest.importorskip("cuda.bindings")
     if cuda_status().devices:
         pytest.skip("there is a GPU")
-    with refuses(DeviceUnavailableError, "finds no CUDA driver", "install NVIDIA's driver"):
+    with refuses(errors.DeviceUnavailableError, "finds no CUDA driver", "install NVIDIA's driver"):
         BindingsCuda(0)
 
 

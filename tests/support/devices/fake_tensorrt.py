@@ -11,6 +11,7 @@ import enum
 import json
 import math
 import threading
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -70,8 +71,9 @@ class FakeEngine:
     def get_tensor_profile_shape(self, _: str, index: int) -> list[tuple[int, ...]]:
         return [(rows, *SAMPLE) for rows in self.fields["profiles"][index]]
 
-    def create_runtime_config(self) -> Any:
-        return FakeRuntimeConfig(self.module)
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        self.module.configs.append(FakeRuntimeConfig(self.module))
+        return self.module.configs[-1]
 
     def create_execution_context(self, config: Any = None) -> FakeContext | None:
         if len(self.contexts) >= self.fields.get("most_contexts", 99):
@@ -184,13 +186,12 @@ class FakeRuntimeCache:
         return json.dumps({"version": self.module.__version__, "kernels": 3}).encode()
 
 
+@dataclass
 class FakeRuntimeConfig:
-    def __init__(self, module: ModuleType) -> None:
-        self.module = module
-        self.cuda_graph_strategy: Any = "DISABLED"
-        self.dynamic_shapes_kernel_specialization_strategy: Any = "LAZY"
-        self.cache: Any = None
-        module.configs.append(self)
+    module: ModuleType
+    cuda_graph_strategy: Any = "DISABLED"
+    dynamic_shapes_kernel_specialization_strategy: Any = "LAZY"
+    cache: Any = None
 
     def create_runtime_cache(self) -> FakeRuntimeCache:
         return FakeRuntimeCache(self.module)

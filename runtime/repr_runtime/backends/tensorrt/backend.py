@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends.base import Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
@@ -17,16 +18,9 @@ from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
-from repr_runtime.backends.tensorrt.messages import last_error, logger
+from repr_runtime.backends.tensorrt.messages import begin, last_error, logger
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
-from repr_runtime.errors import (
-    BatchSizeError,
-    DeviceMemoryError,
-    EngineLoadError,
-    InputTypeError,
-    ModelLoadError,
-)
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -140,6 +134,7 @@ class TensorRTBackend:
         self._lanes = Lanes(cuda, self._make_lane, self._dispose, options.contexts)
 
     def _open(self) -> None:
+        begin()
         self._runtime = self._trt.Runtime(logger(self._trt))
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
@@ -165,7 +160,7 @@ class TensorRTBackend:
         refitter = self._trt.Refitter(engine, logger(self._trt))
         parser = self._trt.OnnxParserRefitter(refitter, logger(self._trt))
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
-            raise EngineLoadError(
+            raise errors.EngineLoadError(
                 f"the engine was built without weights, and {self.library.title} cannot put the "
                 f"graph's into it ({last_error()}); {self._file.rebuild}"
             )
@@ -207,12 +202,10 @@ class TensorRTBackend:
     def _make_lane(self, index: int) -> Lane:
         engine = self._engine
         assert engine is not None
-        if self._config is None:
-            context = engine.create_execution_context()
-        else:
-            context = engine.create_execution_context(self._config)
+        config = () if self._config is None else (self._config,)
+        context = engine.create_execution_context(*config)
         if context is None:  # for want of memory, as a rule
-            raise DeviceMemoryError(
+            raise errors.DeviceMemoryError(
                 f"{self.library.title} makes no execution context ({last_error()}); free memory on "
                 f"the device, or build with a smaller largest batch: {self._file.rebuild}"
             )
@@ -248,7 +241,7 @@ class TensorRTBackend:
                 continue
             found = view(value)
             if found.device not in (None, self._cuda.device):
-                raise InputTypeError(
+                raise errors.InputTypeError(
                     f"input {name!r} lies on cuda:{found.device}, the engine is on "
                     f"{self.device}; copy it there"
                 )
@@ -257,6 +250,7 @@ class TensorRTBackend:
         return self._run(views, self._memory.array)
 
     def _run(self, feed: Mapping[str, Any], fresh: Any) -> list[Any]:
+        begin()
         batch = self.profiles[0].max if self._counted is None else feed[self._counted].shape[0]
         index = self._choose_profile(batch)
         capturing = self._policy.on and self._pads
@@ -274,7 +268,7 @@ class TensorRTBackend:
             known = ", ".join(
                 f"{p.min} to {p.max}" if p.min < p.max else str(p.min) for p in self.profiles
             )
-            raise BatchSizeError(
+            raise errors.BatchSizeError(
                 f"the engine takes batches of {known}, got {batch}; give such, or build it with "
                 f"others: {self._file.rebuild} --shapes min,opt,max"
             )
@@ -308,7 +302,7 @@ class TensorRTBackend:
 def _spec(engine: trt.ICudaEngine, name: str) -> TensorSpec:
     kind = engine.get_tensor_dtype(name).name
     if kind not in _DTYPES:
-        raise ModelLoadError(
+        raise errors.ModelLoadError(
             f"{name!r} of the engine is {kind}, which numpy cannot hold; export with --io fp32"
         )
     found = sizes(engine.get_tensor_shape(name))
@@ -317,7 +311,7 @@ def _spec(engine: trt.ICudaEngine, name: str) -> TensorSpec:
         for axis, size in enumerate(found)
     )
     if any(isinstance(size, str) for size in shape[1:]):
-        raise ModelLoadError(
+        raise errors.ModelLoadError(
             f"{name!r} of the engine has shape {found}; only its first dimension may be free"
         )
     return TensorSpec(name, _DTYPES[kind], shape)

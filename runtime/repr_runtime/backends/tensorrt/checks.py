@@ -12,23 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import EngineInfo, FileEntry, Manifest
 from repr_runtime.artifact.reading import check_size, read_file
 from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, open_library
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import Gpu, cuda_status
 from repr_runtime.cuda.opening import open_cuda
-from repr_runtime.errors import (
-    BatchSizeError,
-    DeviceMemoryError,
-    DeviceUnavailableError,
-    EngineLoadError,
-    EngineVersionError,
-    MissingFileError,
-    ReproError,
-    StaleEngineError,
-    WrongGpuError,
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class Subject:
     def edition(self) -> Edition:
         found = EDITIONS.get(self.info.flavour)
         if found is None:
-            raise EngineLoadError(
+            raise errors.EngineLoadError(
                 f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(EDITIONS)}; "
                 f"update repr-deploy, or {self.rebuild.replace(self.info.flavour, 'auto')}"
             )
@@ -80,8 +70,7 @@ class Subject:
     @property
     def file(self) -> FileEntry:
         entry = self.manifest.file(self.info.path)
-        if entry is None or entry.role != "engine":
-            raise MissingFileError(f"{self.info.path} is not in the manifest; {self.rebuild}")
+        assert entry is not None, "a manifest that lists an engine lists its file"
         return entry
 
     @property
@@ -94,7 +83,7 @@ class Subject:
                 gpus.append("later")
             cuda = self.edition.cuda_major
             driver = f"a driver for CUDA {cuda}.0 or later" if cuda else "its driver"
-            raise DeviceUnavailableError(
+            raise errors.DeviceUnavailableError(
                 f"{reason}; the engine needs an NVIDIA GPU of compute capability "
                 f"{' or '.join(gpus)}, and {driver}"
             )
@@ -107,7 +96,7 @@ def require_fresh(subject: Subject) -> str:
     graph = subject.manifest.graph(info.precision, "tensorrt")
     if graph is None or graph.sha256 != info.graph_sha256:
         now = f"now it is {graph.sha256[:12]}…" if graph else "now there is none"
-        raise StaleEngineError(
+        raise errors.StaleEngineError(
             f"{info.path} is stale: it was built from the {info.precision} graph {info.graph_sha256[:12]}…, "
             f"{now}; {subject.rebuild}"
         )
@@ -131,7 +120,7 @@ def _version(subject: Subject) -> str:
         return f"built by {info.version}, which is installed"
     if info.options.get("version_compatible") and built[:1] == here[:1] and built <= here:
         return f"built by {info.version} to run with later ones, such as {installed}"
-    raise EngineVersionError(
+    raise errors.EngineVersionError(
         f"{info.path} was built by {subject.edition.title} {info.version} and runs with no other, "
         f"installed is {installed}; {subject.rebuild}, or pip install "
         f"'{subject.edition.module}=={info.version}'"
@@ -145,7 +134,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _system(subject: Subject) -> str:
     here = f"{sys.platform}-{platform.machine().lower()}"
     if subject.info.platform != here:
-        raise EngineVersionError(
+        raise errors.EngineVersionError(
             f"{subject.info.path} was built for {subject.info.platform}, this is {here}; "
             f"{subject.rebuild}"
         )
@@ -156,7 +145,7 @@ def _driver(subject: Subject) -> str:
     driver, needed = cuda_status().driver, subject.edition.cuda_major
     known = ".".join(map(str, driver)) if driver else "unknown"
     if driver and needed and driver[0] < needed:
-        raise DeviceUnavailableError(
+        raise errors.DeviceUnavailableError(
             f"the driver speaks CUDA {known}, {subject.library.title} needs {needed}.0; update "
             f"NVIDIA's driver"
         )
@@ -178,7 +167,7 @@ def _capability(subject: Subject) -> str:
             invalid = subject.library.invalid(content)
         if invalid == ():
             return f"{gpu.name} has {here}, and the library says that it will run"
-    raise WrongGpuError(
+    raise errors.WrongGpuError(
         f"{info.path} was built for compute capability {', '.join(listed)}, {gpu.name} has {here}; "
         f"{subject.rebuild} on this machine"
     )
@@ -188,7 +177,7 @@ def _batch(subject: Subject) -> str:
     profiles = subject.info.profiles
     known = ", ".join(f"{p.min} to {p.max} (fastest at {p.opt})" for p in profiles)
     if subject.batch is not None and not any(p.min <= subject.batch <= p.max for p in profiles):
-        raise BatchSizeError(
+        raise errors.BatchSizeError(
             f"{subject.info.path} takes batches of {known}, not {subject.batch}; "
             f"{subject.rebuild} --shapes 1,{subject.batch},{subject.batch}"
         )
@@ -217,7 +206,7 @@ def _memory(subject: Subject) -> str:
     with _current(subject) as cuda:
         free, _ = cuda.memory_info()
     if free < needed:
-        raise DeviceMemoryError(
+        raise errors.DeviceMemoryError(
             f"{free / 2**20:,.0f} MiB are free on {subject.device.name}, {subject.info.path} needs "
             f"{needed / 2**20:,.0f} MiB at least; end what else runs there, or build with a smaller "
             f"largest batch: {subject.rebuild} --shapes 1,1,{max(1, largest // 4)}"
@@ -261,7 +250,7 @@ def check_engine(subject: Subject) -> tuple[Check, ...]:
             continue
         try:
             checks.append(Check(name, True, question(subject)))
-        except ReproError as error:
+        except errors.ReproError as error:
             failed.add(name)
             checks.append(Check(name, False, str(error)))
     return tuple(checks)

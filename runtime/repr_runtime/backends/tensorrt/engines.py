@@ -5,6 +5,7 @@ import os
 import warnings
 from pathlib import Path
 
+from repr_runtime import errors
 from repr_runtime.artifact.manifest import EngineInfo, Manifest
 from repr_runtime.artifact.reading import read_file
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
@@ -16,12 +17,6 @@ from repr_runtime.backends.tensorrt.checks import (
 )
 from repr_runtime.backends.tensorrt.library import EDITIONS, edition_of, open_library
 from repr_runtime.cuda.opening import open_cuda
-from repr_runtime.errors import (
-    EngineNotFoundError,
-    ForeignEngineError,
-    MissingFileError,
-    ReproError,
-)
 
 
 class ForeignEngineWarning(UserWarning):
@@ -49,7 +44,7 @@ def open_engine(
     if not found:
         others = ", ".join(dict.fromkeys(info.precision for info in manifest.engines))
         has = f"its engines are {others}" if others else "it has none"
-        raise EngineNotFoundError(
+        raise errors.EngineNotFoundError(
             f"{root} has no {precision} engine ({has}); build one: "
             f"{rebuild_command(manifest, precision, 'auto')}"
         )
@@ -61,7 +56,7 @@ def open_engine(
             content = read_file(root, subject.file)  # the bytes that run are those hashed
             file = _listed(subject, content, root / info.path)
             backend = TensorRTBackend(file, subject.library, open_cuda(options.gpu), options)
-        except ReproError as error:
+        except errors.ReproError as error:
             if info is found[-1]:
                 if failures:
                     error.add_note(f"and before that, {'; '.join(failures)}")
@@ -107,7 +102,7 @@ def open_engine_file(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise MissingFileError(
+        raise errors.MissingFileError(
             f"the engine {path} cannot be read ({error.strerror or error}); give its path"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
@@ -115,7 +110,7 @@ def open_engine_file(
         entry = manifest.file(info.path)
         if entry is not None and entry.sha256 == digest:
             if info.precision != precision:
-                raise EngineNotFoundError(
+                raise errors.EngineNotFoundError(
                     f"{path} is the artifact's {info.precision} engine, asked for was {precision}; "
                     f"load with precision={info.precision!r}"
                 )
@@ -129,7 +124,7 @@ def open_engine_file(
         f"says who made this one, or that it computes this network"
     )
     if not trust:
-        raise ForeignEngineError(
+        raise errors.ForeignEngineError(
             f"{danger}; build one: {rebuild}, or load with trust=True if you made it yourself"
         )
     warnings.warn(f"{danger}; it runs because of trust=True", ForeignEngineWarning, stacklevel=3)

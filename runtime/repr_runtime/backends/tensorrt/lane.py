@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,7 +96,10 @@ class Lane:
             self._events = [cuda.create_event() for _ in range(4 if timed else 0)]
             for event in self._events:
                 self._owned.callback(cuda.destroy_event, event)
-            self._select_profile()
+            if profile != 0:  # a new context has the first
+                selected = context.set_optimization_profile_async(profile, self._stream)
+                self._check(selected, f"takes no profile {profile}")
+                cuda.synchronize(self._stream)
             self._set_shapes(tensors[0], largest)
             self._inputs = {spec.name: self._allocate(spec) for spec in tensors[0]}
             self._outputs = [self._allocate(spec) for spec in tensors[1]]
@@ -107,14 +111,6 @@ class Lane:
     def captured(self) -> bool:
         """Whether runs of the present batch size replay a graph."""
         return self._graph is not None
-
-    def _select_profile(self) -> None:
-        if self.profile != 0:  # a new context has the first
-            self._check(
-                self._context.set_optimization_profile_async(self.profile, self._stream),
-                f"takes no profile {self.profile}",
-            )
-            self._cuda.synchronize(self._stream)
 
     def _set_shapes(self, inputs: tuple[TensorSpec, ...], rows: int) -> None:
         for spec in inputs:
@@ -165,7 +161,8 @@ class Lane:
             self._send(buffer, feed[name], rows)
         self._mark(1)
         if self._graph is None:
-            self._enqueue()
+            queued = self._context.execute_async_v3(self._stream)
+            self._check(queued, "failed to run the engine")
         else:
             self._cuda.launch(self._graph, self._stream)
         self._mark(2)
@@ -173,12 +170,7 @@ class Lane:
         self._mark(3)
         self._cuda.synchronize(self._stream)
         if self._events:
-            self.timings = Timings(
-                *(
-                    self._cuda.elapsed(a, b)
-                    for a, b in zip(self._events, self._events[1:], strict=False)
-                )
-            )
+            self.timings = Timings(*starmap(self._cuda.elapsed, pairwise(self._events)))
         if fresh is None:
             results = [view.copy() for view in results]
         if self._graph is None and self._policy.on:
@@ -230,9 +222,6 @@ class Lane:
             return array
         self._cuda.to_host(buffer.host[:size], buffer.device, self._stream)
         return buffer.on_host(shape)
-
-    def _enqueue(self) -> None:
-        self._check(self._context.execute_async_v3(self._stream), "failed to run the engine")
 
     def _capture(self) -> None:
         """Make a graph of what was just run eagerly, if its replay gives the same outputs."""

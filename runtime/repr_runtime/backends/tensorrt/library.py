@@ -8,14 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from repr_runtime import errors
 from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
-from repr_runtime.errors import (
-    BackendError,
-    EngineLoadError,
-    EngineVersionError,
-    MissingExtraError,
-    WrongGpuError,
-)
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -130,7 +124,7 @@ class Library:
             raise self.refusal(content, messages)
         return engine
 
-    def refusal(self, content: bytes, messages: Messages) -> EngineLoadError:
+    def refusal(self, content: bytes, messages: Messages) -> errors.EngineLoadError:
         """Why the library refused ``content``, from its header and its ``messages`` of that."""
         # The first error is the cause, those after it what came of it.
         said = first_sentence(messages.errors[0]) if messages.errors else ""
@@ -141,21 +135,23 @@ class Library:
         text = f"{self.title} refuses the engine"
         reason = f" ({said})" if said else ""
         if "VERSION_MISMATCH" in found:
-            return EngineVersionError(
+            return errors.EngineVersionError(
                 f"{text}: another version built it{reason}; build it again with this one"
             )
         if "UNSUPPORTED_CC" in found:
-            return WrongGpuError(f"{text}: it was built for another GPU{reason}; build it here")
+            return errors.WrongGpuError(
+                f"{text}: it was built for another GPU{reason}; build it here"
+            )
         if {"OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME", "CUDA_ERROR"} & {*found}:
-            return EngineLoadError(
+            return errors.EngineLoadError(
                 f"{text}: it needs a GPU and a driver that is new enough{reason}; install NVIDIA's "
                 f"driver, or use device='cpu'"
             )
         if "MALFORMED_ENGINE" in found:
-            return EngineLoadError(
+            return errors.EngineLoadError(
                 f"{text}, which is damaged or no engine at all{reason}; build it again"
             )
-        return EngineLoadError(f"{text}{reason}; build it again here")
+        return errors.EngineLoadError(f"{text}{reason}; build it again here")
 
 
 # What the messages of a library mean that cannot say it otherwise, or not without a GPU.
@@ -178,13 +174,13 @@ def open_library(edition: Edition) -> Library:
 
 def import_library(edition: Edition, purpose: str, needed: str) -> Any:
     """The library's module, which must have ``needed``; raises as :func:`open_library`."""
-    missing = MissingExtraError(purpose, edition.name, edition.module)
+    missing = errors.MissingExtraError(purpose, edition.name, edition.module)
     try:
         module = importlib.import_module(edition.module)
     except Exception as error:  # whatever a package with shared libraries raises
         if isinstance(error, ModuleNotFoundError) and error.name == edition.module:
             raise missing from error
-        raise BackendError(
+        raise errors.BackendError(
             f"{edition.module} is installed but cannot be loaded ({error!r:.200}); install it "
             f"again: pip install --force-reinstall 'repr-deploy[{edition.name}]'"
         ) from error

@@ -26,7 +26,8 @@ class Messages:
 _ERRORS = ("ERROR", "INTERNAL_ERROR")
 _lock = threading.Lock()
 _listeners: list[tuple[int, Messages]] = []
-_complaints = threading.local()
+_call = threading.local()
+_strays: tuple[int, str] = (0, "")  # complaints that nobody heard: how many, and the newest
 
 
 @contextlib.contextmanager
@@ -48,12 +49,19 @@ def listen(trt: Any) -> Iterator[Messages]:
             _listeners[:] = [other for other in _listeners if other is not listener]
 
 
-def last_error() -> str:
-    """What the library complained of in this thread, outside of ``listen``; "" if it did not.
+def begin() -> None:
+    """A call to the library begins in this thread: what :func:`last_error` then tells is of it."""
+    _call.newest, _call.strays = "", _strays[0]
 
-    The first sentence of the newest complaint, told once: to whoever asks after a failure.
+
+def last_error() -> str:
+    """What the library complained of since ``begin``, outside of ``listen``; "" if it did not.
+
+    In this thread, or else in one of the library's own, to which nobody listened: whose run
+    that was cannot be told. The first sentence of the newest complaint; one's own is told once.
     """
-    return first_sentence(_complaints.__dict__.pop("newest", ""))
+    own, _call.newest = _call.newest, ""
+    return first_sentence(own or (_strays[1] if _strays[0] > _call.strays else ""))
 
 
 def first_sentence(text: str) -> str:
@@ -70,12 +78,16 @@ def logger(trt: Any) -> Any:
     """
 
     def log(_: Any, severity: Any, text: str) -> None:
+        global _strays
         with _lock:
             own = [m for thread, m in _listeners if thread == threading.get_ident()]
             for messages in (own or [m for _, m in _listeners])[-1:]:
                 messages.add(severity.name, text)
-        if severity.name in _ERRORS and not own:
-            _complaints.newest = text
+            if severity.name in _ERRORS and not own:
+                if hasattr(_call, "newest"):
+                    _call.newest = text
+                elif not _listeners:
+                    _strays = (_strays[0] + 1, text)
 
     return implement(trt.ILogger, log=log)
 

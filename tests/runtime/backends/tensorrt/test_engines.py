@@ -11,20 +11,10 @@ from engine_place import PATH, RTX_PATH, Place
 from fake_tensorrt import engine_bytes, expected
 from refusals import refuses
 
-from repr_runtime import TensorRTOptions, load
+from repr_runtime import TensorRTOptions, errors, load
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
 from repr_runtime.backends.tensorrt.library import Edition
-from repr_runtime.errors import (
-    AlteredFileError,
-    EngineLoadError,
-    EngineNotFoundError,
-    ForeignEngineError,
-    MissingFileError,
-    ReproError,
-    StaleEngineError,
-    TruncatedFileError,
-)
 
 # What is chosen
 
@@ -70,7 +60,7 @@ def test_without_engines(artifact: Path) -> None:
     with load(artifact) as session:
         assert session.choice.endswith("; not on tensorrt: the artifact has no fp32 engine")
     way_out = "(it has none); build one: repr-export YOUR-NETWORK --engine auto"
-    with refuses(EngineNotFoundError, f"{artifact} has no fp32 engine {way_out}"):
+    with refuses(errors.EngineNotFoundError, f"{artifact} has no fp32 engine {way_out}"):
         load(artifact, device="tensorrt")
 
 
@@ -81,18 +71,21 @@ def test_a_corrupted_engine(place: Place) -> None:
     path = place.write("tensorrt")
     file = path / PATH
     good = file.read_bytes()
-    for content, kind in ((good[:-1] + b"?", AlteredFileError), (good[:-1], TruncatedFileError)):
+    for content, kind in (
+        (good[:-1] + b"?", errors.AlteredFileError),
+        (good[:-1], errors.TruncatedFileError),
+    ):
         file.write_bytes(content)
         with refuses(kind, PATH):
             load(path, device="tensorrt")
     file.unlink()
-    with refuses(MissingFileError, PATH):
+    with refuses(errors.MissingFileError, PATH):
         load(path, device="tensorrt")
     assert not place.modules["tensorrt"].engines  # nothing of it reached the library
     with load(path) as session:
         assert f"not on tensorrt: {file} is listed in manifest.json but" in session.choice
     place.write("tensorrt", content=b"ftrt rubbish")
-    with refuses(EngineLoadError, "damaged or no engine at all"):
+    with refuses(errors.EngineLoadError, "damaged or no engine at all"):
         load(path, device="tensorrt")
     assert all(device.closed for device in place.devices)
 
@@ -107,7 +100,7 @@ def test_a_foreign_engine_is_refused_unless_it_is_trusted(place: Place, foreign:
     foreign.write_bytes(engine_bytes(rtx=True, version="1.7.1.116", scale=3.0))
     rebuild = "repr-export tiny --engine tensorrt-rtx"
     parts = (str(foreign), "an engine is executable code", rebuild, "trust=True")
-    with refuses(ForeignEngineError, *parts):
+    with refuses(errors.ForeignEngineError, *parts):
         load(path, engine=foreign)
     assert not place.modules["tensorrt-rtx"].engines
     with pytest.warns(ForeignEngineWarning, match="nothing says who made this one"):
@@ -118,19 +111,19 @@ def test_a_foreign_engine_is_refused_unless_it_is_trusted(place: Place, foreign:
         assert "TensorRT-RTX" in session.choice
         assert session.choice.endswith(f"engine {foreign}, a foreign engine, as asked for")
     foreign.write_bytes(b"no engine")
-    with pytest.warns(ForeignEngineWarning), pytest.raises(EngineLoadError):
+    with pytest.warns(ForeignEngineWarning), pytest.raises(errors.EngineLoadError):
         load(path, engine=foreign, trust=True)
     assert all(device.closed for device in place.devices)
 
 
 def test_the_artifacts_own_engine_elsewhere_is_not_foreign(place: Place, foreign: Path) -> None:
     path = place.write("tensorrt")
-    with refuses(MissingFileError, f"{foreign} cannot be read"):
+    with refuses(errors.MissingFileError, f"{foreign} cannot be read"):
         load(path, engine=foreign)
     foreign.write_bytes((path / PATH).read_bytes())
     load(path, engine=foreign).close()  # a warning would be an error
     place.write("tensorrt", graph_sha256="0" * 64)
-    with pytest.raises(StaleEngineError):
+    with pytest.raises(errors.StaleEngineError):
         load(path, engine=foreign)
 
 
@@ -141,7 +134,10 @@ def test_a_foreign_engine_of_another_network(place: Place, foreign: Path) -> Non
     files = {e.path: (path / e.path).read_bytes() for e in manifest.files}
     other = replace(manifest, inputs=(replace(manifest.inputs[0], shape=("n", 3, 9, 9)),))
     write_artifact(path, other, files)
-    with pytest.warns(ForeignEngineWarning), pytest.raises(ReproError, match="the manifest says"):
+    with (
+        pytest.warns(ForeignEngineWarning),
+        pytest.raises(errors.ReproError, match="the manifest says"),
+    ):
         load(path, engine=foreign, trust=True)
     assert all(device.closed and not device.leaks for device in place.devices)
 
@@ -162,24 +158,28 @@ def test_code_for_the_cpu_is_let_in_only_where_the_engine_says_so(place: Place) 
     load(path, device="tensorrt").close()
     load(path, engine=path / PATH).close()
     place.write("tensorrt", content=content)
-    with pytest.raises(EngineLoadError, match="host executable code is not allowed"):
+    with pytest.raises(errors.EngineLoadError, match="host executable code is not allowed"):
         load(path, device="tensorrt")
 
 
 # The commands
 
 
-def test_inspect_says_what_an_engine_needs(
+def test_inspect_says_which_engines_run_and_what_the_others_need(
     place: Place, inspect: Callable[..., tuple[int, str]]
 ) -> None:
-    path = place.write("tensorrt", "tensorrt-rtx", compute_capabilities=("8.9",))
+    path = place.write("tensorrt", "tensorrt-rtx", options={})
+    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
     place.gpu()
+    place.patch.setattr(Edition, "cuda_major", 13)
+    told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
+    assert told in inspect(path, "--device", "cpu")[1]
     place.modules["tensorrt"] = None
     status, shown = inspect(path, "--device", "cpu")
     assert status == 0  # it runs, if not as an engine
     for part in (
         f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
-        f"needs an NVIDIA GPU of compute capability 8.9, and ",
+        f"needs an NVIDIA GPU of compute capability 9.0, and ",
         "  [NO] library: running engines needs",
         f"engine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: ",
         "This artifact will run here.",
@@ -189,14 +189,3 @@ def test_inspect_says_what_an_engine_needs(
     assert set(report["engines"]) == {PATH, RTX_PATH}
     assert [c["name"] for c in report["engines"][PATH] if not c["passed"]] == ["GPU", "library"]
     assert inspect(path, "--device", "tensorrt")[0] == 1
-
-
-def test_inspect_says_that_an_engine_runs_and_what_several_lack(
-    place: Place, inspect: Callable[..., tuple[int, str]]
-) -> None:
-    path = place.write("tensorrt", "tensorrt-rtx", options={})
-    assert f"engine    {RTX_PATH} runs here\n" in inspect(path)[1]
-    place.gpu()
-    place.patch.setattr(Edition, "cuda_major", 13)
-    told = f"engine    {PATH}\nengine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: "
-    assert told in inspect(path, "--device", "cpu")[1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repr_runtime.backends.tensorrt.library import EDITIONS, open_library
-from repr_runtime.backends.tensorrt.messages import Messages, last_error, listen, logger
+from repr_runtime.backends.tensorrt.messages import Messages, begin, last_error, listen, logger
 
 
 @pytest.fixture
@@ -31,16 +31,33 @@ def elsewhere(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
+def another_run(trt: Any) -> tuple[str, str]:
+    begin()
+    say(trt, "ERROR", "of another's run")
+    return last_error(), last_error()
+
+
 def test_the_last_error_is_the_newest_of_this_thread_and_told_once(trt: Any) -> None:
+    elsewhere(say, trt, "ERROR", "before the call")
+    begin()
     for text in ("the first", "the second", "the third: why\nand where"):
         say(trt, "ERROR", text)
     say(trt, "WARNING", "no error")
-    elsewhere(say, trt, "ERROR", "of another's run")
-    assert elsewhere(last_error) == ""
+    assert elsewhere(another_run, trt) == ("of another's run", "")
     assert (last_error(), last_error()) == ("the third: why", "")
+    elsewhere(say, trt, "WARNING", "no error")
+    elsewhere(say, trt, "ERROR", "of a thread of the library's own\nand more")
+    assert last_error() == "of a thread of the library's own"
+    say(trt, "ERROR", "of this one")
+    assert last_error() == "of this one"
+    begin()
+    with listen(trt):
+        elsewhere(say, trt, "ERROR", "of a build")
+    assert last_error() == ""
 
 
 def test_errors_and_warnings_are_kept_each_once(trt: Any) -> None:
+    begin()
     with listen(trt) as messages:
         with listen(trt) as inner:
             pass
