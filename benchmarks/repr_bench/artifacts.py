@@ -41,15 +41,14 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
     without = len(every) - len(bundled)
     have = "networks have" if without != 1 else "network has"
     tail = f"{without} {have} no bundled weights (--list)" if without else ""
-    left = {spec.name: reason for spec in bundled if (reason := reason_to_leave_out(spec))}
-    if all_bundled or len(left) == len(bundled):
-        return Selection(tuple(map(short_name, bundled)), tail and f"left out: {tail}")
-    taken = tuple(short_name(spec) for spec in bundled if spec.name not in left)
-    parts = [f"{short_name(spec)} ({left[spec.name]})" for spec in bundled if spec.name in left]
-    if not parts:
-        return Selection(taken, tail and f"left out: {tail}")
+    names = tuple(map(short_name, bundled))
+    left = {short_name(spec): why for spec in bundled if (why := reason_to_leave_out(spec))}
+    if all_bundled or len(left) in (0, len(names)):
+        return Selection(names, tail and f"left out: {tail}")
+    taken = tuple(name for name in names if name not in left)
+    told = ", ".join(f"{name} ({reason})" for name, reason in left.items())
     more = f"; {tail}" if tail else ""
-    return Selection(taken, f"left out: {', '.join(parts)}: --all-bundled takes these too{more}")
+    return Selection(taken, f"left out: {told}: --all-bundled takes these too{more}")
 
 
 def reason_to_leave_out(spec: NetworkSpec) -> str | None:
@@ -96,26 +95,20 @@ def find_artifact(
 
 def how_to_add(manifest: Manifest, folder: Path, precision: str) -> str:
     """The words that say how the artifact in ``folder`` gets a graph of ``precision``; or empty."""
+    from repr_models.errors import ModelsError
+    from repr_models.registry import resolve
+
     if precision not in LOWER or precision in manifest.precisions:
         return ""
     # An artifact is exported as a whole, so that what it has must be asked for again.
     lower = [name for name in (*manifest.precisions, precision) if name in LOWER]
     options = " ".join(f"--{name}" for name in lower)
     ours = manifest.weights.kind == "bundled" and not manifest.engines
-    if ours and _is_of(folder.name, manifest.network.name):
-        return f"add it: repr-export {folder.name} {options} -o {shlex.quote(str(folder.parent))}"
+    with contextlib.suppress(ModelsError):  # the folder may be called anything
+        if ours and resolve(folder.name).name == manifest.network.name:
+            place = shlex.quote(str(folder.parent))
+            return f"add it: repr-export {folder.name} {options} -o {place}"
     return f"export it again with {options}"
-
-
-def _is_of(name: str, network: str) -> bool:
-    """Whether ``name`` stands for that registered network."""
-    from repr_models.errors import ModelsError
-    from repr_models.registry import resolve
-
-    try:
-        return resolve(name).name == network
-    except ModelsError:
-        return False
 
 
 def _named(

@@ -35,9 +35,14 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
     ``least_percent`` is the smallest difference that counts.
     """
     readings = _readings(old, new)
-    machine = [_described(what, reading.shift) for what, reading in readings.items()]
+    machine: list[MachineShift] = []
+    for what, (_, found) in readings.items():
+        value, half = float(found.value), float(found.half_width(CONFIDENCE))
+        ratios = _ratios(value - half, value + half)
+        machine.append(MachineShift(what, math.exp(value), ratios))
+    kept = [max(1e-3, 1 - waited_share(run.machine)) for run in (old, new)]
     for what, ratio in (
-        ("waiting for a CPU, long calls", _waited_ratio(old, new)),
+        ("waiting for a CPU, long calls", kept[0] / kept[1]),
         (_CLOCK, math.exp(_clock_change(old, new))),
     ):
         if ratio != 1.0:
@@ -46,10 +51,10 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
     later = {_key(row): row for row in new.rows if row.batch is not None}
     run = _Runs(old, new, readings, least_percent / 100)
     rows = [
-        run.verdict(earlier[key], row) if key in earlier else _alone(row, "only new")
+        run.verdict(earlier[key], row) if key in earlier else _verdict(row, "only new")
         for key, row in later.items()
     ]
-    rows += [_alone(row, "only old") for key, row in earlier.items() if key not in later]
+    rows += [_verdict(row, "only old") for key, row in earlier.items() if key not in later]
     return Comparison(
         old=place,
         started=old.started,
@@ -125,20 +130,17 @@ def _why(value: float, half: float, least: float, machine: dict[str, float]) -> 
     told = half < abs(value) >= math.log1p(least) or abs(value) + half < math.log1p(least)
     if told:  # but for the machine's change
         what, most = max(machine.items(), key=lambda item: abs(item[1]))
-        return f"the machine itself was {_by(most)} ({what})"
+        way = "slower" if most > 0 else "faster"
+        return f"the machine itself was {math.expm1(abs(most)):.1%} {way} ({what})"
     if half > math.log1p(least):
         return f"its rounds spread too much: a change below {math.expm1(half):.1%} does not show"
     return "the difference is about as large as the smallest that counts"
 
 
-def _by(change: float) -> str:
-    return f"{math.expm1(abs(change)):.1%} {'slower' if change > 0 else 'faster'}"
-
-
 def _verdict(
     row: Row,
     verdict: Verdict,
-    reason: str,
+    reason: str = "",
     warnings: tuple[str, ...] = (),
     ratio: float | None = None,
     interval: Interval | None = None,
@@ -146,10 +148,6 @@ def _verdict(
     return RowVerdict(
         row.label, row.precision, row.batch, verdict, ratio, interval, reason, warnings
     )
-
-
-def _alone(row: Row, verdict: Verdict) -> RowVerdict:
-    return _verdict(row, verdict, "")
 
 
 def _key(row: Row) -> tuple[str, str | None, int | None]:
@@ -173,11 +171,6 @@ def _readings(old: Results, new: Results) -> dict[str, _Reading]:
     return found
 
 
-def _described(what: str, reading: Shift) -> MachineShift:
-    value, half = float(reading.value), float(reading.half_width(CONFIDENCE))
-    return MachineShift(what, math.exp(value), _ratios(value - half, value + half))
-
-
 def _ratios(low: float, high: float) -> Interval:
     """The ends of an interval of logarithms as ratios."""
     return Interval(*(math.exp(max(-_LARGEST_LOG, min(_LARGEST_LOG, e))) for e in (low, high)))
@@ -187,12 +180,6 @@ def _waited(run: Results, row: Row) -> float:
     """What waiting for a CPU, and what the hypervisor took, added to a row's log median."""
     excess = waiting_excess(row.rounds_ns, turn_seconds(run.machine), waited_share(run.machine))
     return excess - math.log1p(-min(0.999, stolen_share(run.machine)))
-
-
-def _waited_ratio(old: Results, new: Results) -> float:
-    """How waiting lengthened long calls, new over old."""
-    kept = [max(1e-3, 1 - waited_share(run.machine)) for run in (old, new)]
-    return kept[0] / kept[1]
 
 
 def _clock_change(old: Results, new: Results) -> float:

@@ -140,10 +140,12 @@ def _sentence(found: Overhead) -> str:
 
 
 def _over(found: Overhead, max_us: float | None, max_percent: float | None) -> str:
-    if max_us is not None and found.difference_us > max_us:
-        return f"; over the limit of {max_us:g} µs"
-    if max_percent is not None and found.percent > max_percent:
-        return f"; over the limit of {max_percent:g} %"
+    for cost, most, unit in (
+        (found.difference_us, max_us, "µs"),
+        (found.percent, max_percent, "%"),
+    ):
+        if most is not None and cost > most:
+            return f"; over the limit of {most:g} {unit}"
     return ""
 
 

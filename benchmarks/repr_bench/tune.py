@@ -21,10 +21,9 @@ from rich.text import Text
 
 from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
-from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, garbage_frozen, measure
-from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
-from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
+from repr_bench.peers.check import why_not_same
+from repr_bench.peers.ours import OursRunner, plan_for, timed_call, timed_row
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow, ratio
 from repr_bench.statistics.intervals import times
@@ -114,12 +113,7 @@ def tune_artifact(
         images, _ = request.images.for_artifact(session.manifest)
         batches = request.batches or ((1,) if goal == "latency" else THROUGHPUT_BATCHES)
         batches = batches if session.batch_size is None else (session.batch_size,)
-        inputs = check_inputs(session, images)
-        runner = OursRunner(session)
-        reference = in_batches(runner.logits, inputs, session.batch_size or CHUNK)
-        feeds = {batch: make_feed(session, images, batch)[0] for batch in batches}
-        entry = session.manifest.file(session.graph)
-        assert entry is not None, "the session was loaded from it"
+        given = OursRunner(session).given(images, batches)
         found = []
         opened: dict[Setting, OursRunner] = {}
         for setting in candidates(goal, request.threads or usable_cores(), batches):
@@ -136,18 +130,17 @@ def tune_artifact(
             found.append(candidate)
             try:
                 if bare not in opened:
-                    opened[bare] = OursRunner(
-                        load(folder, device="cpu", precision=precision, tuned=bare)
-                    )
-                    stack.callback(opened[bare].close)
-                    same = compare_top1(
-                        reference,
-                        in_batches(opened[bare].logits, inputs, session.batch_size or CHUNK),
-                    )
+                    runner = OursRunner(load(folder, device="cpu", precision=precision, tuned=bare))
+                    stack.callback(runner.close)
+                    same = given.same_answers(runner.logits, runner.chunk)
                     if different := why_not_same(same, precision):
                         raise ValueError(different)
+                    opened[bare] = runner
                 assert setting.batch is not None, "each is for one"
-                _make_ready(candidate, opened[bare], feeds[setting.batch], request.plan, clock)
+                prepared = opened[bare].prepare(given.inputs[setting.batch])
+                candidate.call, times = timed_call(prepared, which, request.plan, clock)
+                count = times * setting.batch
+                candidate.row = replace(row, images=count, settings=prepared.settings)
             except Exception as error:  # this one cannot be had
                 candidate.row, candidate.outcome = replace(row, reason=sentence(error)), "failed"
         listener.tell(f"tuning {folder.name} {precision} for {goal}: {len(found)} settings")
@@ -155,22 +148,7 @@ def tune_artifact(
             chosen = search(found, request.plan, listener, f"tuning {folder.name}", clock)
     record = {"candidates": [_record(each) for each in found]}
     machine = this_machine(version())
-    return found, store(goal, chosen.setting, entry.sha256, machine, search=record)
-
-
-def _make_ready(
-    candidate: Candidate, runner: OursRunner, feed: Any, plan: Plan, clock: Clock
-) -> None:
-    prepared = runner.prepare(feed)
-    times, candidate.call = 1, prepared.call
-    if candidate.row.measure == "throughput":
-        times = burst_length(prepared, min(BURST_SECONDS, plan.slice_ns / 2e9), clock)
-        candidate.call = partial(prepared.burst, times)
-    candidate.row = replace(
-        candidate.row,
-        images=times * (candidate.setting.batch or 1),
-        settings=prepared.settings,
-    )
+    return found, store(goal, chosen.setting, given.graph.sha256, machine, search=record)
 
 
 def search(
@@ -202,9 +180,7 @@ def search(
         if alive and alive[0] not in kept:
             kept[-1] = alive[0]
         alive = [each for each in alive if each in kept]
-    last = plan
-    if alive and alive[0].row.measure == "throughput":
-        last = replace(plan, samples=plan.rounds)
+    last = plan_for(alive[0].row.measure, plan) if alive else plan
     alive = _timed(alive, last, listener, f"{what}, last stage", clock)
     if not alive:
         reasons = dict.fromkeys(each.row.reason for each in every)
@@ -237,13 +213,7 @@ def _timed(
     if measured.interrupted:
         raise KeyboardInterrupt
     for each, timing in zip(alive, measured.timings, strict=True):
-        each.row = replace(
-            each.row,
-            status="measured" if timing.error is None else "failed",
-            reason="" if timing.error is None else sentence(timing.error),
-            steady=timing.steady,
-            rounds_ns=tuple(map(tuple, timing.rounds)),
-        )
+        each.row = timed_row(each.row, timing, plan)
         each.outcome = "dropped" if timing.error is None else "failed"
     return [each for each in alive if each.outcome != "failed"]
 

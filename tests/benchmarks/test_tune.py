@@ -136,20 +136,20 @@ class TestSearch:
 @pytest.mark.parametrize("goal", ["latency", "throughput"])
 def test_a_real_graph_is_tuned_kept_and_loaded(
     make_artifact: Any,
-    no_progress: Any,
     cache_folder: Path,
     goal: str,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make_artifact()
     few = [Setting(batch=1), Setting(threads=1, instances=2, batch=4)]
     monkeypatch.setattr(module, "candidates", lambda *_: few if goal == "throughput" else few[:1])
     monkeypatch.setattr(module, "choose", lambda alive: alive[-1])
-    batches = (1, 4) if goal == "throughput" else None
-    asked = Request((str(folder),), plan=BRIEF, threads=2, batches=batches)
-    out = io.StringIO()
-    assert tune(asked, goal, no_progress, Console(file=out, width=200)) == 0
-    assert all(words in out.getvalue() for words in ("chosen", f"tuned='{goal}'"))
+    batches = ["--batch", "1,4"] if goal == "throughput" else []
+    command = [str(folder), "--tune", goal, "--threads", "2", *batches]
+    assert cli.main([*command, "--seconds", "0.012", "--samples", "12", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert all(words in out for words in ("chosen", f"tuned='{goal}'"))
     (path,) = (cache_folder / "tuning").iterdir()
     graph = read_manifest(folder).graph("fp32")
     assert graph is not None
@@ -168,7 +168,7 @@ def test_a_setting_that_changes_answers_is_not_tried(
     make_artifact: Any, no_progress: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_artifact()
-    every = [Setting(batch=1), Setting(threads=1, batch=1)]
+    every = [Setting(batch=1), Setting(threads=1, batch=1), Setting(threads=1, batch=4)]
     monkeypatch.setattr(module, "candidates", lambda *_: every)
     plain = load
 
@@ -180,9 +180,9 @@ def test_a_setting_that_changes_answers_is_not_tried(
         return session
 
     monkeypatch.setattr(module, "load", other)
-    asked = Request((str(folder),), plan=BRIEF)
+    asked = Request((str(folder),), plan=BRIEF, batches=(1, 4))
     found, _ = module.tune_artifact(asked, folder, "fp32", "latency", no_progress)
-    assert [each.outcome for each in found] == ["chosen", "failed"]
+    assert [each.outcome for each in found] == ["chosen", "failed", "failed"]
     assert "top-1 is another on 20 of 20" in found[1].row.reason
 
 
@@ -207,17 +207,3 @@ def test_the_table_shows_each_setting_and_how_the_default_compares(
     assert chosen[3] == "s1"
     times = float(chosen[chosen.index("×") - 1])
     assert times == pytest.approx(2.0, rel=0.05)  # the default takes twice the time
-
-
-def test_the_command_line(
-    make_artifact: Any,
-    cache_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(module, "candidates", lambda *_: [Setting(batch=1)])
-    folder = make_artifact()
-    command = [str(folder), "--tune", "latency", "--seconds", "0.01", "--samples", "12", "--quiet"]
-    assert cli.main(command) == 0
-    assert "chosen" in capsys.readouterr().out
-    assert len(list((cache_folder / "tuning").iterdir())) == 1

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from repr_runtime.errors import QueueFullError
@@ -65,11 +66,6 @@ class VirtualTime:
 
 
 @dataclass
-class Seen:
-    batches: dict[int, int]
-
-
-@dataclass
 class QueueService:
     """One server, first come first served, ``service_ns`` a query; at most ``room`` unanswered.
 
@@ -113,8 +109,8 @@ class QueueService:
             self.time.at(self.free_at, answer)
         return future
 
-    def stats(self) -> Seen:
-        return Seen(dict(self.sizes))
+    def stats(self) -> Any:
+        return SimpleNamespace(batches=dict(self.sizes))
 
     def close(self, *, drain: bool = True) -> None:
         self.closed.append(drain)

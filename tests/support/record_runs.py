@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from repr_bench.errors import ResultsError
 from repr_bench.measuring.measure import Plan
+from repr_bench.options import whole_number
 from repr_bench.results.file import read_results, write_text
 from repr_bench.results.machine import stolen_share, waited_share
 from repr_bench.results.results import Results
@@ -60,20 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz")
     parser.add_argument("--batch", default="1,8", metavar="N,…", help="batch sizes (%(default)s)")
-    parser.add_argument("--threads", type=_positive, default=1, help="of a session (default 1)")
+    parser.add_argument("--threads", type=whole_number, default=1, help="of a session (default 1)")
     parser.add_argument(
         "--seconds", type=float, default=plan.seconds, help="timed of each row (%(default)s)"
     )
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--runs", type=_positive, help="how many runs")
+    length.add_argument("--runs", type=whole_number, help="how many runs")
     length.add_argument("--minutes", type=float, help="begin no run that would end later")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of 1 or more is needed, got {text!r}")
-    return int(text)
 
 
 def record(args: argparse.Namespace) -> list[Results]:

@@ -5,7 +5,6 @@ of its own, since a BLAS reads its number of threads once, when it is loaded. Co
 numpy's, one slice of the array a thread.
 """
 
-import argparse
 import json
 import os
 import re
@@ -209,14 +208,10 @@ def cache_bytes(folder: Path = _CACHES) -> dict[int, int]:
     return found or dict(_DEFAULT_CACHES)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Prints numpy's peaks as JSON, for the process that set the number of threads."""
-    argparse.ArgumentParser(
-        prog="python -m repr_bench.analysis.peaks", description=main.__doc__
-    ).parse_args(argv)
     json.dump([asdict(peak) for peak in numpy_products()], sys.stdout)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

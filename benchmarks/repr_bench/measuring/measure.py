@@ -65,18 +65,12 @@ class Timing:
     rounds: list[list[int]] = field(default_factory=list)
     error: Exception | None = None
 
-    def is_whole(self, plan: Plan) -> bool:
-        """Whether all rounds were measured, to the end of the last."""
-        if self.error is not None or len(self.rounds) < plan.rounds:
-            return False
-        last = self.rounds[-1]
-        return len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns
-
     def outcome(self, plan: Plan) -> tuple[Literal["measured", "failed", "interrupted"], str]:
         """What became of the row that was timed by ``plan``, and why it was not measured."""
         if self.error is not None:
             return "failed", sentence(self.error)
-        if self.is_whole(plan):
+        last = self.rounds[-1] if len(self.rounds) == plan.rounds else []
+        if len(last) >= plan.slice_calls and sum(last) >= plan.slice_ns:
             return "measured", ""
         return "interrupted", f"interrupted after {len(self.rounds)} of {plan.rounds} rounds"
 

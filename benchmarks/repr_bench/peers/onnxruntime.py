@@ -5,14 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from repr_bench.peers.base import (
-    Arrays,
-    Peer,
-    PeerAbsentError,
-    Prepared,
-    Workload,
-    not_installed,
-)
+from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
 
 
 class OnnxRuntimeRunner:
@@ -69,11 +62,7 @@ def _on_gpu(name: str, provider: str) -> Peer:
 
 
 PEERS = (
-    Peer(
-        "onnxruntime",
-        OnnxRuntimeRunner,
-        not_installed("onnxruntime", "pip install repr-deploy"),
-    ),
+    Peer("onnxruntime", OnnxRuntimeRunner, not_installed("onnxruntime", "pip install repr-deploy")),
     _on_gpu("onnxruntime-cuda", "CUDAExecutionProvider"),
     _on_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
 )

@@ -10,14 +10,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from repr_bench.peers.base import (
-    Arrays,
-    Peer,
-    PeerAbsentError,
-    Prepared,
-    Workload,
-    not_installed,
-)
+from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
 
 Hint = Literal["LATENCY", "THROUGHPUT"]
 
@@ -38,10 +31,7 @@ class OpenVINORunner:
         names = [port.get_any_name() for port in model.inputs]
         shapes = {name: array.shape for name, array in zip(names, arrays, strict=True)}
         model.reshape(shapes)  # a free batch would cost it
-        config: dict[str, Any] = {
-            "PERFORMANCE_HINT": self._hint,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
+        config: dict[str, Any] = {"PERFORMANCE_HINT": self._hint, "INFERENCE_PRECISION_HINT": "f32"}
         if self._workload.threads is not None:
             config["INFERENCE_NUM_THREADS"] = self._workload.threads
         compiled = self._core.compile_model(model, "CPU", config)

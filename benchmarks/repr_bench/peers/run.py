@@ -2,21 +2,19 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repr_bench.errors import sentence
-from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, now
-from repr_bench.measuring.measure import Clock, Plan, Timing, garbage_frozen, measure
-from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Runner, Workload
-from repr_bench.peers.check import check_inputs, compare_top1, in_batches, why_not_same
-from repr_bench.peers.ours import BURST_SECONDS, CHUNK, OursRunner, burst_length
+from repr_bench.measuring.measure import Clock, garbage_frozen, measure
+from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Workload
+from repr_bench.peers.check import why_not_same
+from repr_bench.peers.ours import Given, OursRunner, plan_for, timed_call, timed_row
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
 from repr_bench.results.results import Results
@@ -80,28 +78,6 @@ class _Entry:
 
     row: PeerRow
     call: Callable[[], object] | None = None
-    timing: Timing | None = None
-    plan: Plan = field(default_factory=Plan)
-
-    def finished(self) -> PeerRow:
-        timing = self.timing
-        if timing is None:
-            return self.row
-        status, reason = timing.outcome(self.plan)
-        rounds = tuple(map(tuple, timing.rounds))
-        return replace(
-            self.row, status=status, reason=reason, steady=timing.steady, rounds_ns=rounds
-        )
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What all get: the graph, inputs by batch size, and samples with the answers of ours."""
-
-    workload: Workload
-    inputs: Mapping[int, Arrays]
-    samples: Arrays
-    answers: NDArray[np.float64]
 
 
 class _Comparison:
@@ -123,19 +99,30 @@ class _Comparison:
         self._folder, self._device = Path(graph.artifact), graph.device
         self._graph_sha256 = graph.sha256
         self._batches = [row.batch for row in rows if row.batch is not None]
-        self._selected = [(peer, self._unfit(peer) or reason) for peer, reason in selected]
+        here = "cpu" if graph.device == "cpu" else "gpu"
+        self._selected = [
+            (p, why if p.device == here else f"ours runs on {graph.device}, and it on a {p.device}")
+            for p, why in selected
+        ]
+        self._row = partial(
+            PeerRow,
+            label=self._label,
+            precision=self._precision,
+            measure="latency",
+            status="absent",
+        )
         self._entries: list[_Entry] = []
 
     def rows(self) -> list[PeerRow]:
         """By measure and batch, ours first."""
-        found = [entry.finished() for entry in self._entries]
         return sorted(
-            found, key=lambda r: (MEASURES.index(r.measure), r.batch is None, r.batch or 0)
+            (entry.row for entry in self._entries),
+            key=lambda r: (MEASURES.index(r.measure), r.batch is None, r.batch or 0),
         )
 
     def fail(self, error: Exception) -> None:
         """A row that says why nobody was compared."""
-        self._entries = [_Entry(_gone(self._row(OURS), error))]
+        self._entries = [_Entry(_gone(self._row(peer=OURS), error))]
 
     def run(self) -> None:
         """Prepare all, then time them, all latencies and then all throughputs."""
@@ -147,24 +134,12 @@ class _Comparison:
                 self._measure(measure_name)
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
-        session = self._load("latency")
-        stack.callback(session.close)
+        session = stack.enter_context(self._load("latency"))
         images, _ = self._request.images.for_artifact(session.manifest)
         ours = OursRunner(session)
-        graph = session.manifest.file(session.graph)
-        assert graph is not None, "the session was loaded from it"
-        samples = check_inputs(session, images)
-        given = _Given(
-            workload=Workload(
-                folder=self._folder,
-                manifest=session.manifest,
-                graph=graph,
-                precision=self._precision,
-                threads=self._request.threads,
-            ),
-            inputs={batch: make_feed(session, images, batch)[0] for batch in self._batches},
-            samples=samples,
-            answers=in_batches(ours.logits, samples, session.batch_size or CHUNK),
+        given = ours.given(images, self._batches)
+        workload = Workload(
+            self._folder, session.manifest, given.graph, self._precision, self._request.threads
         )
 
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
@@ -172,28 +147,23 @@ class _Comparison:
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
-            self._prepare_peer(stack, peer, reason, given)
+            try:
+                if reason is not None:
+                    raise PeerAbsentError(reason)
+                runner = peer.open(workload)
+            except Exception as error:  # whatever a library raises is its rows
+                self._give_up(self._row(peer=peer.name), peer, error)
+                continue
+            stack.callback(runner.close)
+            self._prepare_peer(peer, runner, given)
 
-    def _prepare_peer(
-        self, stack: contextlib.ExitStack, peer: Peer, reason: str | None, given: _Given
-    ) -> None:
-        """Open it, and lay out its rows: each ready to be timed, or with the reason why not."""
-        row = self._row(peer.name)
-        try:
-            if reason is not None:
-                raise PeerAbsentError(reason)
-            runner = peer.open(given.workload)
-        except Exception as error:  # whatever a library raises is its rows
-            self._give_up(row, peer, error)
-            return
-        stack.callback(runner.close)
+    def _prepare_peer(self, peer: Peer, runner: Runner, given: Given) -> None:
+        """Lay out its rows: each ready to be timed, or with the reason why not."""
         for batch, arrays in given.inputs.items():
-            row = replace(row, batch=batch)
+            row = self._row(peer=peer.name, batch=batch)
             try:
                 prepared = runner.prepare(arrays)
-                same = compare_top1(
-                    given.answers, in_batches(prepared.logits, given.samples, batch)
-                )
+                same = given.same_answers(prepared.logits, batch)
             except Exception as error:
                 self._give_up(row, peer, error)
                 continue
@@ -204,15 +174,6 @@ class _Comparison:
     def _give_up(self, row: PeerRow, peer: Peer, error: Exception) -> None:
         for each in peer.measures:
             self._entries.append(_Entry(_gone(replace(row, measure=each), error)))
-
-    def _row(self, peer: str) -> PeerRow:
-        return PeerRow(
-            label=self._label,
-            precision=self._precision,
-            measure="latency",
-            peer=peer,
-            status="absent",
-        )
 
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.same_answers is not None, "it was just checked"
@@ -225,26 +186,17 @@ class _Comparison:
             return _Entry(
                 replace(row, status="measured", images=row.batch, steady=True, rounds_ns=rounds)
             )
-        waiting = replace(
-            row, status="interrupted", reason="interrupted before it was measured", images=row.batch
-        )
-        if row.measure == "latency":
-            return _Entry(waiting, prepared.call)
-        seconds = min(BURST_SECONDS, self._request.plan.slice_ns / 2e9)
         try:
-            times = burst_length(prepared, seconds, self._clock)
+            call, times = timed_call(prepared, row.measure, self._request.plan, self._clock)
         except Exception as error:
             return _Entry(_gone(row, error))
-        return _Entry(replace(waiting, images=times * row.batch), partial(prepared.burst, times))
+        row = replace(row, status="interrupted", reason="interrupted before it was measured")
+        return _Entry(replace(row, images=times * (row.batch or 1)), call)
 
     def _measure(self, which: Measure) -> None:
         ready = [e for e in self._entries if e.call is not None and e.row.measure == which]
         ready.sort(key=lambda entry: entry.row.batch or 0)
-        plan = self._request.plan
-        if which == "throughput":
-            plan = replace(plan, samples=plan.rounds)  # each sample is a burst of many batches
-        for entry in ready:
-            entry.plan = plan
+        plan = plan_for(which, self._request.plan)
         with garbage_frozen():
             measured = measure(
                 [entry.call for entry in ready if entry.call],
@@ -253,7 +205,7 @@ class _Comparison:
                 report=partial(self._listener.advance, f"{which} of {self._label}"),
             )
         for entry, timing in zip(ready, measured.timings, strict=True):
-            entry.timing = timing
+            entry.row = timed_row(entry.row, timing, plan)
         if measured.interrupted:
             raise KeyboardInterrupt
 
@@ -275,14 +227,6 @@ class _Comparison:
             precision=self._precision,
             threads=threads,
             tuned=tuned,
-        )
-
-    def _unfit(self, peer: Peer) -> str | None:
-        here = "cpu" if self._device == "cpu" else "gpu"
-        return (
-            None
-            if peer.device == here
-            else f"ours runs on {self._device}, and it on a {peer.device}"
         )
 
 

@@ -59,11 +59,8 @@ class TrtexecRunner:
         def logits(given: Arrays) -> NDArray[Any]:
             return self._outputs(engine, names, fixed, given)
 
-        what = (
-            "copies to and from the GPU included"
-            if copies
-            else "WITHOUT copies to and from the GPU"
-        )
+        among = "copies to and from the GPU"
+        what = f"{among} included" if copies else f"WITHOUT {among}"
         settings = f"trtexec's latency by its own clock, {what}, no TF32; not in our rounds"
         return Prepared(logits, _no_call, settings, samples_ns=samples)
 

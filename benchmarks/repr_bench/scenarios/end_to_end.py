@@ -6,9 +6,9 @@ import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,18 +40,12 @@ Stage = tuple[str, Callable[[Any], Any]]
 """A name, and what makes the next stage's input of its own."""
 
 
-@dataclass
-class StageTiming:
-    """Samples in ns: for each stage, and for the network alone, a list for each round."""
+class StageTiming(NamedTuple):
+    """Samples in ns, by round: for each stage, and for the network alone."""
 
-    stages_ns: list[list[list[int]]] = field(default_factory=list)
-    bare_ns: list[list[int]] = field(default_factory=list)
-    interrupted: bool = False
-
-    def frozen(self) -> tuple[tuple[Windows, ...], Windows]:
-        """Both as tuples."""
-        stages = tuple(tuple(map(tuple, rounds)) for rounds in self.stages_ns)
-        return stages, tuple(map(tuple, self.bare_ns))
+    stages_ns: tuple[Windows, ...]
+    bare_ns: Windows
+    interrupted: bool
 
 
 def encode_jpegs(
@@ -146,7 +140,8 @@ def measure_stages(
 
     Half of the plan's seconds go to each of the two at best. Ctrl-C keeps what was measured.
     """
-    found = StageTiming([[] for _ in stages])
+    stages_ns = [list[tuple[int, ...]]() for _ in stages]
+    bare_ns, interrupted = list[tuple[int, ...]](), False
     try:
         for number in range(WARMUP_CALLS):
             _through(stages, inputs[number % len(inputs)], clock)
@@ -164,13 +159,13 @@ def measure_stages(
                 bare_calls.append(after - moments[-1])
                 spent += after - moments[0]
                 call += 1
-            for rounds, samples in zip(found.stages_ns, zip(*calls, strict=True), strict=True):
-                rounds.append(list(samples))
-            found.bare_ns.append(bare_calls)
+            for rounds, samples in zip(stages_ns, zip(*calls, strict=True), strict=True):
+                rounds.append(samples)
+            bare_ns.append(tuple(bare_calls))
             report(number + 1, plan.rounds)
     except KeyboardInterrupt:
-        found.interrupted = True
-    return found
+        interrupted = True
+    return StageTiming(tuple(map(tuple, stages_ns)), tuple(bare_ns), interrupted)
 
 
 def _through(stages: Sequence[Stage], value: Any, clock: Clock) -> list[int]:
@@ -205,13 +200,12 @@ def measure_from_jpeg(system: SystemUnderTest, row: StageRow) -> StageRow:
         system.request.plan,
         report=partial(system.listener.advance, f"{row.label} from JPEG, batch {batch}"),
     )
-    stages_ns, bare_ns = timing.frozen()
     row = replace(
         row,
         images=what,
         stages=tuple(name for name, _ in stages),
-        stages_ns=stages_ns,
-        bare_ns=bare_ns,
+        stages_ns=timing.stages_ns,
+        bare_ns=timing.bare_ns,
     )
     return row if timing.interrupted else replace(row, status="measured", reason="")
 

@@ -126,18 +126,14 @@ class _Run:
             self._scenarios(system, one_caller=True)
             if self.options.end_to_end:
                 self._end_to_end(system)
-            instances = self._instances(session)
+            instances = self.options.instances
+            if instances is None and session.device == "cpu":  # one a core; else the device's own
+                instances = max(1, usable_cores() // (request.threads or 1))
         if set(self.options.scenarios) <= STREAMS.keys():
             return
         with opened(instances=instances) as session:
             _require_same(session, graph)
             self._scenarios(replace(system, session=session), one_caller=False)
-
-    def _instances(self, session: Session) -> int | None:
-        """Runs side by side: those asked for, one a core on a CPU, else what the device has."""
-        if self.options.instances is not None or session.device != "cpu":
-            return self.options.instances
-        return max(1, usable_cores() // (self.request.threads or 1))
 
     def _scenarios(self, system: SystemUnderTest, *, one_caller: bool) -> None:
         """For each a row driven by ourselves, and one by LoadGen if that was asked for."""

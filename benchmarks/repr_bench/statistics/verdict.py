@@ -74,11 +74,7 @@ class Judged(NamedTuple):
 
 
 def judge(
-    old: ArrayLike,
-    new: ArrayLike,
-    *,
-    machine: Sequence[ArrayLike] = (),
-    least: float = 0.02,
+    old: ArrayLike, new: ArrayLike, *, machine: Sequence[ArrayLike] = (), least: float = 0.02
 ) -> Judged:
     """Compare runs of log medians of rounds, ``(..., n)`` and ``(..., m)``.
 
@@ -92,13 +88,10 @@ def judge(
     nearest, farthest = found.value, found.value
     low, high = found.value - half, found.value + half
     hopeless = np.zeros(found.value.shape, bool)
-    explanations: list[NDArray[np.float64]] = []
     for change in machine:
         known = np.isfinite(change)
         hopeless = hopeless | ~known
-        explanations.append(np.where(known, change, 0.0))
-    for explained in explanations:
-        left = found.value - explained
+        left = found.value - np.where(known, change, 0.0)
         nearest, farthest = np.minimum(nearest, left), np.maximum(farthest, left)
         low, high = np.minimum(low, left - half), np.maximum(high, left + half)
     verdict = np.full(low.shape, np.nan)

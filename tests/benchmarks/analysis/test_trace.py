@@ -144,26 +144,6 @@ def test_fused_and_blocked_nodes_are_led_back() -> None:
     }
 
 
-def test_quantized_operators_take_in_what_surrounds_them() -> None:
-    original = graph(
-        node("QuantizeLinear", ["x", "w"], ["q"], "quantize"),
-        node("DequantizeLinear", ["q", "w"], ["d"], "dequantize"),
-        node("Conv", ["d", "w"], ["c"], "conv"),
-        node("QuantizeLinear", ["c", "w"], ["cq"], "requantize"),
-        node("DequantizeLinear", ["cq", "w"], ["y"], "last"),
-    )
-    optimized = graph(
-        node("QuantizeLinear", ["x", "w"], ["q"], "quantize"),
-        node("QLinearConv", ["q", "w"], ["cq"], "fused"),
-        node("DequantizeLinear", ["cq", "w"], ["y"], "last"),
-    )
-    assert original_nodes(original, optimized) == {
-        "quantize": ("quantize",),
-        "fused": ("dequantize", "conv", "requantize"),
-        "last": ("last",),
-    }
-
-
 def test_quantized_convolutions_in_another_layout_keep_their_work() -> None:
     original = graph(
         node("QuantizeLinear", ["x", "w"], ["q"], "quantize"),

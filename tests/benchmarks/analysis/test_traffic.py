@@ -63,10 +63,7 @@ def test_a_convolution_and_a_gemm_by_hand(batch: int) -> None:
 
 def test_a_fixed_batch_counts_whole() -> None:
     graph = model(
-        node("MatMul", ["x", "m"], ["y"], "product"),
-        given=(4, 8),
-        made=(4, 2),
-        m=floats(8, 2),
+        node("MatMul", ["x", "m"], ["y"], "product"), given=(4, 8), made=(4, 2), m=floats(8, 2)
     )
     # 4·2 outputs of 8 products; 16 weights; 32 in, 8 out
     assert layer_traffic(graph, 4) == (LayerTraffic("product", "MatMul", 64, 64, 4 * 40),)
@@ -122,9 +119,7 @@ def test_an_output_that_something_else_reads_too_is_not_quantized() -> None:
 
 def test_a_size_that_nobody_knows_is_an_error() -> None:
     graph = model(
-        node("MatMul", ["x", "m"], ["y"], "product"),
-        given=("batch", "length", 2),
-        m=floats(2, 2),
+        node("MatMul", ["x", "m"], ["y"], "product"), given=("batch", "length", 2), m=floats(2, 2)
     )
     with pytest.raises(UncountableError, match="length"):
         layer_traffic(graph, 1)

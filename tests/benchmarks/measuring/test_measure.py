@@ -36,15 +36,6 @@ def test_rounds_interleave_forwards_and_backwards() -> None:
     assert "".join(name for name, _ in groupby(world.called)) == "abc" + "abcbabcba"
 
 
-def test_a_drifting_machine_hits_all_alike() -> None:
-    world = World()
-    calls = [world.call(name, lambda _n: 5 * (1 + world.now / 100e9)) for name in "ab"]
-    a, b = timed(world, Plan(), *calls).timings
-    means = [sum(map(sum, t.rounds)) / sum(map(len, t.rounds)) for t in (a, b)]
-    assert means[0] == pytest.approx(means[1], rel=0.003)
-    assert sum(a.rounds[-1]) / len(a.rounds[-1]) > 1.03 * sum(a.rounds[0]) / len(a.rounds[0])
-
-
 def test_first_call_of_a_slice_is_not_counted() -> None:
     world = World()
 

@@ -307,11 +307,6 @@ class TestTrtexec:
         runner.close()
         assert not place.exists()
 
-    def test_times_without_copies_are_called_so(self, tmp_path: Path) -> None:
-        path = tmp_path / "times.json"
-        path.write_text('[{"h2dMs": 0, "computeMs": 2.5, "d2hMs": 0}]')
-        assert trtexec_peer.read_times(path) == ((2_500_000,), False)
-
     @pytest.mark.parametrize("text", ["", "{}", "[]", "[3]", '[{"computeMs": 1}]'])
     def test_what_is_no_file_of_times_is_refused(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / "times.json"

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fake_queue
 import numpy as np
 import pytest
+from fake_queue import MS
 
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
@@ -22,20 +25,18 @@ from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughp
 from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
-MS = 1_000_000
 PLAN = Plan(seconds=0.12, samples=12, rounds=12, warmup_seconds=0.01)
 
 
 pytestmark = pytest.mark.usefixtures("few_images", "cache_folder")
 
 
-class World:
+class World(fake_queue.World):
     """A clock that each look moves by a millisecond, and peers that move it further."""
 
     def __init__(self) -> None:
-        self.now = 0
+        super().__init__()
         self.closed: list[str] = []
-        self.called: list[str] = []
 
     def clock(self) -> int:
         self.now += MS
@@ -46,27 +47,19 @@ class World:
 
         ``fails`` is what it cannot be prepared for, ``prepared`` what is otherwise about it then.
         """
-        world, fails, changes = self, how.pop("fails", None), how.pop("prepared", {})
-
-        class Runner:
-            def prepare(self, arrays: Any) -> Prepared:
-                if fails is not None:
-                    raise fails
-
-                def call() -> None:
-                    world.called.append(name)
-                    world.now += milliseconds * MS
-
-                ready = Prepared(logits, call, f"{name} with {len(arrays[0])}")
-                return replace(ready, **changes)
-
-            def close(self) -> None:
-                world.closed.append(name)
+        fails, changes = how.pop("fails", None), how.pop("prepared", {})
+        call = self.call(name, milliseconds)
 
         def logits(arrays: Any) -> Any:
             return sign * arrays[0].mean(axis=(1, 2, 3))[:, None] * np.arange(10.0)
 
-        return Peer(name, lambda _: Runner(), lambda: None, **how)
+        def prepare(arrays: Any) -> Prepared:
+            if fails is not None:
+                raise fails
+            return replace(Prepared(logits, call, f"{name} with {len(arrays[0])}"), **changes)
+
+        runner = SimpleNamespace(prepare=prepare, close=lambda: self.closed.append(name))
+        return Peer(name, lambda _: runner, lambda: None, **how)
 
 
 @pytest.fixture

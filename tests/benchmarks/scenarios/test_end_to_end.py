@@ -96,10 +96,9 @@ def test_each_stage_gets_its_own_time() -> None:
     plan = Plan(seconds=0.12, samples=4, rounds=2)
     bare = ticking.call("bare", 4)
     found = measure_stages(stages, ["a", "b"], bare, plan, clock=ticking.clock)
-    stages_ns, bare_ns = found.frozen()
     # 12 ms a call with its bare one, 60 ms a round
-    assert stages_ns == (((3_000_000,) * 5,) * 2, ((5_000_000,) * 5,) * 2)
-    assert bare_ns == ((4_000_000,) * 5,) * 2
+    assert found.stages_ns == (((3_000_000,) * 5,) * 2, ((5_000_000,) * 5,) * 2)
+    assert found.bare_ns == ((4_000_000,) * 5,) * 2
     assert ticking.seen[6:] == ["a", "a", "b", "b"] * 5  # after three calls of warm-up
     assert not found.interrupted
 

@@ -49,22 +49,28 @@ def test_a_summary_of_the_server_scenario(tmp_path: Path) -> None:
     assert found.reasons == unmet
 
 
-def test_summaries_of_the_others(tmp_path: Path) -> None:
-    stream = read_loadgen_summary(_written(tmp_path, "a.txt", logs.SINGLE_STREAM))
-    assert (stream.scenario, stream.valid, stream.reasons) == ("single-stream", True, ())
-    assert (stream.result_name, stream.result) == ("90.0th percentile latency (ns)", 5888911)
-    offline = read_loadgen_summary(_written(tmp_path, "b.txt", logs.OFFLINE))
-    assert (offline.scenario, offline.result) == ("offline", 873.137)
-    assert offline.reasons == ("Min duration not satisfied",)
-
-
-def test_a_detail_log(tmp_path: Path) -> None:
-    _written(tmp_path, "mlperf_log_detail.txt", logs.MULTI_STREAM_DETAIL)
-    found = read_loadgen_summary(tmp_path)
-    assert (found.scenario, found.valid, found.result) == ("multi-stream", False, 5864748)
-    assert found.version == "6.0.17 @ d6147c7eb7"
-    assert (found.percentiles_ns["50"], found.parameters["samples_per_query"]) == (2122881, "8")
-    assert found.reasons == ("Early stopping not satisfied",)
+@pytest.mark.parametrize(
+    ("name", "text", "result", "reasons"),
+    [
+        ("a.txt", logs.SINGLE_STREAM, ("single-stream", True, 5888911), ()),
+        ("b.txt", logs.OFFLINE, ("offline", False, 873.137), ("Min duration not satisfied",)),
+        (
+            *("mlperf_log_detail.txt", logs.MULTI_STREAM_DETAIL),
+            *(("multi-stream", False, 5864748), ("Early stopping not satisfied",)),
+        ),
+    ],
+)
+def test_logs_of_the_others(
+    name: str, text: str, result: tuple[object, ...], reasons: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = read_loadgen_summary(_written(tmp_path, name, text))
+    assert (found.scenario, found.valid, found.result) == result
+    assert found.reasons == reasons
+    if name == "mlperf_log_detail.txt":
+        assert read_loadgen_summary(tmp_path) == found
+        assert found.version == "6.0.17 @ d6147c7eb7"
+        figures = found.percentiles_ns["50"], found.parameters["samples_per_query"]
+        assert figures == (2122881, "8")
 
 
 @pytest.mark.parametrize(

@@ -364,20 +364,3 @@ def test_the_page_escapes_and_keeps_the_old_figures(results: Results) -> None:
     assert 'id="figures"' in page
     lost = replace(made.HELD, windows_ns=((UNANSWERED,),), window_seconds=(0.1,))
     assert "∞" in render_page(replace(results, scenarios=(replace(hostile, trials=(lost,)),)))
-
-
-@pytest.mark.slow
-def test_lenet5_for_real(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["lenet5", *QUICK, "--scenario", "all", "--end-to-end", "--slo", "100ms"]
-    assert cli.main([*command, "--seconds", "0.2", "--json", "r.json"]) == 0
-    found = read_results(Path("r.json"))
-    rows = {row.scenario: row for row in found.scenarios}
-    assert {row.status for row in found.scenarios} == {"measured"}
-    server = rows["server"]
-    assert server.rate is None or server.rate < 1e6
-    assert max(trial.answered for trial in server.trials) >= 100
-    offline: Any = rows["offline"].images_per_second
-    assert offline.value > 100
-    medians = found.end_to_end[0].medians_ms
-    assert medians["total"].value > medians["infer"].value
-    assert "lenet5" in capsys.readouterr().out

@@ -10,13 +10,7 @@ from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_
 
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import Outcome, RateTrial
-from repr_bench.scenarios.search import (
-    MOST_RATES,
-    Attempt,
-    SearchSettings,
-    conclusion,
-    search,
-)
+from repr_bench.scenarios.search import MOST_RATES, Attempt, SearchSettings, conclusion, search
 from repr_bench.scenarios.server import try_rate
 
 MS = 1_000_000
@@ -79,9 +73,11 @@ def test_search_brackets_and_bisects_to_within_5_percent(limit: float, first: fl
     assert len(row.trials) <= MOST_RATES + 1
 
 
-def test_what_is_not_confirmed_gives_way_to_lower_rates() -> None:
-    row = _search(1000.0, 800.0, confirmed_limit=700.0)
-    assert 0.5 * 700 < _holds(row)[0] <= 700.0
+@pytest.mark.parametrize(("limit", "slo_ms"), [(700.0, 15_000.0), (10.0, 15.0)])
+def test_what_is_not_confirmed_gives_way_to_lower_rates(limit: float, slo_ms: float) -> None:
+    row = _search(1000.0, 800.0, confirmed_limit=limit, slo_ms=slo_ms)
+    assert conclusion(row.trials, SearchSettings(slo_ms)) == ("measured", "")
+    assert 0.5 * limit < _holds(row)[0] <= limit
     confirms = [trial.offered for trial in row.trials if trial.confirms]
     assert confirms == sorted(confirms, reverse=True)
     assert row.next_rate == confirms[-2]
@@ -100,13 +96,6 @@ def test_a_failure_ends_the_search() -> None:
     failed = replace(_trial(10.0, "failed"), reason="ValueError: no")
     row, found = _searched(lambda _rate, _confirm: failed, 10.0, SearchSettings(15.0))
     assert (row.trials, found) == ((failed,), ("failed", "ValueError: no"))
-
-
-def test_a_search_is_confirmed_however_far_down() -> None:
-    trials = _search(1000.0, 500.0, confirmed_limit=10.0, slo_ms=15.0).trials
-    assert conclusion(trials, SearchSettings(15.0)) == ("measured", "")
-    assert trials[-1].confirms
-    assert 5.0 < trials[-1].offered <= 10.0
 
 
 def test_a_rate_of_which_a_late_generator_told_nothing_is_tried_once_more() -> None:
@@ -186,15 +175,6 @@ def test_a_generator_that_cannot_send_faster_bounds_the_rate_from_below() -> Non
     rate, above = _holds(row)
     assert rate < above < 1.06 * rate
     assert (row.generator_limit, row.derived()["generator_limit"]) == ("", None)
-
-
-def test_the_formula_of_the_queue_against_one_known_by_hand() -> None:
-    # P(W = 0) = 1 - ρ: at a load of 0.3, 70 % are answered in the service time itself
-    assert md1_latency_percentile(0.3, 1.0, 0.69) == pytest.approx(1.0, abs=1e-9)
-    # and P(W ≤ t) = (1 - ρ) e^(rate t) below one service time
-    t = 0.2
-    share = 0.7 * 2.718281828459045 ** (0.3 * t)
-    assert md1_latency_percentile(0.3, 1.0, share) == pytest.approx(1.0 + t)
 
 
 def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:

@@ -23,34 +23,12 @@ from repr_bench.statistics.intervals import (
 from repr_bench.statistics.shift import shift, student_quantile, trend, without_trend
 
 
-@pytest.mark.parametrize(
-    ("samples", "percent", "expected"),
-    [
-        # the classic example of the nearest rank
-        *(
-            ([15, 20, 35, 40, 50], percent, rank)
-            for percent, rank in ((5, 15), (30, 20), (40, 20), (50, 35), (100, 50))
-        ),
-        ([4, 3, 2, 1], 50, 2),  # ceil(2) = 2nd, not the mean of 2nd and 3rd
-        ([7], 99, 7),
-        # of 1..100 the p-th percentile is p: LoadGen's formula would say 100 for p99
-        (list(range(1, 101)), 99, 99),
-        (list(range(1, 101)), 90, 90),
-        (list(range(1, 102)), 99, 100),
-        # 0.07 * 100 is 7.000000000000001 in floating point, and its ceiling 8
-        (list(range(1, 101)), 7, 7),
-    ],
-)
-def test_percentile_is_the_nearest_rank(samples: list[int], percent: int, expected: int) -> None:
-    assert percentile(samples, percent) == expected
-
-
-@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=200), st.integers(1, 100))
-def test_percentile_agrees_with_its_formula_and_numpy(samples: list[int], percent: int) -> None:
-    rank = math.ceil(Fraction(percent * len(samples), 100))
-    assert percentile(samples, percent) == sorted(samples)[rank - 1]
-    covered = sum(value <= percentile(samples, percent) for value in samples)
-    assert 100 * covered >= percent * len(samples)
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_percentile_is_the_nearest_rank(percent: int) -> None:
+    """Of n shuffled numbers 1..n: at 7 of 100, 0.07 · 100 would be more than 7 in floating point."""
+    for count in range(1, 121):
+        samples = np.random.default_rng(count).permutation(count) + 1
+        assert percentile(samples, percent) == math.ceil(Fraction(percent * count, 100))
 
 
 @pytest.mark.parametrize(
@@ -93,23 +71,6 @@ def test_percentile_interval_is_that_of_laid_out_resamples(kind: str, percent: i
     assert interval == (by_hand[math.floor(0.025 * 499)], by_hand[math.ceil(0.975 * 499)])
 
 
-def test_percentile_interval_agrees_with_scipy_for_rounds_of_one_sample() -> None:
-    samples = np.random.default_rng(5).normal(100, 10, 401)
-    ours = percentile_interval([[s] for s in samples], 50, resamples=4000)
-    theirs = scipy.stats.bootstrap(
-        (samples,), np.median, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.15)
-
-
-def test_percentile_interval_counts_drift_between_rounds() -> None:
-    steady = [np.arange(100, 110) for _ in range(12)]
-    drifting = [np.arange(100, 110) + 10 * k for k in range(12)]
-    assert percentile_interval(steady, 50) == (104, 104)
-    found: Any = percentile_interval(drifting, 50)
-    assert found.high - found.low > 30
-
-
 def test_percentile_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(11)
     covered = 0
@@ -142,11 +103,6 @@ def test_wilson_agrees_with_scipy(hits: int, trials: int) -> None:
     assert wilson_interval(hits, trials) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_wilson_by_hand() -> None:
-    # 9 of 10, z = 1.95996: centre (9 + 1.92073) / 13.84146, half 1.95996 * sqrt(1.86036) / 13.84146
-    assert wilson_interval(9, 10) == pytest.approx((0.59585, 0.98212), abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("value", "interval", "expected"),
     [
@@ -175,18 +131,8 @@ def test_shown_digits_resolve_the_interval_or_are_the_most(value: float, half: f
 
 
 def test_student_quantiles_of_the_printed_tables() -> None:
-    probability, freedom = [0.995, 0.975, 0.975, 0.995], [10, 1, 2, 22]
-    found = [float(student_quantile(p, f)) for p, f in zip(probability, freedom, strict=True)]
-    assert found == pytest.approx([3.169, 12.706, 4.303, 2.819], abs=6e-4)
-    assert found == pytest.approx(scipy.stats.t.ppf(probability, freedom))
-
-
-def test_shift_by_hand() -> None:
-    # of 1..6 the two largest are left out: mean 2.5; winsorised 1 4 2 4 3 4, squares 8, of h = 4;
-    # in this order neighbours' products are negative, and what is added stays below 0
-    old = [1, 6, 2, 5, 3, 4]
-    found = shift(old, np.array(old) + 10)
-    assert [*map(float, found)] == pytest.approx([10, 2 * 8 / (4 * 3), 6, 0])
+    table = {(0.995, 10): 3.169, (0.975, 1): 12.706, (0.975, 2): 4.303, (0.995, 22): 2.819}
+    assert {at: float(student_quantile(*at)) for at in table} == pytest.approx(table, abs=6e-4)
 
 
 def test_shift_is_welchs_test_of_winsorised_rounds_where_they_alternate() -> None:
