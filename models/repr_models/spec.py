@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 from repr_models.errors import DuplicateNetworkError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Builder = Callable[[], "nn.Module"]
+P = ParamSpec("P")
 
 MULTIPLY_ADDS_FILE = "multiply_adds.json"
 """Each network's multiply-adds by name, written by ``python -m repr_models.count``."""
@@ -128,6 +129,20 @@ class Published:
             raise ValueError(f"top1 must lie in 0 < top1 <= 1, got {self.top1}")
 
 
+def torchvision(
+    network: str, file: str, sha256: str, top1: float, renames: tuple[tuple[str, str], ...] = ()
+) -> Published:
+    """The ``IMAGENET1K_V1`` weights of ``network``, in ``file-DIGITS.pth``."""
+    digits = sha256[:8] if len(sha256) == 64 else sha256
+    return Published(
+        source=f"torchvision {network}_Weights.IMAGENET1K_V1",
+        url=f"https://download.pytorch.org/models/{file}-{digits}.pth",
+        sha256=sha256,
+        top1=top1,
+        renames=renames,
+    )
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """One variant of a network: everything that export and training need to know of it.
@@ -145,10 +160,10 @@ class NetworkSpec:
     replaces the data set's.
     """
 
+    builder: Builder
     name: str
     family: str
     dataset: Dataset
-    builder: Builder
     parameters: int
     fold: FoldContract
     bar: float | None = None
@@ -196,49 +211,34 @@ registered: dict[str, NetworkSpec] = {}
 """The networks by name, in the order of their registration."""
 
 
-def register(
-    name: str,
-    *,
-    family: str,
-    dataset: Dataset,
-    parameters: int,
-    fold: FoldContract,
-    bar: float | None = None,
-    published: Published | None = None,
-    own_preprocessing: Preprocessing | None = None,
-    smallest_side: int = 32,
-    training_only: tuple[str, ...] = (),
-    recipe: Mapping[str, float | int | str] | None = None,
-) -> Callable[[Builder], Builder]:
-    """Decorator: register ``builder`` as the network ``name`` (``architecture.dataset``).
+def _decorator(
+    make_spec: Callable[Concatenate[Builder, P], NetworkSpec],
+) -> Callable[P, Callable[[Builder], Builder]]:
+    def register(*args: P.args, **fields: P.kwargs) -> Callable[[Builder], Builder]:
+        """Decorator: register the builder of a network, whose name is ``architecture.dataset``.
 
-    The other arguments are those of :class:`NetworkSpec`.
-    Raises :class:`DuplicateNetworkError` if the name is taken and ``ValueError`` if it is
-    not of that form.
-    """
-    if not re.fullmatch(rf"[a-z0-9_]+\.{dataset.name}", name):
-        raise ValueError(f"a network's name is architecture.{dataset.name}, got {name!r}")
+        The arguments are those of :class:`NetworkSpec`, but for the builder.
+        Raises :class:`DuplicateNetworkError` if the name is taken and ``ValueError`` if it is
+        not of that form.
+        """
 
-    def decorate(builder: Builder) -> Builder:
-        if name in registered:
-            raise DuplicateNetworkError(name)
-        registered[name] = NetworkSpec(
-            name=name,
-            family=family,
-            dataset=dataset,
-            builder=builder,
-            parameters=parameters,
-            fold=fold,
-            bar=bar,
-            published=published,
-            own_preprocessing=own_preprocessing,
-            smallest_side=smallest_side,
-            training_only=training_only,
-            recipe=recipe or {},
-        )
-        return builder
+        def decorate(builder: Builder) -> Builder:
+            spec = make_spec(builder, *args, **fields)
+            if not re.fullmatch(rf"[a-z0-9_]+\.{spec.dataset.name}", spec.name):
+                raise ValueError(
+                    f"a network's name is architecture.{spec.dataset.name}, got {spec.name!r}"
+                )
+            if spec.name in registered:
+                raise DuplicateNetworkError(spec.name)
+            registered[spec.name] = spec
+            return builder
 
-    return decorate
+        return decorate
+
+    return register
+
+
+register = _decorator(NetworkSpec)
 
 
 @cache

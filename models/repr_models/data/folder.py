@@ -204,11 +204,9 @@ def draw_evenly(
     order = np.random.default_rng(DRAW_SEED).permutation(count)
     if labels is not None:
         # Each image's place within its class, in the drawn order: all the first ones go first.
-        places, seen = np.empty(count, np.int64), dict[int, int]()
-        for at, index in enumerate(order):
-            label = int(labels[index])
-            places[at] = seen.get(label, 0)
-            seen[label] = int(places[at]) + 1
+        drawn, places = labels[order], np.empty(count, np.int64)
+        for label in np.unique(drawn):
+            places[drawn == label] = np.arange(np.count_nonzero(drawn == label))
         order = order[np.argsort(places, kind="stable")]
     return np.sort(order[:limit])
 
@@ -272,14 +270,8 @@ def _existing(folder: str | Path) -> Path:
 
 
 def _folders(root: Path) -> list[str]:
-    try:
-        return sorted(
-            entry.name
-            for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
-    except OSError as error:
-        raise _unreadable(error) from error
+    _, folders, _ = next(os.walk(root, onerror=_raise_unreadable))
+    return sorted(name for name in folders if not name.startswith("."))
 
 
 def _images_under(root: Path, start: str) -> list[str]:
@@ -303,11 +295,7 @@ def _images_under(root: Path, start: str) -> list[str]:
 
 
 def _raise_unreadable(error: OSError) -> None:
-    raise _unreadable(error)
-
-
-def _unreadable(error: OSError) -> DataError:
-    return DataError(f"{error.filename}: cannot be listed ({error.strerror or error})")
+    raise DataError(f"{error.filename}: cannot be listed ({error.strerror or error})") from error
 
 
 def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, register, torchvision
 
 
 class Convolution(NamedTuple):
@@ -136,11 +136,11 @@ def alexnet_cifar10() -> nn.Module:
     dataset=IMAGENET,
     parameters=61_100_840,
     fold=FoldContract(batchnorms=0),
-    published=Published(
-        source="torchvision AlexNet_Weights.IMAGENET1K_V1",
-        url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        top1=0.56522,
+    published=torchvision(
+        "AlexNet",
+        "alexnet-owt",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        0.56522,
     ),
     smallest_side=64,
 )

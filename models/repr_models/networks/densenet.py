@@ -11,6 +11,7 @@ Modules and parameters of the ImageNet networks are named as torchvision names t
 published files use the names of an older release: :data:`LEGACY_NAMES` makes them today's.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, register, torchvision
 
 BOTTLENECK = 4
 """The 1x1 convolution of a layer gives this many times the growth rate of channels (§3)."""
@@ -101,16 +102,13 @@ class DenseNet(nn.Module):
     ) -> None:
         super().__init__()
         channels = 2 * growth
-        self.features = nn.Sequential()
+        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        conv0 = nn.Conv2d(3, channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.features = nn.Sequential(OrderedDict(conv0=conv0))
         if stem == "imagenet":
-            conv0 = nn.Conv2d(3, channels, kernel_size=7, stride=2, padding=3, bias=False)
-            self.features.add_module("conv0", conv0)
             self.features.add_module("norm0", nn.BatchNorm2d(channels))
             self.features.add_module("relu0", nn.ReLU(inplace=True))
             self.features.add_module("pool0", nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
-        else:
-            conv0 = nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)
-            self.features.add_module("conv0", conv0)
         for index, count in enumerate(layers, start=1):
             self.features.add_module(f"denseblock{index}", DenseBlock(count, channels, growth))
             channels += count * growth
@@ -137,15 +135,13 @@ def _fold_contract(layers: Sequence[int], stem: Literal["cifar", "imagenet"]) ->
     return FoldContract(batchnorms=stays + folds, kept=stays, reason=reason)
 
 
-WHOLE_DIGESTS = {121: "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395"}
-"""SHA-256 of the published files; of the others, what their names tell must do."""
-
-
-# Table 1: depth -> layers of each block, parameters, top-1 and file of torchvision's weights
+SHA256_121 = "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395"
+# Table 1: depth -> layers of each block, parameters; torchvision's top-1 and as much of its digest
+# as is known
 IMAGENET_DEPTHS: dict[int, tuple[list[int], int, float, str]] = {
-    121: ([6, 12, 24, 16], 7_978_856, 0.74434, "densenet121-a639ec97"),
-    169: ([6, 12, 32, 32], 14_149_480, 0.75600, "densenet169-b2777c0a"),
-    201: ([6, 12, 48, 32], 20_013_928, 0.76896, "densenet201-c1103571"),
+    121: ([6, 12, 24, 16], 7_978_856, 0.74434, SHA256_121),
+    169: ([6, 12, 32, 32], 14_149_480, 0.75600, "b2777c0a"),
+    201: ([6, 12, 48, 32], 20_013_928, 0.76896, "c1103571"),
 }
 
 
@@ -168,19 +164,15 @@ def densenet_bc100() -> nn.Module:
 
 
 def _register_all() -> None:
-    for depth, (layers, parameters, top1, file) in IMAGENET_DEPTHS.items():
+    for depth, (layers, parameters, top1, sha256) in IMAGENET_DEPTHS.items():
         register(
             f"densenet{depth}.imagenet",
             family="densenet",
             dataset=IMAGENET,
             parameters=parameters,
             fold=_fold_contract(layers, "imagenet"),
-            published=Published(
-                source=f"torchvision DenseNet{depth}_Weights.IMAGENET1K_V1",
-                url=f"https://download.pytorch.org/models/{file}.pth",
-                sha256=WHOLE_DIGESTS.get(depth, file.rsplit("-", 1)[1]),
-                top1=top1,
-                renames=LEGACY_NAMES,
+            published=torchvision(
+                f"DenseNet{depth}", f"densenet{depth}", sha256, top1, LEGACY_NAMES
             ),
         )(partial(DenseNet, 32, layers, IMAGENET.class_count, stem="imagenet"))
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, register, torchvision
 
 
 class Widths(NamedTuple):
@@ -207,11 +207,11 @@ def googlenet_cifar10() -> nn.Module:
     dataset=IMAGENET,
     parameters=6_624_904,
     fold=FoldContract(batchnorms=57),
-    published=Published(
-        source="torchvision GoogLeNet_Weights.IMAGENET1K_V1",
-        url="https://download.pytorch.org/models/googlenet-1378be20.pth",
-        sha256="1378be20a8e875cf1568b8a71654e704449655e34711a959a38b04fb34905cef",
-        top1=0.69778,
+    published=torchvision(
+        "GoogLeNet",
+        "googlenet",
+        "1378be20a8e875cf1568b8a71654e704449655e34711a959a38b04fb34905cef",
+        0.69778,
     ),
     own_preprocessing=TRANSFORMED,
     training_only=("aux1", "aux2"),

@@ -27,7 +27,7 @@ from repr_models.networks.inception_blocks import (
     inception_preprocessing,
 )
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import IMAGENET, FoldContract, Published, register
+from repr_models.spec import IMAGENET, FoldContract, Published, register, torchvision
 
 
 class Mixed35(nn.Module):
@@ -325,11 +325,11 @@ class InceptionV4(nn.Sequential):
     dataset=IMAGENET,
     parameters=23_834_568,
     fold=FoldContract(batchnorms=94),
-    published=Published(
-        source="torchvision Inception_V3_Weights.IMAGENET1K_V1",
-        url="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
-        sha256="0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef",
-        top1=0.77294,
+    published=torchvision(
+        "Inception_V3",
+        "inception_v3_google",
+        "0cc3c7bd75056d25e46cba549dc184522069b81e9787eff6df84f397bd52a5ef",
+        0.77294,
     ),
     # torchvision normalises by ImageNet's statistics and undoes it inside the network
     # (transform_input); the two together are this.

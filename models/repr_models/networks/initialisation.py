@@ -32,12 +32,11 @@ def init_msra(network: nn.Module) -> None:
             # torch's own kaiming_normal_ knows no groups.
             fan_out = module.weight[:, 0].numel() / module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
             nn.init.zeros_(module.bias)

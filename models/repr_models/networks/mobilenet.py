@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, register, torchvision
 
 
 def depthwise3x3(channels: int, stride: int) -> nn.Conv2d:
@@ -105,8 +105,7 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.conv(x)
-        return x + result if self.residual else result
+        return x + self.conv(x) if self.residual else self.conv(x)
 
 
 class MobileNetV2(nn.Module):
@@ -178,11 +177,11 @@ def mobilenet_v1_imagenet() -> nn.Module:
     dataset=IMAGENET,
     parameters=3_504_872,
     fold=FoldContract(batchnorms=52),
-    published=Published(
-        source="torchvision MobileNet_V2_Weights.IMAGENET1K_V1",
-        url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
-        sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        top1=0.71878,
+    published=torchvision(
+        "MobileNet_V2",
+        "mobilenet_v2",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        0.71878,
     ),
 )
 def mobilenet_v2_imagenet() -> nn.Module:

@@ -15,6 +15,7 @@ them, and the bottleneck has its stride on the 3x3 convolution as torchvision ha
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -34,7 +35,7 @@ from repr_models.networks.resnet_blocks import (
     conv1x1,
     conv3x3,
 )
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register, torchvision
 
 STANDARD = BlockOptions()
 
@@ -128,25 +129,16 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def _cifar(
-    depth: int, options: BlockOptions = STANDARD, zero_init_residual: bool = False
-) -> ResNet:
-    """6n + 2 weighted layers in three stages of 16, 32 and 64 channels (§4.2)."""
-    return ResNet(
-        BasicBlock,
-        [(depth - 2) // 6] * 3,
-        [16, 32, 64],
-        CIFAR10.class_count,
-        stem="cifar",
-        shortcut="pad",
-        options=options,
-        zero_init_residual=zero_init_residual,
-    )
-
-
+_cifar_sized = partial(ResNet, classes=CIFAR10.class_count, stem="cifar")
 _imagenet_sized = partial(
     ResNet, widths=[64, 128, 256, 512], stem="imagenet", shortcut="projection"
 )
+
+
+def _cifar(depth: int, options: BlockOptions = STANDARD, identity: bool = False) -> ResNet:
+    """6n + 2 weighted layers in three stages of 16, 32 and 64 channels (§4.2)."""
+    make = partial(_cifar_sized, shortcut="pad", options=options, zero_init_residual=identity)
+    return make(BasicBlock, [(depth - 2) // 6] * 3, [16, 32, 64])
 
 
 def _imagenet(block: Block, depths: Sequence[int], options: BlockOptions = STANDARD) -> ResNet:
@@ -222,7 +214,7 @@ def resnet56_gn_cifar10() -> nn.Module:
     choice, 16 channels a group, would make that stage a LayerNorm. Blocks begin as the identity,
     as in the paper (§4.1): without that, the first steps overshoot.
     """
-    return _cifar(56, BlockOptions(norms=Norms(groups=8)), zero_init_residual=True)
+    return _cifar(56, BlockOptions(norms=Norms(groups=8)), identity=True)
 
 
 @register(
@@ -242,15 +234,9 @@ def resnext29_cifar10() -> nn.Module:
     3x3 convolutions have 12 groups of 8, 16 and 32 channels: 2.04 M parameters and 328 M
     multiply-adds, a size to be trained without a GPU.
     """
-    return ResNet(
-        Bottleneck,
-        [3, 3, 3],
-        [32, 64, 128],
-        CIFAR10.class_count,
-        stem="cifar",
-        shortcut="projection",
-        options=BlockOptions(groups=12, base_width=16),  # 16 where a stage is 64 wide: 8 at 32
-    )
+    options = BlockOptions(groups=12, base_width=16)  # 16 where a stage is 64 wide: 8 at 32
+    widths = [32, 64, 128]
+    return _cifar_sized(Bottleneck, [3, 3, 3], widths, shortcut="projection", options=options)
 
 
 @register(
@@ -269,12 +255,7 @@ def resnext29_cifar10() -> nn.Module:
         top1=0.8006,
     ),
     # timm crops 0.94 of the resized side (and resizes by bicubic, not bilinear interpolation)
-    own_preprocessing=Preprocessing(
-        resize=238,
-        crop=224,
-        mean=IMAGENET.preprocessing.mean,
-        std=IMAGENET.preprocessing.std,
-    ),
+    own_preprocessing=replace(IMAGENET.preprocessing, resize=238),
 )
 def resnet50_gn_imagenet() -> nn.Module:
     """ResNet-50 with GroupNorm of 32 groups wherever it has BatchNorm (Wu, He 2018)."""
@@ -283,14 +264,8 @@ def resnet50_gn_imagenet() -> nn.Module:
 
 def _preact(depth: int) -> ResNet:
     """9n + 2 weighted layers in three stages of 64, 128 and 256 channels (arXiv:1603.05027)."""
-    return ResNet(
-        PreactBottleneck,
-        [(depth - 2) // 9] * 3,
-        [16, 32, 64],
-        CIFAR10.class_count,
-        stem="cifar",
-        shortcut="projection",
-    )
+    depths = [(depth - 2) // 9] * 3
+    return _cifar_sized(PreactBottleneck, depths, [16, 32, 64], shortcut="projection")
 
 
 def _register_all() -> None:
@@ -330,12 +305,7 @@ def _register_all() -> None:
             dataset=IMAGENET,
             parameters=parameters,
             fold=FoldContract(batchnorms=norms),
-            published=Published(
-                source=f"torchvision {called}_Weights.IMAGENET1K_V1",
-                url=f"https://download.pytorch.org/models/{name}-{digest[:8]}.pth",
-                sha256=digest,
-                top1=top1,
-            ),
+            published=torchvision(called, name, digest, top1),
         )(partial(_imagenet, block, depths, options))
 
 

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, register, torchvision
 
 REPEATS = (4, 8, 4)  # units of stages 2, 3 and 4, in both papers
+STEM = 24  # channels, in both
+LAST = 1024  # channels in front of v2's pooling
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -40,6 +42,11 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: in
     return nn.Conv2d(
         inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
     )
+
+
+def _rectified(convolution: nn.Conv2d) -> nn.Sequential:
+    norm = nn.BatchNorm2d(convolution.out_channels)
+    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
 
 
 class ShuffleUnitV1(nn.Module):
@@ -63,9 +70,7 @@ class ShuffleUnitV1(nn.Module):
         bottleneck = outputs // 4
         branch = outputs if stride == 1 else outputs - inputs
         self.branch_main_1 = nn.Sequential(
-            _convolution(inputs, bottleneck, 1, 1, first_groups),
-            nn.BatchNorm2d(bottleneck),
-            nn.ReLU(inplace=True),
+            *_rectified(_convolution(inputs, bottleneck, 1, 1, first_groups)),
             _convolution(bottleneck, bottleneck, 3, stride, bottleneck),
             nn.BatchNorm2d(bottleneck),
         )
@@ -97,18 +102,12 @@ class ShuffleNetV1(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        classes: int,
-        *,
-        groups: int,
-        stem: int = 24,
-        small_images: bool = False,
+        self, widths: Sequence[int], classes: int, *, groups: int, small_images: bool = False
     ) -> None:
         super().__init__()
-        self.first_conv, self.maxpool = _stem(stem, small_images)
+        channels = STEM
+        self.first_conv, self.maxpool = _stem(channels, small_images)
         units: list[ShuffleUnitV1] = []
-        channels = stem
         for stage, (repeats, width) in enumerate(zip(REPEATS, widths, strict=True)):
             for index in range(repeats):
                 stride = 2 if index == 0 else 1
@@ -147,19 +146,13 @@ class ShuffleUnitV2(nn.Module):
             self.branch1 = nn.Sequential(
                 _convolution(inputs, inputs, 3, stride, inputs),
                 nn.BatchNorm2d(inputs),
-                _convolution(inputs, half, 1, 1, 1),
-                nn.BatchNorm2d(half),
-                nn.ReLU(inplace=True),
+                *_rectified(_convolution(inputs, half, 1, 1, 1)),
             )
         self.branch2 = nn.Sequential(
-            _convolution(half if stride == 1 else inputs, half, 1, 1, 1),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
+            *_rectified(_convolution(half if stride == 1 else inputs, half, 1, 1, 1)),
             _convolution(half, half, 3, stride, half),
             nn.BatchNorm2d(half),
-            _convolution(half, half, 1, 1, 1),
-            nn.BatchNorm2d(half),
-            nn.ReLU(inplace=True),
+            *_rectified(_convolution(half, half, 1, 1, 1)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,29 +170,20 @@ class ShuffleNetV2(nn.Module):
     """A stem, three stages of shuffle units, a last 1x1, global average pooling, a linear layer.
 
     Input (N, 3, H, W) float32, output logits (N, classes) float32. ``widths`` are the stages'
-    output channels, ``last`` those in front of the pooling. With ``small_images`` the stem
-    keeps the image's size (stride 1, no max pooling); else it divides it by 4. Parameters are
-    initialised by the MSRA rule (He et al. 2015).
+    output channels. With ``small_images`` the stem keeps the image's size (stride 1, no max
+    pooling); else it divides it by 4. Parameters are initialised by the MSRA rule (He et al. 2015).
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        classes: int,
-        *,
-        stem: int = 24,
-        last: int = 1024,
-        small_images: bool = False,
-    ) -> None:
+    def __init__(self, widths: Sequence[int], classes: int, *, small_images: bool = False) -> None:
         super().__init__()
-        self.conv1, self.maxpool = _stem(stem, small_images)
+        self.conv1, self.maxpool = _stem(STEM, small_images)
         second, third, fourth = widths
-        self.stage2 = _stage_v2(stem, second, REPEATS[0])
+        self.stage2 = _stage_v2(STEM, second, REPEATS[0])
         self.stage3 = _stage_v2(second, third, REPEATS[1])
         self.stage4 = _stage_v2(third, fourth, REPEATS[2])
-        self.conv5 = _rectified(_convolution(fourth, last, 1, 1, 1))
+        self.conv5 = _rectified(_convolution(fourth, LAST, 1, 1, 1))
         self.globalpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(last, classes)
+        self.fc = nn.Linear(LAST, classes)
         init_msra(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -208,17 +192,10 @@ class ShuffleNetV2(nn.Module):
         return self.fc(torch.flatten(self.globalpool(self.conv5(x)), 1))
 
 
-def _rectified(convolution: nn.Conv2d) -> nn.Sequential:
-    norm = nn.BatchNorm2d(convolution.out_channels)
-    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
-
-
 def _stem(channels: int, small_images: bool) -> tuple[nn.Sequential, nn.Module]:
     """The first convolution and the pooling behind it."""
-    if small_images:
-        return _rectified(_convolution(3, channels, 3, 1, 1)), nn.Identity()
-    pooling = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-    return _rectified(_convolution(3, channels, 3, 2, 1)), pooling
+    first = _rectified(_convolution(3, channels, 3, 1 if small_images else 2, 1))
+    return first, nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
 
 
 @register(
@@ -240,12 +217,7 @@ def shufflenet_v1_imagenet() -> nn.Module:
     dataset=IMAGENET,
     parameters=2_278_604,
     fold=FoldContract(batchnorms=56),
-    published=Published(
-        source="torchvision ShuffleNet_V2_X1_0_Weights.IMAGENET1K_V1",
-        url="https://download.pytorch.org/models/shufflenetv2_x1-5666bf0f80.pth",
-        sha256="5666bf0f80",
-        top1=0.69362,
-    ),
+    published=torchvision("ShuffleNet_V2_X1_0", "shufflenetv2_x1", "5666bf0f80", 0.69362),
 )
 def shufflenet_v2_imagenet() -> nn.Module:
     """v2's Table 5, scale factor 1: 146 M multiply-adds."""

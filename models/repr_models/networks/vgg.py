@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from repr_models.networks.alexnet import AverageTo
 from repr_models.networks.initialisation import init_msra
-from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Published, register
+from repr_models.spec import CIFAR10, IMAGENET, FoldContract, register, torchvision
 
 Layer = int | Literal["M"]
 
@@ -98,27 +98,23 @@ def _cifar(depth: int) -> nn.Module:
     return VGG(layers, 1, 0, CIFAR10.class_count, batchnorm=True)
 
 
-# name -> depth, parameters, BatchNorms, checkpoint, its SHA-256, its top-1
+# name -> depth, parameters, BatchNorms, the published checkpoint's top-1 and SHA-256
 IMAGENET_NETWORKS = {
     "vgg16": (
-        *(16, 138_357_544, 0, "VGG16_Weights.IMAGENET1K_V1"),
+        *(16, 138_357_544, 0, 0.71592),
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        0.71592,
     ),
     "vgg19": (
-        *(19, 143_667_240, 0, "VGG19_Weights.IMAGENET1K_V1"),
+        *(19, 143_667_240, 0, 0.72376),
         "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
-        0.72376,
     ),
     "vgg16_bn": (
-        *(16, 138_365_992, 13, "VGG16_BN_Weights.IMAGENET1K_V1"),
+        *(16, 138_365_992, 13, 0.73360),
         "6c64b3138f2f4fcb3bcc4cafde11619c4f440eb1631787e93a682fd88305888a",
-        0.73360,
     ),
     "vgg19_bn": (
-        *(19, 143_678_248, 16, "VGG19_BN_Weights.IMAGENET1K_V1"),
+        *(19, 143_678_248, 16, 0.74218),
         "c79401a0cf3cb42714e4182f5868c7a6f4f4534f5df9e956e2bb2098de41cbb6",
-        0.74218,
     ),
 }
 CIFAR_PARAMETERS = {16: 3_686_954, 19: 5_015_978}
@@ -136,19 +132,14 @@ def _register_all() -> None:
             # Half the default: without shortcuts the loss leaps at 0.05 already before it falls.
             recipe={"learning_rate": 0.05},
         )(partial(_cifar, depth))
-    for name, (depth, parameters, batchnorms, source, sha256, top1) in IMAGENET_NETWORKS.items():
+    for name, (depth, parameters, batchnorms, top1, sha256) in IMAGENET_NETWORKS.items():
         register(
             f"{name}.imagenet",
             family="vgg",
             dataset=IMAGENET,
             parameters=parameters,
             fold=FoldContract(batchnorms=batchnorms),
-            published=Published(
-                source=f"torchvision {source}",
-                url=f"https://download.pytorch.org/models/{name}-{sha256[:8]}.pth",
-                sha256=sha256,
-                top1=top1,
-            ),
+            published=torchvision(name.upper(), name, sha256, top1),
         )(partial(_imagenet, depth, batchnorm=batchnorms > 0))
 
 

@@ -74,16 +74,14 @@ class Block(nn.Module):
 class Flows:
     """Widths and depths of the three flows.
 
-    ``stem`` are the outputs of the two full convolutions and ``stem_stride`` the stride of
-    the first, which with ``stem_padded`` keep the images' borders. ``entry`` are the widths
-    of the entry flow's blocks, each of stride 2; ``middle`` is how many blocks of three
-    separable convolutions follow. ``exit`` is the width of the last block, ``tail`` those of
-    the two separable convolutions behind it. ``dropout`` is the rate before the linear layer.
+    ``stride`` is that of the first of the stem's two convolutions, which keep the images'
+    borders if it is 1. ``entry`` are the widths of the entry flow's blocks, each of stride 2;
+    ``middle`` is how many blocks of three separable convolutions follow. ``exit`` is the width
+    of the last block, ``tail`` those of the two separable convolutions behind it. ``dropout``
+    is the rate before the linear layer.
     """
 
-    stem: tuple[int, int]
-    stem_stride: int
-    stem_padded: bool
+    stride: int
     entry: tuple[int, ...]
     middle: int
     exit: int
@@ -99,8 +97,8 @@ class Xception(nn.Sequential):
     """
 
     def __init__(self, flows: Flows, classes: int) -> None:
-        first, second = flows.stem
-        padding = 1 if flows.stem_padded else 0
+        first, second = 32, 64
+        padding = 1 if flows.stride == 1 else 0
         widths = (second, *flows.entry)
         entry = [
             Block(inputs, (outputs, outputs), stride=2, rectified=index == 0)
@@ -113,7 +111,7 @@ class Xception(nn.Sequential):
         third, fourth = flows.tail
         super().__init__(
             OrderedDict[str, nn.Module](
-                conv1=nn.Conv2d(3, first, 3, flows.stem_stride, padding, bias=False),
+                conv1=nn.Conv2d(3, first, 3, flows.stride, padding, bias=False),
                 bn1=nn.BatchNorm2d(first),
                 relu1=nn.ReLU(),
                 conv2=nn.Conv2d(first, second, 3, 1, padding, bias=False),
@@ -140,9 +138,7 @@ class Xception(nn.Sequential):
 
 
 IMAGENET_FLOWS = Flows(
-    stem=(32, 64),
-    stem_stride=2,
-    stem_padded=False,
+    stride=2,
     entry=(128, 256, 728),
     middle=8,
     exit=1024,
@@ -151,9 +147,7 @@ IMAGENET_FLOWS = Flows(
 )
 
 CIFAR_FLOWS = Flows(
-    stem=(32, 64),
-    stem_stride=1,
-    stem_padded=True,
+    stride=1,
     entry=(96, 192),
     middle=6,
     exit=384,

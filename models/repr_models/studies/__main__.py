@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_models.command import finish, progress_bar
 from repr_models.data.cifar10 import load_cifar10
-from repr_models.errors import ModelsError
 from repr_models.studies import table
 from repr_models.studies.catalogue import PROG, STUDIES, Run, find_runs
 from repr_models.studies.records import bundled_folder, read_record, records_folder, write_record
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MODELS = Path(__file__).resolve().parents[2]
 """The folder ``models`` of a checkout: where README.md and depth.svg are."""
-_EXTRAS = {"matplotlib": "bench"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,27 +53,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
     args = parser().parse_args(argv)
-    try:
-        if args.command == "run":
-            _run(args)
-        elif args.command == "table":
-            table.write_section(args.readme, table.section(args.records, bundled_folder()))
-        else:
-            from repr_models.studies.plot import draw
+    does = {"run": _run, "table": _table, "plot": _plot}[args.command]
+    return finish(PROG, lambda: does(args), "at this run", {"matplotlib": "bench"})
 
-            draw(args.out, args.records, bundled_folder())
-        return 0
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(error.name or "", "export")
-        print(f"{PROG} needs {error.name}: pip install 'repr-deploy[{extra}]'", file=sys.stderr)
-    except ModelsError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"{PROG}: {error.strerror}: {error.filename}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on at this run", file=sys.stderr)
-        return 130
-    return 1
+
+def _table(args: argparse.Namespace) -> None:
+    table.write_section(args.readme, table.section(args.records, bundled_folder()))
+
+
+def _plot(args: argparse.Namespace) -> None:
+    from repr_models.studies.plot import draw
+
+    draw(args.out, args.records, bundled_folder())
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -88,11 +78,11 @@ def _run(args: argparse.Namespace) -> None:
     console = Console(stderr=True, quiet=args.quiet, highlight=False)
     runs = find_runs(args.names)
     sets = load_cifar10(args.data, "train"), load_cifar10(args.data, "test")
-    todo: list[Run] = []
-    for run in runs:
-        record = read_record(args.records, run.name)
-        if record is None or record.get("settings") != settings(run, *sets):
-            todo.append(run)
+    todo = [
+        run
+        for run in runs
+        if (read_record(args.records, run.name) or {}).get("settings") != settings(run, *sets)
+    ]
     if len(todo) < len(runs):
         console.print(f"recorded already: {', '.join(r.name for r in runs if r not in todo)}")
     if todo:
@@ -104,22 +94,10 @@ def _run(args: argparse.Namespace) -> None:
 def _train(
     run: Run, train_data: ReducedImages, test_data: ReducedImages, records: Path, console: Console
 ) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from repr_models.studies.runs import train_run
 
-    columns = (
-        TextColumn(run.name),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    hidden = console.quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        task = progress.add_task("", total=int(run.recipe["epochs"]))
-        record = train_run(
-            run, train_data, test_data, lambda done: progress.update(task, completed=done)
-        )
+    with progress_bar(console, run.name, int(run.recipe["epochs"])) as advance:
+        record = train_run(run, train_data, test_data, advance)
     write_record(records, run.name, record)
     last = record["history"][-1] if record["history"] else None
     console.print(

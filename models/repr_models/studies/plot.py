@@ -23,30 +23,27 @@ def lines(records: Path, checkpoints: Path) -> list[Line]:
 
     Raises :class:`DataError` if there is neither.
     """
-    runs = [
-        (run, record)
+    measured = [
+        ("16×16", run.residual, (run.depth, error(record, "train"), error(record, "test")))
         for run in find_runs(["depth"])
         if (record := read_record(records, run.name)) is not None and not record["diverged"]
     ]
-    whole = checkpoint_records(checkpoints)
-    found: list[Line] = []
-    for residual in (False, True):
-        points = [
-            (run.depth, error(record, "train"), error(record, "test"))
-            for run, record in runs
-            if run.residual is residual
-        ]
-        found.append(("16×16", residual, sorted(points)))
-    for residual in (False, True):
-        points = [
-            (depth, error(record, "train"), 1 - record["accuracy"]["test_top1"])
-            for is_residual, depth, record in whole
-            if is_residual is residual
-        ]
-        found.append(("32×32, bundled", residual, points))
-    if not any(points for *_, points in found):
+    measured += [
+        (
+            *("32×32, bundled", residual),
+            (depth, error(record, "train"), 1 - record["accuracy"]["test_top1"]),
+        )
+        for residual, depth, record in checkpoint_records(checkpoints)
+    ]
+    found = [
+        (images, residual, sorted(points))
+        for images in ("16×16", "32×32, bundled")
+        for residual in (False, True)
+        if (points := [point for *line, point in measured if line == [images, residual]])
+    ]
+    if not found:
         raise DataError(f"{records} has no record to draw; make them: {PROG} run depth --data DIR")
-    return [line for line in found if line[2]]
+    return found
 
 
 def figure(found: Sequence[Line]) -> Figure:

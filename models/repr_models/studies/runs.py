@@ -81,7 +81,7 @@ def train_run(
     run: Run,
     train_data: ReducedImages,
     test_data: ReducedImages,
-    tick: Callable[[float], None] | None = None,
+    tick: Callable[[float], None] = lambda _epochs: None,
 ) -> dict[str, Any]:
     """Train ``run`` on the CPU; returns its record. ``tick`` gets the epochs done, as a fraction.
 
@@ -96,14 +96,11 @@ def train_run(
     diverged = None
     while state.epoch < recipe.epochs:
         before = state.epoch
-
-        def step(done: int, total: int, before: int = before) -> None:
-            if tick is not None:
-                tick(before + done / total)
-
         began = time.process_time()
         try:
-            row = train_epoch(state, train_data, step)
+            row = train_epoch(
+                state, train_data, lambda done, total: tick(state.epoch + done / total)
+            )
         except TrainingError as error:
             if state.epoch == before:  # not one step was made: not the run's outcome
                 raise

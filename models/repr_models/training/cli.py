@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repr_models.command import finish, progress_bar
 from repr_models.data.cifar10 import load_cifar10
-from repr_models.errors import ModelsError, TrainingError
+from repr_models.errors import TrainingError
 from repr_models.files import replace_file
 from repr_models.registry import networks, resolve
 from repr_models.spec import CIFAR10, NetworkSpec
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from repr_models.training.loop import TrainingState
     from repr_models.training.stored import StoredCheckpoint
 
-INSTALL = "pip install 'repr-deploy[export]'"
 _MAX_SEED = 2**32 - 1
 
 
@@ -87,21 +87,7 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
     args = parser().parse_args(argv)
-    try:
-        return _run(args)
-    except ModuleNotFoundError as error:
-        print(f"repr-train needs {error.name}: {INSTALL}", file=sys.stderr)
-    except ModelsError as error:
-        print(f"repr-train: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"repr-train: {error.strerror}: {error.filename}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(
-            "repr-train: interrupted; the same command goes on from the last whole epoch",
-            file=sys.stderr,
-        )
-        return 130
-    return 1
+    return finish("repr-train", lambda: _run(args), "from the last whole epoch")
 
 
 def _recipe(args: argparse.Namespace, spec: NetworkSpec) -> Recipe:
@@ -111,7 +97,7 @@ def _recipe(args: argparse.Namespace, spec: NetworkSpec) -> Recipe:
     return Recipe(**{**spec.recipe, **given})
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
@@ -136,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
         stored = store(spec, parameters, args.store, resident)
         record |= {**stored.weights, "accuracy": dict(stored.top1)}
         _write_checkpoint(args, stored, record, console)
-        return 0
+        return
 
     unfinished = args.out / f"{spec.name}.state.pt"
     state = start(spec, recipe, args.seed, device)
@@ -155,7 +141,6 @@ def _run(args: argparse.Namespace) -> int:
     record = make_record(state, images, stored.top1, stored.weights)
     _write_checkpoint(args, stored, record, console)
     unfinished.unlink(missing_ok=True)
-    return 0
 
 
 def _write_checkpoint(
@@ -211,22 +196,12 @@ def _epochs(
     state: TrainingState, data: ResidentImages, console: Console
 ) -> Iterator[dict[str, float]]:
     """Train epoch after epoch behind a progress bar; yields each one's row of the history."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from repr_models.training.loop import train_epoch
 
-    columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
-    hidden = console.quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
-        epochs = state.recipe.epochs
-        task = progress.add_task("", total=epochs, completed=state.epoch)
+    epochs = state.recipe.epochs
+    with progress_bar(console, "", epochs, state.epoch, transient=True) as advance:
         while state.epoch < epochs:
-            before = state.epoch
-
-            def tick(done: int, total: int, before: int = before) -> None:
-                progress.update(task, completed=before + done / total)
-
-            yield train_epoch(state, data, tick)
+            yield train_epoch(state, data, lambda done, total: advance(state.epoch + done / total))
 
 
 def _is_told(epoch: int, epochs: int) -> bool:

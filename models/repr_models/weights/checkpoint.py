@@ -123,13 +123,9 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
             f"looked for at the top and under {', '.join(_NESTED_KEYS)}"
         )
     tensors = {str(key): value for key, value in state.items()}
-    while prefix := next((p for p in _PREFIXES if _all_start_with(tensors, p)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    while leading := [p for p in _PREFIXES if tensors and all(k.startswith(p) for k in tensors)]:
+        tensors = {key.removeprefix(leading[0]): value for key, value in tensors.items()}
     return tensors
-
-
-def _all_start_with(keys: Mapping[str, object], prefix: str) -> bool:
-    return bool(keys) and all(key.startswith(prefix) for key in keys)
 
 
 def _renamed(state: dict[str, Tensor], renames: Renames, path: Path) -> dict[str, Tensor]:

@@ -136,14 +136,11 @@ def _fits(path: Path, sha256: str) -> bool:
 
 
 def _digest(path: Path) -> _Hash:
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(stream, "sha256")
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    return digest
 
 
 @contextmanager
@@ -192,9 +189,10 @@ class _Transfer:
                 return
             self._discard()
             if restarted or not begun:
+                rest = "" if len(self.published.sha256) == 64 else "…"
                 raise WeightsError(
                     f"{self.published.url} is another file than expected (SHA-256 {digest}, "
-                    f"expected {self.published.sha256}{self._rest()}), and was thrown away; "
+                    f"expected {self.published.sha256}{rest}), and was thrown away; "
                     f"give the right one with --weights FILE"
                 )
             restarted = True  # what was there before may have been damaged: once more, from nothing
@@ -281,9 +279,6 @@ class _Transfer:
     def _discard(self) -> None:
         self.partial.unlink(missing_ok=True)
         self._note_path.unlink(missing_ok=True)
-
-    def _rest(self) -> str:
-        return "" if len(self.published.sha256) == 64 else "…"
 
     def _unreachable(self, reason: str) -> WeightsError:
         there = " (the file there now is another one)" if self.path.is_file() else ""

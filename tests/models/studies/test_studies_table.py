@@ -5,8 +5,8 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from train_files import CIFAR10_SHA256
 from repr_models import DataError
 from repr_models.studies import __main__ as command
 from repr_models.studies import table
-from repr_models.studies.catalogue import GROUPS, REDUCTION, STUDIES, Run, find_runs
+from repr_models.studies.catalogue import STUDIES, Run, find_runs
 from repr_models.studies.plot import figure, lines
 from repr_models.studies.records import (
     bundled_folder,
@@ -23,7 +23,7 @@ from repr_models.studies.records import (
     read_record,
     records_folder,
 )
-from repr_models.training.recipe import Recipe
+from repr_models.studies.runs import settings
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 RUNS = find_runs([study.name for study in STUDIES])
@@ -68,19 +68,8 @@ def test_the_readme_says_what_the_records_say() -> None:
 def test_a_record_is_of_the_run_as_it_stands_in_the_catalogue(run: Run) -> None:
     record = read_record(records_folder(), run.name)
     assert record is not None
-    assert record["settings"] == {
-        "depth": run.depth,
-        "residual": run.residual,
-        "norm": run.norm,
-        "norm_batch": run.norm_batch,
-        "groups": GROUPS if run.norm == "group" else None,
-        "init": run.init,
-        "recipe": asdict(Recipe(**run.recipe)),  # type: ignore[arg-type]
-        "seed": run.seed,
-        "reduction": REDUCTION,
-        "train_sha256": CIFAR10_SHA256["train"],
-        "test_sha256": CIFAR10_SHA256["test"],
-    }
+    sets = (SimpleNamespace(sha256=CIFAR10_SHA256[split]) for split in ("train", "test"))
+    assert record["settings"] == settings(run, *sets)  # type: ignore[arg-type]
     assert record["recipe"] == record["settings"]["recipe"]
     assert len(record["signal"]["output_std"]) == run.depth
     assert {"torch", "numpy", "python"} <= record["versions"].keys()
@@ -144,13 +133,8 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
 def test_signals_are_shown_from_the_first_to_the_last_layer(tmp_path: Path) -> None:
     xavier, msra = find_runs(["init"])
     signal = {"output_std": [0.9, 0.5, 0.3], "gradient_std": [0.0012, 0.5]}
-    write(
-        tmp_path,
-        {
-            xavier.name: make_record(xavier, 0.1, 0.1),
-            msra.name: make_record(msra, 0.2, 0.25, signal=signal),
-        },
-    )
+    records = {xavier.name: make_record(xavier, 0.1, 0.1)}
+    write(tmp_path, records | {msra.name: make_record(msra, 0.2, 0.25, signal=signal)})
     text = section(tmp_path, tmp_path)
     assert (
         "| plain 30 | Xavier | 0.64 → 4.0·10⁻⁶ | 1.2·10⁻⁸ → 0.02 | 1.250 | 90.0 % | stalls (Fig. 3) |"
@@ -199,11 +183,6 @@ def test_a_study_that_is_not_whole_says_so_and_concludes_from_what_is_there(
     assert "GroupNorm's is" not in text
 
 
-def test_without_any_record_there_is_no_section(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no record to show; make them: python -m"):
-        table.section(tmp_path, tmp_path)
-
-
 def test_the_section_is_put_between_the_markers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,17 +212,11 @@ def test_checkpoints_of_the_studied_family_come_by_depth(tmp_path: Path) -> None
     names = ("resnet20", "plain56", "plain20", "resnet50", "resnet110", "lenet5", "plain20.x")
     write(tmp_path, {f"{name}.cifar10": {"history": [], "network": name} for name in names})
     found = checkpoint_records(tmp_path)
-    assert [(residual, depth) for residual, depth, _ in found] == [
-        (False, 20),
-        (True, 20),
-        (False, 56),
-        (True, 110),
-    ]
-    assert [record["network"] for *_, record in found] == [
-        "plain20",
-        "resnet20",
-        "plain56",
-        "resnet110",
+    assert [(residual, depth, record["network"]) for residual, depth, record in found] == [
+        (False, 20, "plain20"),
+        (True, 20, "resnet20"),
+        (False, 56, "plain56"),
+        (True, 110, "resnet110"),
     ]
 
 
@@ -302,7 +275,6 @@ def test_without_matplotlib_the_plot_names_the_extra(
 
     (run,) = find_runs(["plain20"])
     write(tmp_path, {run.name: make_record(run, 0.5, 0.6)})
-    monkeypatch.delitem(sys.modules, "repr_models.studies.plot")
     monkeypatch.setattr(builtins, "__import__", refuse)
     arguments = ["--records", str(tmp_path), "plot", "-o", str(tmp_path / "a.svg")]
     assert command.main(arguments) == 1
@@ -313,11 +285,12 @@ def test_without_matplotlib_the_plot_names_the_extra(
     )
 
 
-def test_a_plot_needs_records_and_an_svg(
+def test_the_section_and_the_plot_need_records_and_the_plot_an_svg(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DataError, match="has no record to draw; make them: python -m"):
-        lines(tmp_path, tmp_path)
+    for does, what in ((table.section, "show"), (lines, "draw")):
+        with pytest.raises(DataError, match=f"has no record to {what}; make them: python -m"):
+            does(tmp_path, tmp_path)
     assert command.main(["plot", "-o", str(tmp_path / "a.png")]) == 1
     assert "name a file that ends in .svg, not a.png" in capsys.readouterr().err
 

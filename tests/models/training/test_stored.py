@@ -42,7 +42,7 @@ class Headed(nn.Module):
 
 
 HEADED = NetworkSpec(
-    "headed.cifar10", "test", CIFAR10, Headed, 98_666, FoldContract(0), training_only=("aux",)
+    Headed, "headed.cifar10", "test", CIFAR10, 98_666, FoldContract(0), training_only=("aux",)
 )
 
 

@@ -118,13 +118,6 @@ def test_a_long_run_tells_its_first_epoch_each_tenth_and_the_last(
     assert told == [1, 3, 6, 9, 12, 15, 18, 21, 22]
 
 
-def test_quiet_prints_nothing(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train_cli.main([*command, "-o", str(tmp_path), "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
-
-
 def test_a_terminal_sees_a_progress_bar(
     command: list[str],
     tmp_path: Path,
@@ -139,8 +132,11 @@ def test_a_terminal_sees_a_progress_bar(
     assert "epoch   3/3" in printed.err
 
 
-def test_eval_every_tests_that_often_and_at_the_end(command: list[str], tmp_path: Path) -> None:
+def test_eval_every_tests_that_often_and_at_the_end_and_quiet_prints_nothing(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train_cli.main([*command, "-o", str(tmp_path), "--quiet", "--eval-every", "2"]) == 0
+    assert capsys.readouterr() == ("", "")
     history = read_record(tmp_path)["history"]
     assert ["test_top1" in row for row in history] == [False, True, True]
 
@@ -155,7 +151,10 @@ def test_eval_every_tests_that_often_and_at_the_end(command: list[str], tmp_path
         (["--epochs", "0"], "epochs must be finite and more than 0, got 0"),
         (["--learning-rate", "nan"], "learning rate must be finite and more than 0, got nan"),
         (["--batch-size", "1000"], "160 images do not fill one batch of 1000; lower --batch-size"),
-        (["--learning-rate", "1e30"], "diverged in epoch"),
+        (
+            ["--learning-rate", "1e30"],
+            "training diverged in epoch 1 (loss nan); lower --learning-rate and --restart",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_status_1(

@@ -17,14 +17,9 @@ from repr_models import (
     load_checkpoint,
 )
 
-
-def save_safetensors(state: State, path: Path) -> None:
-    save_file(state, path)
-
-
 FORMATS = [
-    pytest.param(save_safetensors, "w.safetensors", id="safetensors"),
-    pytest.param(save_safetensors, "w.SafeTensors", id="suffix-in-capitals"),
+    pytest.param(save_file, "w.safetensors", id="safetensors"),
+    pytest.param(save_file, "w.SafeTensors", id="suffix-in-capitals"),
     pytest.param(torch.save, "w.pth", id="torch"),
     pytest.param(
         lambda s, p: torch.save(s, p, _use_new_zipfile_serialization=False),
@@ -101,12 +96,8 @@ def test_half_precision_parameters_become_the_networks_type(state: State, tmp_pa
 def test_what_does_not_fit_is_listed_and_nothing_is_changed(
     change: dict[str, Tensor | None], message: str, state: State, tmp_path: Path
 ) -> None:
-    for key, value in change.items():
-        if value is None:
-            del state[key]
-        else:
-            state[key] = value
-    torch.save(state, tmp_path / "w.pth")
+    changed = {key: value for key, value in {**state, **change}.items() if value is not None}
+    torch.save(changed, tmp_path / "w.pth")
     network = Small()
     before = copied(network)
     with pytest.raises(WeightsError, match=message):

@@ -109,13 +109,6 @@ def test_memory_order_and_names_order_do_not_show_in_the_bytes(state: State) -> 
     assert encode(other) == content == encode(dict(state))
 
 
-def test_encoding_twice_changes_next_to_nothing(state: State) -> None:
-    once = roundtrip(state)
-    twice = roundtrip(once)
-    for name in state:
-        torch.testing.assert_close(twice[name], once[name], rtol=1e-6, atol=0)
-
-
 def test_what_is_described_is_what_is_there(state: State) -> None:
     content = encode(state)
     assert describe(content) == {
@@ -160,11 +153,7 @@ def malformed(
         "0.weight": "int8",
         "1.weight": "fp16",
     }
-    for name, tensor in tensors.items():
-        if tensor is None:
-            del stored[name]
-        else:
-            stored[name] = tensor
+    stored = {k: v for k, v in {**stored, **tensors}.items() if v is not None}
     return stored, {METADATA_KEY: json.dumps({"version": version, "encoding": encoding})}
 
 
@@ -179,16 +168,13 @@ SCALE = "0.weight::scale"
         ({}, {**RIGHT, "1.weight": ["fp16"]}, r"1.weight is stored as \['fp16'\], which this"),
         ({}, {**RIGHT, "2.weight": "fp16"}, "describes 2.weight, which it does not hold"),
         ({SCALE: None}, RIGHT, "0.weight is int8 and has no scale"),
-        (
-            {SCALE: torch.ones(255)},
-            RIGHT,
-            r"scale of 0.weight is float32 \(255,\), expected float3",
-        ),
+        ({SCALE: torch.ones(255)}, RIGHT, r"scale of 0.weight is float32 \(255,\), expected fl"),
         ({SCALE: torch.ones(256, 1)}, RIGHT, r"is float32 \(256, 1\), expected float32 \(256,\)"),
         ({SCALE: torch.ones(256).half()}, RIGHT, "scale of 0.weight is float16"),
-        ({SCALE: torch.full((256,), float("nan"))}, RIGHT, "0.weight is not finite and above 0"),
-        ({SCALE: torch.full((256,), float("inf"))}, RIGHT, "0.weight is not finite and above 0"),
-        ({SCALE: torch.zeros(256)}, RIGHT, "0.weight is not finite and above 0"),
+        *(
+            ({SCALE: torch.full((256,), float(bad))}, RIGHT, "0.weight is not finite and above 0")
+            for bad in ("nan", "inf", "0")
+        ),
         ({"0.weight": torch.zeros(256, 256)}, RIGHT, "said to be int8 .* and is float32 of 2"),
         ({"0.weight": torch.ones(256, dtype=torch.int8)}, RIGHT, "and is int8 of 1"),
         ({"1.weight": torch.zeros(10, 256)}, RIGHT, "said to be fp16 and is float32"),
@@ -217,11 +203,7 @@ def test_a_malformed_file_is_an_error_that_names_it(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is damaged"),
-        ("{", "is damaged"),
-        ("[]", "is damaged"),
-        ("null", "is damaged"),
-        ('{"version": 1}', "is damaged"),
+        *((text, "is damaged") for text in ("", "{", "[]", "null", '{"version": 1}')),
         ('{"version": 2, "encoding": {}}', "stored in version 2, this one reads 1; update"),
         ('{"version": "1", "encoding": {}}', "stored in version '1', this one reads 1"),
     ],

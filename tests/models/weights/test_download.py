@@ -209,9 +209,7 @@ def test_a_whole_part_is_only_renamed(server: Behaviour, cache: Path) -> None:
 
 def test_a_server_that_stalls_is_left_and_asked_again(server: Behaviour) -> None:
     server.stalls = [65_536]
-    began = time.monotonic()
     assert get(server, timeout=0.3).read_bytes() == CONTENT
-    assert 0.3 <= time.monotonic() - began < 5
     assert asked(server)[1] == (206, "bytes=65536-", 300_000 - 65_536)
 
 
@@ -247,13 +245,14 @@ def test_a_refusal_is_not_asked_again_and_says_the_ways_out(
     assert whole_files(cache) == []
 
 
-def test_without_a_network_the_message_comes_at_once(cache: Path) -> None:
+def test_without_a_network_the_message_comes_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("a second attempt"))
     with serving(Behaviour(CONTENT)) as gone:
         pass
-    began = time.monotonic()
     with pytest.raises(WeightsError, match="cannot be fetched: Connection refused; fetch it by"):
-        fetch(published(gone.url))  # with the pauses of every day
-    assert time.monotonic() - began < 1
+        fetch(published(gone.url))
     (cache / "weights").mkdir(exist_ok=True)
     path = cached_path(published(gone.url))
     path.write_bytes(CONTENT)  # as the message told
@@ -262,10 +261,9 @@ def test_without_a_network_the_message_comes_at_once(cache: Path) -> None:
 
 def test_a_name_that_is_not_resolved_is_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("http_proxy", raising=False)
-    began = time.monotonic()
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("a second attempt"))
     with pytest.raises(WeightsError, match=r"nowhere\.invalid/net\.pth cannot be fetched: .+; f"):
         fetch(published("http://nowhere.invalid/net.pth"), timeout=5)
-    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("digits", [8, 64])
