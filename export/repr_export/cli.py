@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repr_runtime.errors import MissingExtraError, ReproError
 
@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--opset", type=int, metavar="N")
     own = p.add_argument_group("a network of your own")
-    own.add_argument("--input", type=_shape, metavar="CxHxW", help="shape of one sample")
+    own.add_argument(
+        "--input", dest="input_shape", type=_shape, metavar="CxHxW", help="shape of one sample"
+    )
     own.add_argument("--labels", type=Path, metavar="FILE", help="one class a line")
     own.add_argument("--mean", type=_triple, metavar="R,G,B", help="of images scaled to 0..1")
     own.add_argument("--std", type=_triple, metavar="R,G,B")
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     for name in ("fp16", "bf16", "int8"):
         lower.add_argument(
             f"--{name}",
-            dest="precisions",
+            dest="names",
             action="append_const",
             const=name,
             help=f"add a graph of {name}",
@@ -87,7 +89,10 @@ def parser() -> argparse.ArgumentParser:
         "--calibration", type=Path, metavar="DIR", help="images to calibrate int8 on"
     )
     lower.add_argument(
-        "--calibration-method", choices=("min-max", "entropy", "percentile"), default="entropy"
+        "--calibration-method",
+        dest="method",
+        choices=("min-max", "entropy", "percentile"),
+        default="entropy",
     )
     lower.add_argument(
         "--bisect", action="store_true", help="search the fewest nodes to keep out of int8"
@@ -142,26 +147,10 @@ def _run(args: argparse.Namespace) -> int:
     from repr_models.errors import ModelsError
 
     try:
-        options = ExportOptions(
-            weights=args.weights,
-            batch=args.batch,
-            opset=args.opset,
-            input_shape=args.input,
-            labels=args.labels,
-            mean=args.mean,
-            std=args.std,
-            resize=args.resize,
-            name=args.name,
-            precision=PrecisionOptions(
-                names=tuple(dict.fromkeys(args.precisions or ())),
-                io=args.io,
-                max_drop=args.max_drop,
-                calibration=args.calibration,
-                method=args.calibration_method,
-                bisect=args.bisect,
-            ),
-            engine=_engine_options(args),
-        )
+        args.names = tuple(dict.fromkeys(args.names or ()))
+        args.precision = PrecisionOptions(**_fields_of(PrecisionOptions, args))
+        args.engine = _engine_options(args)
+        options = ExportOptions(**_fields_of(ExportOptions, args))
         console = Console(stderr=True, quiet=args.quiet)
         with (
             console.status(f"{args.target}: starting") as status,
@@ -184,30 +173,28 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fields_of(options: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that stand for the fields of a class of options, by their names."""
+    return {field.name: getattr(args, field.name) for field in fields(options)}
+
+
 def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
     from repr_export.errors import OptionError
     from repr_export.tensorrt.options import EngineOptions, parse_profile
 
     if args.engine is None:
-        for name in (
-            *("shapes", "opt_level", "timing_cache", "version_compatible", "strip_weights"),
-            *("compute_capability", "tf32"),
+        for option in (
+            *("shapes", "opt-level", "timing-cache", "version-compatible", "strip-weights"),
+            *("compute-capability", "tf32"),
         ):
-            if getattr(args, name) not in (None, False):
-                option = name.replace("_", "-")
+            if getattr(args, option.replace("-", "_")) not in (None, False):
                 raise OptionError(f"--{option} is for engines; give --engine too")
         return None
     targets = args.compute_capability
-    return EngineOptions(
-        edition=args.engine,
-        profiles=tuple(parse_profile(text) for text in args.shapes or ()),
-        opt_level=args.opt_level,
-        timing_cache=args.timing_cache,
-        version_compatible=args.version_compatible,
-        strip_weights=args.strip_weights,
-        compute_capabilities=tuple(targets.split(",")) if targets else (),
-        tf32=args.tf32,
-    )
+    args.edition = args.engine
+    args.profiles = tuple(parse_profile(text) for text in args.shapes or ())
+    args.compute_capabilities = tuple(targets.split(",")) if targets else ()
+    return EngineOptions(**_fields_of(EngineOptions, args))
 
 
 def _summary(done: Exported) -> str:

@@ -123,7 +123,7 @@ class Contents:
 def total_multiply_adds(model: ir.Model) -> int | None:
     """For one sample; None for a graph with free dimensions, which has no one number."""
     try:
-        return count_multiply_adds(model).total
+        return sum(row.count for row in count_multiply_adds(model))
     except UncountableError:
         return None
 

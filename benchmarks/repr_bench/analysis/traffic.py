@@ -16,10 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, inferred_types
+from repr_export.graph.values import node_name
 
 Types = Mapping[str, onnx.TypeProto.Tensor]
-_ONNX_DOMAINS = ("", "ai.onnx")
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FUSED_BEFORE_QUANTIZING = ("Relu", "Clip")
 
 
@@ -40,14 +39,11 @@ def layer_traffic(graph: bytes, batch: int) -> tuple[LayerTraffic, ...]:
     Raises :class:`repr_export.graph.multiply_adds.UncountableError` where shapes cannot be told.
     """
     model = ir.from_proto(onnx.load_model_from_string(graph))
-    counts = count_multiply_adds(model).nodes
     types = inferred_types(model, batch)
-    layers = [
-        node for node in model.graph if node.op_type in _WEIGHTED and node.domain in _ONNX_DOMAINS
-    ]
     seen: set[str] = set()
     found = []
-    for count, node in zip(counts, layers, strict=True):
+    for share in count_multiply_adds(model):
+        node = share.node
         operands = [_stored(value) for value in node.inputs if value is not None]
         weights = [value for value in operands if _is_constant(value)]
         fresh = {value.name or "": value for value in weights if value.name not in seen}
@@ -55,9 +51,9 @@ def layer_traffic(graph: bytes, batch: int) -> tuple[LayerTraffic, ...]:
         moved = [value for value in operands if not _is_constant(value)]
         found.append(
             LayerTraffic(
-                count.node,
-                count.op,
-                batch * count.count,
+                node_name(node),
+                node.op_type,
+                batch * share.count,
                 sum(_bytes(types, value) for value in fresh.values()),
                 sum(_bytes(types, value) for value in (*moved, _written(node.outputs[0]))),
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from repr_export.graph.values import function_nodes, graph_nodes, is_op, label, node_name
+from repr_export.graph.values import function_nodes, graph_nodes, is_op, label
 
 _Shape = tuple[int, ...]
 
@@ -23,28 +23,15 @@ class UncountableError(ValueError):
 
 @dataclass(frozen=True)
 class NodeMultiplyAdds:
-    """One node's share: its name and operator, the count, the type of its second operand."""
+    """The multiply-adds of one node for one sample, and the type of its second operand."""
 
-    node: str
-    op: str
+    node: ir.Node
     count: int
     weight_dtype: str
 
 
-@dataclass(frozen=True)
-class MultiplyAdds:
-    """The multiply-adds for one sample, node by node in the order of the graph."""
-
-    nodes: tuple[NodeMultiplyAdds, ...]
-
-    @property
-    def total(self) -> int:
-        """The sum over all nodes."""
-        return sum(node.count for node in self.nodes)
-
-
-def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
-    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul for one sample of ``model``.
+def count_multiply_adds(model: ir.Model) -> tuple[NodeMultiplyAdds, ...]:
+    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul for one sample of ``model``, in order.
 
     One multiply-add is one product added to a sum; biases, BatchNorms and activations do not
     count (the convention of He et al. 2016, table 1, who call them FLOPs). A Conv takes
@@ -80,8 +67,8 @@ def count_multiply_adds(model: ir.Model) -> MultiplyAdds:
         weight = node.inputs[1]
         assert weight is not None  # it has a shape
         dtype = ir.DataType(types[weight.name or ""].elem_type).numpy().name
-        shares.append(NodeMultiplyAdds(node_name(node), node.op_type, count // batch, dtype))
-    return MultiplyAdds(tuple(shares))
+        shares.append(NodeMultiplyAdds(node, count // batch, dtype))
+    return tuple(shares)
 
 
 def count_parameters(model: ir.Model) -> int:

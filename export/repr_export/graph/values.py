@@ -168,3 +168,9 @@ def add_initializer(
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=kind, const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def cast_to(dtype: ir.DataType, value: ir.Value, name: str) -> ir.Node:
+    """A Cast of ``value``, in no graph yet, whose result is called ``name``."""
+    result = ir.Value(name=name, type=ir.TensorType(dtype), shape=value.shape)
+    return ir.node("Cast", [value], {"to": dtype.value}, outputs=[result], name=f"Cast.{name}")

@@ -83,20 +83,16 @@ def read_precision(model: ir.Model) -> PrecisionReceipt:
     Raises :class:`repr_export.graph.multiply_adds.UncountableError` for a graph with free dimensions
     behind the batch.
     """
-    shares = count_multiply_adds(model).nodes
-    ops = {share.op for share in shares}
-    nodes = [node for node in model.graph if any(is_op(node, op) for op in ops)]
     return PrecisionReceipt(
         tuple(
-            NodePrecision(share.node, share.op, _precision(node, share), share.count)
-            for node, share in zip(nodes, shares, strict=True)
+            NodePrecision(node_name(row.node), row.node.op_type, _precision(row), row.count)
+            for row in count_multiply_adds(model)
         )
     )
 
 
-def _precision(node: ir.Node, share: NodeMultiplyAdds) -> str:
-    assert node_name(node) == share.node
-    data, weight = (_quantized(value) for value in node.inputs[:2])
+def _precision(share: NodeMultiplyAdds) -> str:
+    data, weight = (_quantized(value) for value in share.node.inputs[:2])
     if data is not None and weight is not None:
         return data if data == weight else f"{data}/{weight}"
     return _SHORT.get(share.weight_dtype, share.weight_dtype)
@@ -246,7 +242,8 @@ def compare_accuracy(
             "overflows; keep the nodes that make it in fp32"
         )
     before, after = theirs.argmax(axis=1), ours.argmax(axis=1)
-    margins = _margins(theirs)
+    top = np.sort(theirs, axis=1)[:, -2:]
+    margins = top[:, -1] - top[:, 0]
     flips = [
         Flip(
             index,
@@ -264,14 +261,6 @@ def compare_accuracy(
         float(np.abs(ours - theirs).max()),
         tuple(sorted(flips, key=lambda flip: (-flip.margin, flip.index))),
     )
-
-
-def _margins(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    if logits.shape[1] < 2:
-        return np.full(len(logits), np.inf)
-    top = np.partition(logits, -2, axis=1)
-    margins: NDArray[np.float64] = top[:, -1] - top[:, -2]
-    return margins
 
 
 def require_accuracy(receipt: AccuracyReceipt, max_drop: float) -> None:

@@ -29,6 +29,7 @@ from repr_export.precision.int8.sensitivity import bisect, scan
 from repr_export.precision.options import PrecisionOptions
 from repr_export.precision.receipt import (
     AccuracyReceipt,
+    PrecisionReceipt,
     compare_accuracy,
     read_precision,
     require_accuracy,
@@ -99,26 +100,18 @@ class VariantMaker:
         }
         io: Io = "half" if name == "fp16" and self.options.io == "fp16" else "fp32"
         # Logits of bf16 have eight bits: two classes that are near become equal.
-        keep = _last_layer(copy) if name == "bf16" else ()
+        last, keep = copy.graph.outputs[0].producer(), []
+        if name == "bf16" and last is not None and last.op_type in ("Gemm", "MatMul"):
+            keep.append(node_name(last))
         report = to_half(copy, name, io=io, keep=keep, samples=samples)
         receipt = read_precision(copy)
         require_precision(receipt, name)
         # ONNX Runtime's CPU kernels would skip the rounding: the emulation does not.
         emulated = serialize(emulate_half(copy))
         outputs = _widened_run(emulated, self.evaluation, io)
-        accuracy = self._judge(name, outputs)
-        return Variant(
-            precision=name,
-            target="any",
-            path=f"model.{name}.onnx",
-            graph=serialize(copy),
-            golden=self._golden_bounds(name, outputs),
-            receipts={
-                "summary": f"{receipt}; {accuracy['summary']}; {report}",
-                "conversion": report.as_dict(),
-                "precision": receipt.as_dict(),
-                "accuracy": accuracy,
-            },
+        conversion = {"conversion": asdict(report)}
+        return self._judged(
+            name, "any", serialize(copy), outputs, receipt, f"; {report}", conversion
         )
 
     def _int8(self, graph: bytes) -> list[Variant]:
@@ -130,27 +123,61 @@ class VariantMaker:
             self.progress(f"int8: judging the graph for {target}")
             outputs = self.evaluation.run(made.graph)
             receipt = read_precision(ir.from_proto(onnx.load_model_from_string(made.graph)))
-            accuracy = self._judge("int8", outputs)
-            suffix = "" if target == "tensorrt" else f"-{target}"
             kept = f"; kept in fp32: {', '.join(search['keep'])}" if search["keep"] else ""
+            receipts = {
+                "conversion": made.report.as_dict(),
+                "calibration_sha256": calibration.sha256,
+                "search": search,
+            }
             variants.append(
-                Variant(
-                    precision="int8",
-                    target=target,
-                    path=f"model.int8{suffix}.onnx",
-                    graph=made.graph,
-                    golden=self._golden_bounds("int8", outputs),
-                    receipts={
-                        "summary": f"{receipt}; {accuracy['summary']}{kept}",
-                        "conversion": made.report.as_dict(),
-                        "calibration_sha256": calibration.sha256,
-                        "search": search,
-                        "precision": receipt.as_dict(),
-                        "accuracy": accuracy,
-                    },
-                )
+                self._judged("int8", target, made.graph, outputs, receipt, kept, receipts)
             )
         return variants
+
+    def _judged(
+        self,
+        name: str,
+        target: str,
+        graph: bytes,
+        outputs: dict[str, NDArray[Any]],
+        receipt: PrecisionReceipt,
+        more: str,
+        receipts: dict[str, Any],
+    ) -> Variant:
+        """The graph with its receipts; raises if the loss is over the bound.
+
+        Without labels a flip of a few samples says little, so only a bound that was asked for
+        holds.
+        """
+        logits = next(iter(outputs.values()))
+        if logits.ndim != 2:
+            raise GraphError(
+                f"an output of shape {logits.shape} has no classes to compare; lower precisions are "
+                f"for networks whose first output is (N, classes)"
+            )
+        accuracy = compare_accuracy(
+            name,
+            logits,
+            self.evaluation.logits,
+            self.evaluation.labels,
+            description=self.evaluation.samples.description,
+        )
+        bound, sentence = self.options.bound(name), _sentence(accuracy)
+        if self.evaluation.labels is not None or self.options.max_drop is not None:
+            require_accuracy(accuracy, bound)
+        return Variant(
+            precision=name,
+            target=target,
+            path=f"model.{name}{'-cpu' if target == 'cpu' else ''}.onnx",
+            graph=graph,
+            golden=self._golden_bounds(name, outputs),
+            receipts={
+                "summary": f"{receipt}; {sentence}{more}",
+                **receipts,
+                "precision": receipt.as_dict(),
+                "accuracy": {"summary": sentence, "max_drop": bound, **accuracy.as_dict()},
+            },
+        )
 
     def _calibration(self) -> CalibrationSet:
         if self.preprocessing is None:
@@ -189,30 +216,6 @@ class VariantMaker:
     def _count(self, what: str, done: int, total: int) -> None:
         self.progress(f"int8: {what}, {done} of {total}")
 
-    def _judge(self, name: str, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """The accuracy receipt; raises if the loss is over the bound.
-
-        Without labels a flip of a few samples says little, so only a bound that was asked for
-        holds.
-        """
-        logits = next(iter(outputs.values()))
-        if logits.ndim != 2:
-            raise GraphError(
-                f"an output of shape {logits.shape} has no classes to compare; lower precisions are "
-                f"for networks whose first output is (N, classes)"
-            )
-        receipt = compare_accuracy(
-            name,
-            logits,
-            self.evaluation.logits,
-            self.evaluation.labels,
-            description=self.evaluation.samples.description,
-        )
-        bound = self.options.bound(name)
-        if self.evaluation.labels is not None or self.options.max_drop is not None:
-            require_accuracy(receipt, bound)
-        return {"summary": _sentence(receipt), "max_drop": bound, **receipt.as_dict()}
-
     def _golden_bounds(self, name: str, outputs: dict[str, NDArray[Any]]) -> dict[str, float]:
         bounds = {}
         for output, reference in self.evaluation.reference.items():
@@ -221,14 +224,6 @@ class VariantMaker:
             share = _GOLDEN_SHARE[name] * output_range(reference)
             bounds[output] = max(share, _GOLDEN_FACTOR * seen)
         return bounds
-
-
-def _last_layer(model: ir.Model) -> tuple[str, ...]:
-    """The name of the node that makes the logits, if it is a matrix product."""
-    producer = model.graph.outputs[0].producer()
-    if producer is None or producer.op_type not in ("Gemm", "MatMul"):
-        return ()
-    return (node_name(producer),)
 
 
 def _widened_run(graph: bytes, evaluation: Evaluation, io: Io) -> dict[str, NDArray[Any]]:

@@ -229,12 +229,10 @@ def _set_target(config: Any, target: Any, index: int, count: int) -> None:
 
 
 def _built_for(library: BuilderLibrary, options: EngineOptions) -> tuple[str, ...]:
-    asked = options.compute_capabilities
-    if asked and asked != ("current",):
-        return asked
-    if library.edition.default_targets and not asked:
-        return library.edition.default_targets
-    return (cuda_status().gpus[0].compute_capability,)
+    chosen = options.compute_capabilities or library.edition.default_targets
+    if not chosen or chosen == ("current",):
+        return (cuda_status().gpus[0].compute_capability,)
+    return chosen
 
 
 def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]:
@@ -252,8 +250,7 @@ def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]
 
 def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:
     """Which library it is if ``auto`` chose, and which options it takes for nothing."""
-    title = library.edition.title
-    notes = [library.choice] if library.choice else []
+    title, notes = library.edition.title, [library.choice] if library.choice else []
     if options.opt_level is not None and library.edition.just_in_time:
         notes.append(f"{title} takes --opt-level and builds the same at each")
     if options.timing_cache is not None and library.edition.just_in_time:

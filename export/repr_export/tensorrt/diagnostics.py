@@ -111,10 +111,7 @@ def describe_node(name: str, number: int, model: onnx.ModelProto) -> str:
 def build_failure(errors: Sequence[str]) -> str:
     """Why a build failed, from the logger's words, and what to do."""
     reasons = tuple(dict.fromkeys(filter(None, map(plain, errors))))
-    hint = next(
-        (hint for pattern, hint in _BUILD_HINTS if any(re.search(pattern, e) for e in errors)),
-        _ANY_BUILD,
-    )
+    hint = _hint("\n".join(errors), _BUILD_HINTS, _ANY_BUILD)
     return f"{'; '.join(reasons) or 'it gave no reason'}; {hint}"
 
 

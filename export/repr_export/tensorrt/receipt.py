@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from repr_export.errors import EngineBuildError
@@ -55,12 +55,7 @@ class EngineReceipt:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return {
-            "source": self.source,
-            "layers": dict(self.layers),
-            "multiply_adds": dict(self.multiply_adds),
-            "shares": self.shares,
-        }
+        return {**asdict(self), "shares": self.shares}
 
 
 def network_receipt(library: Library, network: trt.INetworkDefinition) -> EngineReceipt:

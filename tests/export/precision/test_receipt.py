@@ -57,7 +57,7 @@ QUANTIZED = """g (float[N, 4] x) => (float[N, 4] y) {{
     d = DequantizeLinear(q, s{zero})
     e = DequantizeLinear(v, s{weight_zero})
     [first] h = Gemm(d, {weight})
-    [second] y = Gemm(h, w)
+    [second] y = Gemm(h, e)
 }}"""
 
 
@@ -82,16 +82,8 @@ def test_operands_that_are_both_dequantized_count_as_int8(
     given = {"zero": zero, "weight_zero": weight_zero}
     constants |= {name: point for name, point in given.items() if point is not None}
     receipt = read_precision(graphs.parse(text, **constants))
+    # a quantized weight alone multiplies in float
     assert [node.precision for node in receipt.nodes] == [expected, "fp32"]
-
-
-def test_quantized_weight_alone_multiplies_in_float(graphs: Any) -> None:
-    model = graphs.parse(
-        "g (float[N, 4] x) => (float[N, 4] y) { e = DequantizeLinear(v, s)  y = Gemm(x, e) }",
-        v=np.ones((4, 4), np.int8),
-        s=np.float32(0.1),
-    )
-    assert read_precision(model).shares == {"fp32": 1.0}
 
 
 def test_precision_that_did_not_come_out_is_refused_by_name(graphs: Any) -> None:
@@ -183,12 +175,9 @@ def test_drop_over_the_bound_fails_and_at_the_bound_does_not() -> None:
     require_accuracy(receipt(), 50.0)
     with pytest.raises(PrecisionError, match=r"loses 50.00 percentage points .* allowed are 0.5"):
         require_accuracy(receipt(), 0.5)
-
-
-def test_a_gain_is_no_drop() -> None:
-    got = receipt(logits=REFERENCE, reference=LOGITS)
-    assert got.drop == -50.0
-    require_accuracy(got, 0.0)
+    gain = receipt(logits=REFERENCE, reference=LOGITS)
+    assert gain.drop == -50.0
+    require_accuracy(gain, 0.0)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])

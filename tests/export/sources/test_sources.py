@@ -1,8 +1,9 @@
 """What can be exported besides registered networks: factories and ONNX files, right and wrong."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,12 +58,6 @@ class Fixed(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :4] * self.scale
 
-def small():
-    return Small()
-
-def before_padding():
-    return BeforePadding()
-
 def fails():
     return nn.Linear("a", 1)
 
@@ -100,7 +95,7 @@ def checkpoint(module: str, name: str, path: Path, *, nested: bool = False) -> n
 
 
 def test_a_factory_with_conv_bias_and_another_eps(user_module: str, tmp_path: Path) -> None:
-    network = checkpoint(user_module, "small", tmp_path / "small.pth", nested=True)
+    network = checkpoint(user_module, "Small", tmp_path / "small.pth", nested=True)
     (tmp_path / "labels.txt").write_text("ant\nbee\ncat\ndog\neel\n")
     options = ExportOptions(
         weights=tmp_path / "small.pth",
@@ -109,8 +104,8 @@ def test_a_factory_with_conv_bias_and_another_eps(user_module: str, tmp_path: Pa
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     )
-    done = export(f"{user_module}:small", tmp_path / "out", options)
-    assert done.path == tmp_path / "out" / "small"
+    done = export(f"{user_module}:Small", tmp_path / "out", options)
+    assert done.path == tmp_path / "out" / "Small"
     assert done.manifest.receipts["fold"]["summary"] == "1 of 1 BatchNorms folded"
     assert done.manifest.weights.kind == "file"
     differences = done.manifest.receipts["parity"]["differences"]
@@ -128,9 +123,9 @@ def test_a_factory_with_conv_bias_and_another_eps(user_module: str, tmp_path: Pa
 def test_batchnorm_before_a_padded_convolution_is_refused_and_still_right(
     user_module: str, tmp_path: Path
 ) -> None:
-    network = checkpoint(user_module, "before_padding", tmp_path / "before.pth")
+    network = checkpoint(user_module, "BeforePadding", tmp_path / "before.pth")
     options = ExportOptions(weights=tmp_path / "before.pth", input_shape=(3, 16, 16))
-    done = export(f"{user_module}:before_padding", tmp_path / "out", options)
+    done = export(f"{user_module}:BeforePadding", tmp_path / "out", options)
     fold = done.manifest.receipts["fold"]
     assert fold["summary"].startswith("0 of 1 BatchNorms folded")
     assert "pad" in fold["refused"][0]["reason"]
@@ -139,9 +134,8 @@ def test_batchnorm_before_a_padded_convolution_is_refused_and_still_right(
     inputs = np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)
     with load(done.path, device="cpu") as session, torch.no_grad():
         expected = network(torch.from_numpy(inputs)).numpy()
-        np.testing.assert_allclose(
-            session.run(inputs)["logits"], expected, atol=1e-4 * np.ptp(expected)
-        )
+        got = session.run(inputs)["logits"]
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.ptp(expected))
 
 
 def test_a_module_object_is_taken_as_it_is(user_module: str) -> None:
@@ -153,46 +147,38 @@ def test_a_module_object_is_taken_as_it_is(user_module: str) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("their_networks:smal", "did you mean small"),
+        ("their_networks:Smal", "did you mean Small"),
         ("their_networks:fails", r"their_networks:fails\(\) fails: TypeError"),
         ("their_networks:number", "returns int, expected a torch.nn.Module"),
         ("no_such_module_at_all:x", "no module 'no_such_module_at_all'"),
         ("broken_networks:x", "needs the module 'no_such_dependency_of_theirs'"),
         ("raising_networks:x", "RuntimeError: no licence"),
         (":x", "not of the form"),
+        ("resnet_20", r"did you mean .*resnet20.*package\.module:factory"),
     ],
 )
-def test_a_target_that_is_not_there(user_module: str, target: str, message: str) -> None:
-    assert user_module
+@pytest.mark.usefixtures("user_module")
+def test_a_target_that_is_not_there(target: str, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         open_source(target, ExportOptions(input_shape=(3, 8, 8)))
 
 
-def test_an_unknown_name_gives_the_nearest_and_the_other_ways() -> None:
-    with pytest.raises(TargetError, match=r"did you mean .*resnet20.*package\.module:factory"):
-        open_source("resnet_20", ExportOptions())
-
-
-def test_a_factory_needs_an_input_shape(user_module: str) -> None:
+def test_a_factory_needs_an_input_shape_that_fits(user_module: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--input 3x224x224"):
-        open_source(f"{user_module}:small", ExportOptions())
-
-
-def test_a_wrong_input_shape_is_an_error_about_it(user_module: str, tmp_path: Path) -> None:
+        open_source(f"{user_module}:Small", ExportOptions())
     for weights in (None, "random"):
         options = ExportOptions(weights=weights, input_shape=(4, 8, 8))
         with pytest.raises(CaptureError, match=r"fails on an input of shape .*--input"):
-            export(f"{user_module}:small", tmp_path, options)
-    assert not list(tmp_path.glob("small"))
+            export(f"{user_module}:Small", tmp_path, options)
+    assert not list(tmp_path.glob("Small"))
 
 
 def test_networks_that_need_a_fixed_batch_or_give_two_outputs(
     user_module: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(CaptureError, match="--batch N"):
-        export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
-    with pytest.raises(CaptureError, match="returns tuple, expected one tensor"):
-        export(f"{user_module}:Pair", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
+    for name, message in (("Fixed", "--batch N"), ("Pair", "returns tuple, expected one tensor")):
+        with pytest.raises(CaptureError, match=message):
+            export(f"{user_module}:{name}", tmp_path, ExportOptions(input_shape=(3, 8, 8)))
     done = export(f"{user_module}:Fixed", tmp_path, ExportOptions(input_shape=(3, 8, 8), batch=2))
     assert done.manifest.inputs[0].shape == (2, 3, 8, 8)
 
@@ -202,7 +188,7 @@ def test_a_checkpoint_that_does_not_fit_lists_the_keys(user_module: str, tmp_pat
     torch.save(state, tmp_path / "x.pth")
     options = ExportOptions(weights=tmp_path / "x.pth", input_shape=(3, 8, 8))
     with pytest.raises(WeightsError, match=r"(?s)missing.*conv\.bias.*unexpected.*extra"):
-        open_source(f"{user_module}:small", options)
+        open_source(f"{user_module}:Small", options)
 
 
 @pytest.mark.parametrize(
@@ -218,36 +204,29 @@ def test_a_registered_network_brings_its_own(options: dict[str, object]) -> None
         open_source("lenet5", ExportOptions(**options))  # type: ignore[arg-type]
 
 
-def saved(path: Path, text: str, *, opset: int = 17, **weights: np.ndarray) -> onnx.ModelProto:
-    """The graph ``text`` (ONNX's own syntax) as a file."""
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g {text}')
-    for name, array in weights.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    onnx.save(model, path)
-    return model
-
-
-def classifier(path: Path, *, batch: int | str = "n") -> onnx.ModelProto:
+@pytest.fixture
+def classifier(graphs: Any, tmp_path: Path) -> Callable[..., str]:
     """Conv, BatchNorm, Relu, mean and Gemm with names that torch would not give, old IR version."""
-    rng = np.random.default_rng(1)
-    shapes = {"k": (4, 3, 3, 3), "s": (4,), "b": (4,), "m": (4,), "w": (6, 4)}
-    weights = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
-    weights["v"] = rng.uniform(0.1, 2, 4)
-    return saved(
-        path,
-        f"""(float[{batch},3,8,8] image) => (float[{batch},6] scores) {{
-            c = Conv <pads=[1,1,1,1]> (image, k)
-            n = BatchNormalization <epsilon=0.01> (c, s, b, m, v)
-            r = Relu(n) p = GlobalAveragePool(r) f = Flatten(p)
-            scores = Gemm <transB=1> (f, w) }}""",
-        opset=13,
-        **{key: array.astype(np.float32) for key, array in weights.items()},
-    )
+
+    def write(batch: int | str = "n", more: str = "") -> str:
+        content = graphs.content(
+            f"""g (float[{batch},3,8,8] image{more}) => (float[{batch},6] scores) {{
+                c = Conv <pads=[1,1,1,1]> (image, k) n = BN<epsilon=0.01>(c) r = Relu(n)
+                p = GlobalAveragePool(r) f = Flatten(p) scores = Gemm <transB=1> (f, w) }}""",
+            opset=13,
+            ir_version=8,
+            k=graphs.draw(4, 3, 3, 3),
+            **{"w": graphs.draw(6, 4), **graphs.batchnorm(4)},
+        )
+        path = tmp_path / "theirs.onnx"
+        path.write_bytes(content)
+        return str(path)
+
+    return write
 
 
-def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
-    classifier(tmp_path / "theirs.onnx")
-    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
+def test_an_onnx_file_goes_the_same_way(classifier: Any, tmp_path: Path) -> None:
+    done = export(classifier(), tmp_path / "out")
     assert done.manifest.receipts["fold"]["summary"] == "1 of 1 BatchNorms folded"
     assert done.manifest.weights.kind == "onnx"
     assert done.manifest.inputs[0].name == "image"
@@ -259,46 +238,42 @@ def test_an_onnx_file_goes_the_same_way(tmp_path: Path) -> None:
         assert session.run(image=np.zeros((9, 3, 8, 8), np.float32))["scores"].shape == (9, 6)
 
 
-def test_defaults_among_the_inputs_stay_defaults(tmp_path: Path) -> None:
-    model = classifier(tmp_path / "theirs.onnx")
-    info = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [6, 4])
-    model.graph.input.append(info)
-    onnx.save(model, tmp_path / "theirs.onnx")
-    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out")
+def test_defaults_among_the_inputs_stay_defaults(classifier: Any, tmp_path: Path) -> None:
+    done = export(classifier(more=", float[6,4] w"), tmp_path / "out")
     assert [spec.name for spec in done.manifest.inputs] == ["image"]
     with load(done.path, device="cpu") as session:
         session.self_test()
 
 
-def test_an_onnx_file_with_a_batch_fixed_on_the_way(tmp_path: Path) -> None:
-    classifier(tmp_path / "theirs.onnx")
-    done = export(str(tmp_path / "theirs.onnx"), tmp_path / "out", ExportOptions(batch=4, opset=17))
+def test_an_onnx_file_with_a_batch_fixed_on_the_way(classifier: Any, tmp_path: Path) -> None:
+    done = export(classifier(), tmp_path / "out", ExportOptions(batch=4, opset=17))
     assert done.manifest.inputs[0].shape == (4, 3, 8, 8)
     assert done.manifest.outputs[0].shape == (4, 6)
     assert done.manifest.versions["opset"] == "17"
-    classifier(tmp_path / "one.onnx", batch=1)
     with pytest.raises(OptionError, match="fixed to 1, not 4"):
-        export(str(tmp_path / "one.onnx"), tmp_path / "out", ExportOptions(batch=4))
+        export(classifier(1), tmp_path / "out", ExportOptions(batch=4))
 
 
-def test_onnx_files_that_are_none(tmp_path: Path) -> None:
-    classifier(tmp_path / "theirs.onnx")
-    content = (tmp_path / "theirs.onnx").read_bytes()
-    for damaged in (b"not a graph at all", content[: len(content) // 2]):
+def test_onnx_files_that_are_none(classifier: Any, tmp_path: Path) -> None:
+    target = classifier()
+    with pytest.raises(OptionError, match="--weights does not go with"):
+        open_source(target, ExportOptions(weights="random"))
+    for damaged in (b"not a graph at all", Path(target).read_bytes()[:500]):
         (tmp_path / "no.onnx").write_bytes(damaged)
         with pytest.raises(GraphError, match="not a valid ONNX file"):
             open_source(str(tmp_path / "no.onnx"), ExportOptions())
-    with pytest.raises(OptionError, match="--weights does not go with"):
-        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(weights="random"))
 
 
-def test_free_dimensions_need_an_input_shape(tmp_path: Path) -> None:
-    saved(tmp_path / "free.onnx", "(float[n,3,h,w] x) => (float[n,3,h,w] y) { y = Relu(x) }")
+def test_free_dimensions_need_an_input_shape(graphs: Any, tmp_path: Path) -> None:
     target = str(tmp_path / "free.onnx")
-    with pytest.raises(OptionError, match="leaves h, w free"):
-        export(target, tmp_path / "out")
-    with pytest.raises(OptionError, match="does not fit"):
-        export(target, tmp_path / "out", ExportOptions(input_shape=(4, 8, 8)))
+    content = graphs.content("g (float[n,3,h,w] x) => (float[n,3,h,w] y) { y = Relu(x) }")
+    Path(target).write_bytes(content)
+    for options, message in (
+        ({}, "leaves h, w free"),
+        ({"input_shape": (4, 8, 8)}, "does not fit"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            export(target, tmp_path / "out", ExportOptions(**options))
     done = export(target, tmp_path / "out", ExportOptions(input_shape=(3, 8, 8)))
     with load(done.path, device="cpu") as session:
         session.self_test()
@@ -308,10 +283,10 @@ def test_free_dimensions_need_an_input_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"), [("a\n\nb\n", "no empty line"), ("", "one class a line")]
 )
-def test_labels_files_that_are_none(tmp_path: Path, text: str, message: str) -> None:
-    classifier(tmp_path / "theirs.onnx")
+def test_labels_files_that_are_none(
+    classifier: Any, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "labels.txt").write_text(text)
-    with pytest.raises(OptionError, match=message):
-        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(labels=tmp_path / "labels.txt"))
-    with pytest.raises(OptionError, match="cannot be read"):
-        open_source(str(tmp_path / "theirs.onnx"), ExportOptions(labels=tmp_path / "none.txt"))
+    for name, words in (("labels.txt", message), ("none.txt", "cannot be read")):
+        with pytest.raises(OptionError, match=words):
+            open_source(classifier(), ExportOptions(labels=tmp_path / name))

@@ -82,9 +82,6 @@ def test_quantization_other_than_symmetric_int8(zero: Any, words: str) -> None:
     error = refused(quantized(zero))
     assert (error.issues[0].node, error.issues[0].operator) == ("'quantize'", "QuantizeLinear")
     assert words in str(error)
-
-
-def test_symmetric_int8_is_taken() -> None:
     assert build(quantized(np.int8(0))).content
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -15,6 +15,7 @@ from repr_export.graph.values import (
     Names,
     add_initializer,
     bodies_of,
+    cast_to,
     discard_if_unused,
     graph_nodes,
     is_op,
@@ -71,10 +72,6 @@ class HalfReport:
         lost = self.weights.underflowed
         share = f"; {lost:,} of {self.weights.values:,} weights became 0" if lost else ""
         return f"{self.half} nodes in {self.precision}{kept}, {self.casts} casts{share}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain data that JSON can hold."""
-        return asdict(self)
 
 
 def to_half(
@@ -301,17 +298,13 @@ class _Rewrite:
             readers, places = uses.inputs.get(dtype, []), uses.outputs.get(dtype, [])
             if dtype == own or not (readers or places):
                 continue
-            short = self.fmt.name if dtype == self.half else "fp32"
-            cast = ir.node("Cast", [value], {"to": dtype.value})
-            result = cast.outputs[0]
-            result.type, result.shape = ir.TensorType(dtype), value.shape
+            named = own if places else dtype
+            name = self.names.take(
+                f"{value.name}.{self.fmt.name if named == self.half else 'fp32'}"
+            )
             if places:  # the output's name is what the model declared
-                result.name = value.name
-                inner = self.fmt.name if own == self.half else "fp32"
-                value.name = self.names.take(f"{value.name}.{inner}")
-            else:
-                result.name = self.names.take(f"{value.name}.{short}")
-            cast.name = f"Cast.{result.name}"
+                value.name, name = name, value.name or ""
+            cast = cast_to(dtype, value, name)
             if producer is not None:
                 self.graph.insert_after(producer, cast)
             elif first is not None:
@@ -319,9 +312,9 @@ class _Rewrite:
             else:
                 self.graph.append(cast)
             for node, index in readers:
-                node.replace_input_with(index, result)
+                node.replace_input_with(index, cast.outputs[0])
             for place in places:
-                self.graph.outputs[place] = result
+                self.graph.outputs[place] = cast.outputs[0]
             self.casts += 1
 
 

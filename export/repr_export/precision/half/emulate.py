@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from repr_export.graph.values import Names, is_op
+from repr_export.graph.values import Names, cast_to, is_op
 
 _HALVES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _FLOAT = ir.DataType.FLOAT
@@ -35,50 +35,29 @@ def emulate_half(model: ir.Model) -> ir.Model:
     nodes = tuple(graph)
     for value in graph.inputs:
         if value.dtype in _HALVES and nodes:
-            graph.insert_before(nodes[0], _widened(value, names))
+            graph.insert_before(nodes[0], _read_cast(value, _FLOAT, names))
     for node in nodes:
         for value in tuple(node.outputs):
             if value.dtype not in _HALVES:
                 continue
-            casts = []
-            if is_op(node, "Cast"):
-                half = value
-            else:
-                cast, half = _cast(value, value.dtype, names)
+            casts, half = [], value
+            if not is_op(node, "Cast"):
+                casts.append(_read_cast(value, value.dtype, names))
+                half = casts[0].outputs[0]
                 value.type = ir.TensorType(_FLOAT)
-                casts.append(cast)
-                _replace(value, half, cast)
-            graph.insert_after(node, [*casts, _widened(half, names)])
+                if value.is_graph_output():  # ``half`` stands for it, under its name
+                    value.name, half.name = half.name, value.name
+                    for place, output in enumerate(graph.outputs):
+                        if output is value:
+                            graph.outputs[place] = half
+            graph.insert_after(node, [*casts, _read_cast(half, _FLOAT, names)])
     return copy
 
 
-def _widened(half: ir.Value, names: Names) -> ir.Node:
-    """A Cast to float32, from which all nodes read what they read from ``half`` before."""
-    cast, wide = _cast(half, _FLOAT, names)
-    for use in tuple(half.uses()):
-        if use.node is not cast:
-            use.node.replace_input_with(use.idx, wide)
+def _read_cast(value: ir.Value, dtype: ir.DataType, names: Names) -> ir.Node:
+    """A Cast from which all nodes read what they read from ``value`` before."""
+    uses = tuple(value.uses())
+    cast = cast_to(dtype, value, names.take(f"{value.name}.{_HALVES.get(dtype, 'rounded')}"))
+    for use in uses:
+        use.node.replace_input_with(use.idx, cast.outputs[0])
     return cast
-
-
-def _cast(value: ir.Value, dtype: ir.DataType, names: Names) -> tuple[ir.Node, ir.Value]:
-    node = ir.node("Cast", [value], {"to": dtype.value})
-    result = node.outputs[0]
-    result.name = names.take(f"{value.name}.{_HALVES.get(dtype, 'rounded')}")
-    result.type, result.shape = ir.TensorType(dtype), value.shape
-    node.name = f"Cast.{result.name}"
-    return node, result
-
-
-def _replace(value: ir.Value, half: ir.Value, cast: ir.Node) -> None:
-    """Let ``half`` stand for ``value``, under its name where it is an output of the graph."""
-    for use in tuple(value.uses()):
-        if use.node is not cast:
-            use.node.replace_input_with(use.idx, half)
-    graph = cast.inputs[0].graph if cast.inputs[0] is not None else None
-    if graph is None or not value.is_graph_output():
-        return
-    value.name, half.name = half.name, value.name
-    for place, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[place] = half

@@ -99,11 +99,8 @@ def residual_operand(node: ir.Node, chosen: Collection[str]) -> int | None:
 
 def weight_axis(node: ir.Node) -> int:
     """The axis of the weights (input 1) that counts the output channels."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return 1
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) != 0
+    return 0 if node.op_type == "Conv" or transposed else 1
 
 
 def _is_weighted(node: ir.Node, target: Target) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
+from repr_export.graph.values import node_name
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.int8.quantizable import Target, name_nodes
 from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
@@ -146,10 +147,10 @@ def bisect(
         return 100 * (reference - seen[keep][1]) <= max_drop + 1e-9
 
     keep: frozenset[str] = frozenset()
+    ranked: list[str] = []
     if not measure(keep):
-        ranked = [
-            row.node for row in scan(graph, ranges, calibration, target=target, progress=progress)
-        ]
+        rows = scan(graph, ranges, calibration, target=target, progress=progress)
+        ranked = [row.node for row in rows]
         weighted = set(quantizable(graph, target).weighted)
         most = max(n for n in range(len(ranked)) if weighted - set(ranked[:n]))
         if not measure(frozenset(ranked[:most])):
@@ -166,24 +167,19 @@ def bisect(
         for name in reversed(ranked[:high]):
             if measure(keep - {name}):
                 keep -= {name}
-        keep_in_order = tuple(name for name in ranked if name in keep)
-    else:
-        keep_in_order = ()
     made, accuracy = seen[keep]
-    costs = _multiply_adds(graph)
-    share = (
-        None
-        if not costs
-        else sum(costs.get(name, 0) for name in keep) / max(sum(costs.values()), 1)
-    )
-    return Bisection(keep_in_order, made, accuracy, reference, len(seen), share)
+    share, costs = None, _multiply_adds(graph)
+    if costs:
+        share = sum(costs.get(name, 0) for name in keep) / max(sum(costs.values()), 1)
+    in_order = tuple(name for name in ranked if name in keep)
+    return Bisection(in_order, made, accuracy, reference, len(seen), share)
 
 
 def _multiply_adds(graph: bytes) -> dict[str, int] | None:
     model = ir.from_proto(onnx.load_model_from_string(graph))
     name_nodes(model)
     try:
-        return {row.node: row.count for row in count_multiply_adds(model).nodes}
+        return {node_name(row.node): row.count for row in count_multiply_adds(model)}
     except UncountableError:
         return None
 

@@ -29,7 +29,6 @@ def test_whole_network_becomes_fp16_with_one_cast_at_each_end(
     assert report.weights.values > 10_000
     assert report.weights.underflowed == report.weights.overflowed == 0
     assert str(report).startswith(f"{len(floats)} nodes in fp16, 2 casts")
-    assert report.as_dict()["weights"]["values"] == report.weights.values
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20"])
@@ -62,9 +61,8 @@ def test_trained_network_keeps_its_classes() -> None:
     source = open_source("lenet5", ExportOptions())
     model = source.model()
     run_pipeline(model)
-    real = sample_sets(
-        (TensorSpec("input", "float32", ("batch", 3, 32, 32)),), source.preprocessing, None, None
-    )[0]
+    spec = TensorSpec("input", "float32", ("batch", 3, 32, 32))
+    real = sample_sets((spec,), source.preprocessing, None, None)[0]
     assert real.name == "real"
     inputs = {"input": real.inputs["input"][:200]}
     report = to_half(model, "fp16", samples=inputs)
@@ -75,41 +73,35 @@ def test_trained_network_keeps_its_classes() -> None:
     assert np.mean(got[name].argmax(1) == want[name].argmax(1)) >= 0.99
 
 
+def content(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
 def test_running_twice_changes_nothing_more(graphs: Any) -> None:
     model = folded(graphs, "lenet5")
     to_half(model, "fp16")
-    before = ir.to_proto(model).SerializeToString()
+    before = content(model)
     again = to_half(model, "fp16")
     assert (again.casts, again.weights.values) == (0, 0)
-    assert ir.to_proto(model).SerializeToString() == before
+    assert content(model) == before
 
 
 def test_clone_leaves_the_fp32_graph_and_its_float64_values(graphs: Any) -> None:
     model = folded(graphs, "resnet20")
-    before = ir.to_proto(model).SerializeToString(deterministic=True)
-    first = model.clone()
-    to_half(first, "fp16")
-    second = model.clone()
-    to_half(second, "bf16")
-    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-    conv = next(node for node in model.graph if node.op_type == "Conv")
-    weight = conv.inputs[1]
-    assert weight is not None
-    assert not np.array_equal(unrounded(weight), unrounded(weight).astype(np.float32))
+    before = content(model)
+    for precision in ("fp16", "bf16"):
+        half = model.clone()
+        to_half(half, precision)
+        assert content(model) == before
+        weight = next(node for node in model.graph if node.op_type == "Conv").inputs[1]
+        assert not np.array_equal(unrounded(weight), unrounded(weight).astype(np.float32))
 
 
 def test_a_value_is_cast_once_for_all_who_read_it(graphs: Any, halve: Any) -> None:
     model = graphs.parse(
         """g (float[N, 4] x) => (float[N, 4] y, float[N, 4] h) {
-            h = Gemm(x, w)
-            a = Exp(h)
-            b = Softmax(h)
-            c = Gemm(h, w)
-            d = Gemm(x, w)
-            e = Add(c, d)
-            s = Add(a, b)
-            t = Gemm(e, w)
-            y = Mul(s, t)
+            h = Gemm(x, w)  a = Exp(h)  b = Softmax(h)  c = Gemm(h, w)  d = Gemm(x, w)
+            e = Add(c, d)  s = Add(a, b)  t = Gemm(e, w)  y = Mul(s, t)
         }""",
         w=graphs.draw(4, 4) / 4,
     )
@@ -162,22 +154,16 @@ def test_default_of_an_input_stays_a_default(graphs: Any) -> None:
         onnx.checker.check_model(ir.to_proto(model), full_check=True)
         assert model.graph.initializers["k"].dtype == dtype
         assert model.graph.inputs[1].dtype == dtype
-        np.testing.assert_allclose(
-            model.graph.initializers["k"].const_value.numpy(), default, rtol=1e-3
-        )
+        kept = model.graph.initializers["k"].const_value.numpy()
+        np.testing.assert_allclose(kept, default, rtol=1e-3)
 
 
 def test_arithmetic_on_shapes_stays_exact(graphs: Any) -> None:
     model = graphs.parse(
         """g (float[N, 1, L] x) => (float[N, 1, M] y, int64[1] m) {
-            c = Conv(x, w)
-            s = Shape <start = 2> (c)
-            f = Cast <to = 1> (s)
-            h = Mul(f, two)
-            m = Cast <to = 7> (h)
-            sizes = Concat <axis = 0> (minus, m)
-            t = Concat <axis = 2> (c, c)
-            y = Reshape(t, sizes)
+            c = Conv(x, w)  s = Shape <start = 2> (c)  f = Cast <to = 1> (s)  h = Mul(f, two)
+            m = Cast <to = 7> (h)  sizes = Concat <axis = 0> (minus, m)
+            t = Concat <axis = 2> (c, c)  y = Reshape(t, sizes)
         }""",
         w=graphs.draw(1, 1, 1),
         two=np.float32(2),
@@ -186,8 +172,7 @@ def test_arithmetic_on_shapes_stays_exact(graphs: Any) -> None:
     report = to_half(model, "fp16")
     assert report.kept == ()
     assert types_of(model, "Mul") == [FLOAT]
-    x = graphs.draw(1, 1, 2049)
-    y, m = graphs.run(model, {"x": x})
+    y, m = graphs.run(model, {"x": graphs.draw(1, 1, 2049)})
     assert m.tolist() == [4098]  # 2049 is no fp16 number
     assert y.shape == (1, 1, 4098)
 
@@ -221,12 +206,8 @@ def test_floats_made_of_integers_become_half_by_a_cast(graphs: Any) -> None:
 def test_quantized_nodes_stay_and_the_rest_becomes_half(graphs: Any, halve: Any) -> None:
     model = graphs.parse(
         """g (float[N, 3, 6, 6] x) => (float[N, 4, 2, 2] y) {
-            c = Conv(x, w)
-            r = Relu(c)
-            q = QuantizeLinear(r, s, zero)
-            d = DequantizeLinear(q, s, zero)
-            e = DequantizeLinear(v, t, zero)
-            y = Conv(d, e)
+            c = Conv(x, w)  r = Relu(c)  q = QuantizeLinear(r, s, zero)
+            d = DequantizeLinear(q, s, zero)  e = DequantizeLinear(v, t, zero)  y = Conv(d, e)
         }""",
         w=graphs.draw(4, 3, 3, 3),
         v=np.random.default_rng(0).integers(-127, 128, (4, 4, 3, 3)).astype(np.int8),

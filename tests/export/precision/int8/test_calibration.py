@@ -1,6 +1,7 @@
 """Calibration images from the package and from folders, and the three methods that make ranges."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,6 @@ def write_images(folder: Path, count: int, size: tuple[int, int] = (8, 8)) -> No
 
 def test_the_bundled_images_are_training_images_as_the_network_takes_them() -> None:
     calibration = bundled_calibration(CIFAR)
-    assert len(calibration) == 500
     assert calibration.inputs.shape == (500, 3, 32, 32)
     assert calibration.inputs.dtype == np.float32
     assert "CIFAR-10 training subset" in calibration.description
@@ -100,39 +100,33 @@ def test_a_large_folder_gives_each_sub_folder_its_share(
     assert "20 images of 60, at equal distances by name" in calibration.description
 
 
-def test_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="no such folder; --calibration takes a folder"):
-        folder_calibration(tmp_path / "none", SMALL)
+def test_a_folder_that_is_missing_or_holds_too_few_images(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CalibrationError, match="no such folder"):
-        folder_calibration(tmp_path / "file", SMALL)
+    for name in ("none", "file"):
+        with pytest.raises(CalibrationError, match="no such folder; --calibration takes a folder"):
+            folder_calibration(tmp_path / name, SMALL)
+    for count in (0, 15):
+        write_images(tmp_path, count)
+        with pytest.raises(CalibrationError, match=f"holds {count} images .* give at least 16"):
+            folder_calibration(tmp_path, SMALL)
 
 
-@pytest.mark.parametrize("count", [0, 15])
-def test_a_folder_with_too_few_images(tmp_path: Path, count: int) -> None:
-    write_images(tmp_path, count)
-    with pytest.raises(CalibrationError, match=f"holds {count} images .* give at least 16"):
-        folder_calibration(tmp_path, SMALL)
-
-
-@pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
-def test_a_corrupt_image_is_named(tmp_path: Path, damage: str) -> None:
+def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, 16, (30, 30))
     broken = tmp_path / "0007.png"
-    content = broken.read_bytes()
-    broken.write_bytes(
-        {"text": b"<html>", "truncated": content[: len(content) // 2], "empty": b""}[damage]
-    )
-    with pytest.raises(CalibrationError, match=r"0007\.png cannot be read as an image \(.+take it"):
-        folder_calibration(tmp_path, SMALL)
+    for content in (b"<html>", broken.read_bytes()[:500], b""):
+        broken.write_bytes(content)
+        with pytest.raises(
+            CalibrationError, match=r"0007\.png cannot be read as an image \(.+take"
+        ):
+            folder_calibration(tmp_path, SMALL)
 
 
 def test_an_image_smaller_than_the_crop_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, 16)
     Image.new("RGB", (4, 4)).save(tmp_path / "0003.png")
-    unresized = PreprocessingInfo(None, (8, 8), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(CalibrationError, match=r"0003\.png: .*4x4 pixels is smaller than"):
-        folder_calibration(tmp_path, unresized)
+        folder_calibration(tmp_path, replace(SMALL, resize=None))
 
 
 def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +206,10 @@ def test_entropy_agrees_with_the_definition() -> None:
             for member in members:
                 q[member] = sum(bins[m] for m in members) / len(members)
         total_p, total_q = sum(p), sum(q)
-        if any(a > 0 and b == 0 for a, b in zip(p, q, strict=True)):
+        pairs = [(a / total_p, b / total_q) for a, b in zip(p, q, strict=True) if a > 0]
+        if any(b == 0 for _, b in pairs):
             return float("inf")
-        return sum(
-            a / total_p * np.log(a / total_p * total_q / b)
-            for a, b in zip(p, q, strict=True)
-            if a > 0
-        )
+        return sum(a * np.log(a / b) for a, b in pairs)
 
     chosen = round(entropy_threshold(counts) * 4096)
     assert 128 < chosen < 4096
@@ -272,25 +263,17 @@ def test_memory_bounds_the_batch(graphs: Any, monkeypatch: pytest.MonkeyPatch) -
     assert {(what, total) for what, _, total in seen} == {("measuring ranges", 20)}
 
 
-def test_only_float_tensors_have_ranges(graphs: Any) -> None:
+def test_only_float_tensors_have_ranges_and_one_that_overflows_is_named(graphs: Any) -> None:
     content = graphs.content(
-        "g (float[N,4] x) => (float[N,4] y) { s = Shape(x) h = Relu(x) y = Reshape(h, s) }"
+        "g (float[N,4] x) => (float[N,4] y) { s = Shape(x) big = Exp(x) y = Reshape(big, s) }"
     )
-    measured = measure_ranges(content, noise(), "min-max")
-    assert list(measured.tensors) == ["x", "h", "y"]
-
-
-def test_a_tensor_that_overflows_is_named(graphs: Any) -> None:
-    content = graphs.content("g (float[N,4] x) => (float[N,4] y) { big = Exp(x) y = Relu(big) }")
+    assert list(measure_ranges(content, noise(), "min-max").tensors) == ["x", "big", "y"]
     large = CalibrationSet(np.full((16, 4), 1000, np.float32), "large")
     with pytest.raises(CalibrationError, match="the tensor 'big' overflows"):
         measure_ranges(content, large)
-
-
-def test_a_method_that_is_none(graphs: Any) -> None:
     unknown: Any = "median"
     with pytest.raises(OptionError, match="one of min-max, entropy, percentile, got median"):
-        measure_ranges(graphs.content(RELU), noise(), unknown)
+        measure_ranges(content, noise(), unknown)
 
 
 @pytest.mark.parametrize(

@@ -40,23 +40,24 @@ def test_channel_scales_by_hand() -> None:
     # -0.5 / 0.01 = -50; 2 / 2 = 1; a channel of zeros stays zeros.
     assert levels.tolist() == [[[[127, -50]]], [[[-127, 1]]], [[[0, 0]]]]
 
-
-def test_levels_are_the_nearest_with_ties_to_even_and_never_minus_128() -> None:
+    # The nearest level, ties to even, and never -128.
     values = np.array([[0.5, 1.5, 2.5, -127.0]])
     scales = channel_scales(values, 0)
     assert scales.tolist() == [1.0]
     assert quantize_weights(values, scales, 0).tolist() == [[0, 2, 2, -127]]
     assert quantize_weights(np.array([[-300.0]]), scales, 0).tolist() == [[-127]]
+    # A channel of tiny weights keeps a normal scale.
+    assert channel_scales(np.array([[1e-44]]), 0)[0] >= np.finfo(np.float32).tiny
 
 
-def test_a_channel_of_tiny_weights_keeps_a_normal_scale() -> None:
-    scales = channel_scales(np.array([[1e-44]]), 0)
-    assert scales[0] >= np.finfo(np.float32).tiny
+@pytest.fixture(scope="module")
+def graph(net: bytes, ranges: Ranges) -> onnx.GraphProto:
+    """The network for TensorRT."""
+    return load(quantize(net, ranges, target="tensorrt").graph)
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_weights_are_int8_with_one_scale_a_channel(net: bytes, ranges: Ranges, name: str) -> None:
-    graph = load(quantize(net, ranges, target="tensorrt").graph)
+def test_weights_are_int8_with_one_scale_a_channel(graph: onnx.GraphProto, name: str) -> None:
     arrays = initializers(graph)
     made = dequantized(graph, name, 1)
     assert onnx.helper.get_node_attr_value(made, "axis") == 0
@@ -86,13 +87,9 @@ def test_a_gemm_without_transposed_weights_has_its_channels_in_the_second_axis(g
     assert initializers(graph)[made.input[1]].shape == (7,)
 
 
-def test_an_activation_scale_is_its_largest_value_over_127(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, target="tensorrt").graph)
-    made = dequantized(graph, "left", 0)
-    scale = initializers(graph)[made.input[1]]
+def test_an_activation_scale_is_its_largest_value_over_127(graph: onnx.GraphProto) -> None:
+    scale = initializers(graph)[dequantized(graph, "left", 0).input[1]]
     assert scale.shape == ()
-    largest = ranges.tensors["x"].largest
-    assert float(scale) == pytest.approx(largest / 127, rel=1e-6)
     # Run by hand: the range is that of the first layer on the same images.
     first = weights()
     padded = np.pad(images().inputs, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -101,13 +98,7 @@ def test_an_activation_scale_is_its_largest_value_over_127(net: bytes, ranges: R
         np.einsum("nchwij,ocij->nohw", windows, first["w_stem"])
         + first["b_stem"][None, :, None, None]
     )
-    assert largest == pytest.approx(sums.max(), rel=1e-5)
-
-
-def test_readers_of_one_tensor_share_its_pair(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, target="tensorrt").graph)
-    assert node(graph, "left").input[0] == node(graph, "right").input[0]
-    assert sum(each.op_type == "QuantizeLinear" for each in graph.node) == 4  # x, lr, f, r
+    assert float(scale) == pytest.approx(sums.max() / 127, rel=1e-5)
 
 
 # What becomes int8
@@ -139,28 +130,21 @@ def test_excluded_nodes_stay_float(net: bytes, ranges: Ranges, target: Any) -> N
         assert made.report.kept[name] == "excluded"
     assert dequantized(graph, "left", 1)
     assert dequantized(graph, "right", 1)
+    # An addition also where no layer beside it is int8.
+    for exclude in (["sum"], ["left2", "right"]):
+        assert "sum" not in quantize(net, ranges, target=target, exclude=exclude).report.quantized
 
 
 def test_an_addition_is_quantized_beside_the_layer_that_it_is_fused_with(
     net: bytes, ranges: Ranges
 ) -> None:
-    graph = load(quantize(net, ranges, target="tensorrt").graph)
-    assert node(graph, "sum").input[0] == "l2"
-    assert dequantized(graph, "sum", 1)
-    other = load(quantize(net, ranges, target="tensorrt", exclude=["left2"]).graph)
-    assert dequantized(other, "sum", 0)
-    assert node(other, "sum").input[1] == "r"
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_an_addition_stays_float_where_it_is_excluded_or_no_layer_beside_it_is_int8(
-    net: bytes, ranges: Ranges, target: Any
-) -> None:
-    for exclude in (["sum"], ["left2", "right"]):
-        made = quantize(net, ranges, target=target, exclude=exclude)
-        assert "sum" not in made.report.quantized
-    graph = load(quantize(net, ranges, target="tensorrt", exclude=["sum"]).graph)
-    assert list(node(graph, "sum").input) == ["l2", "r"]
+    for excluded, inputs in (
+        ([], ["l2", "r_dq"]),
+        (["left2"], ["l2_dq", "r"]),
+        (["sum"], ["l2", "r"]),
+    ):
+        graph = load(quantize(net, ranges, target="tensorrt", exclude=excluded).graph)
+        assert list(node(graph, "sum").input) == inputs
 
 
 def test_an_identity_shortcut_shares_the_pair_of_its_block(graphs: Any) -> None:
@@ -174,21 +158,20 @@ def test_an_identity_shortcut_shares_the_pair_of_its_block(graphs: Any) -> None:
         w2=graphs.draw(4, 4, 3, 3),
         w1b=graphs.draw(4, 4, 1, 1),
     )
-    made = quantize(
-        content, measure_ranges(content, images(16, (3, 6, 6)), "min-max"), target="tensorrt"
-    )
+    measured = measure_ranges(content, images(16, (3, 6, 6)), "min-max")
+    made = quantize(content, measured, target="tensorrt")
     graph = load(made.graph)
     assert node(graph, "sum").input[1] == node(graph, "block").input[0] == "x_dq"
     assert engine_of(made.graph)
 
 
-def test_biases_are_float_and_zero_points_0_for_tensorrt(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize(net, ranges, target="tensorrt").graph)
+def test_biases_are_float_and_zero_points_0_for_tensorrt(graph: onnx.GraphProto) -> None:
     arrays = initializers(graph)
     for name in INNER:
         np.testing.assert_array_equal(arrays[node(graph, name).input[2]], weights()[f"b_{name}"])
     pairs = [each for each in graph.node if each.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    assert len(pairs) == 4 + 4 + 4  # Q of activations, DQ of activations, DQ of weights
+    # Q and DQ of x, which left and right share, of lr, f and r; DQ of weights
+    assert len(pairs) == 4 + 4 + 4
     for pair in pairs:
         assert arrays[pair.input[2]].dtype == np.int8
         assert not arrays[pair.input[2]].any()
@@ -246,12 +229,10 @@ def test_vnni_is_read_from_the_cpus_flags(
 
 
 def test_only_the_nodes_asked_for(net: bytes, ranges: Ranges) -> None:
-    graph = load(quantize_nodes(net, ranges, ["left2"], target="tensorrt"))
-    assert [each.op_type for each in graph.node].count("QuantizeLinear") == 1
-    assert dequantized(graph, "left2", 1)
-    graph = load(quantize_nodes(net, ranges, ["sum"], target="tensorrt"))
-    assert dequantized(graph, "sum", 1)
-    assert [each.op_type for each in graph.node].count("DequantizeLinear") == 1
+    for name, op in (("left2", "QuantizeLinear"), ("sum", "DequantizeLinear")):
+        graph = load(quantize_nodes(net, ranges, [name], target="tensorrt"))
+        assert dequantized(graph, name, 1)
+        assert [each.op_type for each in graph.node].count(op) == 1
     with pytest.raises(PrecisionError, match=r"cannot make int8 of .*stem"):
         quantize_nodes(net, ranges, ["stem"], target="tensorrt")
     with pytest.raises(PrecisionError, match="no nodes"):
@@ -272,8 +253,7 @@ def test_layers_that_cannot_be_int8_say_why(graphs: Any) -> None:
     made = quantize(content, measure_ranges(content, images(16, (4, 4))), target="tensorrt")
     assert made.report.quantized == ("b",)
     # The layers a and d read the same weights, and still find them in float.
-    arrays = initializers(load(made.graph))
-    assert arrays["w"].dtype == np.float32
+    assert initializers(load(made.graph))["w"].dtype == np.float32
     assert engine_of(made.graph)
 
 
@@ -291,8 +271,7 @@ def test_transposed_convolutions_are_for_tensorrt_alone(graphs: Any) -> None:
     )
     measured = measure_ranges(content, images(16, (3, 6, 6)), "min-max")
     made = quantize(content, measured, target="tensorrt")
-    graph = load(made.graph)
-    weight = dequantized(graph, "up", 1)
+    weight = dequantized(load(made.graph), "up", 1)
     assert onnx.helper.get_node_attr_value(weight, "axis") == 1
     assert engine_of(made.graph)
     cpu = quantize(content, measured, target="cpu")
@@ -313,9 +292,8 @@ def test_nodes_without_a_name_are_called_after_their_output(graphs: Any) -> None
     for each in model.graph:
         each.name = "i" if each.outputs[0].name == "h" else None
     content = ir.to_proto(model).SerializeToString()
-    assert quantizable(content, "tensorrt").weighted == ("i_",)  # "i" is taken
     measured = measure_ranges(content, images(16, (4,)))
-    for target in TARGETS:
+    for target in TARGETS:  # "i" is taken
         assert quantize(content, measured, target=target).report.quantized == ("i_",)
 
 

@@ -169,30 +169,23 @@ def test_a_graph_of_first_and_last_layers_is_refused(graphs: Any) -> None:
         quantizable(ir.to_proto(model).SerializeToString(), "cpu")
 
 
-def test_a_target_that_is_none(net: bytes, ranges: Ranges) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_cannot_be_quantized(graphs: Any, net: bytes, ranges: Ranges, target: Any) -> None:
+    tensors = {name: each for name, each in ranges.tensors.items() if name not in ("lr", "x")}
+    for content, measured, message in (
+        (b"not a graph", ranges, "cannot be read"),
+        (quantize(net, ranges, target=target).graph, ranges, "already; give the fp32 graph"),
+        (
+            *(graphs.content(NET, opset=12, **weights()), ranges),
+            "need opset 13 or later, the graph has 12; .*--opset 13",
+        ),
+        (
+            *(net, Ranges(tensors, "min-max", 24, "noise")),
+            "no range was measured for lr, x; measure",
+        ),
+    ):
+        with pytest.raises(GraphError, match=message):
+            quantize(content, measured, target=target)
     unknown: Any = "openvino"
     with pytest.raises(OptionError, match="for tensorrt and cpu, not for 'openvino'"):
         quantize(net, ranges, target=unknown)
-
-
-def test_bytes_and_graphs_that_are_not_fp32(net: bytes, ranges: Ranges) -> None:
-    for target in TARGETS:
-        made = quantize(net, ranges, target=target)
-        with pytest.raises(GraphError, match="quantized already; give the fp32 graph"):
-            quantize(made.graph, ranges, target=target)
-    with pytest.raises(GraphError, match="cannot be read"):
-        quantize(b"not a graph", ranges, target="tensorrt")
-
-
-def test_an_old_opset_is_refused(graphs: Any, ranges: Ranges) -> None:
-    content = graphs.content(NET, opset=12, **weights())
-    with pytest.raises(GraphError, match=r"need opset 13 or later, the graph has 12; .*--opset 13"):
-        quantize(content, ranges, target="tensorrt")
-
-
-def test_ranges_of_another_graph_are_refused(net: bytes, ranges: Ranges) -> None:
-    tensors = {name: each for name, each in ranges.tensors.items() if name not in ("lr", "x")}
-    other = Ranges(tensors, "min-max", 24, "noise")
-    for target in TARGETS:
-        with pytest.raises(GraphError, match="no range was measured for lr, x; measure"):
-            quantize(net, other, target=target)

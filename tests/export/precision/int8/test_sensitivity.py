@@ -157,10 +157,8 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
     last = scan(*given, target="tensorrt")[-2].node
 
     def evaluate(made: bytes) -> float:
-        node = next(
-            each for each in onnx.load_model_from_string(made).graph.node if each.name == last
-        )
-        return 0.5 if node.input[0].endswith("_dq") else 0.9
+        nodes = {each.name: each for each in onnx.load_model_from_string(made).graph.node}
+        return 0.5 if nodes[last].input[0].endswith("_dq") else 0.9
 
     seen: list[str] = []
     found = bisect(
@@ -177,19 +175,9 @@ def test_members_that_are_not_needed_go_back(graphs: Any) -> None:
     assert sum(what.startswith("accuracy") for what in seen) == found.evaluations
 
 
-def test_a_bound_that_no_set_reaches_is_an_error(graphs: Any) -> None:
+def test_a_bound_that_no_set_reaches_and_an_accuracy_in_percent_are_errors(graphs: Any) -> None:
     given = measured(chain(graphs, bad=()))
     with pytest.raises(PrecisionError, match=r"alone in int8 .* 20\.00 points .* allowed are 0\.5"):
-        bisect(
-            *given,
-            lambda _: 0.7,
-            target="tensorrt",
-            reference=0.9,
-            max_drop=0.5,
-        )
-
-
-def test_an_accuracy_in_percent_is_refused(graphs: Any) -> None:
-    given = measured(chain(graphs, bad=()))
+        bisect(*given, lambda _: 0.7, target="tensorrt", reference=0.9, max_drop=0.5)
     with pytest.raises(PrecisionError, match=r"must lie in 0\.\.1, got 91"):
         bisect(*given, lambda _: 91.0, target="cpu", reference=0.9, max_drop=0.5)
