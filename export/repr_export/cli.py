@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from repr_runtime.artifact.manifest import Manifest
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _input(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """The name of an input, or "", and its shape."""
+    name, _, dims = text.rpartition("=")
     try:
-        return tuple(int(part) for part in text.lower().split("x"))
+        parts = dims.split("x") if dims else []
+        return name, tuple(part if name and part == "N" else int(part) for part in parts)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 3x224x224") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a shape such as 3x224x224 nor NAME=SHAPE such as state=2xNx64"
+        ) from None
 
 
 def _triple(text: str) -> tuple[float, float, float]:
@@ -63,7 +68,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--opset", type=int, metavar="N")
     own = p.add_argument_group("a network of your own")
     own.add_argument(
-        "--input", dest="input_shape", type=_shape, metavar="CxHxW", help="shape of one sample"
+        "--input",
+        dest="shapes_given",
+        action="append",
+        default=[],
+        type=_input,
+        metavar="[NAME=]CxHxW",
+        help="shape of one sample; NAME=2xNx64 where N, the batch, is not first; for each input",
+    )
+    own.add_argument(
+        "--samples",
+        type=Path,
+        metavar="FILE.npz",
+        help="arrays by input name to prove it on (default: images or noise)",
     )
     own.add_argument("--labels", type=Path, metavar="FILE", help="one class a line")
     own.add_argument("--mean", type=_triple, metavar="R,G,B", help="of images scaled to 0..1")
@@ -150,6 +167,9 @@ def _run(args: argparse.Namespace) -> int:
         args.names = tuple(dict.fromkeys(args.names or ()))
         args.precision = PrecisionOptions(**_fields_of(PrecisionOptions, args))
         args.engine = _engine_options(args)
+        shapes = dict(args.shapes_given)
+        args.input_shape = shapes.pop("", None)
+        args.input_shapes = shapes or None
         options = ExportOptions(**_fields_of(ExportOptions, args))
         console = Console(stderr=True, quiet=args.quiet)
         with (
@@ -224,11 +244,19 @@ def _summary(done: Exported) -> str:
             for row in manifest.receipts["fold"]["refused"]
         ),
         ("parity", manifest.receipts["parity"]["summary"]),
+        *_batch_rows(manifest),
         *_precision_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
     ]
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _batch_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    reason = manifest.receipts["golden"]["inseparable"]
+    return [("batch", f"{reason}: give the runtime whole batches, do not join requests")] * bool(
+        reason
+    )
 
 
 def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """The choices of one export, checked when they are made."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from repr_export.errors import OptionError
+from repr_export.layout import BATCH, Dims
 from repr_export.precision.options import PrecisionOptions
 from repr_export.tensorrt.options import EngineOptions
+from repr_runtime.artifact.manifest import TensorSpec
 
 DEFAULT_OPSET = 20
 Triple = tuple[float, float, float]
@@ -18,8 +21,11 @@ class ExportOptions:
     ``weights`` is a checkpoint's path, ``"random"``, or None (bundled ones for a registered
     network, what the factory made for a factory). ``batch`` None keeps the batch size free.
     ``opset`` None is 20 for torch networks and the file's own for ONNX files.
-    ``input_shape`` is one sample's, without the batch; needed for factories, and for ONNX
-    files with free dimensions. ``labels`` is a text file with one class a line. ``mean`` and
+    ``input_shape`` is one sample's of the first input, without the batch; needed for factories,
+    and for ONNX files with free dimensions; ``input_shapes`` are shapes by input name, as
+    :func:`repr_export.layout.lay_out` takes them. ``samples`` is a file of arrays by input name
+    (``numpy.savez``) to prove the graph on, in place of made-up ones.
+    ``labels`` is a text file with one class a line. ``mean`` and
     ``std`` are a channel's, of images scaled to 0..1; ``resize`` is the shorter side before
     the centre crop (None: the input's own). ``name`` names the artifact. ``precision`` are the
     lower precisions to add, ``engine`` how to build an engine of each precision (None: none).
@@ -30,6 +36,8 @@ class ExportOptions:
     batch: int | None = None
     opset: int | None = None
     input_shape: tuple[int, ...] | None = None
+    input_shapes: Mapping[str, Dims] | None = None
+    samples: Path | None = None
     labels: Path | None = None
     mean: Triple | None = None
     std: Triple | None = None
@@ -43,8 +51,9 @@ class ExportOptions:
             raise OptionError(f"--batch must be a number from 1, or 'dynamic', got {self.batch}")
         if self.opset is not None and not 9 <= self.opset <= 26:
             raise OptionError(f"--opset must lie in 9..26, got {self.opset}")
-        if self.input_shape is not None and not all(size > 0 for size in self.input_shape):
-            raise OptionError(f"--input must have sizes above 0, got {self.input_shape}")
+        for shape in (self.input_shape or (), *(self.input_shapes or {}).values()):
+            if not all(size == BATCH or (isinstance(size, int) and size > 0) for size in shape):
+                raise OptionError(f"--input must have sizes above 0, got {shape}")
         if (self.mean is None) != (self.std is None):
             raise OptionError("--mean and --std go together; give both or neither")
         if self.std is not None and not all(value > 0 for value in self.std):
@@ -58,9 +67,14 @@ class ExportOptions:
         ):
             raise OptionError(f"--name must be usable as a folder's name, got {self.name!r}")
 
+    def shapes_of(self, specs: Sequence[TensorSpec]) -> dict[str, Dims]:
+        """The shapes that were given for inputs like these, by name."""
+        first = {} if self.input_shape is None else {specs[0].name: self.input_shape}
+        return {**first, **(self.input_shapes or {})}
+
     def refuse(self, target: str, *names: str) -> None:
         """Raise :class:`OptionError` for options that mean nothing for ``target``."""
         for name in names:
             if getattr(self, name) is not None:
-                option = name.removesuffix("_shape")
+                option = "input NAME=" if name == "input_shapes" else name.removesuffix("_shape")
                 raise OptionError(f"--{option} does not go with {target}; leave it out")

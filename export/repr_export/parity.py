@@ -1,7 +1,7 @@
 """Does the exported graph compute what the original network computes? The receipt, and the golden samples."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import ParityError
-from repr_export.samples import Arrays, CpuGraph, SampleSet, run_in_batches
+from repr_export.layout import Arrays, Layout
+from repr_export.samples import CpuGraph, SampleSet
 from repr_export.source import Source
 
 PARITY_BOUND = 1e-4
@@ -53,12 +54,15 @@ class Golden:
     """A few samples with the original network's outputs, as a file, and what it says of them.
 
     ``tolerance`` is by how much each output may differ from the golden one, by name.
+    ``inseparable`` says why the samples were run as one batch and have to be again, as for a
+    network that means over its batch; it is "" where each can be run alone.
     """
 
     content: bytes
     samples: int
     description: str
     tolerance: dict[str, float]
+    inseparable: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,74 +85,132 @@ def prove_parity(
     source: Source,
     graph: bytes,
     sets: Sequence[SampleSet],
-    batch: int | None,
     progress: Callable[[str], None],
 ) -> Parity:
     """Compare ``graph`` with ``source`` on each set; the first set gives the golden samples.
 
-    ``batch`` is the graph's fixed batch size, or None. Raises :class:`ParityError` if any output
-    is off by more than it is allowed.
+    Raises :class:`ParityError` if any output is off by more than it is allowed.
     """
     differences: list[Difference] = []
-    golden: list[Golden] = []
+    of_first: tuple[Difference, ...] = ()
     run_graph = CpuGraph(graph)
     for samples in sets:
-        expected = run_in_batches(source.reference, samples.inputs, batch)
-        actual = run_in_batches(run_graph, samples.inputs, batch)
-        rows = compare(samples, expected, actual)
+        runs = [samples.run_of(rows) for rows in samples.proof_runs()]
+        expected = [source.reference(run) for run in runs]
+        rows = compare(samples, expected, [run_graph(run) for run in runs])
         if not all(row.relative <= row.allowed for row in rows):
             progress("computing the original network in float64")
-            exact = run_in_batches(source.exact, samples.inputs, batch)
+            exact = [source.exact(run) for run in runs]
             rows = allow_rounding(rows, expected, exact)
         differences += rows
-        golden.append(_golden(samples, expected, rows))
+        of_first = of_first or rows
     require_parity(differences)
-    return Parity(tuple(differences), golden[0])
+    bounds = {row.output: row.allowed * row.range for row in of_first}
+    return Parity(tuple(differences), _golden(source, sets[0], bounds))
 
 
-def _golden(samples: SampleSet, expected: Arrays, rows: Sequence[Difference]) -> Golden:
-    count = min(GOLDEN_SAMPLES, len(samples))
-    arrays: dict[str, NDArray[Any]] = {}
-    for kind, named in (("input", samples.inputs), ("output", expected)):
-        arrays |= {f"{kind}.{name}": values[:count] for name, values in named.items()}
+def _golden(source: Source, samples: SampleSet, bounds: Mapping[str, float]) -> Golden:
+    """Golden samples: a few, or where they cannot stand alone, those of one whole run.
+
+    The outputs that are stored are of one run, as the runtime makes it.
+    """
+    size = samples.layout.size
+    rows = np.arange(size or min(GOLDEN_SAMPLES, len(samples)))
+    run = samples.run_of(rows)
+    outputs = source.reference(run)
+    # The first sample among copies of itself, or alone: nothing of its neighbours is in its answer.
+    alone = source.reference(samples.run_of(np.zeros_like(rows) if size else rows[:1]))
+    reason = why_not_per_sample(samples.layout, outputs, alone, len(rows), bounds)
+    if not reason:
+        rows = rows[:GOLDEN_SAMPLES]
+        run = {name: values[rows] for name, values in run.items()}
+        outputs = {name: values[rows] for name, values in outputs.items()}
+    arrays = {f"input.{name}": values for name, values in run.items()}
+    arrays |= {f"output.{name}": values for name, values in outputs.items()}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
-    tolerance = {row.output: row.allowed * output_range(expected[row.output]) for row in rows}
-    return Golden(stream.getvalue(), count, samples.description, tolerance)
+    return Golden(stream.getvalue(), len(rows), samples.description, dict(bounds), reason)
 
 
-def compare(samples: SampleSet, expected: Arrays, actual: Arrays) -> tuple[Difference, ...]:
-    """The difference of each output; raises :class:`ParityError` if shapes or names differ."""
-    if list(expected) != list(actual):
-        raise ParityError(f"the graph's outputs are {list(actual)}, the network's {list(expected)}")
-    rows = []
-    for name, reference in expected.items():
-        values = actual[name]
-        if values.shape != reference.shape:
-            raise ParityError(
-                f"output {name!r} has shape {values.shape}, expected {reference.shape}"
+def why_not_per_sample(
+    layout: Layout, outputs: Arrays, alone: Arrays, count: int, bounds: Mapping[str, float]
+) -> str:
+    """Why samples of this network cannot be joined and answered apart, or "".
+
+    ``outputs`` are of a run of ``count`` samples, ``alone`` those of the first among nothing but
+    itself. A difference counts if it is more than ``bounds`` allow an export.
+    """
+    if layout.alone:
+        return layout.alone
+    for name, axis in layout.axes.items():
+        if axis != 0:
+            return f"input {name!r} has no row for each sample"
+    for name, values in outputs.items():
+        if not values.ndim or len(values) != count:
+            return f"output {name!r} has no row for each sample"
+        gap = largest_gap(values[0], alone[name][0]) if count > 1 else 0.0
+        if not gap <= bounds[name]:
+            return (
+                f"output {name!r} of a sample depends on the others of its batch, "
+                f"by up to {gap:.2g}"
             )
-        a, b = values.astype(np.float64), reference.astype(np.float64)
-        spread = output_range(reference)
-        max_abs = float(np.abs(a - b).max(initial=0.0))
+    return ""
+
+
+def compare(
+    samples: SampleSet, expected: Sequence[Arrays], actual: Sequence[Arrays]
+) -> tuple[Difference, ...]:
+    """The difference of each output over all runs.
+
+    Raises :class:`ParityError` if shapes or names differ.
+    """
+    rows = []
+    for theirs, ours in zip(expected, actual, strict=True):
+        if list(theirs) != list(ours):
+            raise ParityError(f"the graph's outputs are {list(ours)}, the network's {list(theirs)}")
+        for name, reference in theirs.items():
+            if ours[name].shape != reference.shape:
+                raise ParityError(
+                    f"output {name!r} has shape {ours[name].shape}, expected {reference.shape}"
+                )
+    for name in expected[0]:
+        pairs = [(ours[name], theirs[name]) for ours, theirs in zip(actual, expected, strict=True)]
+        spread = output_range(np.concatenate([theirs.ravel() for _, theirs in pairs]))
+        max_abs = max(largest_gap(*pair) for pair in pairs)
         relative = max_abs / spread if spread > 0 else (0.0 if max_abs == 0 else float("inf"))
-        classes = b.ndim == 2 and b.shape[1] > 1
-        agreement = float(np.mean(a.argmax(1) == b.argmax(1))) if classes else None
+        agreement = None
+        if all(theirs.ndim == 2 and theirs.shape[1] > 1 for _, theirs in pairs):
+            same = [ours.argmax(1) == theirs.argmax(1) for ours, theirs in pairs]
+            agreement = float(np.concatenate(same).mean())
         kind = (samples.name, samples.description, len(samples))
         rows.append(Difference(*kind, name, max_abs, spread, relative, agreement))
     return tuple(rows)
 
 
+def largest_gap(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """The largest absolute difference of two arrays; where both are the same infinity, none.
+
+    NaN where one has a NaN, or they have two infinities.
+    """
+    wide, other = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return float(np.where(wide == other, 0.0, np.abs(wide - other)).max(initial=0.0))
+
+
 def allow_rounding(
-    rows: Sequence[Difference], expected: Arrays, exact: Arrays
+    rows: Sequence[Difference], expected: Sequence[Arrays], exact: Sequence[Arrays | None]
 ) -> tuple[Difference, ...]:
     """``rows`` with what each is allowed, where the original's own rounding exceeds the bound.
 
-    ``expected`` is what the original computed in float32, ``exact`` what it computes in float64.
+    ``expected`` is what the original computed in each run, ``exact`` what it computes in
+    float64, None where that is not known.
     """
+    pairs = [(own, wide) for own, wide in zip(expected, exact, strict=True) if wide is not None]
+    if not pairs:
+        return tuple(rows)
     found = []
     for row in rows:
-        gap = float(np.abs(expected[row.output].astype(np.float64) - exact[row.output]).max())
+        gap = max(largest_gap(own[row.output], wide[row.output]) for own, wide in pairs)
         own = gap / row.range if row.range > 0 else 0.0
         factor = ROUNDING_FACTOR if own <= ROUNDING_LIMIT else 0
         allowed = max(PARITY_BOUND, factor * own)
@@ -157,8 +219,9 @@ def allow_rounding(
 
 
 def output_range(values: NDArray[Any]) -> float:
-    """Largest minus smallest value; where all are equal, their size."""
+    """Largest minus smallest finite value; where all are equal, their size."""
     wide = values.astype(np.float64)
+    wide = wide[np.isfinite(wide)]
     spread = float(wide.max() - wide.min()) if wide.size else 0.0
     return spread or float(np.abs(wide).max(initial=0.0))
 

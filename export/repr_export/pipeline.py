@@ -6,21 +6,27 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from repr_export.contents import Contents, Signature, total_multiply_adds
-from repr_export.errors import FoldContractError, GraphError
+from repr_export.contents import Contents, total_multiply_adds
+from repr_export.errors import FoldContractError, GraphError, OptionError, ParityError
+from repr_export.graph.integers import integer_values
+from repr_export.graph.multiply_adds import with_shapes
 from repr_export.graph.serialize import serialize
+from repr_export.graph.signature import Signature
+from repr_export.layout import batch_axes, lay_out
 from repr_export.options import ExportOptions
 from repr_export.parity import prove_parity
 from repr_export.passes import FoldReport, PassError, run_pipeline
 from repr_export.precision.evaluation import make_evaluation
 from repr_export.precision.variants import Variant, VariantMaker
-from repr_export.samples import sample_sets
+from repr_export.samples import read_samples, sample_set, sample_sets, settle, shapes_of_arrays
+from repr_export.source import Source
 from repr_export.sources.opening import open_source
 from repr_export.tensorrt.engines import ArtifactEngine, build_engines
 from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.writing import check_free, write_artifact
+from repr_runtime.preflight import preflight
 
 DEFAULT_OUT = Path("artifacts")
 
@@ -54,6 +60,7 @@ def export(
     options = options or ExportOptions()
     progress("loading the network")
     source = open_source(target, options, download)
+    _require_calibration(source, options)
     folder = Path(out) / source.identity.folder
     check_free(folder)
 
@@ -66,15 +73,26 @@ def export(
     progress("comparing with the original network")
     signature = Signature.of(model)
     signature.require_labels(source.labels)
-    multiply_adds = total_multiply_adds(model)
-    sets = sample_sets(signature.inputs, source.preprocessing, options.input_shape, multiply_adds)
-    parity = prove_parity(source, graph, sets, signature.batch, progress)
+    specs, arrays, given = signature.inputs, None, options.shapes_of(signature.inputs)
+    if options.samples is not None:
+        arrays = read_samples(options.samples, specs, "--samples")
+        given = shapes_of_arrays(arrays, batch_axes(specs, given))
+    layout, shapes = lay_out(specs, given)
+    multiply_adds = total_multiply_adds(with_shapes(model, layout.run_shapes(shapes)))
+    if arrays is None:
+        integers = integer_values(model)
+        sets = sample_sets(specs, layout, shapes, source.preprocessing, multiply_adds, integers)
+    else:
+        sets = (sample_set(arrays, layout, str(options.samples)),)
+    source.try_out(sets[0].run_of([0] * (sets[0].layout.size or 1)))
+    sets = settle(sets, source.reference)
+    parity = prove_parity(source, graph, sets, progress)
 
     variants: list[Variant] = []
     if options.precision.names:
         progress("running the original network on the images to judge by")
-        evaluation = make_evaluation(source, sets[0], signature.batch)
-        make = VariantMaker(evaluation, source.preprocessing, options.precision, progress)
+        evaluation = make_evaluation(source, sets[0])
+        make = VariantMaker(specs, evaluation, source.preprocessing, options.precision, progress)
         variants = make.all_of(model, graph)
     engines: list[ArtifactEngine] = []
     if options.engine is not None:
@@ -87,8 +105,28 @@ def export(
     )
     files = contents.files()
     manifest = contents.manifest(tuple(entry for entry, _ in files))
-    write_artifact(folder, manifest, {entry.path: content for entry, content in files})
+    contents_by_path = {entry.path: content for entry, content in files}
+    write_artifact(folder, manifest, contents_by_path, check=_verify)
     return Exported(folder, manifest, source.identity.note)
+
+
+def _require_calibration(source: Source, options: ExportOptions) -> None:
+    wanted = "int8" in options.precision.names and options.precision.calibration is None
+    if wanted and source.identity.source != "registry":
+        raise OptionError(
+            "int8 of a network of your own is calibrated on data like what it will see: give "
+            "--calibration, a folder of images or a file of numpy.savez with an array for each input"
+        )
+
+
+def _verify(written: Path) -> None:
+    """What `repr-inspect --verify` asks; an artifact that fails it was never exported."""
+    for check in preflight(written, device="cpu", verify=True):
+        if not check.passed:
+            raise ParityError(
+                f"the artifact as written does not pass its own check, {check.name}: "
+                f"{check.detail.replace(str(written), 'it')}. No artifact was written"
+            )
 
 
 def _fold(model: ir.Model, contract: FoldContract | None) -> FoldReport:

@@ -1,8 +1,9 @@
 """What is run on both sides of an export: real images and noise, in batches that fit."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, first_line
+from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
 from repr_runtime.preprocess import preprocess
@@ -18,20 +20,34 @@ _WORK = 20e9  # multiply-adds to spend on each set of samples
 _FEWEST, _MOST = 8, 256
 _NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
-Arrays = Mapping[str, NDArray[Any]]
 Network = Callable[[Arrays], dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True)
 class SampleSet:
-    """Inputs to compare on, by name, and a sentence that says what they are."""
+    """Inputs to compare on, by name, and a sentence that says what they are.
+
+    Each array has its samples along the first axis, wherever the graph's input has its batch:
+    ``layout`` says how they become runs.
+    """
 
     name: str
     description: str
     inputs: dict[str, NDArray[Any]]
+    layout: Layout = FREE
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
+
+    def run_of(self, rows: Sequence[int] | NDArray[np.intp]) -> Arrays:
+        """The inputs of one run on those samples."""
+        return self.layout.run_of(self.inputs, rows)
+
+    def proof_runs(self) -> list[NDArray[np.intp]]:
+        """The rows of each run of a proof: of the graph's batch size, or of 1, 2 and the rest."""
+        if self.layout.size is not None:
+            return self.layout.parts(len(self), 1)
+        return [part for part in np.split(np.arange(len(self)), (1, 3)) if len(part)]
 
 
 class CpuGraph:
@@ -75,98 +91,144 @@ def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[st
 
 def sample_sets(
     specs: Sequence[TensorSpec],
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
     preprocessing: PreprocessingInfo | None,
-    input_shape: tuple[int, ...] | None,
     multiply_adds: int | None,
+    integers: Mapping[str, NDArray[Any]],
 ) -> tuple[SampleSet, ...]:
     """Real images, where the network takes RGB images, and noise of about their statistics.
 
-    The number of samples follows from the network's size. ``input_shape`` stands in for
-    free dimensions behind the batch. Raises :class:`OptionError` if one is still free.
+    The number of samples follows from the network's size. ``shapes`` are those of one sample by
+    input name, ``integers`` the values that an integer input may have.
     """
     count = int(np.clip(_WORK / max(multiply_adds or 1e9, 1), _FEWEST, _MOST))
-    batch = specs[0].shape[0] if specs[0].shape else None
-    if isinstance(batch, int):
-        count = -(-count // batch) * batch  # whole batches
-    shapes = {spec.name: _sample_shape(spec, input_shape, len(specs)) for spec in specs}
+    size = layout.size or 1
+    count = -(-count // size) * size  # whole batches
     generator = np.random.default_rng(0)
-    noise = {spec.name: _noise(generator, spec, (count, *shapes[spec.name])) for spec in specs}
-    sets = [SampleSet("noise", "Gaussian noise, mean 0, deviation 1, seed 0", noise)]
+    noise = {
+        spec.name: _noise(generator, spec, (count, *shapes[spec.name]), integers) for spec in specs
+    }
+    sets = [SampleSet("noise", "Gaussian noise, mean 0, deviation 1, seed 0", noise, layout)]
     shape = shapes[specs[0].name]
-    if len(specs) == 1 and specs[0].dtype == "float32" and len(shape) == 3 and shape[0] == 3:
+    images = len(specs) == 1 and specs[0].dtype == "float32" and layout.axes == {specs[0].name: 0}
+    if images and len(shape) == 3 and shape[0] == 3:
         crop = (shape[1], shape[2])
         info = preprocessing or PreprocessingInfo(max(crop), crop, _NEUTRAL_MEAN, _NEUTRAL_STD)
         subset = bundled_subset()
         chosen = np.resize(np.arange(len(subset)), count)
-        images = preprocess(subset.images[chosen], info)
+        inputs = {specs[0].name: preprocess(subset.images[chosen], info)}
         description = f"CIFAR-10 test images, the first {count} of the bundled subset"
-        sets.insert(0, SampleSet("real", description, {specs[0].name: images}))
+        sets.insert(0, SampleSet("real", description, inputs, layout))
     return tuple(sets)
 
 
-def _sample_shape(
-    spec: TensorSpec, input_shape: tuple[int, ...] | None, inputs: int
-) -> tuple[int, ...]:
-    sizes = spec.shape[1:]
-    if input_shape is not None and inputs == 1:
-        fits = len(sizes) == len(input_shape) and all(
-            isinstance(a, str) or a == b for a, b in zip(sizes, input_shape, strict=True)
-        )
-        if not fits:
-            raise OptionError(
-                f"--input {'x'.join(map(str, input_shape))} does not fit the graph's input {spec}"
-            )
-        return input_shape
-    free = [size for size in sizes if isinstance(size, str)]
-    if free:
-        raise OptionError(
-            f"the input {spec} leaves {', '.join(free)} free; give one sample's shape, such as "
-            f"--input 3x224x224"
-        )
-    return tuple(size for size in sizes if isinstance(size, int))
-
-
 def _noise(
-    generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]
+    generator: np.random.Generator,
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    integers: Mapping[str, NDArray[Any]],
 ) -> NDArray[Any]:
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return generator.standard_normal(shape).astype(dtype)
     # 0 and 1 are valid as indices, masks and flags alike.
-    return generator.integers(0, 2, shape).astype(dtype)
+    return generator.choice(integers.get(spec.name, np.arange(2)), shape).astype(dtype)
 
 
-def batches(count: int, size: int, *, whole: bool) -> Iterator[NDArray[np.intp]]:
-    """The rows of ``count`` samples in order, ``size`` at a time.
+def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of ``numpy.savez`` for each input, the batch included, by name.
 
-    ``whole``: the last batch is filled up from the first rows, for graphs of one batch size.
+    Raises :class:`OptionError`, which names ``option``, for a file that is missing, cannot be read, or
+    does not fit.
     """
-    for begin in range(0, count, size):
-        rows = np.arange(begin, begin + size)
-        yield rows % count if whole else rows[: count - begin]
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except Exception as error:  # what zipfile, zlib and numpy raise shares no base
+        raise OptionError(f"{option} {path} cannot be read: {first_line(error)}") from error
+    if set(arrays) != {spec.name for spec in specs}:
+        raise OptionError(
+            f"{option} {path} holds {', '.join(arrays) or 'nothing'}; the graph's inputs are "
+            f"{', '.join(map(str, specs))}"
+        )
+    for spec in specs:
+        array = arrays[spec.name]
+        if len(array.shape) != len(spec.shape) or array.dtype != spec.dtype or not array.size:
+            raise OptionError(
+                f"{option} {path}: {spec.name!r} is {array.dtype}{list(array.shape)}, the graph takes {spec}"
+            )
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise OptionError(f"{option} {path}: {spec.name!r} holds NaN; mend it")
+    return arrays
 
 
-def run_in_batches(network: Network, inputs: Arrays, batch: int | None) -> dict[str, NDArray[Any]]:
-    """``network`` on all of ``inputs``: in batches of ``batch``, or where that is free, of 1, 2 and more."""
-    count = len(next(iter(inputs.values())))
-    if batch is None:
-        rows = [part for part in np.split(np.arange(count), (1, 3)) if len(part)]
-    else:
-        rows = list(batches(count, batch, whole=True))
-    return _run(network, inputs, rows, count)
+def shapes_of_arrays(arrays: Arrays, axes: Mapping[str, int | None]) -> dict[str, Dims]:
+    """The shape of each array with :data:`repr_export.layout.BATCH` at its batch axis."""
+    shapes: dict[str, Dims] = {}
+    for name, axis in axes.items():
+        shape = arrays[name].shape
+        shapes[name] = shape if axis is None else (*shape[:axis], BATCH, *shape[axis + 1 :])
+    return shapes
 
 
-def run_in_parts(
-    network: Network, inputs: Arrays, batch: int | None, at_once: int = 250
+def sample_set(arrays: Arrays, layout: Layout, description: str) -> SampleSet:
+    """``arrays`` as the graph takes them, with any number of samples along each batch axis.
+
+    Raises :class:`OptionError` if they are not as many in each.
+    """
+    counts = {arrays[n].shape[axis] for n, axis in layout.axes.items() if axis is not None}
+    if len(counts) > 1:
+        raise OptionError(
+            f"{description} has {sorted(counts)} samples; give as many for each input"
+        )
+    count = counts.pop() if counts else 1
+    inputs = {
+        name: np.broadcast_to(arrays[name], (count, *arrays[name].shape))
+        if axis is None
+        else np.moveaxis(arrays[name], axis, 0)
+        for name, axis in layout.axes.items()
+    }
+    return SampleSet("given", f"{count} samples of {description}", inputs, layout)
+
+
+def settle(sets: tuple[SampleSet, ...], network: Network) -> tuple[SampleSet, ...]:
+    """``sets`` as ``network`` can run them: with one sample a run, where it takes no two at once.
+
+    Raises :class:`GraphError` if it does not take one either.
+    """
+    first = sets[0]
+    if first.layout.size is not None:
+        return sets
+    try:
+        network(first.run_of([0, 1]))
+    except GraphError as error:
+        network(first.run_of([0]))
+        layout = replace(first.layout, size=1, alone=f"it takes one sample at a time ({error})")
+        return tuple(replace(samples, layout=layout) for samples in sets)
+    return sets
+
+
+def run_samples(
+    network: Network, samples: SampleSet, at_once: int = 250
 ) -> dict[str, NDArray[Any]]:
-    """``network`` on many ``inputs``: ``batch`` at a time, or where that is free, ``at_once``."""
-    count = len(next(iter(inputs.values())))
-    rows = batches(count, batch or at_once, whole=batch is not None)
-    return _run(network, inputs, rows, count)
+    """``network`` on all of ``samples``: a run's batch at a time, or where that is free, ``at_once``.
 
-
-def _run(
-    network: Network, inputs: Arrays, rows: Iterable[NDArray[np.intp]], count: int
-) -> dict[str, NDArray[Any]]:
-    parts = [network({name: values[part] for name, values in inputs.items()}) for part in rows]
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+    Each output has its samples along the first axis; where it has no row for each, what the
+    runs gave stands there one after the other, as one row of numbers.
+    """
+    count = len(samples)
+    parts = samples.layout.parts(count, at_once)
+    runs = [network(samples.run_of(part)) for part in parts]
+    joined = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        per_sample = all(
+            v.ndim and len(v) == len(part) for v, part in zip(values, parts, strict=True)
+        )
+        joined[name] = (
+            np.concatenate(values)[:count]
+            if per_sample
+            else np.concatenate([*map(np.ravel, values)])
+        )
+    return joined

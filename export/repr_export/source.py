@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.samples import Arrays
+from repr_export.layout import Arrays
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
@@ -40,10 +40,14 @@ class Source(Protocol):
         """A new graph of the network, with nothing folded yet."""
         ...
 
+    def try_out(self, inputs: Arrays) -> None:
+        """Run what is not trusted to run at all; raises :class:`GraphError` if it crashes."""
+        ...
+
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """What the original network computes for ``inputs``."""
         ...
 
-    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """The same in float64, where it can be, else :meth:`reference` again."""
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
+        """The same in float64, or None where it cannot be computed (in time)."""
         ...

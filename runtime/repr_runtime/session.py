@@ -142,6 +142,15 @@ class Session:
         return first if isinstance(first, int) else None
 
     @property
+    def inseparable(self) -> str:
+        """Why requests must not be joined to a batch, such as that a sample's outputs depend on it.
+
+        "" where every sample has its own row in each output, whatever it is run with.
+        """
+        golden = self.manifest.receipts.get("golden", {})
+        return str(golden.get("inseparable", "")) if isinstance(golden, Mapping) else ""
+
+    @property
     def instances(self) -> int:
         """How many runs go on side by side at best."""
         return self.backend.instances
@@ -258,7 +267,7 @@ class Session:
         """
         golden = read_golden(self.path, self.manifest, self.graph, self.inputs, self.outputs)
         try:
-            actual = self.run_all(golden.inputs)
+            actual = self.run(golden.inputs) if golden.whole else self.run_all(golden.inputs)
         except errors.InputError as error:
             raise errors.ArtifactError(
                 f"the golden samples of {self.path} do not fit its graph ({error}); export it again"
@@ -276,6 +285,11 @@ class Session:
         size = self.runnable_batch(count)
         if size == count:
             return self.run(inputs)
+        if self.inseparable:
+            raise errors.NotBatchableError(
+                f"{self.path} runs {size} samples at a time, and {count} cannot be cut up or filled up: "
+                f"{self.inseparable}; use run() with whole batches"
+            )
         parts = []
         for begin in range(0, count, size):
             # A last batch that is not full is filled up with its last sample.

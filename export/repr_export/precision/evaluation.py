@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_export.samples import CpuGraph, SampleSet, run_in_parts
+from repr_export.samples import CpuGraph, SampleSet, run_samples
 from repr_export.source import Source
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.spec import CIFAR10
@@ -18,13 +18,12 @@ class Evaluation:
     """Inputs by name, the original network's outputs by name, and labels where they are known.
 
     ``labels`` is None for a network of other classes, and for random weights, whose accuracy
-    means nothing. ``batch`` is the graph's fixed batch size, or None.
+    means nothing.
     """
 
     samples: SampleSet
     reference: dict[str, NDArray[Any]]
     labels: NDArray[np.int64] | None
-    batch: int | None
 
     @property
     def logits(self) -> NDArray[Any]:
@@ -33,7 +32,13 @@ class Evaluation:
 
     def run(self, graph: bytes) -> dict[str, NDArray[Any]]:
         """The outputs of ``graph`` on all samples, computed on the CPU."""
-        return run_in_parts(CpuGraph(graph), self.samples.inputs, self.batch)
+        return run_samples(CpuGraph(graph), self.samples)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the first output is (N, classes), so that there is a most probable one."""
+        shape = self.logits.shape
+        return len(shape) == 2 and shape[0] == len(self.samples) and shape[1] > 1
 
     @property
     def reference_accuracy(self) -> float:
@@ -49,14 +54,13 @@ class Evaluation:
         return float(np.mean(logits.argmax(1) == expected))
 
 
-def make_evaluation(source: Source, samples: SampleSet, batch: int | None) -> Evaluation:
+def make_evaluation(source: Source, samples: SampleSet) -> Evaluation:
     """All images of the bundled CIFAR-10 subset for a network of that data set, else ``samples``."""
     labels = None
     if source.identity.dataset == CIFAR10.name and source.preprocessing is not None:
         subset = bundled_subset()
         name = next(iter(samples.inputs))
         inputs = {name: preprocess(subset.images, source.preprocessing)}
-        samples = SampleSet("real", subset.description, inputs)
+        samples = SampleSet("real", subset.description, inputs, samples.layout)
         labels = None if source.weights.kind == "random" else subset.labels
-    reference = run_in_parts(source.reference, samples.inputs, batch)
-    return Evaluation(samples, reference, labels, batch)
+    return Evaluation(samples, run_samples(source.reference, samples), labels)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from repr_export.errors import PrecisionError
-from repr_export.graph.multiply_adds import NodeMultiplyAdds, count_multiply_adds
+from repr_export.graph.multiply_adds import NodeMultiplyAdds, UncountableError, count_multiply_adds
 from repr_export.graph.values import is_op, node_name
 from repr_runtime.proportion import wilson_interval
 
@@ -40,9 +40,13 @@ class NodePrecision:
 
 @dataclass(frozen=True)
 class PrecisionReceipt:
-    """The precision of every multiply-add of a graph, node by node in the graph's order."""
+    """The precision of every multiply-add of a graph, node by node in the graph's order.
+
+    ``uncounted`` says why there are none, where the graph does not say how many it takes.
+    """
 
     nodes: tuple[NodePrecision, ...]
+    uncounted: str = ""
 
     @property
     def total(self) -> int:
@@ -62,6 +66,8 @@ class PrecisionReceipt:
         return {name: count / total for name, count in counts.most_common() if total}
 
     def __str__(self) -> str:
+        if self.uncounted:
+            return "multiply-adds not counted"
         parts = (f"{share:.1%} {name}" for name, share in self.shares.items())
         return f"multiply-adds {', '.join(parts) or 'none'}"
 
@@ -70,6 +76,7 @@ class PrecisionReceipt:
         return {
             "multiply_adds": self.total,
             "shares": self.shares,
+            "uncounted": self.uncounted,
             "nodes": [asdict(node) for node in self.nodes],
         }
 
@@ -80,13 +87,16 @@ def read_precision(model: ir.Model) -> PrecisionReceipt:
     That is the type of its operands; where both come from DequantizeLinear, the type which
     they were quantized to (``int8`` for int8 and uint8), since that is what a backend makes one
     integer kernel of. A weight alone that is quantized saves memory, not multiply-adds.
-    Raises :class:`repr_export.graph.multiply_adds.UncountableError` for a graph with free dimensions
-    behind the batch.
+    What cannot be counted, as in a graph with free dimensions behind the batch, is left open.
     """
+    try:
+        counted = count_multiply_adds(model)
+    except UncountableError as error:
+        return PrecisionReceipt((), str(error))
     return PrecisionReceipt(
         tuple(
             NodePrecision(node_name(row.node), row.node.op_type, _precision(row), row.count)
-            for row in count_multiply_adds(model)
+            for row in counted
         )
     )
 
@@ -120,7 +130,7 @@ def require_precision(
     without multiply-adds is in no precision.
     """
     got = receipt.shares.get(precision, 0.0)
-    if got >= minimum:
+    if got >= minimum or receipt.uncounted:
         return
     if not receipt.total:
         raise PrecisionError(

@@ -1,6 +1,6 @@
 """The lower precisions of an artifact: each a graph, with the receipts that judge it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,10 +9,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, OptionError
+from repr_export.errors import OptionError
+from repr_export.graph.multiply_adds import with_shapes
 from repr_export.graph.serialize import serialize
 from repr_export.graph.values import node_name
-from repr_export.parity import GOLDEN_SAMPLES, output_range
+from repr_export.parity import GOLDEN_SAMPLES, largest_gap, output_range
 from repr_export.precision.evaluation import Evaluation
 from repr_export.precision.half.convert import Io, to_half
 from repr_export.precision.half.emulate import emulate_half
@@ -27,6 +28,7 @@ from repr_export.precision.int8.quantize import Quantized, quantize
 from repr_export.precision.int8.ranges import Ranges, measure_ranges
 from repr_export.precision.int8.sensitivity import bisect, scan
 from repr_export.precision.options import PrecisionOptions
+from repr_export.precision.output_error import compare_outputs, error_receipt
 from repr_export.precision.receipt import (
     AccuracyReceipt,
     PrecisionReceipt,
@@ -35,7 +37,8 @@ from repr_export.precision.receipt import (
     require_accuracy,
     require_precision,
 )
-from repr_runtime.artifact.manifest import PreprocessingInfo
+from repr_export.samples import read_samples, sample_set
+from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
 from repr_runtime.proportion import wilson_interval
 
 LEAST_SQNR_DB = 12.0
@@ -67,8 +70,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariantMaker:
-    """Makes each precision that ``options`` name, within its bounds, as ``evaluation`` judges."""
+    """Makes each precision that ``options`` name, within its bounds, as ``evaluation`` judges.
 
+    ``specs`` are the inputs of the fp32 graph.
+    """
+
+    specs: Sequence[TensorSpec]
     evaluation: Evaluation
     preprocessing: PreprocessingInfo | None
     options: PrecisionOptions
@@ -91,20 +98,16 @@ class VariantMaker:
 
     def _half(self, model: ir.Model, name: HalfName) -> Variant:
         copy = model.clone()
-        inputs, batch = self.evaluation.samples.inputs, self.evaluation.batch
-        count = min(_OVERFLOW_SAMPLES, len(self.evaluation.samples))
-        if batch is not None:
-            count = max(count // batch, 1) * batch
-        samples = {
-            key: np.resize(values, (count, *values.shape[1:])) for key, values in inputs.items()
-        }
+        samples = self.evaluation.samples
+        some = {key: values[:_OVERFLOW_SAMPLES] for key, values in samples.inputs.items()}
+        samples = replace(samples, inputs=some)
         io: Io = "half" if name == "fp16" and self.options.io == "fp16" else "fp32"
         # Logits of bf16 have eight bits: two classes that are near become equal.
         last, keep = copy.graph.outputs[0].producer(), []
         if name == "bf16" and last is not None and last.op_type in ("Gemm", "MatMul"):
             keep.append(node_name(last))
         report = to_half(copy, name, io=io, keep=keep, samples=samples)
-        receipt = read_precision(copy)
+        receipt = self._precision_of(copy)
         require_precision(receipt, name)
         # ONNX Runtime's CPU kernels would skip the rounding: the emulation does not.
         emulated = serialize(emulate_half(copy))
@@ -122,7 +125,7 @@ class VariantMaker:
             made, search = self._search(graph, ranges, calibration, target)
             self.progress(f"int8: judging the graph for {target}")
             outputs = self.evaluation.run(made.graph)
-            receipt = read_precision(ir.from_proto(onnx.load_model_from_string(made.graph)))
+            receipt = self._precision_of(ir.from_proto(onnx.load_model_from_string(made.graph)))
             kept = f"; kept in fp32: {', '.join(search['keep'])}" if search["keep"] else ""
             receipts = {
                 "conversion": made.report.as_dict(),
@@ -149,22 +152,7 @@ class VariantMaker:
         Without labels a flip of a few samples says little, so only a bound that was asked for
         holds.
         """
-        logits = next(iter(outputs.values()))
-        if logits.ndim != 2:
-            raise GraphError(
-                f"an output of shape {logits.shape} has no classes to compare; lower precisions are "
-                f"for networks whose first output is (N, classes)"
-            )
-        accuracy = compare_accuracy(
-            name,
-            logits,
-            self.evaluation.logits,
-            self.evaluation.labels,
-            description=self.evaluation.samples.description,
-        )
-        bound, sentence = self.options.bound(name), _sentence(accuracy)
-        if self.evaluation.labels is not None or self.options.max_drop is not None:
-            require_accuracy(accuracy, bound)
+        accuracy = self._accuracy(name, outputs)
         return Variant(
             precision=name,
             target=target,
@@ -172,24 +160,58 @@ class VariantMaker:
             graph=graph,
             golden=self._golden_bounds(name, outputs),
             receipts={
-                "summary": f"{receipt}; {sentence}{more}",
+                "summary": f"{receipt}; {accuracy['summary']}{more}",
                 **receipts,
                 "precision": receipt.as_dict(),
-                "accuracy": {"summary": sentence, "max_drop": bound, **accuracy.as_dict()},
+                "accuracy": accuracy,
             },
         )
 
+    def _accuracy(self, name: str, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """The receipt: of the top-1 lost, or without classes of the outputs' errors."""
+        samples, reference = self.evaluation.samples, self.evaluation.reference
+        if not self.evaluation.has_classes:
+            errors = compare_outputs(outputs, reference, name)
+            return error_receipt(errors, name, samples.description, len(samples))
+        logits, labels = next(iter(outputs.values())), self.evaluation.labels
+        accuracy = compare_accuracy(
+            name, logits, self.evaluation.logits, labels, description=samples.description
+        )
+        bound = self.options.bound(name)
+        if labels is not None or self.options.max_drop is not None:
+            require_accuracy(accuracy, bound)
+        return {"summary": _sentence(accuracy), "max_drop": bound, **accuracy.as_dict()}
+
+    def _precision_of(self, model: ir.Model) -> PrecisionReceipt:
+        """Read from the graph as it stands for one run, where it leaves sizes free."""
+        samples = self.evaluation.samples
+        run = samples.run_of([0] * (samples.layout.size or 1))
+        shapes = {name: values.shape for name, values in run.items()}
+        return read_precision(with_shapes(model, shapes))
+
     def _calibration(self) -> CalibrationSet:
+        given = self.options.calibration
+        if given is not None and given.suffix == ".npz":
+            arrays = read_samples(given, self.specs, "--calibration")
+            samples = sample_set(arrays, self.evaluation.samples.layout, given.name)
+            return CalibrationSet(samples, samples.description)
         if self.preprocessing is None:
-            raise OptionError("int8 needs to know how images become inputs; give --mean and --std")
-        if self.options.calibration is None:
+            raise OptionError(
+                "int8 from images needs to know how they become inputs; give --mean and --std, or a "
+                "file of numpy.savez with the inputs themselves as --calibration"
+            )
+        if given is None:
             return bundled_calibration(self.preprocessing)
-        return folder_calibration(self.options.calibration, self.preprocessing)
+        return folder_calibration(given, self.preprocessing)
 
     def _search(
         self, graph: bytes, ranges: Ranges, calibration: CalibrationSet, target: Target
     ) -> tuple[Quantized, dict[str, Any]]:
         """The int8 graph, and which nodes were kept out of it: by bisection, or by the scan alone."""
+        if self.options.bisect and not self.evaluation.has_classes:
+            raise OptionError(
+                "--bisect searches by top-1, and the first output has no classes; leave it out"
+            )
         if self.options.bisect:
             found = bisect(
                 graph,
@@ -219,8 +241,9 @@ class VariantMaker:
     def _golden_bounds(self, name: str, outputs: dict[str, NDArray[Any]]) -> dict[str, float]:
         bounds = {}
         for output, reference in self.evaluation.reference.items():
-            first = outputs[output][:GOLDEN_SAMPLES].astype(np.float64)
-            seen = float(np.abs(first - reference[:GOLDEN_SAMPLES]).max())
+            apart = len(reference) == len(self.evaluation.samples)  # a row for each sample
+            rows = slice(GOLDEN_SAMPLES if apart else None)
+            seen = largest_gap(outputs[output][rows], reference[rows])
             share = _GOLDEN_SHARE[name] * output_range(reference)
             bounds[output] = max(share, _GOLDEN_FACTOR * seen)
         return bounds

@@ -1,20 +1,31 @@
 """An ONNX file of the user's."""
 
 import hashlib
+import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from repr_export.errors import GraphError, OptionError, TargetError, first_line
+from repr_export.graph.signature import Signature
+from repr_export.graph.widen import widen
+from repr_export.layout import Arrays, Layout, lay_out
 from repr_export.options import ExportOptions
-from repr_export.samples import Arrays, run_graph
+from repr_export.samples import CpuGraph
 from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels
+from repr_export.sources.trial import crash_of
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo
+
+_EXACT_SECONDS = 30.0  # to spend on float64 answers, which are computed in plain numpy
 
 
 class OnnxSource:
@@ -34,38 +45,85 @@ class OnnxSource:
         self._proto = _load_proto(path)
         if options.opset is not None:
             self._proto = _convert_opset(self._proto, options.opset, path)
+        specs = Signature.of(ir.from_proto(self._proto)).inputs
+        layout, shapes = lay_out(specs, options.shapes_of(specs))
         if options.batch is not None:
-            _fix_batch(self._proto, options.batch, path)
+            _fix_batch(self._proto, options.batch, layout, path)
+        self._graph = self._proto.SerializeToString()
         self.labels = read_labels(options.labels)
-        self.preprocessing = preprocessing_of(options, self._sample_shape(options))
-
-    def _sample_shape(self, options: ExportOptions) -> tuple[int, ...] | None:
-        if options.input_shape is not None:
-            return options.input_shape
-        initializers = {tensor.name for tensor in self._proto.graph.initializer}
-        inputs = [i for i in self._proto.graph.input if i.name not in initializers]
-        sizes = (
-            [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim[1:]] if inputs else []
-        )
-        return tuple(sizes) if sizes and all(sizes) else None
+        self.preprocessing = preprocessing_of(options, shapes[specs[0].name])
+        self._seconds = _EXACT_SECONDS
 
     def model(self) -> ir.Model:
         return ir.from_proto(self._proto)
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        return run_graph(self._proto.SerializeToString(), inputs, optimize=False)
+        return self._unoptimized(inputs)
 
-    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        return self.reference(inputs)  # there is no float64 kernel of every operator
+    @cached_property
+    def _unoptimized(self) -> CpuGraph:
+        return CpuGraph(self._graph, optimize=False)
+
+    def try_out(self, inputs: Arrays) -> None:
+        """Run the graph in another process; raises :class:`GraphError` if that one crashes."""
+        crash = crash_of(self._graph, dict(inputs))
+        if crash:
+            raise GraphError(
+                f"ONNX Runtime {crash} on this graph, so that nothing can run or prove it; "
+                f"simplify the graph, or try another version of onnxruntime"
+            )
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
+        if self._seconds <= 0:
+            return None
+        begin = time.monotonic()
+        wide = {
+            name: values.astype(np.float64) if values.dtype.kind == "f" else values
+            for name, values in inputs.items()
+        }
+        try:
+            found = self._evaluator.run(None, wide)
+        except Exception:  # an operator or a type that it does not know
+            self._seconds = 0.0
+            return None
+        self._seconds -= time.monotonic() - begin
+        return dict(zip(self._evaluator.output_names, found, strict=True))
+
+    @cached_property
+    def _evaluator(self) -> ReferenceEvaluator:
+        return ReferenceEvaluator(widen(self._proto))
 
 
 def _load_proto(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto)
+        _densify(proto.graph)
+        _free_negative(proto.graph)
     except Exception as error:  # protobuf's, onnx's and the file system's share no base
         raise GraphError(f"{path} is not a valid ONNX file: {first_line(error)}") from error
     return proto
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Sparse initializers become dense ones, which all that follows can read."""
+    for sparse in graph.sparse_initializer:
+        dense = np.zeros(tuple(sparse.dims), numpy_helper.to_array(sparse.values).dtype)
+        indices = numpy_helper.to_array(sparse.indices)
+        if indices.ndim == 1:
+            dense.flat[indices] = numpy_helper.to_array(sparse.values)
+        else:
+            dense[tuple(indices.T)] = numpy_helper.to_array(sparse.values)
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+
+
+def _free_negative(graph: onnx.GraphProto) -> None:
+    """A size of -1 is how Paddle and others write a free one; -1 at each place is one symbol."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
 
 
 def _convert_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
@@ -81,22 +139,23 @@ def _convert_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.Model
         ) from error
 
 
-def _fix_batch(proto: onnx.ModelProto, batch: int, path: Path) -> None:
-    """Give the first dimension of every input the size ``batch``, in place."""
-    initializers = {tensor.name for tensor in proto.graph.initializer}
+def _fix_batch(proto: onnx.ModelProto, batch: int, layout: Layout, path: Path) -> None:
+    """Give the batch axis of every input the size ``batch``, in place, and what has its symbol."""
+    symbols = set()
     for value in proto.graph.input:
-        if value.name in initializers or not value.type.tensor_type.shape.dim:
+        axis = layout.axes.get(value.name)
+        if axis is None:
             continue
-        dimension = value.type.tensor_type.shape.dim[0]
+        dimension = value.type.tensor_type.shape.dim[axis]
         if dimension.HasField("dim_value") and dimension.dim_value != batch:
             raise OptionError(
                 f"{path}: the batch size of {value.name!r} is fixed to {dimension.dim_value}, not {batch}; "
                 f"leave --batch out"
             )
-        free = dimension.dim_param
+        symbols.add(dimension.dim_param)
         dimension.dim_value = batch
-        for output in proto.graph.output:
-            dims = output.type.tensor_type.shape.dim
-            if dims and free and dims[0].dim_param == free:
-                dims[0].dim_value = batch
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in symbols - {""}:
+                dimension.dim_value = batch
     del proto.graph.value_info[:]  # the shapes within are inferred anew

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from repr_export.errors import CaptureError, OptionError, TargetError, first_line
+from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
-from repr_export.samples import Arrays
 from repr_export.source import Identity
 from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.sources.given import preprocessing_of, read_labels
@@ -48,15 +48,21 @@ class TorchSource:
             opset=self.options.opset or DEFAULT_OPSET,
         )
 
+    def try_out(self, inputs: Arrays) -> None:
+        """The network ran when it was captured."""
+
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
             output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
         return {OUTPUT_NAME: output.numpy()}
 
-    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        with torch.no_grad():
-            network = copy.deepcopy(self.network).double()
-            output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
+        network = copy.deepcopy(self.network).double()
+        try:
+            with torch.no_grad():
+                output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
+        except RuntimeError:  # its own forward casts to float32, or to half
+            return None
         return {OUTPUT_NAME: output.numpy()}
 
 
@@ -64,7 +70,9 @@ def from_registry(
     target: str, spec: NetworkSpec, options: ExportOptions, download: Progress | None
 ) -> TorchSource:
     """The registered network ``spec``, asked for as ``target``."""
-    options.refuse(spec.name, "input_shape", "labels", "mean", "std", "resize")
+    options.refuse(
+        spec.name, "input_shape", "input_shapes", "samples", "labels", "mean", "std", "resize"
+    )
     network = spec.build()
     source = load_weights(network, options.weights, spec, progress=download)
     if source.kind == "bundled" and spec.bar is not None:
@@ -92,9 +100,14 @@ def _weights_info(source: WeightsSource) -> WeightsInfo:
 
 def from_factory(target: str, options: ExportOptions) -> TorchSource:
     """The network that ``package.module:factory`` makes."""
+    options.refuse(target, "input_shapes")
     if options.input_shape is None:
         raise OptionError(f"{target} needs the shape of one sample, such as --input 3x224x224")
     network = _call_factory(target)
+    note = ""
+    halves = {p.dtype for p in network.parameters()} & {torch.float16, torch.bfloat16}
+    if halves:
+        network, note = network.float(), "its weights are half precision; exported in float32"
     name = options.name or target.rpartition(":")[2].rpartition(".")[2]
     if options.weights is None:
         weights = WeightsInfo("factory", target, None, {})
@@ -106,7 +119,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
         weights = _weights_info(load_checkpoint(network, Path(options.weights)))
     return TorchSource(
         network.eval(),
-        Identity(name, name, None, "factory", name),
+        Identity(name, name, None, "factory", name, note),
         weights,
         options.input_shape,
         options,

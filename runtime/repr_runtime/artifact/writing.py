@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,11 @@ _RUN = secrets.token_hex(4)  # tells this process from a dead one that had its n
 
 
 def write_artifact(
-    folder: str | os.PathLike[str], manifest: Manifest, contents: Mapping[str, bytes]
+    folder: str | os.PathLike[str],
+    manifest: Manifest,
+    contents: Mapping[str, bytes],
+    *,
+    check: Callable[[Path], object] = lambda _: None,
 ) -> Manifest:
     """Write ``contents`` (path within the artifact to bytes) and the manifest to ``folder``.
 
@@ -34,7 +38,8 @@ def write_artifact(
     system cannot swap two folders in one step (Windows, some network drives) there may be
     none. Two writers at once leave one of the two, whole.
 
-    ``contents`` must be the files that ``manifest`` lists. Returns the manifest.
+    ``contents`` must be the files that ``manifest`` lists. ``check`` gets the hidden folder once
+    all is in it; what it raises leaves everything as it was. Returns the manifest.
     Raises :class:`OccupiedError` if ``folder`` holds anything but an artifact's own files,
     and ``OSError`` if the system cannot write; what was there before stays then.
     """
@@ -61,6 +66,7 @@ def write_artifact(
         write_flushed(partial / MANIFEST_NAME, manifest.to_bytes())
         for below in (partial, *(entry for entry in partial.rglob("*") if entry.is_dir())):
             flush_folder(below)
+        check(partial)
         check_free(root)  # writing took a while; what came there since is not ours to remove
         _put_in_place(partial, root)
         flush_folder(root.parent)

@@ -32,8 +32,8 @@ class Batcher:
 
     A request is one sample, without the batch dimension, or with it several samples, which stay
     together. Inputs are checked when they are given, so that a mistake is its maker's alone;
-    the arrays must not be changed until there is an answer. The network must treat the samples
-    of a batch apart from one another, as networks do.
+    the arrays must not be changed until there is an answer. A network that does not treat the
+    samples of a batch apart from one another is refused.
 
     If a batch fails, its requests are run again one by one, so that one of them does not spoil
     the others; not if the session was closed or the GPU is lost. Each gets an error of its own.
@@ -50,8 +50,12 @@ class Batcher:
         """``queue_limit`` is how many samples may wait, beside those that are run.
 
         Raises :class:`NotBatchableError` for a network with an input or output that has not a
-        row for each sample.
+        row for each sample, or whose outputs for a sample depend on the others of its batch.
         """
+        if session.inseparable:
+            raise errors.NotBatchableError(
+                f"requests to {session.path} cannot be joined: {session.inseparable}; use Session.run"
+            )
         if max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {max_batch}")
         if not 0 <= max_delay <= threading.TIMEOUT_MAX:

@@ -3,10 +3,9 @@
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 from onnxscript import version_converter
 
@@ -33,6 +32,7 @@ from repr_export.precision.half.rules import (
     reasons_for_fp32,
     signature_of,
 )
+from repr_export.samples import SampleSet
 
 Io = Literal["fp32", "half"]
 
@@ -80,7 +80,7 @@ def to_half(
     *,
     io: Io = "fp32",
     keep: Collection[str] = (),
-    samples: Mapping[str, NDArray[Any]] | None = None,
+    samples: SampleSet | None = None,
 ) -> HalfReport:
     """Rewrite the fp32 ``model`` in place so that it computes in ``precision`` where it may.
 
@@ -88,7 +88,7 @@ def to_half(
     once, from their float64 values where a pass has left those (:func:`unrounded`), with one
     Cast wherever a value changes type. Nodes that need fp32 keep it, for the reasons of
     :mod:`repr_export.precision.half.rules`; so do the nodes named in ``keep``, and, with
-    ``samples`` (arrays by input name, such as real images), those whose values come too near
+    ``samples`` (such as real images), those whose values come too near
     to the end of fp16 (:func:`find_overflows`). Inputs and outputs keep their names; with
     ``io="half"`` those of float32 become ``precision``, else they stay float32.
 

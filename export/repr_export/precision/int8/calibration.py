@@ -1,8 +1,9 @@
 """The images that int8 ranges are measured on: bundled training images, or a folder of the user's."""
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import CalibrationError, first_line
-from repr_export.samples import batches
+from repr_export.layout import Layout
+from repr_export.samples import CpuGraph, SampleSet
 from repr_models.data.cifar10 import calibration_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError, MissingExtraError
@@ -26,21 +28,23 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Network inputs (N, 3, height, width) float32, and a sentence that says what they are.
+    """Inputs to measure ranges on, and a sentence that says what they are.
 
-    Raises :class:`CalibrationError` if they are fewer than :data:`FEWEST_IMAGES`, or not finite.
+    ``inputs`` are images as the network takes them, (N, 3, height, width) float32, or for a network
+    of other inputs the samples of each. Raises :class:`CalibrationError` if they are fewer than
+    :data:`FEWEST_IMAGES`, or not finite.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[np.float32] | SampleSet
     description: str
 
     def __post_init__(self) -> None:
         if len(self.inputs) < FEWEST_IMAGES:
             raise CalibrationError(
-                f"{len(self.inputs)} images are too few to calibrate on ({self.description}); "
+                f"{len(self.inputs)} samples are too few to calibrate on ({self.description}); "
                 f"give at least {FEWEST_IMAGES}, better some hundred"
             )
-        if not np.isfinite(self.inputs).all():
+        if not all(np.isfinite(values).all() for values in self._arrays):
             raise CalibrationError(
                 f"the calibration inputs hold infinite or undefined values ({self.description}); "
                 "check --mean and --std"
@@ -49,17 +53,37 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def _arrays(self) -> list[NDArray[Any]]:
+        return (
+            [*self.inputs.inputs.values()] if isinstance(self.inputs, SampleSet) else [self.inputs]
+        )
+
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the inputs' values as little-endian float32, in order."""
-        return hashlib.sha256(np.ascontiguousarray(self.inputs, "<f4").tobytes()).hexdigest()
+        """SHA-256 of the inputs' values in order, floating-point ones as little-endian float32."""
+        digest = hashlib.sha256()
+        for values in self._arrays:
+            dtype = "<f4" if values.dtype.kind == "f" else values.dtype.newbyteorder("<")
+            digest.update(np.ascontiguousarray(values, dtype).tobytes())
+        return digest.hexdigest()
 
-    def batches(self, size: int, *, whole: bool = False) -> Iterator[NDArray[np.float32]]:
-        """The inputs in order, ``size`` at a time.
+    def samples_for(self, graph: CpuGraph) -> SampleSet:
+        """The inputs as samples of ``graph``."""
+        if isinstance(self.inputs, SampleSet):
+            return self.inputs
+        layout = Layout({}, graph.batch)
+        return SampleSet("calibration", self.description, {graph.input: self.inputs}, layout)
 
-        ``whole``: the last batch is filled up from the first images, for graphs of one batch size.
-        """
-        return (self.inputs[rows] for rows in batches(len(self), size, whole=whole))
+    def some(self, rows: NDArray[np.intp]) -> CalibrationSet:
+        """Of these, the samples ``rows``."""
+        inputs: NDArray[np.float32] | SampleSet
+        if isinstance(self.inputs, SampleSet):
+            chosen = {name: values[rows] for name, values in self.inputs.inputs.items()}
+            inputs = replace(self.inputs, inputs=chosen)
+        else:
+            inputs = self.inputs[rows]
+        return CalibrationSet(inputs, self.description)
 
 
 def bundled_calibration(preprocessing: PreprocessingInfo) -> CalibrationSet:

@@ -13,9 +13,8 @@ has by default as many bins as levels, so that it has one candidate to choose fr
 run over the images finds the extremes and a second one fills histograms, batch after batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -74,10 +73,10 @@ def measure_ranges(
 ) -> Ranges:
     """Run ``graph`` on the calibration images and find the range of each float32 tensor in it.
 
-    The tensors are the graph's input and every node's float32 outputs outside If and Loop
+    The tensors are the graph's float32 inputs and every node's float32 outputs outside If and Loop
     bodies. At most 256 MiB of activations are held at once (or one batch of the graph).
     Raises :class:`OptionError` for another method, :class:`GraphError` if the graph cannot be
-    run or has several inputs, :class:`CalibrationError` if a tensor overflows.
+    run, :class:`CalibrationError` if a tensor overflows.
     """
     if method not in METHODS:
         raise OptionError(f"--calibration-method must be one of {', '.join(METHODS)}, got {method}")
@@ -166,19 +165,13 @@ class _Observer:
     """A graph with each of its float32 tensors as an output."""
 
     def __init__(self, graph: bytes, calibration: CalibrationSet) -> None:
-        self._calibration = calibration
         try:
             model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph))
         except Exception as error:  # protobuf's and onnx's share no base
             raise GraphError(f"the graph cannot be read: {first_line(error)}") from error
         constants = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in constants]
-        if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise GraphError(
-                f"int8 needs a graph with one float32 input, which takes images; this one has "
-                f"{', '.join(value.name for value in inputs) or 'none'}"
-            )
-        self.input = inputs[0].name
+        wide = [v.name for v in inputs if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
         computed = {name for node in model.graph.node for name in node.output}
         given = {value.name for value in model.graph.output}
         floats = [
@@ -188,25 +181,28 @@ class _Observer:
         ]
         model.graph.output.extend(value for value in floats if value.name not in given)
         self._outputs = [value.name for value in floats]
-        self.names = (self.input, *self._outputs)
+        self.names = (*wide, *self._outputs)
         # Fusions would hide tensors, or compute what stands between two of them otherwise.
         self._graph = CpuGraph(model.SerializeToString(), optimize=False)
 
-    def run(self) -> Any:
-        """Yield the values of each tensor for one batch of images, and how many images are done."""
-        fixed = self._graph.batch
-        size = fixed or self._batch()
+        self._samples = calibration.samples_for(self._graph)
+
+    def run(self) -> Iterator[tuple[dict[str, NDArray[np.float32]], int]]:
+        """Yield the values of each tensor for one batch, and how many samples are done."""
         done = 0
-        for batch in self._calibration.batches(size, whole=fixed is not None):
-            done = min(done + size, len(self._calibration))
-            yield self._values(batch), done
+        for rows in self._samples.layout.parts(len(self._samples), self._batch()):
+            done = min(done + len(rows), len(self._samples))
+            yield self._values(rows), done
 
     def _batch(self) -> int:
-        one = self._values(self._calibration.inputs[:1])
+        if self._samples.layout.size is not None:
+            return self._samples.layout.size
+        one = self._values(np.arange(1))
         return int(
             np.clip(_BATCH_BYTES // sum(each.nbytes for each in one.values()), 1, _LARGEST_BATCH)
         )
 
-    def _values(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._graph({self.input: batch})
-        return {self.input: batch, **{name: outputs[name] for name in self._outputs}}
+    def _values(self, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
+        run = self._samples.run_of(rows)
+        found = {**run, **self._graph(run)}
+        return {name: found[name] for name in self.names}

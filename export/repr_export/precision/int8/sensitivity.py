@@ -16,7 +16,7 @@ from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.int8.quantizable import Target, name_nodes
 from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
 from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
-from repr_export.samples import CpuGraph, run_in_parts
+from repr_export.samples import CpuGraph, run_samples
 
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
@@ -97,7 +97,7 @@ def scan(
     total = None if costs is None else max(sum(costs.values()), 1)
     count = _MOST if total is None else int(np.clip(_WORK / total, _FEWEST, _MOST))
     chosen = np.linspace(0, len(calibration) - 1, min(count, len(calibration))).round().astype(int)
-    images = CalibrationSet(calibration.inputs[chosen], calibration.description)
+    images = calibration.some(chosen)
     reference = _first_output(graph, images)
     signal = float(reference.var())
     rows = []
@@ -186,5 +186,5 @@ def _multiply_adds(graph: bytes) -> dict[str, int] | None:
 
 def _first_output(graph: bytes, images: CalibrationSet) -> NDArray[np.float64]:
     network = CpuGraph(graph)
-    outputs = run_in_parts(network, {network.input: images.inputs}, network.batch, _BATCH)
+    outputs = run_samples(network, images.samples_for(network), _BATCH)
     return next(iter(outputs.values())).astype(np.float64)
