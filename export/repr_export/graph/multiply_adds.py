@@ -11,7 +11,8 @@ from repr_export.graph.values import function_nodes, graph_nodes, is_op, label
 
 _Shape = tuple[int, ...]
 
-_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", *_GATES)
 
 _DATA_LIMIT = 1024
 """Elements up to which an initializer's values go to shape inference: enough for any shape."""
@@ -31,12 +32,13 @@ class NodeMultiplyAdds:
 
 
 def count_multiply_adds(model: ir.Model) -> tuple[NodeMultiplyAdds, ...]:
-    """Multiply-adds of Conv, ConvTranspose, Gemm and MatMul for one sample of ``model``, in order.
+    """Multiply-adds of convolutions, matrix products and recurrent cells for one sample, in order.
 
     One multiply-add is one product added to a sum; biases, BatchNorms and activations do not
     count (the convention of He et al. 2016, table 1, who call them FLOPs). A Conv takes
     outputs x C_in/groups x kernel of them, padding included; a ConvTranspose inputs x
-    C_out/groups x kernel; a matrix product outputs x inner dimension.
+    C_out/groups x kernel; a matrix product outputs x inner dimension; an LSTM, GRU or
+    RNN steps x gates x cells x (inputs + cells), in each direction.
 
     The batch is the first dimension of the first input. A dynamic batch is set to 1, a fixed
     one is divided out. ``model`` is not changed.
@@ -98,6 +100,9 @@ def _count(node: ir.Node, data: _Shape, weight: _Shape, output: _Shape) -> int:
             return math.prod(output) * math.prod(weight[1:])
         case "ConvTranspose":
             return math.prod(data) * math.prod(weight[1:])
+        case "LSTM" | "GRU" | "RNN":  # weight: directions x gates of all cells x inputs
+            hidden = weight[1] // _GATES[node.op_type]
+            return data[0] * data[1] * weight[0] * weight[1] * (weight[2] + hidden)
         case "Gemm":
             return math.prod(output) * data[0 if node.attributes.get_int("transA", 0) else 1]
         case _:

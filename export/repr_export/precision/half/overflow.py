@@ -70,6 +70,8 @@ def largest_values(model: ir.Model, samples: SampleSet) -> dict[ir.Value, float]
         )
         if is_float(value) and value.name and not is_constant(value)
     ]
+    if not values:
+        return {}
     probe, names = _with_probes(model, values)
     graph = CpuGraph(probe)
     largest = np.zeros(len(values))
