@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
     args = parser().parse_args(argv)
     does = {"run": _run, "table": _table, "plot": _plot}[args.command]
-    return finish(PROG, lambda: does(args), "at this run", {"matplotlib": "bench"})
+    return finish(PROG, lambda: does(args), "at this run")
 
 
 def _table(args: argparse.Namespace) -> None:

@@ -37,15 +37,12 @@ class ReducedImages(ResidentImages):
 
 def settings(run: Run, train: ImageSet, test: ImageSet) -> dict[str, Any]:
     """All that decides what ``run`` comes to; equal settings need no second run."""
+    said = asdict(run)
+    del said["name"]
     return {
-        "depth": run.depth,
-        "residual": run.residual,
-        "norm": run.norm,
-        "norm_batch": run.norm_batch,
+        **said,
         "groups": GROUPS if run.norm == "group" else None,
-        "init": run.init,
         "recipe": asdict(Recipe(**run.recipe)),  # type: ignore[arg-type]
-        "seed": run.seed,
         "reduction": REDUCTION,
         "train_sha256": train.sha256,
         "test_sha256": test.sha256,

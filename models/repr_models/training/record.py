@@ -61,21 +61,16 @@ def read_record(path: Path, network: str, weights_sha256: str, images: Splits) -
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        said = {
-            "network": record["network"],
-            "weights_sha256": record["weights_sha256"],
-            **{f"{split} data": record["data"][split]["sha256"] for split in images},
+        compared = {
+            "network": (record["network"], network),
+            "weights_sha256": (record["weights_sha256"], weights_sha256),
+            **{f"{s} data": (record["data"][s]["sha256"], images[s].sha256) for s in images},
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(f"{path} is not the record of a checkpoint ({error})") from error
-    expected = {
-        "network": network,
-        "weights_sha256": weights_sha256,
-        **{f"{split} data": found.sha256 for split, found in images.items()},
-    }
-    for what, value in expected.items():
-        if said[what] != value:
+    for what, (said, expected) in compared.items():
+        if said != expected:
             raise TrainingError(
-                f"{path} is not of this checkpoint: its {what} is {said[what]}, not {value}"
+                f"{path} is not of this checkpoint: its {what} is {said}, not {expected}"
             )
     return record

@@ -16,9 +16,6 @@ from repr_models.training.record import Splits, read_record
 from repr_models.weights.checkpoint import load_content, read_file
 from repr_models.weights.codec import describe, encode
 
-STORES = ("auto", "fp32")
-"""How a checkpoint can be stored: by :mod:`repr_models.weights.codec`, or as it is."""
-
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
@@ -43,8 +40,9 @@ def store(
     how: str,
     images: Mapping[str, ResidentImages],
 ) -> StoredCheckpoint:
-    """Store ``state``, a state dict of ``spec``, by ``how`` (one of ``STORES``), and measure it.
+    """Store ``state``, a state dict of ``spec``, by ``how``, and measure it.
 
+    ``how`` is ``"auto"``, by :mod:`repr_models.weights.codec`, or ``"fp32"``, as it is.
     Parameters that serve training alone are left out. The accuracies on ``images`` (``train`` and
     ``test``) are those of a network loaded from the stored bytes. Raises
     :class:`~repr_models.errors.WeightsError` for values that cannot be stored.
