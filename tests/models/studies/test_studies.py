@@ -73,45 +73,18 @@ def test_thirty_layers_are_spread_over_three_stages() -> None:
     assert [len(network.get_submodule(f"layer{i}")) for i in (1, 2, 3)] == [5, 5, 4]  # type: ignore[arg-type]
 
 
-def test_ghost_batchnorm_normalises_every_worker_by_itself() -> None:
+def test_ghost_batchnorm_is_batchnorm_of_every_worker_and_remembers_all_of_them() -> None:
     torch.manual_seed(0)
-    x = torch.randn(6, 3, 5, 4) * 3 + torch.arange(6.0).view(-1, 1, 1, 1)
-    ghost = GhostBatchNorm2d(3, 2)
+    ghost, worker = GhostBatchNorm2d(3, 2), nn.BatchNorm2d(3, momentum=0.1 / 3)
     nn.init.uniform_(ghost.weight)
     nn.init.uniform_(ghost.bias)
-    result = ghost(x)
-    for worker in range(3):
-        part = x[2 * worker : 2 * worker + 2]
-        mean = part.mean((0, 2, 3), keepdim=True)
-        variance = part.var((0, 2, 3), keepdim=True, correction=0)
-        expected = (part - mean) / torch.sqrt(variance + 1e-5)
-        expected = expected * ghost.weight.view(3, 1, 1) + ghost.bias.view(3, 1, 1)
-        torch.testing.assert_close(result[2 * worker : 2 * worker + 2], expected)
-
-
-def test_ghost_batchnorm_over_the_whole_batch_is_batchnorm() -> None:
-    torch.manual_seed(1)
-    ghost, plain = GhostBatchNorm2d(4, 8), nn.BatchNorm2d(4)
+    worker.load_state_dict(ghost.state_dict())
     for _ in range(3):
-        x = torch.randn(8, 4, 3, 3) * 2 + 1
-        torch.testing.assert_close(ghost(x), plain(x))
-    torch.testing.assert_close(ghost.running_mean, plain.running_mean)
-    torch.testing.assert_close(ghost.running_var, plain.running_var)
+        x = torch.randn(6, 3, 5, 4) * 3 + torch.arange(6.0).view(-1, 1, 1, 1)
+        torch.testing.assert_close(ghost(x), torch.cat([worker(part) for part in x.split(2)]))
     ghost.eval()
-    plain.eval()
-    one = torch.randn(1, 4, 3, 3)  # in the test any number of images goes
-    torch.testing.assert_close(ghost(one), plain(one))
-
-
-def test_ghost_batchnorm_remembers_all_workers_about_alike() -> None:
-    x = torch.tensor([0.0, 10.0]).view(2, 1, 1, 1).repeat_interleave(2, 0).expand(4, 1, 2, 2)
-    ghost = GhostBatchNorm2d(1, 2)  # the workers' means are 0 and 10
-    for _ in range(200):
-        ghost(x)
-    assert ghost.running_mean is not None
-    assert 4.8 < ghost.running_mean.item() < 5.2
-    assert ghost.running_var is not None
-    assert ghost.running_var.item() < 1e-3
+    worker.eval()
+    torch.testing.assert_close(ghost(x[:1]), worker(x[:1]))  # in the test any number goes
 
 
 def test_images_that_workers_cannot_share_out_are_refused() -> None:
@@ -155,9 +128,7 @@ def test_pixels_are_averaged_two_by_two(colours: Colours) -> None:
     pre = spec.preprocessing
     for channel in range(3):
         plane = (data.images[..., channel] / 255 - pre.mean[channel]) / pre.std[channel]
-        means = (
-            plane[:, ::2, ::2] + plane[:, 1::2, ::2] + plane[:, ::2, 1::2] + plane[:, 1::2, 1::2]
-        ) / 4
+        means = plane.reshape(3, 16, 2, 16, 2).mean((2, 4))
         np.testing.assert_allclose(images[:, channel].numpy(), means, atol=1e-5)
 
 
