@@ -298,7 +298,7 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error})") from error
-    names, classed, numbers = list[str](), list[str](), list[int]()
+    rows: list[tuple[int, str, str]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -309,9 +309,10 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
             raise DataError(f"{path}, line {number}: {line.strip()!r:.60} is not FILE CLASS")
         if name.startswith(("/", "../")) or "/../" in name or not (path.parent / name).is_file():
             raise DataError(f"{path}, line {number}: there is no file {name!r} in its folder")
-        names.append(name)
-        classed.append(label)
-        numbers.append(number)
+        rows.append((number, name, label))
+    if not rows:
+        raise DataError(f"{path} lists no images; it needs a line FILE CLASS each")
+    numbers, names, classed = zip(*rows, strict=True)
     labels, kind, unknown = classes.find(classed)
     if unknown:
         number = numbers[classed.index(unknown[0])]
@@ -319,8 +320,6 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
             f"{path}, line {number}: {unknown[0]!r} is no class of the network"
             + (f" (most go by {kind})" if kind else "; classes go by WordNet id, label or index")
         )
-    if not names:
-        raise DataError(f"{path} lists no images; it needs a line FILE CLASS each")
     if len(set(names)) < len(names):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise DataError(f"{path} lists {twice!r} twice")

@@ -18,23 +18,16 @@ Splits = Mapping[str, ImageSet]
 """``train`` and ``test``."""
 
 
-def make_record(
-    state: TrainingState,
-    images: Splits,
-    top1: Mapping[str, float],
-    weights: Mapping[str, Any],
-) -> dict[str, Any]:
+def make_record(state: TrainingState, images: Splits, said: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint's JSON says of it: enough to make it again and to judge it.
 
-    ``weights`` are what is said of the file, and ``top1`` was measured with it; there is
-    neither where no weights are kept.
+    ``said`` is of its file, where weights are kept, and its accuracies.
     """
     return {
         "schema": 1,
         "network": state.spec.name,
-        **weights,
+        **said,
         "parameters": state.spec.parameters,
-        "accuracy": dict(top1),
         "recipe": asdict(state.recipe),
         "seed": state.seed,
         "data": {

@@ -22,7 +22,8 @@ from repr_models.studies.networks import (
     exchange_batchnorms,
     network_spec,
 )
-from repr_models.studies.runs import CPU, ReducedImages, initial_signal, train_run
+from repr_models.studies.runs import CPU, initial_signal, reduced, train_run
+from repr_models.training.augment import ResidentImages
 from repr_models.training.loop import start
 from repr_models.training.recipe import Recipe
 
@@ -124,7 +125,7 @@ def test_weights_have_the_variance_of_their_rule(init: Any, variance: float) -> 
 def test_pixels_are_averaged_two_by_two(colours: Colours) -> None:
     data = colours(3, 0)
     spec = network_spec(RUNS[0])
-    images = ReducedImages(data, spec).images
+    images = reduced(data, spec).images
     pre = spec.preprocessing
     for channel in range(3):
         plane = (data.images[..., channel] / 255 - pre.mean[channel]) / pre.std[channel]
@@ -136,7 +137,7 @@ def test_the_signal_dies_out_with_xavier_and_not_with_msra(colours: Colours) -> 
     signals = {}
     for run in find_runs(["init"]):
         spec = network_spec(run)
-        data = ReducedImages(colours(32, 0), spec)
+        data = reduced(colours(32, 0), spec)
         network = start(spec, Recipe(), 0, CPU).network
         signals[run.init] = initial_signal(network, data)
         assert [len(values) for values in signals[run.init].values()] == [30, 30]
@@ -152,8 +153,8 @@ def test_the_signal_dies_out_with_xavier_and_not_with_msra(colours: Colours) -> 
     assert signals["xavier"]["gradient_std"][0] < 1e-3 * signals["msra-forward"]["gradient_std"][0]
 
 
-def make(data: ImageSet) -> ReducedImages:
-    return ReducedImages(data, network_spec(RUNS[0]))
+def make(data: ImageSet) -> ResidentImages:
+    return reduced(data, network_spec(RUNS[0]))
 
 
 def test_a_run_learns_and_its_record_says_how(colours: Colours) -> None:
@@ -255,7 +256,6 @@ def test_an_interrupted_run_leaves_no_record(
     assert command.main(arguments(cifar_folder, tmp_path, "short")) == 130
     assert "interrupted; the same command goes on at this run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("*.json")] == ["one.json"]
-    monkeypatch.undo()
 
 
 def test_mistakes_are_answered_in_a_sentence(

@@ -60,14 +60,6 @@ def test_a_network_whose_own_names_begin_with_module_keeps_them(tmp_path: Path) 
     assert_has(network, source.state_dict())
 
 
-def test_an_old_checkpoint_without_batch_counters_loads(state: State, tmp_path: Path) -> None:
-    del state["bn.num_batches_tracked"]
-    torch.save(state, tmp_path / "w.pth")
-    network = Small()
-    load_checkpoint(network, tmp_path / "w.pth")
-    assert torch.equal(network.bn.running_var, state["bn.running_var"])  # type: ignore[arg-type]
-
-
 def test_half_precision_parameters_become_the_networks_type(state: State, tmp_path: Path) -> None:
     halves = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
     save_file(halves, tmp_path / "w.safetensors")
