@@ -134,43 +134,24 @@ def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.
     :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
     """
     symbol = _batch(model)[1]
-    inputs, initializers = [], []
-    for value in _data_inputs(model):
-        info = ir.serde.serialize_value(value)
-        del info.type.tensor_type.shape.dim[:]
-        for dim in _input_shape(value, symbol, batch):
-            info.type.tensor_type.shape.dim.add().dim_value = dim
-        inputs.append(info)
-    for value in model.graph.initializers.values():
+    copy = model.clone()
+    copy.ir_version = max(copy.ir_version, 4)  # from which an initializer need not be an input
+    for value in _data_inputs(copy):
+        value.shape = ir.Shape(_input_shape(value, symbol, batch))
+    for name, value in tuple(copy.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None:
-            raise UncountableError(f"the initializer '{value.name}' has no data")
-        if tensor.size <= _DATA_LIMIT:
-            initializers.append(ir.serde.serialize_tensor(tensor))
-            initializers[-1].name = value.name or ""
-        else:
-            inputs.append(
-                onnx.helper.make_tensor_value_info(
-                    value.name or "", tensor.dtype, tensor.shape.numpy()
-                )
-            )
-    skeleton = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [ir.serde.serialize_node(node) for node in model.graph],
-            "shapes",
-            inputs,
-            [onnx.ValueInfoProto(name=value.name) for value in model.graph.outputs],
-            initializers,
-        ),
-        ir_version=max(model.ir_version, 4),
-        opset_imports=[
-            onnx.helper.make_opsetid(domain, version)
-            for domain, version in model.graph.opset_imports.items()
-        ],
-        functions=[ir.serde.serialize_function(each) for each in model.functions.values()],
-    )
+            raise UncountableError(f"the initializer '{name}' has no data")
+        if tensor.size > _DATA_LIMIT:
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            copy.graph.initializers.pop(name)
+            if not value.is_graph_input():
+                copy.graph.inputs.append(value)
+    for node in copy.graph:
+        for output in node.outputs:
+            output.type = output.shape = None
     try:
-        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(ir.to_proto(copy), data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise UncountableError(f"shape inference fails: {error}") from error
     types = {
