@@ -129,8 +129,8 @@ def _input_shape(value: ir.Value, symbol: str | None, batch: int) -> list[int]:
 def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
 
-    They are inferred from a copy of the graph without weights. A value whose shape inference
-    cannot find is missing, or has no shape. ``model`` is not changed. Raises
+    They are inferred from a copy of the graph without weights. A value whose whole shape
+    inference cannot find is missing. ``model`` is not changed. Raises
     :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
     """
     symbol = _batch(model)[1]
@@ -162,18 +162,18 @@ def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.
         types[initializer.name] = onnx.helper.make_tensor_type_proto(
             initializer.data_type, initializer.dims
         ).tensor_type
-    return types
+    return {
+        name: found
+        for name, found in types.items()
+        if found.HasField("shape") and all(dim.HasField("dim_value") for dim in found.shape.dim)
+    }
 
 
 def _shape_of(
     types: Mapping[str, onnx.TypeProto.Tensor], value: ir.Value | None, node: ir.Node
 ) -> _Shape:
     inferred = types.get(value.name or "") if value is not None else None
-    if (
-        inferred is None
-        or not inferred.HasField("shape")
-        or not all(dim.HasField("dim_value") for dim in inferred.shape.dim)
-    ):
+    if inferred is None:
         raise UncountableError(
             f"shape inference cannot tell the shape of '{value.name if value else ''}' at "
             f"{label(node)}; run the graph passes first, or export with fixed sizes"
