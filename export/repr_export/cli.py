@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,30 +19,28 @@ if TYPE_CHECKING:
     from repr_runtime.artifact.manifest import Manifest
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 3x224x224") from None
+def _reader(read: Callable[[str], Any], otherwise: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is {otherwise}") from None
+
+    return parse
 
 
-def _triple(text: str) -> tuple[float, float, float]:
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not three numbers such as 0.485,0.456,0.406"
-        ) from None
+def _three(text: str) -> tuple[float, float, float]:
+    a, b, c = map(float, text.split(","))
     return a, b, c
 
 
-def _batch(text: str) -> int | None:
-    if text == "dynamic":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'dynamic'") from None
+_triple = _reader(_three, "not three numbers such as 0.485,0.456,0.406")
+_shape = _reader(
+    lambda text: tuple(map(int, text.lower().split("x"))), "not a shape such as 3x224x224"
+)
+_batch = _reader(
+    lambda text: None if text == "dynamic" else int(text), "neither a number nor 'dynamic'"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -232,11 +230,11 @@ def _summary(done: Exported) -> str:
 
 
 def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
     graphs = manifest.receipts["precision"]
-    for path, receipt in graphs.items():
-        name = path.removeprefix("model.").removesuffix(".onnx")
-        rows.append((name, receipt["summary"]))
+    rows = [
+        (path.removeprefix("model.").removesuffix(".onnx"), receipt["summary"])
+        for path, receipt in graphs.items()
+    ]
     judged = {receipt["accuracy"]["description"]: None for receipt in graphs.values()}
     rows += [("judged on", description) for description in judged]
     engines = manifest.receipts["engines"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from repr_export.contents import Contents, Signature, total_multiply_adds
+from repr_export.contents import Signature, manifest_and_files, total_multiply_adds
 from repr_export.errors import FoldContractError, GraphError
 from repr_export.graph.serialize import serialize
 from repr_export.options import ExportOptions
@@ -82,12 +82,10 @@ def export(
         engines = build_engines(graphs, options.engine, progress)
 
     progress("writing the artifact")
-    contents = Contents(
+    manifest, files = manifest_and_files(
         source, model, graph, signature, multiply_adds, fold, parity, variants, engines
     )
-    files = contents.files()
-    manifest = contents.manifest(tuple(entry for entry, _ in files))
-    write_artifact(folder, manifest, {entry.path: content for entry, content in files})
+    write_artifact(folder, manifest, files)
     return Exported(folder, manifest, source.identity.note)
 
 

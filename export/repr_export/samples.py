@@ -68,11 +68,6 @@ def _graph_errors() -> Iterator[None]:
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
 
 
-def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
-    """Run an ONNX graph once on the CPU; raises :class:`GraphError` if it cannot be."""
-    return CpuGraph(graph, optimize=optimize)(inputs)
-
-
 def sample_sets(
     specs: Sequence[TensorSpec],
     preprocessing: PreprocessingInfo | None,

@@ -89,11 +89,10 @@ def engine_artifact(
         compute_capabilities=("current",) if edition.just_in_time else (),
     )
     built = build_engine(graph, options)
-    path = f"engines/fp32.{edition.name}.engine"
     x = batch(5)
     logits = ort.OnnxRuntimeBackend(graph, "cpu", 2).run({"input": x})[0]
     folder = tmp_path_factory.mktemp("engines") / edition.name
-    assert built.graph_sha256 == hashlib.sha256(graph).hexdigest()
+    assert built.info.graph_sha256 == hashlib.sha256(graph).hexdigest()
     return tiny.write(
         folder,
         graph=graph,
@@ -103,8 +102,8 @@ def engine_artifact(
         labels=None,
         preprocessing=None,
         receipts={"golden": {"tolerance": {"logits": 1e-3}}},
-        more={path: (built.content, "engine", "fp32")},
-        engines=(built.to_engine_info(path, "fp32"),),
+        more={built.info.path: (built.content, "engine", "fp32")},
+        engines=(built.info,),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, TargetError, first_line
 from repr_export.options import ExportOptions
-from repr_export.samples import Arrays, run_graph
+from repr_export.samples import Arrays, CpuGraph
 from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_models.spec import FoldContract
@@ -53,7 +53,7 @@ class OnnxSource:
         return ir.from_proto(self._proto)
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        return run_graph(self._proto.SerializeToString(), inputs, optimize=False)
+        return CpuGraph(self._proto.SerializeToString(), optimize=False)(inputs)
 
     def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return self.reference(inputs)  # there is no float64 kernel of every operator

@@ -65,12 +65,10 @@ def find_overflows(
 
 def largest_values(model: ir.Model, samples: Mapping[str, NDArray[Any]]) -> dict[ir.Value, float]:
     """The largest absolute value that each float32 tensor of the main graph takes on ``samples``."""
+    made = [output for node in model.graph for output in node.outputs]
     values = [
         value
-        for value in (
-            *model.graph.inputs,
-            *(output for node in model.graph for output in node.outputs),
-        )
+        for value in (*model.graph.inputs, *made)
         if is_float(value) and value.name and not is_constant(value)
     ]
     probe, names = _with_probes(model, values)

@@ -1,7 +1,6 @@
 """The images that int8 ranges are measured on: bundled training images, or a folder of the user's."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import CalibrationError, first_line
-from repr_export.samples import batches
 from repr_models.data.cifar10 import calibration_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError, MissingExtraError
@@ -53,13 +51,6 @@ class CalibrationSet:
     def sha256(self) -> str:
         """SHA-256 of the inputs' values as little-endian float32, in order."""
         return hashlib.sha256(np.ascontiguousarray(self.inputs, "<f4").tobytes()).hexdigest()
-
-    def batches(self, size: int, *, whole: bool = False) -> Iterator[NDArray[np.float32]]:
-        """The inputs in order, ``size`` at a time.
-
-        ``whole``: the last batch is filled up from the first images, for graphs of one batch size.
-        """
-        return (self.inputs[rows] for rows in batches(len(self), size, whole=whole))
 
 
 def bundled_calibration(preprocessing: PreprocessingInfo) -> CalibrationSet:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from repr_export.errors import CalibrationError, GraphError, OptionError, first_line
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.options import METHODS, Method
-from repr_export.samples import CpuGraph
+from repr_export.samples import CpuGraph, batches
 
 PERCENTILE = 99.99
 
@@ -93,11 +93,11 @@ def measure_ranges(
                 )
             extremes[name] = min(extremes[name][0], low), max(extremes[name][1], high)
         progress("measuring ranges", done, len(calibration))
+    tensors = {name: Range(*pair) for name, pair in extremes.items()}
     if method == "min-max":
-        tensors = {name: Range(*pair) for name, pair in extremes.items()}
         return Ranges(tensors, method, len(calibration), calibration.description)
 
-    largest = {name: Range(*pair).largest for name, pair in extremes.items()}
+    largest = {name: each.largest for name, each in tensors.items()}
     counts = {name: np.zeros(_BINS, np.int64) for name in observer.names}
     for values, done in observer.run():
         for name, array in values.items():
@@ -105,7 +105,6 @@ def measure_ranges(
                 counts[name] += histogram(array, largest[name])
         progress("counting values", done, len(calibration))
     threshold = entropy_threshold if method == "entropy" else percentile_threshold
-    tensors = {}
     for done, (name, (low, high)) in enumerate(extremes.items(), 1):
         cut = largest[name] * threshold(counts[name]) if largest[name] > 0 else 0.0
         tensors[name] = Range(max(low, -cut), min(high, cut))
@@ -163,7 +162,7 @@ def _divergence(density: NDArray[np.float64], width: int) -> float:
 
 
 class _Observer:
-    """A graph with each of its float32 tensors as an output."""
+    """A graph with all of its float32 tensors as its outputs."""
 
     def __init__(self, graph: bytes, calibration: CalibrationSet) -> None:
         self._calibration = calibration
@@ -180,15 +179,14 @@ class _Observer:
             )
         self.input = inputs[0].name
         computed = {name for node in model.graph.node for name in node.output}
-        given = {value.name for value in model.graph.output}
         floats = [
             value
             for value in (*model.graph.value_info, *model.graph.output)
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name in computed
         ]
-        model.graph.output.extend(value for value in floats if value.name not in given)
-        self._outputs = [value.name for value in floats]
-        self.names = (self.input, *self._outputs)
+        del model.graph.output[:]
+        model.graph.output.extend(floats)
+        self.names = (self.input, *(value.name for value in floats))
         # Fusions would hide tensors, or compute what stands between two of them otherwise.
         self._graph = CpuGraph(model.SerializeToString(), optimize=False)
 
@@ -197,9 +195,9 @@ class _Observer:
         fixed = self._graph.batch
         size = fixed or self._batch()
         done = 0
-        for batch in self._calibration.batches(size, whole=fixed is not None):
+        for rows in batches(len(self._calibration), size, whole=fixed is not None):
             done = min(done + size, len(self._calibration))
-            yield self._values(batch), done
+            yield self._values(self._calibration.inputs[rows]), done
 
     def _batch(self) -> int:
         one = self._values(self._calibration.inputs[:1])
@@ -208,5 +206,4 @@ class _Observer:
         )
 
     def _values(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._graph({self.input: batch})
-        return {self.input: batch, **{name: outputs[name] for name in self._outputs}}
+        return {self.input: batch, **self._graph({self.input: batch})}
