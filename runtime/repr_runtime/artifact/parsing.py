@@ -11,7 +11,6 @@ from repr_runtime.artifact.manifest import (
     SCHEMA,
     SEAL,
     UNSEALED,
-    EngineInfo,
     FileEntry,
     Manifest,
     PreprocessingInfo,
@@ -77,7 +76,12 @@ def _check(manifest: Manifest) -> None:
         _check_preprocessing(manifest.preprocessing, "the manifest.preprocessing")
     _check_files(manifest.files)
     for index, info in enumerate(manifest.engines):
-        _check_engine(info, manifest.files, f"the manifest.engines[{index}]")
+        place = f"the manifest.engines[{index}]"
+        entry = manifest.file(info.path)
+        if entry is None or entry.role != "engine":
+            raise DecodingError(f"{place}.path {info.path!r} is not an engine among the files")
+        if not all(1 <= p.min <= p.opt <= p.max for p in info.profiles):
+            raise DecodingError(f"{place}.profiles must have 1 <= min <= opt <= max")
 
 
 def _not_negative(place: str, holder: object, *names: str) -> None:
@@ -115,13 +119,6 @@ def _check_files(files: tuple[FileEntry, ...]) -> None:
             f"files must list graphs of different precisions or targets, got "
             f"{', '.join(f'{precision} for {target}' for precision, target in graphs) or 'none'}"
         )
-
-
-def _check_engine(info: EngineInfo, files: tuple[FileEntry, ...], place: str) -> None:
-    if not any(entry.path == info.path and entry.role == "engine" for entry in files):
-        raise DecodingError(f"{place}.path {info.path!r} is not an engine among the files")
-    if not all(1 <= p.min <= p.opt <= p.max for p in info.profiles):
-        raise DecodingError(f"{place}.profiles must have 1 <= min <= opt <= max")
 
 
 def is_plain_path(path: str) -> bool:
