@@ -252,18 +252,12 @@ def test_an_engine_that_the_library_refuses(tmp_path: Path) -> None:
         assert cuda.leaks == {}
 
 
-def test_types_and_shapes_that_cannot_be_run(make: Callable[..., Made]) -> None:
+def test_types_shapes_and_weights_that_cannot_be_run(make: Callable[..., Made]) -> None:
     with pytest.raises(errors.ModelLoadError, match=r"'input' of the engine is BF16, .*--io fp32"):
         make(dtype="BF16")
     made = make(data_dependent=True, options=EAGER)
     with pytest.raises(errors.ExecutionError, match="the shape of 'logits' depends on the data"):
         made.run(batch(1))
-
-
-def test_an_engine_without_weights_gets_them_from_the_graph(make: Callable[..., Made]) -> None:
-    made = make(stripped=True, graph=b"\x08graph")
-    assert made.engine.refitted_from == b"\x08graph"
-    made.computes(2)
     with pytest.raises(errors.EngineLoadError, match=r"built without weights, and .*repr-export x"):
         make(stripped=True, graph=b"no graph")
 
