@@ -16,7 +16,6 @@ from unittest.mock import Mock, call
 import pytest
 
 from repr_bench import cli
-from repr_bench.artifacts import Selection
 from repr_bench.results.file import read_results
 
 ArtifactMaker, Bench = Callable[..., Path], Callable[..., tuple[int, str, str]]
@@ -140,7 +139,7 @@ def test_a_run_without_names_says_at_the_end_what_it_left_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "left out: everything else"
-    select = Mock(return_value=Selection(("linear",), said))
+    select = Mock(return_value=(("linear",), said))
     monkeypatch.setattr(cli, "default_selection", select)
     status, out, err = bench("--batch", "1", "--json", "r.json", targets=())
     assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)
