@@ -25,7 +25,7 @@ from repr_bench.results.trials import (
     Scenario,
     Windows,
 )
-from repr_bench.scenarios.arrivals import Sample
+from repr_bench.scenarios.arrivals import Sample, realtime_priority
 from repr_bench.scenarios.loadgen_log import (
     DETAIL,
     SCENARIOS,
@@ -33,7 +33,6 @@ from repr_bench.scenarios.loadgen_log import (
     read_loadgen_summary,
     read_trace,
 )
-from repr_bench.scenarios.realtime import realtime_priority
 from repr_bench.scenarios.samples import POOL
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_runtime.errors import MissingExtraError
