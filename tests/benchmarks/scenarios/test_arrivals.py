@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_queue import STEP_NS, QueueService, VirtualTime
+from fake_queue import MS, STEP_NS, QueueService, VirtualTime
 
 from repr_bench.results.trials import UNANSWERED
 from repr_bench.scenarios.arrivals import (
@@ -18,8 +18,6 @@ from repr_bench.scenarios.arrivals import (
     poisson_schedule,
     realtime_priority,
 )
-
-MS = 1_000_000
 
 
 def _drive(service: QueueService, schedule: Iterable[int], **more: float | int | None) -> Driven:

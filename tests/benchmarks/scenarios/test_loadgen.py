@@ -119,8 +119,8 @@ def test_a_trace_by_query_and_by_sample(tmp_path: Path) -> None:
 class FakeLoadGen:
     """Issues ``queries``, lists of samples' indices, and waits until all are answered."""
 
-    def __init__(self, queries: list[list[int]], detail: str = logs.MULTI_STREAM_DETAIL) -> None:
-        self.queries, self.detail = queries, detail
+    def __init__(self, queries: list[list[int]]) -> None:
+        self.queries = queries
         self.answered: list[int] = []
         self.settings: Any = None
         self.destroyed: list[str] = []
@@ -152,7 +152,7 @@ class FakeLoadGen:
             name += len(query)
         assert self._all.wait(10), "LoadGen would wait for ever"
         folder = Path(log.log_output.outdir)
-        _written(folder, "mlperf_log_detail.txt", self.detail)
+        _written(folder, "mlperf_log_detail.txt", logs.MULTI_STREAM_DETAIL)
         _written(folder, "mlperf_log_trace.json", logs.TRACE)
 
 

@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import scenario_rows as made
-from fake_queue import QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
+from fake_queue import MS, QueueService, VirtualTime, md1_highest_rate, md1_latency_percentile
 
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import Outcome, RateTrial
 from repr_bench.scenarios.search import MOST_RATES, Attempt, SearchSettings, conclusion, search
 from repr_bench.scenarios.server import try_rate
-
-MS = 1_000_000
 
 
 def _trial(rate: float, outcome: Outcome, confirms: bool = False, late_ns: int = 0) -> RateTrial:
