@@ -107,7 +107,9 @@ def test_ctrl_c_and_termination_report_and_exit_130(
         *("--samples -1", "--samples 1.5", "--threads 0", "--device tpu", "--no-such-option"),
         *("--all-bundled lenet5", "--json - lenet5", "--tune speed", "--list --csv r.csv"),
         *("--tune latency --json r.json", "--tune latency --peers", "--tune latency --csv r.csv"),
-        *("--from r.json lenet5", "--csv - --markdown -"),
+        *("--from r.json lenet5", "--csv - --markdown -", "--scenario batch", "--scenario ''"),
+        *("--instances 0", "--max-batch 0", "--slo 15", "--slo 0ms", "--slo fastms", "--slo infs"),
+        "--seed -1",
     ],
 )
 def test_wrong_command_lines_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:

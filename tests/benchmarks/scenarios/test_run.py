@@ -262,21 +262,6 @@ def test_an_artifact_that_changes_during_the_run_is_said(
     assert "was written anew while it was measured" in out
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        *(("--scenario", "batch"), ("--scenario", ""), ("--instances", "0"), ("--max-batch", "0")),
-        *(("--slo", "15"), ("--slo", "0ms"), ("--slo", "fastms"), ("--slo", "infs")),
-        ("--seed", "-1"),
-    ],
-)
-def test_wrong_options_exit_2(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main([option, value])
-    assert caught.value.code == 2
-    assert option in capsys.readouterr().err
-
-
 def test_options() -> None:
     def chosen(*arguments: str) -> ScenarioOptions | None:
         return scenario_options(parser().parse_args(arguments))
