@@ -110,8 +110,7 @@ def _named(
 
     spec = resolve(name)
     folder = artifacts / name.strip().lower()  # where repr-export puts it
-    found = _usable(folder, spec, tell)
-    if found:
+    if _usable(folder, spec, tell):
         return folder
     if not is_bundled(spec):
         raise UsageError(
