@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.measuring.environment import read_text
-from repr_bench.measuring.measure import Call, Clock
+from repr_bench.measuring.measure import Call, Clock, took
 from repr_bench.results.roofline import Kind, Peak
 
 SIZES = (512, 1024, 2048)
@@ -90,9 +90,7 @@ def repeat(call: Call, clock: Clock) -> tuple[int, ...]:
     call()
     samples: list[int] = []
     while len(samples) < LEAST_RUNS or sum(samples) < SECONDS * 1e9:
-        before = clock()
-        call()
-        samples.append(clock() - before)
+        samples.append(took(call, clock))
     return tuple(samples)
 
 
@@ -169,9 +167,7 @@ def copy_peak(kind: Kind, size: int, threads: int, clock: Clock) -> Peak:
                 done.result()
 
         copy(1)  # the pages of the target are made
-        before = clock()
-        copy(1)
-        times = max(1, round(_COPY_NS / max(1, clock() - before)))
+        times = max(1, round(_COPY_NS / max(1, took(partial(copy, 1), clock))))
         samples = repeat(partial(copy, times), clock)
     return Peak(kind, COPY, 4 * elements * threads, times * 2 * 4 * elements * threads, samples)
 

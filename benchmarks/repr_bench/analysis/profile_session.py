@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.analysis.trace import Trace, read_trace
 from repr_bench.errors import BenchError
-from repr_bench.measuring.measure import Call, Clock
+from repr_bench.measuring.measure import Call, Clock, took
 from repr_bench.results.profile import Layer, Profile
 
 WARMUP_CALLS = 5
@@ -46,21 +46,16 @@ class Turns:
         """Make all calls."""
         for _ in range(WARMUP_CALLS):
             profiled()
-            took = self._timed(plain)
+            last = took(plain, self._clock)
         runs = WARMUP_CALLS
-        calls = int(np.clip(ROUND_SECONDS * 1e9 / max(took, 1), LEAST_CALLS, MOST_CALLS))
+        calls = int(np.clip(ROUND_SECONDS * 1e9 / max(last, 1), LEAST_CALLS, MOST_CALLS))
         for _ in range(ROUNDS):
             plain()
-            self.plain_ns += [self._timed(plain) for _ in range(calls)]
+            self.plain_ns += [took(plain, self._clock) for _ in range(calls)]
             profiled()
-            self.profiled_ns += [self._timed(profiled) for _ in range(calls)]
+            self.profiled_ns += [took(profiled, self._clock) for _ in range(calls)]
             self.kept += range(runs + 1, runs + 1 + calls)
             runs += 1 + calls
-
-    def _timed(self, call: Call) -> int:
-        before = self._clock()
-        call()
-        return self._clock() - before
 
 
 def profile_session(timed: TimedGraph, *, threads: int | None) -> Profile:

@@ -124,6 +124,13 @@ def measure(
     return Measured(timings, interrupted=False)
 
 
+def took(call: Call, clock: Clock) -> int:
+    """The nanoseconds of one call, by ``clock``."""
+    before = clock()
+    call()
+    return clock() - before
+
+
 @contextlib.contextmanager
 def garbage_frozen() -> Iterator[None]:
     """Garbage is collected before, and nothing that was there by then is looked through again.
@@ -171,9 +178,7 @@ def _time(call: Call, samples: list[int], calls: int, nanoseconds: float, clock:
     """Add to ``samples`` until there are so many ``calls``, and so long."""
     counted = 0
     while counted < nanoseconds or len(samples) < calls:
-        before = clock()
-        call()
-        samples.append(clock() - before)
+        samples.append(took(call, clock))
         counted += samples[-1]
 
 
