@@ -236,3 +236,6 @@ def test_slow_networks_and_long_bounds_get_longer_trials_within_reason(
 def test_trials_are_long_enough_for_a_queue_to_grow_past_the_bound() -> None:
     settings = SearchSettings(1000.0, seconds=0.1)
     assert _try(150.0, QueueService(10 * MS), settings).outcome == "missed"
+    # the last ones' misses count too, which are known when all were sent
+    found = _try(20.0, QueueService(MS, stall_at=148, stall_ns=400 * MS), SearchSettings(15.0))
+    assert (found.outcome, found.stopped) == ("missed", False)
