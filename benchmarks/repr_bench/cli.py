@@ -155,8 +155,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
     """What is to be measured, and the sentence on what a run without names leaves out."""
     targets, left_out = tuple(args.targets), ""
     if not targets:
-        selection = default_selection(all_bundled=args.all_bundled)
-        targets, left_out = selection.names, selection.note
+        targets, left_out = default_selection(all_bundled=args.all_bundled)
     if not targets:
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"

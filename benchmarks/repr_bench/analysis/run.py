@@ -42,12 +42,12 @@ class Analysis:
         threads = self._threads or default_threads(self._environment)
         listener.tell(f"measuring this machine's peaks with {threads} threads")
         works = tuple(work_of(timed) for timed in graphs)
-        found = measure_peaks(
+        peaks, notes = measure_peaks(
             threads,
             memory_bytes=self._environment.memory_bytes,
             int8=any(work.precision == "int8" and not work.reason for work in works),
         )
-        self.roofline = Roofline(threads, found.peaks, works, found.notes)
+        self.roofline = Roofline(threads, peaks, works, notes)
 
 
 def default_threads(environment: Environment) -> int:

@@ -18,8 +18,8 @@ from repr_bench.scenarios.arrivals import (
     Sleep,
     drive,
     poisson_schedule,
+    realtime_priority,
 )
-from repr_bench.scenarios.realtime import realtime_priority
 from repr_bench.scenarios.search import SearchSettings, conclusion, search
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time

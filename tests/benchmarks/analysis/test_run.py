@@ -12,7 +12,6 @@ import pytest
 from repr_bench import cli
 from repr_bench.analysis import peaks, profile_session
 from repr_bench.analysis import run as analysis
-from repr_bench.analysis.peaks import Peaks
 from repr_bench.analysis.run import Analysis, default_threads, work_of
 from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.request import Wanted
@@ -23,7 +22,7 @@ from repr_bench.results.roofline import Peak, Work
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
 ROOFS = [Peak(kind, "made up", 4, 10**12, (1,)) for kind in ("float32", "memory")]
-FOUND = Peaks(tuple(ROOFS), ("made up",))
+FOUND = tuple(ROOFS), ("made up",)
 
 
 pytestmark = pytest.mark.usefixtures("ten_images", "in_tmp_path")

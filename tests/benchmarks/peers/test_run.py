@@ -138,6 +138,7 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
         world.peer("broken", fails=RuntimeError("no kernel")),
         world.peer("gpu", device="gpu"),
         world.peer("one", measures=("throughput",)),
+        world.peer("breaks", prepared={"call": lambda: 1 / 0}, measures=("latency",)),
     )
     reasons = {(row.peer, row.measure): (row.status, row.reason) for row in found}
     for measure in ("latency", "throughput"):
@@ -148,14 +149,9 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
     assert "ours runs on cpu" in reasons["gpu", "latency"][1]
     assert reasons["one", "throughput"] == ("measured", "")
     assert ("one", "latency") not in reasons
-
-
-def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: World) -> None:
-    broken = world.peer("p", prepared={"call": lambda: 1 / 0}, measures=("latency",))
-    found = compare(broken, world.peer("q"))
-    rows = {(row.peer, row.measure): row for row in found}
-    assert rows["p", "latency"].reason == "ZeroDivisionError: division by zero"
-    assert rows["q", "latency"].status == "measured"
+    # one that breaks while it is timed fails alone
+    assert reasons["breaks", "latency"] == ("failed", "ZeroDivisionError: division by zero")
+    assert reasons[OURS, "latency"] == ("measured", "")
 
 
 def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
@@ -177,11 +173,7 @@ def test_what_was_tuned_here_is_used(
     settings = {row.measure: row.settings for row in found if row.peer == OURS}
     assert "with 1 thread" in settings["latency"]
     assert "with 3 instances of 1 thread" in settings["throughput"]
-
-
-def test_threads_that_were_asked_for_come_first(
-    compare: Any, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # threads that were asked for come first
     monkeypatch.setattr(peer_run, "resolve", lambda *_: pytest.fail("not to be looked for"))
     found = compare(world.peer("p"), threads=1)
     assert {row.status for row in found} == {"measured"}
