@@ -169,7 +169,7 @@ def findings(results: Results) -> list[Finding]:
 def _lost(results: Results, labels: Collection[str]) -> tuple[str, ...]:
     """On which of the networks int8 loses more than ``MOST_LOST`` points of fp32's top-1."""
     top1 = {
-        (row.label, row.precision): row.graph.accuracy.top1_percent.value
+        (row.label, row.precision): row.graph.figures["top1_percent"].value
         for row in results.rows
         if row.graph and row.graph.accuracy
     }

@@ -1,6 +1,8 @@
 """The graph that was timed: where it comes from, how large it is, and what it gets right."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from repr_bench.results.agreement import Agreement, Flips, percent
@@ -17,16 +19,6 @@ class Accuracy:
     images: int
     description: str
     sha256: str
-
-    @property
-    def top1_percent(self) -> Figure:
-        """Top-1 in percent, with Wilson's interval."""
-        return percent(self.top1, self.images)
-
-    @property
-    def top5_percent(self) -> Figure | None:
-        """Likewise of top-5, where there is one."""
-        return None if self.top5 is None else percent(self.top5, self.images)
 
 
 @dataclass(frozen=True)
@@ -66,16 +58,22 @@ class Graph:
             return False
         return self.trained_top1 < self.bar
 
-    def answers(self) -> dict[str, Any]:
-        """The figures on what it answers, as they stand in JSON."""
-        found: dict[str, Figure | None] = {}
-        if self.accuracy:
-            found["top1_percent"] = self.accuracy.top1_percent
-            found["top5_percent"] = self.accuracy.top5_percent
+    @cached_property
+    def figures(self) -> Mapping[str, Figure]:
+        """What is known of its answers, by the name in JSON; shares with Wilson's interval."""
+        found: dict[str, Figure] = {}
+        if right := self.accuracy:
+            found["top1_percent"] = percent(right.top1, right.images)
+            if right.top5 is not None:
+                found["top5_percent"] = percent(right.top5, right.images)
         if self.agreement:
             weighted = Figure(self.agreement.weighted_percent, None)
             found["agreement_percent"] = self.agreement.figure
             found["margin_weighted_agreement_percent"] = weighted
         if self.flips:
             found["flips_p_value"] = Figure(self.flips.p_value, None)
-        return {name: plain(figure) for name, figure in found.items() if figure}
+        return found
+
+    def answers(self) -> dict[str, Any]:
+        """The figures on what it answers, as they stand in JSON."""
+        return {name: plain(figure) for name, figure in self.figures.items()}

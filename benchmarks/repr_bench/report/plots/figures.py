@@ -43,8 +43,7 @@ def pareto_plot(rows: Sequence[Row], prefix: str) -> str:
     for row in rows:
         latency = row.latency_ms[50]
         assert row.graph is not None, "only rows with an accuracy are drawn"
-        assert row.graph.accuracy is not None
-        top1 = row.graph.accuracy.top1_percent
+        top1 = row.graph.figures["top1_percent"]
         points.append((latency.value, top1.value))
         x, y = (latency.value,) * 2, (top1.value,) * 2
         for ends, others in ((latency.interval, y), (x, top1.interval)):
