@@ -19,10 +19,10 @@ from repr_bench.results.peers import (
     Overall,
     PeerRow,
     Ratio,
-    latency_ratios,
+    best_ratios,
     overall,
     ratio,
-    throughput_ratios,
+    ratios_at,
 )
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Roofline
@@ -95,15 +95,15 @@ def _fp32(results: Results) -> list[PeerRow]:
 
 
 def _latency(peer: str) -> Callable[[Results], dict[str, list[Ratio]]]:
-    return lambda results: {"": latency_ratios(_fp32(results), peer, 1)}
+    return lambda results: {"": ratios_at(_fp32(results), "latency", peer, 1)}
 
 
 def _throughput(peer: str) -> Callable[[Results], dict[str, list[Ratio]]]:
     def ratios(results: Results) -> dict[str, list[Ratio]]:
         rows = _fp32(results)
         batches = sorted({row.batch for row in rows if row.measure == "throughput" and row.batch})
-        found = {f"at batch {n}": throughput_ratios(rows, peer, n) for n in batches}
-        return found | {"with each at its best batch": throughput_ratios(rows, peer)}
+        found = {f"at batch {n}": ratios_at(rows, "throughput", peer, n) for n in batches}
+        return found | {"with each at its best batch": best_ratios(rows, peer)}
 
     return ratios
 

@@ -129,33 +129,21 @@ def overall(ratios: Sequence[Ratio]) -> Overall | None:
     return Overall(tuple(ratios)) if ratios else None
 
 
-def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio]:
+def ratios_at(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
-    return _at_batch(rows, "latency", peer, batch)
-
-
-def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
-    """Likewise in throughput. None: each at the best of its batch sizes."""
-    if batch is None:
-        return _paired(best_throughputs(rows), peer)
-    return _at_batch(rows, "throughput", peer, batch)
-
-
-def _at_batch(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     chosen = [row for row in rows if (row.measure, row.batch) == (measure, batch)]
     return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 
 
-def best_throughputs(rows: Sequence[PeerRow]) -> dict[tuple[tuple[str, str], str], PeerRow]:
-    """For each graph and peer the row with the most images a second."""
+def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
+    """Likewise in throughput, each at its batch size with the most images a second."""
     best: dict[tuple[tuple[str, str], str], PeerRow] = {}
     for row in rows:
-        if row.measure != "throughput" or row.status != "measured":
-            continue
-        key = row.graph, row.peer
-        if key not in best or row.log_ns.mean() < best[key].log_ns.mean():
-            best[key] = row
-    return best
+        if row.measure == "throughput" and row.status == "measured":
+            before = best.setdefault((row.graph, row.peer), row)
+            if row.log_ns.mean() < before.log_ns.mean():
+                best[row.graph, row.peer] = row
+    return _paired(best, peer)
 
 
 def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> list[Ratio]:

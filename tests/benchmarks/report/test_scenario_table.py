@@ -12,7 +12,7 @@ from repr_bench.report.sections.scenarios import scenario_cautions
 def test_a_caution_names_all_its_rows() -> None:
     row = server(np.random.default_rng(0))
     assert row.confirmed is not None
-    p99 = row.confirmed.latency_ms(99)
+    p99 = row.confirmed.latency_ms.get(99)
     assert p99 is not None
     assert p99.interval is not None
     near = replace(row, slo_ms=p99.interval.high - 1e-6)

@@ -86,5 +86,5 @@ def test_windows_are_equal_stretches_and_empty_ones_give_their_time_away() -> No
 def test_a_trials_figures_are_found_once() -> None:
     trial = SERVER.confirmed
     assert trial is not None
-    assert trial.latency_ms(99) is trial.latency_ms(99) is SERVER.latency_ms[99]
+    assert trial.latency_ms.get(99) is trial.latency_ms.get(99) is SERVER.latency_ms[99]
     assert trial.goodput is trial.goodput is SERVER.images_per_second
