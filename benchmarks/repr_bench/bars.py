@@ -20,7 +20,6 @@ from repr_bench.results.peers import (
     PeerRow,
     Ratio,
     best_ratios,
-    overall,
     ratio,
     ratios_at,
 )
@@ -65,11 +64,6 @@ class Finding:
     spoiled: tuple[str, ...] = ()
 
     @property
-    def what(self) -> str:
-        """The bar and the case, in words."""
-        return f"{self.bar.what}{self.case and ' '}{self.case}"
-
-    @property
     def held(self) -> bool:
         """Whether the mean reaches the bar and the least ratio the floor."""
         if self.found is None or self.spoiled:
@@ -77,16 +71,17 @@ class Finding:
         return self.found.mean.value >= self.bar.bar and self.found.least.figure.value >= LEAST
 
     def __str__(self) -> str:
+        what = f"{self.bar.what}{self.case and ' '}{self.case}: at least {self.bar.bar:.2f} ×"
         if self.found is None:
-            return f"NOT MEASURED  {self.what}: at least {self.bar.bar:.2f} ×"
+            return f"NOT MEASURED  {what}"
         mean, least = self.found.mean, self.found.least
         count = len(self.found.ratios)
         without = f"; without {', '.join(self.missing)}" if self.missing else ""
         return (
-            f"{'held    ' if self.held else 'NOT HELD'}  {self.what}: at least "
-            f"{self.bar.bar:.2f} ×; {times(mean)} over {count} network{'s' if count > 1 else ''}; "
+            f"{'held    ' if self.held else 'NOT HELD'}  {what}; "
+            f"{times(mean)} over {count} network{'s' if count > 1 else ''}; "
             f"least {times(least.figure)} on {least.ours.label} (at least {LEAST:.2f} ×)"
-            f"{without}{''.join(f'; {what}' for what in self.spoiled)}"
+            f"{without}{''.join(f'; {lost}' for lost in self.spoiled)}"
         )
 
 
@@ -162,7 +157,8 @@ def findings(results: Results) -> list[Finding]:
             every = () if bar.ratios is int8_ratios else compared
             missing = tuple(name for name in every if name not in there)
             spoiled = _lost(results, there) if bar.ratios is int8_ratios else ()
-            found.append(Finding(bar, case, overall(ratios), missing, spoiled))
+            over = Overall(tuple(ratios)) if ratios else None
+            found.append(Finding(bar, case, over, missing, spoiled))
     return found
 
 

@@ -10,9 +10,9 @@ import pytest
 from repr_bench.results.peers import (
     OURS,
     Measure,
+    Overall,
     PeerRow,
     best_ratios,
-    overall,
     ratio,
     ratios_at,
 )
@@ -77,11 +77,11 @@ def test_latencies_are_compared_at_one_batch_and_by_network() -> None:
     ]
     found = ratios_at(rows, "latency", "p", 1)
     assert [one.ours.label for one in found] == ["a", "b"]
-    mean: Any = overall(found)
+    mean = Overall(tuple(found))
     assert mean.mean.value == pytest.approx(4.0)  # of 2 and 8
     assert mean.least.ours.label == "a"
     assert [one.figure.value for one in ratios_at(rows, "latency", "p", 8)] == pytest.approx([1.0])
-    assert overall(ratios_at(rows, "latency", "p", 4)) is None
+    assert ratios_at(rows, "latency", "p", 4) == []
 
 
 def test_each_is_compared_at_its_best_throughput() -> None:
@@ -103,8 +103,8 @@ def test_the_interval_over_networks_is_narrower_than_each() -> None:
         ratio(row(OURS, *([100] * 10), label=str(n)), row("p", *rounds[n:], *rounds[:n]))
         for n in range(8)
     ]
-    mean: Any = overall(ratios)
-    together, alone = mean.mean.interval, ratios[0].figure.interval
+    together: Any = Overall(tuple(ratios)).mean.interval
+    alone = ratios[0].figure.interval
     assert math.log(together.high / together.low) < 0.6 * math.log(alone.high / alone.low)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg
+from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg, write
 from repr_bench.report.rows import title_of
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import RateTrial, per_second
@@ -115,14 +115,5 @@ def _write(
     side: str,
     colour: str = INK,
 ) -> None:
-    axes.annotate(
-        text,
-        at,
-        offset,
-        textcoords="offset points",
-        ha=side,
-        va="bottom" if offset[1] else "center",
-        fontsize=8,
-        color=colour,
-        annotation_clip=False,
-    )
+    up = "bottom" if offset[1] else "center"
+    write(axes, text, at, offset, ha=side, va=up, color=colour, annotation_clip=False)

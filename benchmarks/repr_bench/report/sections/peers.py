@@ -13,7 +13,6 @@ from repr_bench.results.peers import (
     PeerRow,
     Ratio,
     best_ratios,
-    overall,
     ratios_at,
 )
 from repr_bench.statistics.intervals import times
@@ -75,8 +74,8 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
         if len(batches["throughput"]) > 1:
             cases.append(("throughput with each at its best batch", best_ratios(of, peer)))
         for what, ratios in cases:
-            if (found := overall(ratios)) is not None:
-                yield f"{peer}, {precision} {what}", found
+            if ratios:
+                yield f"{peer}, {precision} {what}", Overall(tuple(ratios))
 
 
 def summaries(rows: tuple[PeerRow, ...]) -> list[str]:
