@@ -137,10 +137,7 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: List
 
 
 def _check_installed(request: Request, scenarios: ScenarioOptions | None) -> None:
-    """Say now, not after all else was measured, which package is missing.
-
-    Raises :class:`MissingExtraError` or ``ModuleNotFoundError``.
-    """
+    """Say now, not after all else was measured, which package is missing."""
     if request.roofline or request.profile:
         import repr_bench.analysis.traffic  # noqa: F401
     if scenarios and scenarios.loadgen:

@@ -11,8 +11,8 @@ from repr_bench import run as run_module
 from repr_bench.inputs import NOISE, EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.request import Request
-from repr_bench.results.agreement import Flips
 from repr_bench.results.file import from_json, to_json
+from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.run import run

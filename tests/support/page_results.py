@@ -11,9 +11,8 @@ from rich.console import Console
 
 from repr_bench.report.sections.order import sections
 from repr_bench.report.terminal import print_report
-from repr_bench.results.agreement import Agreement, Band, Flips
 from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
-from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.graph import Accuracy, Agreement, Band, Flips, Graph
 from repr_bench.results.machine import Environment
 from repr_bench.results.peers import OURS, Measure, PeerRow
 from repr_bench.results.profile import Layer, Profile

@@ -17,8 +17,8 @@ from repr_bench.report.csv import CSV_COLUMNS, to_csv
 from repr_bench.report.markdown import to_markdown
 from repr_bench.report.sections import roofline as roofline_table
 from repr_bench.report.sections.columns import shown_columns
-from repr_bench.results.agreement import Flips
 from repr_bench.results.file import write_results
+from repr_bench.results.graph import Flips
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import reached_by

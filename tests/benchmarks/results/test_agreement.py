@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repr_bench.results.agreement import Agreement, AgreementCount, Flips, log_probabilities
+from repr_bench.results.graph import Agreement, AgreementCount, Flips, log_probabilities
 from repr_bench.statistics.intervals import mcnemar_p, wilson_interval
 
 

@@ -11,7 +11,6 @@ import scenario_rows
 from page_results import AGREEMENT, FAILED, RESULTS, ROW, everything, with_graph, with_row
 
 from repr_bench.errors import ResultsError
-from repr_bench.results.agreement import Flips
 from repr_bench.results.file import (
     ADDED,
     SCHEMA,
@@ -21,6 +20,7 @@ from repr_bench.results.file import (
     write_results,
     write_text,
 )
+from repr_bench.results.graph import Flips
 
 
 def test_every_kind_of_row_is_read_back(tmp_path: Path) -> None:

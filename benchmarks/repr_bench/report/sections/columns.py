@@ -7,7 +7,7 @@ from functools import partial
 
 from repr_bench.report.document import NOTHING, Line, Table, table
 from repr_bench.report.rows import AnyRow, answer_of, graph_of, latency_of, rate_of
-from repr_bench.results.agreement import Flips
+from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.results.trials import PERCENTILES
