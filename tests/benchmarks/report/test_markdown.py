@@ -24,13 +24,6 @@ from repr_bench.results.results import Results
 from repr_bench.results.roofline import reached_by
 
 MS = 1_000_000
-STREAM = replace(made.STREAM, scenario="single-stream", batch=1)
-STAGES = replace(
-    made.STAGES,
-    images="",
-    stages_ns=(((2 * MS,), (2 * MS,)), ((3 * MS,), (3 * MS,))),
-    bare_ns=((3 * MS,), (3 * MS,)),
-)
 OTHER = OtherRow(
     tool="trtexec",
     name="resnet50.times",
@@ -41,8 +34,8 @@ OTHER = OtherRow(
 EVERY_KIND = replace(
     RESULTS,
     rows=(ROW, FAILED),
-    scenarios=(STREAM,),
-    end_to_end=(STAGES,),
+    scenarios=(made.STREAM,),
+    end_to_end=(made.STAGES,),
     peers=(replace(peer_rows.row("lenet5", "latency", "torch", 1), rounds_ns=((7 * MS,),) * 2),),
     others=(OTHER,),
 )
@@ -75,8 +68,8 @@ def test_csv_says_of_each_row_what_kind_it_is() -> None:
     assert [tuple(record[name] for name in columns) for record in found] == [
         ("graph", "repr-bench", "", "measured", "11.0", low, "17.0", "120"),
         ("graph", "repr-bench", "", "failed", "", "", "", "0"),
-        ("scenario", "repr-bench", "single-stream", "measured", "2.0", "1.0", "4.0", "4"),
-        ("end-to-end", "repr-bench", "", "measured", "5.0", "5.0", "", "2"),
+        ("scenario", "repr-bench", "multi-stream", "measured", "2.0", "1.0", "4.0", "4"),
+        ("end-to-end", "repr-bench", "", "measured", "8.0", "5.0", "", "3"),
         ("peer", "torch", "latency", "measured", "7.0", "7.0", "", "2"),
         ("other", "trtexec", "", "", "2.5", "", "3.0", "2"),
     ]
@@ -98,7 +91,7 @@ def test_csv_quotes_what_needs_it_and_counts_flips() -> None:
 def test_csv_of_a_server_has_the_rate_that_held_and_its_bound() -> None:
     held, missed = everything().scenarios
     missed = replace(missed, trials=missed.trials[:-1])
-    found = records(replace(RESULTS, rows=(), scenarios=(held, missed, STREAM)))
+    found = records(replace(RESULTS, rows=(), scenarios=(held, missed, made.STREAM)))
     assert [(record["held_rate"], record["slo_ms"]) for record in found] == [
         *(("500.0", "15.0"), ("", "15.0"), ("", ""))
     ]

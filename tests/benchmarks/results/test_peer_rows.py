@@ -106,11 +106,3 @@ def test_the_interval_over_networks_is_narrower_than_each() -> None:
     together: Any = Overall(tuple(ratios)).mean.interval
     alone = ratios[0].figure.interval
     assert math.log(together.high / together.low) < 0.6 * math.log(alone.high / alone.low)
-
-
-def test_figures_of_a_row() -> None:
-    found: Any = row("p", 2_000_000, 4_000_000, batch=8, images=8)
-    assert found.latency_ms.value == 2.0  # nearest rank: the third of six
-    assert found.images_per_second.value == pytest.approx(6 * 8 / 18e-3)
-    empty = replace(found, rounds_ns=())
-    assert (empty.latency_ms, empty.images_per_second) == (None, None)

@@ -34,12 +34,6 @@ WITH_ROOFLINE = replace(
 MS = Figure(1.0, None)
 
 
-def test_peaks_are_those_of_the_best_run() -> None:
-    assert [peak.rate for peak in PEAKS] == [100, 80, 10, 40]
-    assert ROOFLINE.best("float32") == PEAKS[0]
-    assert ROOFLINE.best("int8") is None
-
-
 def test_ceilings_and_shares_by_hand() -> None:
     assert (SLOPED.operations, SLOPED.intensity, FLAT.intensity) == (2_000_000, 5, 20)
     sloped: Any = ROOFLINE.reached(SLOPED, Figure(0.1, Interval(0.08, 0.125)))
