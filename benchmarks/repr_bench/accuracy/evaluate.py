@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.accuracy.reference import Network, torch_network
-from repr_bench.results.agreement import Agreement, AgreementCount, Flips
-from repr_bench.results.graph import Accuracy
+from repr_bench.results.graph import Accuracy, Agreement, AgreementCount, Flips
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
 

@@ -21,7 +21,7 @@ from repr_bench.peers.ours import burst_length, burst_of_callers
 from repr_bench.peers.run import run_peers, with_peers
 from repr_bench.request import Request
 from repr_bench.results.file import from_json, to_json
-from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughput_ratios
+from repr_bench.results.peers import OURS, SameAnswers, best_ratios, ratios_at
 from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
@@ -101,11 +101,11 @@ def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
         for measure in ("latency", "throughput")
         for peer in (OURS, "slow")
     ]
-    (latency,) = latency_ratios(found, "slow", 1)
+    (latency,) = ratios_at(found, "latency", "slow", 1)
     assert latency.figure.value == pytest.approx(4.0)
     # Ours: two lanes, bursts of 10 images, each 1 ms by this clock. The peer's: 4 images, 13 ms.
     assert (found[2].images, found[3].images) == (10, 4)
-    (throughput,) = throughput_ratios(found, "slow")
+    (throughput,) = best_ratios(found, "slow")
     assert throughput.figure.value == pytest.approx((13 / 4) / (1 / 10))
     assert all(len(row.rounds_ns) == PLAN.rounds for row in found)
     assert world.closed == ["slow"]
@@ -127,7 +127,7 @@ def test_another_answer_is_a_failure_with_the_numbers(compare: Any, world: World
     assert {row.status for row in wrong} == {"failed"}
     assert "another on 20 of 20 images" in wrong[0].reason
     assert wrong[0].rounds_ns == ()
-    assert not latency_ratios(found, "wrong", 1)
+    assert not ratios_at(found, "latency", "wrong", 1)
     assert {row.status for row in found if row.peer == "right"} == {"measured"}
 
 

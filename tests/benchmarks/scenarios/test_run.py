@@ -19,9 +19,8 @@ from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.scenarios import with_interval
 from repr_bench.request import ScenarioOptions
-from repr_bench.results.agreement import Agreement
 from repr_bench.results.file import read_results
-from repr_bench.results.graph import Graph
+from repr_bench.results.graph import Agreement, Graph
 from repr_bench.results.results import Results
 from repr_bench.results.trials import SCENARIOS, UNANSWERED, Outcome, RateTrial
 from repr_bench.scenarios import offline, server, streams

@@ -178,7 +178,7 @@ def test_the_known_highest_rate_of_a_simulated_queue_is_found() -> None:
     assert row.rate == pytest.approx(known, rel=0.06)
     assert row.confirmed is not None
     assert row.confirmed.achieved == pytest.approx(row.rate, rel=0.03)
-    p99 = row.confirmed.latency_ms(99)
+    p99 = row.confirmed.latency_ms.get(99)
     assert p99 is not None
     assert p99.interval is not None
     assert p99.value <= bound_ms
@@ -199,7 +199,7 @@ def test_refusals_count_as_misses() -> None:
     # offered nearly what one server does, without room to wait: Erlang's loss, 0.95 / 1.95
     assert found.outcome == "missed"
     assert found.refused_share > 0.2
-    p99 = found.latency_ms(99)
+    p99 = found.latency_ms.get(99)
     assert p99 is not None
     assert p99.value == float("inf")
     assert found.derived()["p99_ms"] is None
