@@ -34,7 +34,7 @@ OWN_LIBRARY = {"pycuda.py": {"pycuda"}}
 
 MOST_FILES = 15
 MOST_LINES = {"source": 400, "tests": 450}
-ALL_LINES = {"source": 30_200, "tests": 25_600}
+ALL_LINES = {"source": 29_500, "tests": 25_000}
 """Where the tree stands; to be lowered as it shrinks, and raised for a feature alone."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,11 @@ if TYPE_CHECKING:
     from repr_models.spec import NetworkSpec
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What a run without names measures: short names, and a sentence on what it does without."""
-
-    names: tuple[str, ...]
-    note: str = ""
-
-
-def default_selection(*, all_bundled: bool = False) -> Selection:
+def default_selection(*, all_bundled: bool = False) -> tuple[tuple[str, ...], str]:
     """The networks whose bundled weights reach their bar; with ``all_bundled``, every bundled one.
 
-    Where none of the bundled ones reaches its bar, they are all taken: there is nothing else
-    to compare.
+    Their short names, and a sentence on what the run does without, if anything. Where none of
+    the bundled ones reaches its bar, they are all taken: there is nothing else to compare.
     """
     from repr_models.registry import networks
     from repr_models.weights.bundled import is_bundled
@@ -44,11 +35,11 @@ def default_selection(*, all_bundled: bool = False) -> Selection:
     names = tuple(map(short_name, bundled))
     left = {short_name(spec): why for spec in bundled if (why := reason_to_leave_out(spec))}
     if all_bundled or len(left) in (0, len(names)):
-        return Selection(names, tail and f"left out: {tail}")
+        return names, tail and f"left out: {tail}"
     taken = tuple(name for name in names if name not in left)
     told = ", ".join(f"{name} ({reason})" for name, reason in left.items())
     more = f"; {tail}" if tail else ""
-    return Selection(taken, f"left out: {told}: --all-bundled takes these too{more}")
+    return taken, f"left out: {told}: --all-bundled takes these too{more}"
 
 
 def reason_to_leave_out(spec: NetworkSpec) -> str | None:
@@ -119,8 +110,7 @@ def _named(
 
     spec = resolve(name)
     folder = artifacts / name.strip().lower()  # where repr-export puts it
-    found = _usable(folder, spec, tell)
-    if found:
+    if _usable(folder, spec, tell):
         return folder
     if not is_bundled(spec):
         raise UsageError(

@@ -19,10 +19,9 @@ from repr_bench.results.peers import (
     Overall,
     PeerRow,
     Ratio,
-    latency_ratios,
-    overall,
+    best_ratios,
     ratio,
-    throughput_ratios,
+    ratios_at,
 )
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Roofline
@@ -65,11 +64,6 @@ class Finding:
     spoiled: tuple[str, ...] = ()
 
     @property
-    def what(self) -> str:
-        """The bar and the case, in words."""
-        return f"{self.bar.what}{self.case and ' '}{self.case}"
-
-    @property
     def held(self) -> bool:
         """Whether the mean reaches the bar and the least ratio the floor."""
         if self.found is None or self.spoiled:
@@ -77,16 +71,17 @@ class Finding:
         return self.found.mean.value >= self.bar.bar and self.found.least.figure.value >= LEAST
 
     def __str__(self) -> str:
+        what = f"{self.bar.what}{self.case and ' '}{self.case}: at least {self.bar.bar:.2f} ×"
         if self.found is None:
-            return f"NOT MEASURED  {self.what}: at least {self.bar.bar:.2f} ×"
+            return f"NOT MEASURED  {what}"
         mean, least = self.found.mean, self.found.least
         count = len(self.found.ratios)
         without = f"; without {', '.join(self.missing)}" if self.missing else ""
         return (
-            f"{'held    ' if self.held else 'NOT HELD'}  {self.what}: at least "
-            f"{self.bar.bar:.2f} ×; {times(mean)} over {count} network{'s' if count > 1 else ''}; "
+            f"{'held    ' if self.held else 'NOT HELD'}  {what}; "
+            f"{times(mean)} over {count} network{'s' if count > 1 else ''}; "
             f"least {times(least.figure)} on {least.ours.label} (at least {LEAST:.2f} ×)"
-            f"{without}{''.join(f'; {what}' for what in self.spoiled)}"
+            f"{without}{''.join(f'; {lost}' for lost in self.spoiled)}"
         )
 
 
@@ -95,15 +90,15 @@ def _fp32(results: Results) -> list[PeerRow]:
 
 
 def _latency(peer: str) -> Callable[[Results], dict[str, list[Ratio]]]:
-    return lambda results: {"": latency_ratios(_fp32(results), peer, 1)}
+    return lambda results: {"": ratios_at(_fp32(results), "latency", peer, 1)}
 
 
 def _throughput(peer: str) -> Callable[[Results], dict[str, list[Ratio]]]:
     def ratios(results: Results) -> dict[str, list[Ratio]]:
         rows = _fp32(results)
         batches = sorted({row.batch for row in rows if row.measure == "throughput" and row.batch})
-        found = {f"at batch {n}": throughput_ratios(rows, peer, n) for n in batches}
-        return found | {"with each at its best batch": throughput_ratios(rows, peer)}
+        found = {f"at batch {n}": ratios_at(rows, "throughput", peer, n) for n in batches}
+        return found | {"with each at its best batch": best_ratios(rows, peer)}
 
     return ratios
 
@@ -162,14 +157,15 @@ def findings(results: Results) -> list[Finding]:
             every = () if bar.ratios is int8_ratios else compared
             missing = tuple(name for name in every if name not in there)
             spoiled = _lost(results, there) if bar.ratios is int8_ratios else ()
-            found.append(Finding(bar, case, overall(ratios), missing, spoiled))
+            over = Overall(tuple(ratios)) if ratios else None
+            found.append(Finding(bar, case, over, missing, spoiled))
     return found
 
 
 def _lost(results: Results, labels: Collection[str]) -> tuple[str, ...]:
     """On which of the networks int8 loses more than ``MOST_LOST`` points of fp32's top-1."""
     top1 = {
-        (row.label, row.precision): row.graph.accuracy.top1_percent.value
+        (row.label, row.precision): row.graph.figures["top1_percent"].value
         for row in results.rows
         if row.graph and row.graph.accuracy
     }

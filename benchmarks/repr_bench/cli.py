@@ -19,7 +19,7 @@ from repr_bench.artifacts import default_selection
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.options import STANDARD_OUTPUT
-from repr_bench.request import Listener, Request, ScenarioOptions, Wanted
+from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 
@@ -126,7 +126,7 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: List
     request, left_out = _requested(args, arguments)
     peers = None if args.peers is None else select(args.peers or None)
     scenarios = options.scenario_options(args)
-    _check_installed(request.wanted, scenarios)
+    _check_installed(request, scenarios)
     results = run(request, listener)
     if scenarios:
         results = with_scenarios(results, request, scenarios, listener)
@@ -136,12 +136,9 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: List
     return replace(results, left_out=left_out, settings=settings)
 
 
-def _check_installed(wanted: Wanted, scenarios: ScenarioOptions | None) -> None:
-    """Say now, not after all else was measured, which package is missing.
-
-    Raises :class:`MissingExtraError` or ``ModuleNotFoundError``.
-    """
-    if wanted.roofline or wanted.profile:
+def _check_installed(request: Request, scenarios: ScenarioOptions | None) -> None:
+    """Say now, not after all else was measured, which package is missing."""
+    if request.roofline or request.profile:
         import repr_bench.analysis.traffic  # noqa: F401
     if scenarios and scenarios.loadgen:
         from repr_bench.scenarios.loadgen import library
@@ -155,8 +152,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
     """What is to be measured, and the sentence on what a run without names leaves out."""
     targets, left_out = tuple(args.targets), ""
     if not targets:
-        selection = default_selection(all_bundled=args.all_bundled)
-        targets, left_out = selection.names, selection.note
+        targets, left_out = default_selection(all_bundled=args.all_bundled)
     if not targets:
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"
@@ -174,7 +170,8 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         plan=plan,
         images=images,
         command=("repr-bench", *arguments),
-        wanted=Wanted(roofline=args.roofline, profile=args.profile),
+        roofline=args.roofline,
+        profile=args.profile,
     )
     return request, left_out
 

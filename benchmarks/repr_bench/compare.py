@@ -1,7 +1,8 @@
 """Two runs side by side: rows matched, each with a verdict, and what else differs between them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,12 +50,13 @@ def compare(old: Results, new: Results, place: str, least_percent: float) -> Com
             machine.append(MachineShift(what, ratio, None))
     earlier = {_key(row): row for row in old.rows if row.batch is not None}
     later = {_key(row): row for row in new.rows if row.batch is not None}
-    run = _Runs(old, new, readings, least_percent / 100)
     rows = [
-        run.verdict(earlier[key], row) if key in earlier else _verdict(row, "only new")
+        _compared(old, new, earlier[key], row, readings, least_percent / 100)
+        if key in earlier
+        else RowVerdict(*key, "only new")
         for key, row in later.items()
     ]
-    rows += [_verdict(row, "only old") for key, row in earlier.items() if key not in later]
+    rows += [RowVerdict(*key, "only old") for key in earlier if key not in later]
     return Comparison(
         old=place,
         started=old.started,
@@ -73,56 +75,48 @@ class _Reading(NamedTuple):
     shift: Shift
 
 
-class _Runs(NamedTuple):
-    """Two runs and what is common to the verdicts on all their rows."""
-
-    old: Results
-    new: Results
-    readings: dict[str, _Reading]
-    least: float
-
-    def verdict(self, before: Row, after: Row) -> RowVerdict:
-        warnings = tuple(_row_differences(before, after))
-        rounds = min(len(before.rounds_ns), len(after.rounds_ns))
-        if rounds < FEWEST_ROUNDS:
-            reason = f"{rounds} rounds, and {FEWEST_ROUNDS} are needed"
-            missing = next((r.reason for r in (after, before) if not r.samples and r.reason), "")
-            return _verdict(after, "cannot tell", missing or reason, warnings)
-        waited = [_waited(self.old, before), _waited(self.new, after)]
-        readings = {
-            what: reading
-            for what, reading in self.readings.items()
-            if what == _PRODUCT or _moves_memory(before) or _moves_memory(after)
-        }
-        first, second = (
-            steadied(
-                log_medians(row.rounds_ns), [reading.series[k] for reading in readings.values()]
-            )
-            for k, row in enumerate((before, after))
-        )
-        machine = {what: float(reading.shift.value) for what, reading in readings.items()}
-        machine["waiting"] = waited[1] - waited[0] if max(waited) < math.inf else math.inf
-        if _on_gpu(before) or _on_gpu(after):
-            machine[_CLOCK] = _clock_change(self.old, self.new)
-        found = judge(first, second, machine=tuple(machine.values()), least=self.least)
-        verdict, reason = _VERDICTS.get(float(found.verdict), "cannot tell"), ""
-        if not self.readings:
-            verdict = "cannot tell"
-            reason = "whether the machine itself changed is unknown: a run has no reference load"
-        elif verdict == "cannot tell":
-            value, half = float(found.value), float(found.half)
-            reason = _why(value, half, self.least, machine)
-            if max(waited) == math.inf:
-                share = max(waited_share(run.machine) for run in (self.old, self.new))
-                reason = f"the process waited for a CPU {share:.0%} of its time"
-        return _verdict(
-            after,
-            verdict,
-            reason,
-            warnings,
-            math.exp(float(found.value)),
-            _ratios(float(found.low), float(found.high)),
-        )
+def _compared(
+    old: Results,
+    new: Results,
+    before: Row,
+    after: Row,
+    readings: Mapping[str, _Reading],
+    least: float,
+) -> RowVerdict:
+    """The verdict on a row of both runs."""
+    verdict_of = partial(RowVerdict, *_key(after), warnings=tuple(_row_differences(before, after)))
+    rounds = min(len(before.rounds_ns), len(after.rounds_ns))
+    if rounds < FEWEST_ROUNDS:
+        reason = f"{rounds} rounds, and {FEWEST_ROUNDS} are needed"
+        missing = next((r.reason for r in (after, before) if not r.samples and r.reason), "")
+        return verdict_of("cannot tell", reason=missing or reason)
+    waited = [_waited(old, before), _waited(new, after)]
+    felt = {
+        what: reading
+        for what, reading in readings.items()
+        if what == _PRODUCT or _moves_memory(before) or _moves_memory(after)
+    }
+    first, second = (
+        steadied(log_medians(row.rounds_ns), [reading.series[k] for reading in felt.values()])
+        for k, row in enumerate((before, after))
+    )
+    machine = {what: float(reading.shift.value) for what, reading in felt.items()}
+    machine["waiting"] = waited[1] - waited[0] if max(waited) < math.inf else math.inf
+    if _on_gpu(before) or _on_gpu(after):
+        machine[_CLOCK] = _clock_change(old, new)
+    found = judge(first, second, machine=tuple(machine.values()), least=least)
+    verdict, reason = _VERDICTS.get(float(found.verdict), "cannot tell"), ""
+    if not readings:
+        verdict = "cannot tell"
+        reason = "whether the machine itself changed is unknown: a run has no reference load"
+    elif verdict == "cannot tell":
+        value, half = float(found.value), float(found.half)
+        reason = _why(value, half, least, machine)
+        if max(waited) == math.inf:
+            share = max(waited_share(run.machine) for run in (old, new))
+            reason = f"the process waited for a CPU {share:.0%} of its time"
+    ratios = _ratios(float(found.low), float(found.high))
+    return verdict_of(verdict, math.exp(float(found.value)), ratios, reason)
 
 
 def _why(value: float, half: float, least: float, machine: dict[str, float]) -> str:
@@ -135,19 +129,6 @@ def _why(value: float, half: float, least: float, machine: dict[str, float]) -> 
     if half > math.log1p(least):
         return f"its rounds spread too much: a change below {math.expm1(half):.1%} does not show"
     return "the difference is about as large as the smallest that counts"
-
-
-def _verdict(
-    row: Row,
-    verdict: Verdict,
-    reason: str = "",
-    warnings: tuple[str, ...] = (),
-    ratio: float | None = None,
-    interval: Interval | None = None,
-) -> RowVerdict:
-    return RowVerdict(
-        row.label, row.precision, row.batch, verdict, ratio, interval, reason, warnings
-    )
 
 
 def _key(row: Row) -> tuple[str, str | None, int | None]:

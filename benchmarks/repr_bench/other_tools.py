@@ -1,25 +1,10 @@
 """`--with`: what trtexec and LoadGen found in runs of their own, by their own definitions."""
 
-import argparse
 from pathlib import Path
 
 from repr_bench.errors import ResultsError
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.scenarios.loadgen_log import SUMMARY, read_loadgen_summary
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option."""
-    parser.add_argument(
-        "--with",
-        dest="others",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="beside ours, under its own label, another tool's run: a file of trtexec "
-        f"--exportTimes, or LoadGen's {SUMMARY} or its folder (may be repeated)",
-    )
 
 
 def read_other(path: Path) -> OtherRow:

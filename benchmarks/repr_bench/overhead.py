@@ -140,10 +140,8 @@ def _sentence(found: Overhead) -> str:
 
 
 def _over(found: Overhead, max_us: float | None, max_percent: float | None) -> str:
-    for cost, most, unit in (
-        (found.difference_us, max_us, "µs"),
-        (found.percent, max_percent, "%"),
-    ):
+    limits = (found.difference_us, max_us, "µs"), (found.percent, max_percent, "%")
+    for cost, most, unit in limits:
         if most is not None and cost > most:
             return f"; over the limit of {most:g} {unit}"
     return ""

@@ -28,14 +28,6 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which analyses are asked for; without either, a run does nothing more."""
-
-    roofline: bool = False
-    profile: bool = False
-
-
-@dataclass(frozen=True)
 class ScenarioOptions:
     """Which scenarios; ``instances`` None means as many as there are cores, on a CPU."""
 
@@ -64,7 +56,8 @@ class Request:
     plan: Plan = field(default_factory=Plan)
     images: EvaluationImages = field(default_factory=EvaluationImages)
     command: tuple[str, ...] = ()
-    wanted: Wanted = field(default_factory=Wanted)
+    roofline: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for batch in self.batches or ():

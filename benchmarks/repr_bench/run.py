@@ -61,7 +61,7 @@ def run(request: Request, listener: Listener) -> Results:
     """
     started, environment = now(), capture_environment()
     pending: list[_Pending] = []
-    analysis = Analysis(request.wanted, request.threads, environment)
+    analysis = Analysis(request, environment)
     watch, reference_load = MachineWatch(), ReferenceLoad()
 
     def between() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
     from repr_runtime.artifact.manifest import Manifest
 
 
-def _input(text: str) -> tuple[str, tuple[int | str, ...]]:
-    """The name of an input, or "", and its shape."""
+def _named_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """The name of an input, or "", and its shape; raises ValueError."""
     name, _, dims = text.rpartition("=")
-    try:
-        parts = dims.split("x") if dims else []
-        return name, tuple(part if name and part == "N" else int(part) for part in parts)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a shape such as 3x224x224 nor NAME=SHAPE such as state=2xNx64"
-        ) from None
+    parts = dims.replace("X", "x").split("x") if dims else []
+    return name, tuple(part if name and part == "N" else int(part) for part in parts)
 
 
-def _triple(text: str) -> tuple[float, float, float]:
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not three numbers such as 0.485,0.456,0.406"
-        ) from None
+def _reader(read: Callable[[str], Any], otherwise: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is {otherwise}") from None
+
+    return parse
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    a, b, c = map(float, text.split(","))
     return a, b, c
 
 
-def _batch(text: str) -> int | None:
-    if text == "dynamic":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor 'dynamic'") from None
+_triple = _reader(_three, "not three numbers such as 0.485,0.456,0.406")
+_input = _reader(
+    _named_shape, "neither a shape such as 3x224x224 nor NAME=SHAPE such as state=2xNx64"
+)
+_batch = _reader(
+    lambda text: None if text == "dynamic" else int(text), "neither a number nor 'dynamic'"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +103,10 @@ def parser() -> argparse.ArgumentParser:
         help="of top-1 that may be lost (default: 0.5 for int8, 0.1 for fp16 and bf16)",
     )
     lower.add_argument(
-        "--calibration", type=Path, metavar="DIR", help="images to calibrate int8 on"
+        "--calibration",
+        type=Path,
+        metavar="DIR|FILE.npz",
+        help="images, or arrays by input name, to calibrate int8 on",
     )
     lower.add_argument(
         "--calibration-method",
@@ -260,11 +263,11 @@ def _batch_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
     graphs = manifest.receipts["precision"]
-    for path, receipt in graphs.items():
-        name = path.removeprefix("model.").removesuffix(".onnx")
-        rows.append((name, receipt["summary"]))
+    rows = [
+        (path.removeprefix("model.").removesuffix(".onnx"), receipt["summary"])
+        for path, receipt in graphs.items()
+    ]
     judged = {receipt["accuracy"]["description"]: None for receipt in graphs.values()}
     rows += [("judged on", description) for description in judged]
     engines = manifest.receipts["engines"]

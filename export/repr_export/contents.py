@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
-from typing import Any
 
 import onnx_ir as ir
 
@@ -16,82 +14,71 @@ from repr_export.passes import FoldReport
 from repr_export.precision.variants import Variant
 from repr_export.source import Source
 from repr_export.tensorrt.engines import ArtifactEngine
-from repr_runtime.artifact.manifest import FileEntry, Manifest, NetworkInfo
+from repr_runtime.artifact.manifest import Manifest, NetworkInfo
 from repr_runtime.artifact.reading import describe_file
 
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
 _MADE_BY = ("repr-deploy", "torch", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Everything that goes into an artifact."""
-
-    source: Source
-    model: ir.Model
-    graph: bytes
-    signature: Signature
-    multiply_adds: int | None
-    fold: FoldReport
-    parity: Parity
-    variants: list[Variant]
-    engines: list[ArtifactEngine]
-
-    def files(self) -> list[tuple[FileEntry, bytes]]:
-        """Each file's entry in the manifest, and its bytes."""
-        golden = self.parity.golden.content
-        return [
-            (describe_file(GRAPH_FILE, self.graph, "graph", "fp32"), self.graph),
-            (describe_file(GOLDEN_FILE, golden, "golden"), golden),
-            *(
-                (describe_file(v.path, v.graph, "graph", v.precision, v.target), v.graph)
-                for v in self.variants
-            ),
-            *(
-                (describe_file(e.info.path, e.content, "engine", e.info.precision), e.content)
-                for e in self.engines
-            ),
-        ]
-
-    def manifest(self, files: tuple[FileEntry, ...]) -> Manifest:
-        """The manifest of an artifact with ``files``."""
-        source, identity = self.source, self.source.identity
-        counted = source.parameters
-        return Manifest(
-            network=NetworkInfo(
-                name=identity.name,
-                architecture=identity.architecture,
-                dataset=identity.dataset,
-                parameters=count_parameters(self.model) if counted is None else counted,
-                multiply_adds=self.multiply_adds,
-                source=identity.source,
-            ),
-            weights=source.weights,
-            inputs=self.signature.inputs,
-            outputs=self.signature.outputs,
-            preprocessing=source.preprocessing,
-            labels=source.labels,
-            files=files,
-            engines=tuple(engine.info for engine in self.engines),
-            receipts=self._receipts(),
-            versions=_versions(self.model),
-        )
-
-    def _receipts(self) -> dict[str, Any]:
-        golden = self.parity.golden
-        return {
-            "fold": {"summary": str(self.fold), **self.fold.as_dict()},
-            "parity": self.parity.as_dict(),
-            "golden": {
-                "samples": golden.samples,
-                "description": golden.description,
-                "tolerance": golden.tolerance,
-                "tolerances": {variant.path: variant.golden for variant in self.variants},
-                "inseparable": golden.inseparable,
-            },
-            "precision": {variant.path: variant.receipts for variant in self.variants},
-            "engines": {engine.info.path: engine.receipt for engine in self.engines},
-        }
+def manifest_and_files(
+    source: Source,
+    model: ir.Model,
+    graph: bytes,
+    signature: Signature,
+    multiply_adds: int | None,
+    fold: FoldReport,
+    parity: Parity,
+    variants: list[Variant],
+    engines: list[ArtifactEngine],
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest of the artifact that all this makes, and its files' bytes by path."""
+    identity, golden, counted = source.identity, parity.golden, source.parameters
+    files = [
+        (describe_file(GRAPH_FILE, graph, "graph", "fp32"), graph),
+        (describe_file(GOLDEN_FILE, golden.content, "golden"), golden.content),
+        *(
+            (describe_file(v.path, v.graph, "graph", v.precision, v.target), v.graph)
+            for v in variants
+        ),
+        *(
+            (describe_file(e.info.path, e.content, "engine", e.info.precision), e.content)
+            for e in engines
+        ),
+    ]
+    receipts = {
+        "fold": {"summary": str(fold), **fold.as_dict()},
+        "parity": parity.as_dict(),
+        "golden": {
+            "samples": golden.samples,
+            "description": golden.description,
+            "tolerance": golden.tolerance,
+            "tolerances": {variant.path: variant.golden for variant in variants},
+            "inseparable": golden.inseparable,
+        },
+        "precision": {variant.path: variant.receipts for variant in variants},
+        "engines": {engine.info.path: engine.receipt for engine in engines},
+    }
+    manifest = Manifest(
+        network=NetworkInfo(
+            name=identity.name,
+            architecture=identity.architecture,
+            dataset=identity.dataset,
+            parameters=count_parameters(model) if counted is None else counted,
+            multiply_adds=multiply_adds,
+            source=identity.source,
+        ),
+        weights=source.weights,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        preprocessing=source.preprocessing,
+        labels=source.labels,
+        files=tuple(entry for entry, _ in files),
+        engines=tuple(engine.info for engine in engines),
+        receipts=receipts,
+        versions=_versions(model),
+    )
+    return manifest, {entry.path: content for entry, content in files}
 
 
 def total_multiply_adds(model: ir.Model) -> int | None:

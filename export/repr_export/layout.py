@@ -23,12 +23,13 @@ class Layout:
     ``axes`` is the batch axis of an input by name, None for one that has none and is the same
     for all samples of a run; an input that is not named has it first. ``size`` is the batch size
     of every run, None if any will do; ``alone`` says why there is one sample in each, where the
-    graph's shapes promise more.
+    graph's shapes promise more. ``at_once`` is how many fit into memory.
     """
 
     axes: Mapping[str, int | None]
     size: int | None
     alone: str = ""
+    at_once: int = 250
 
     def run_of(self, samples: Arrays, rows: Sequence[int] | NDArray[np.intp]) -> Arrays:
         """The inputs of one run on those ``rows`` of ``samples``, which lie along first axes."""
@@ -49,12 +50,12 @@ class Layout:
             whole[name] = shape if axis is None else (*shape[:axis], size, *shape[axis:])
         return whole
 
-    def parts(self, count: int, at_once: int) -> list[NDArray[np.intp]]:
+    def parts(self, count: int, at_once: int | None = None) -> list[NDArray[np.intp]]:
         """The rows of ``count`` samples in order: ``size`` at a time, or where any do, ``at_once``.
 
         A last run of a fixed size is filled up from the first rows.
         """
-        size = self.size or at_once
+        size = self.size or min(at_once or self.at_once, self.at_once)
         starts = (np.arange(begin, begin + size) for begin in range(0, count, size))
         return [rows % count if self.size else rows[rows < count] for rows in starts]
 

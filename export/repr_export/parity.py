@@ -244,13 +244,11 @@ def summarize(differences: Sequence[Difference]) -> str:
     same = f", top-1 agreement {min(agreements):.2%}" if agreements else ""
     per_set = {row.samples: row for row in differences}.values()
     counts = " and ".join(f"{row.count} {row.samples}" for row in per_set)
+    because = ""
+    if worst.own_rounding is not None and worst.allowed != PARITY_BOUND:
+        because = ", since the network in float32 is off from itself in float64 by "
+        because += f"{worst.own_rounding:.1g}"
     return (
         f"largest difference {worst.max_abs:.2g}, {worst.relative:.1g} of the outputs' range "
-        f"(allowed {worst.allowed:.2g}{_because(worst)}){same}; on {counts} samples"
+        f"(allowed {worst.allowed:.2g}{because}){same}; on {counts} samples"
     )
-
-
-def _because(row: Difference) -> str:
-    if row.own_rounding is None or row.allowed == PARITY_BOUND:
-        return ""
-    return f", since the network in float32 is off from itself in float64 by {row.own_rounding:.1g}"

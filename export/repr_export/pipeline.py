@@ -1,15 +1,15 @@
 """`export`: from a target to an artifact. The whole way, in order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from repr_export.contents import Contents, total_multiply_adds
+from repr_export.contents import manifest_and_files, total_multiply_adds
 from repr_export.errors import FoldContractError, GraphError, OptionError, ParityError
 from repr_export.graph.integers import integer_values
-from repr_export.graph.multiply_adds import with_shapes
+from repr_export.graph.multiply_adds import activation_bytes, with_shapes
 from repr_export.graph.serialize import serialize
 from repr_export.graph.signature import Signature
 from repr_export.layout import batch_axes, lay_out
@@ -29,6 +29,7 @@ from repr_runtime.artifact.writing import check_free, write_artifact
 from repr_runtime.preflight import preflight
 
 DEFAULT_OUT = Path("artifacts")
+_ACTIVATIONS = 2 * 2**30  # bytes of all values of a run: as much as ONNX Runtime may hold at worst
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def export(
         arrays = read_samples(options.samples, specs, "--samples")
         given = shapes_of_arrays(arrays, batch_axes(specs, given))
     layout, shapes = lay_out(specs, given)
-    multiply_adds = total_multiply_adds(with_shapes(model, layout.run_shapes(shapes)))
+    counted = with_shapes(model, layout.run_shapes(shapes))
+    multiply_adds = total_multiply_adds(counted)
+    at_once = _ACTIVATIONS // max(activation_bytes(counted), 1)
+    layout = replace(layout, at_once=min(max(at_once, 1), layout.at_once))
     if arrays is None:
         integers = integer_values(model)
         sets = sample_sets(specs, layout, shapes, source.preprocessing, multiply_adds, integers)
@@ -100,13 +104,10 @@ def export(
         engines = build_engines(graphs, options.engine, progress)
 
     progress("writing the artifact")
-    contents = Contents(
+    manifest, files = manifest_and_files(
         source, model, graph, signature, multiply_adds, fold, parity, variants, engines
     )
-    files = contents.files()
-    manifest = contents.manifest(tuple(entry for entry, _ in files))
-    contents_by_path = {entry.path: content for entry, content in files}
-    write_artifact(folder, manifest, contents_by_path, check=_verify)
+    write_artifact(folder, manifest, files, check=_verify)
     return Exported(folder, manifest, source.identity.note)
 
 

@@ -46,8 +46,9 @@ class SampleSet:
     def proof_runs(self) -> list[NDArray[np.intp]]:
         """The rows of each run of a proof: of the graph's batch size, or of 1, 2 and the rest."""
         if self.layout.size is not None:
-            return self.layout.parts(len(self), 1)
-        return [part for part in np.split(np.arange(len(self)), (1, 3)) if len(part)]
+            return self.layout.parts(len(self))
+        first = [part for part in np.split(np.arange(min(len(self), 3)), (1,)) if len(part)]
+        return first + [part + 3 for part in self.layout.parts(len(self) - 3)]
 
 
 class CpuGraph:
@@ -82,11 +83,6 @@ def _graph_errors() -> Iterator[None]:
         yield
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
         raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
-
-
-def run_graph(graph: bytes, inputs: Arrays, *, optimize: bool = True) -> dict[str, NDArray[Any]]:
-    """Run an ONNX graph once on the CPU; raises :class:`GraphError` if it cannot be."""
-    return CpuGraph(graph, optimize=optimize)(inputs)
 
 
 def sample_sets(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from repr_models.errors import ModelsError
@@ -14,21 +13,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def finish(
-    prog: str,
-    run: Callable[[], object],
-    interrupted: str,
-    extras: Mapping[str, str] = MappingProxyType({}),
-) -> int:
+def finish(prog: str, run: Callable[[], object], interrupted: str) -> int:
     """Run a command; what it fails with is one line on standard error.
 
-    ``interrupted`` says what calling it again does, ``extras`` which extra of the package brings a
-    module that is not there, if not ``export``. Returns 0, 1 for a failure and 130 when interrupted.
+    ``interrupted`` says what calling it again does. Returns 0, 1 for a failure and 130 when
+    interrupted.
     """
     try:
         run()
     except ModuleNotFoundError as error:
-        extra = extras.get(error.name or "", "export")
+        extra = "bench" if error.name == "matplotlib" else "export"
         message = f"{prog} needs {error.name}: pip install 'repr-deploy[{extra}]'"
     except ModelsError as error:
         message = f"{prog}: {error}"

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from repr_models.registry import networks
-from repr_models.spec import MULTIPLY_ADDS_FILE, NetworkSpec, stored_multiply_adds
+from repr_models.spec import MULTIPLY_ADDS_FILE, stored_multiply_adds
 
 COMMAND = "python -m repr_models.count"
 
@@ -42,21 +42,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's c
         return out
 
 
-def count_multiply_adds(spec: NetworkSpec, side: int | None = None) -> int:
-    """Multiply-adds of one image's way through ``spec``'s network in eval mode.
+def multiply_adds(network: nn.Module, side: int) -> int:
+    """Multiply-adds of the way of one image (3, side, side) through ``network`` in eval mode.
 
-    ``side`` is the image's height and width, by default those of the network's input. One
-    multiply-add is one product added to a sum, in convolutions and matrix products alone, as
+    One multiply-add is one product added to a sum, in convolutions and matrix products alone, as
     ``repr_export.graph.multiply_adds`` counts them in the exported graph. Nothing is computed: the
     network is made of shapes without values, so that even the largest takes seconds.
     """
-    with torch.device("meta"):
-        network = spec.build().eval()
-    return multiply_adds(network, side or spec.input_shape[1])
-
-
-def multiply_adds(network: nn.Module, side: int) -> int:
-    """The same of a network in eval mode, without values, of one image (3, side, side)."""
     counter = _Counter()  # type: ignore[no-untyped-call]
     with torch.no_grad(), counter:
         network(torch.empty(1, 3, side, side, device="meta"))
@@ -68,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description="Count and store multiply-adds.")
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     args = parser.parse_args(argv)
-    counts = {spec.name: count_multiply_adds(spec) for spec in networks()}
+    with torch.device("meta"):
+        counts = {
+            spec.name: multiply_adds(spec.build().eval(), spec.input_shape[1])
+            for spec in networks()
+        }
     if args.check:
         wrong = sorted({name for name, _ in counts.items() ^ stored_multiply_adds().items()})
         if wrong:

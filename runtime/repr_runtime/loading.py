@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,17 +180,15 @@ class _Artifact:
         choice = f"ONNX Runtime {ort.version()} on {device}{words}"
         if count == 1:
             return Opened(self.manifest, graph, one(), choice)
-        opened = [one()]
-        try:
-            # On one CPU thread the caller's own runs the graph: any number of them share a session.
-            while not (device == "cpu" and threads == 1) and len(opened) < count:
+        # On one CPU thread the caller's own runs the graph: any number of them share a session.
+        sharing = count if device == "cpu" and threads == 1 else 1
+        with ExitStack() as unless_all_open:
+            opened = []
+            for _ in range(count // sharing):
                 opened.append(one())
-        except BaseException:
-            for backend in opened:
-                backend.close()
-            raise
-        backends = opened if len(opened) == count else opened * count
-        return Opened(self.manifest, graph, Instances(backends), choice)
+                unless_all_open.callback(opened[-1].close)
+            unless_all_open.pop_all()
+        return Opened(self.manifest, graph, Instances(opened * sharing), choice)
 
     def _graph(self, device: str) -> FileEntry:
         precision = self.options.precision

@@ -168,18 +168,14 @@ class Session:
         goes through the host. Raises the subclass of :class:`InputError` that says what is
         wrong with an input, or :class:`NonFiniteOutputError`.
         """
-        backend = self._backend
-        if backend is None:
-            raise errors.SessionClosedError(f"the session of {self.path} is closed; load it again")
+        backend = self._backend or self.backend  # which says that it is closed
         try:
             feed = self._checker(arrays, named)
         except errors.InputTypeError:
             return self._run_on_device(backend, arrays, named)  # or it says what is wrong
         outputs = backend.run(feed)
-        if self._refuse_nonfinite:
-            for values in outputs:
-                if not all_finite(values):
-                    raise self._nonfinite(outputs)
+        if self._refuse_nonfinite and not all(map(all_finite, outputs)):
+            raise self._nonfinite(outputs)
         return dict(zip(self._output_names, outputs))  # noqa: B905  checked by __init__
 
     def _run_on_device(

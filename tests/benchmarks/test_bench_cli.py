@@ -16,7 +16,6 @@ from unittest.mock import Mock, call
 import pytest
 
 from repr_bench import cli
-from repr_bench.artifacts import Selection
 from repr_bench.results.file import read_results
 
 ArtifactMaker, Bench = Callable[..., Path], Callable[..., tuple[int, str, str]]
@@ -108,7 +107,9 @@ def test_ctrl_c_and_termination_report_and_exit_130(
         *("--samples -1", "--samples 1.5", "--threads 0", "--device tpu", "--no-such-option"),
         *("--all-bundled lenet5", "--json - lenet5", "--tune speed", "--list --csv r.csv"),
         *("--tune latency --json r.json", "--tune latency --peers", "--tune latency --csv r.csv"),
-        *("--from r.json lenet5", "--csv - --markdown -"),
+        *("--from r.json lenet5", "--csv - --markdown -", "--scenario batch", "--scenario ''"),
+        *("--instances 0", "--max-batch 0", "--slo 15", "--slo 0ms", "--slo fastms", "--slo infs"),
+        "--seed -1",
     ],
 )
 def test_wrong_command_lines_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +141,7 @@ def test_a_run_without_names_says_at_the_end_what_it_left_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "left out: everything else"
-    select = Mock(return_value=Selection(("linear",), said))
+    select = Mock(return_value=(("linear",), said))
     monkeypatch.setattr(cli, "default_selection", select)
     status, out, err = bench("--batch", "1", "--json", "r.json", targets=())
     assert re.search(r"^linear +fp32 +1 ", out, re.MULTILINE)

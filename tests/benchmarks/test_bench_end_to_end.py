@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,7 @@ def test_top1_in_the_table_is_torchs(
     assert cli.main(command) == 0
     out, err = capsys.readouterr()
     assert "exporting lenet5.cifar10" in err
-    row = read_results(tmp_path / "r.json").rows[0]
-    assert row.graph is not None
-    assert row.graph.accuracy is not None
+    row: Any = read_results(tmp_path / "r.json").rows[0]
 
     spec, data = resolve("lenet5"), bundled_subset()
     network = spec.build()
@@ -41,13 +40,11 @@ def test_top1_in_the_table_is_torchs(
     assert row.graph.accuracy.top1 == hits
     assert row.graph.accuracy.sha256 == data.sha256
     agreement = row.graph.agreement
-    assert agreement is not None
     assert (agreement.reference, agreement.same) == ("the torch network", len(data))
     assert agreement.largest_shift < 1e-4
     assert row.graph.parameters == spec.parameters == sum(p.numel() for p in network.parameters())
-    shown = re.search(r"^lenet5 +fp32 +1 .*? (\d+\.\d\d) \(", out, re.MULTILINE)
-    assert shown is not None
-    assert float(shown[1]) == pytest.approx(100 * hits / len(data), abs=0.005)
+    (shown,) = re.findall(r"^lenet5 +fp32 +1 .*? (\d+\.\d\d) \(", out, re.MULTILINE)
+    assert float(shown) == pytest.approx(100 * hits / len(data), abs=0.005)
 
     # the second time nothing is exported
     assert cli.main([*command, "--quiet"]) == 0

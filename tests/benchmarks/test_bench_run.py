@@ -11,9 +11,8 @@ from repr_bench import run as run_module
 from repr_bench.inputs import NOISE, EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.request import Request
-from repr_bench.results.agreement import Flips
 from repr_bench.results.file import from_json, to_json
-from repr_bench.results.graph import Graph
+from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.run import run
@@ -36,8 +35,7 @@ def bench(no_progress: Any) -> Bench:
     return ran
 
 
-def graph(row: Row) -> Graph:
-    assert row.graph is not None
+def graph(row: Row) -> Any:
     return row.graph
 
 
@@ -54,7 +52,6 @@ def test_rows_of_a_real_artifact(make_artifact: Maker, bench: Bench, no_progress
         of = graph(row)
         assert (of.bytes, of.parameters, of.device) == (size, 30_720, "cpu")
         assert "as asked for" in of.choice
-        assert of.accuracy is not None
         assert of.accuracy == replace(of.accuracy, top1=3, images=10, description="ten grey images")
     assert (found.settings.device, found.settings.threads) == ("cpu", 1)
     assert not found.interrupted
@@ -173,20 +170,10 @@ class TestAnswers:
         assert [what for what, *_ in no_progress.advanced].count("accuracy of linear") == 1
         assert (fp32.flips, fp32.agreement) == (None, None)
         assert int8.flips == Flips(0, 0)
-        assert int8.agreement is not None
         assert int8.agreement.reference == "its fp32 graph"
         assert (int8.agreement.same, int8.agreement.images) == (10, 10)
         (alone,) = bench(both, precisions=("int8",)).rows  # fp32 is opened to compare with
         assert graph(alone).flips == Flips(0, 0)
-
-    def test_of_ten_and_more_classes_the_five_largest_count_too(
-        self, make_artifact: Maker, bench: Bench, write_pictures: Maker, tmp_path: Path
-    ) -> None:
-        images = EvaluationImages(write_pictures(tmp_path / "pictures", "9", "3"))
-        (row,) = bench(make_artifact(dataset=None, classes=12), images=images).rows
-        accuracy = graph(row).accuracy
-        assert accuracy is not None
-        assert (accuracy.top1, accuracy.top5) == (0, 3)  # the last class wins
 
     def test_any_images_do_for_agreement(
         self, both: Path, bench: Bench, write_pictures: Maker, tmp_path: Path
@@ -199,7 +186,6 @@ class TestAnswers:
         fp32, int8 = map(graph, rows)
         assert fp32.accuracy is None
         assert "nothing to compare" in fp32.accuracy_note
-        assert int8.agreement is not None
         assert (int8.agreement.same, int8.agreement.images, int8.skipped) == (3, 3, 1)
         assert "broken.png" in int8.skip_reason
 

@@ -139,8 +139,9 @@ def test_json_holds_what_the_table_leaves_out() -> None:
     assert published["weights"]["url"] == "u"
 
 
-@pytest.fixture
-def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_those_of_the_registry_each_data_set_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def explode() -> None:
         raise AssertionError("a network was built to be listed")
 
@@ -152,10 +153,6 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
         fold=FoldContract(53, 3, BEHIND),
     )
     monkeypatch.setattr(registry, "registered", known)
-
-
-@pytest.mark.usefixtures("scratch_registry")
-def test_entries_are_those_of_the_registry_each_data_set_together(tmp_path: Path) -> None:
     (tmp_path / "lenet5").mkdir()
     (tmp_path / "lenet5" / "manifest.json").write_text("{}")
     found = {entry.name: entry for entry in entries(tmp_path)}
@@ -167,10 +164,8 @@ def test_entries_are_those_of_the_registry_each_data_set_together(tmp_path: Path
     assert all(0.1 < (found[name].weights.top1 or 0) < 1 for name in bundled)
     lenet, resnet = found["lenet5.cifar10"], found["resnet50.imagenet"]
     assert (lenet.parameters, lenet.multiply_adds) == (62_006, 651_720)
-    assert (
-        lenet.weights.top1
-        == weights.bundled_record(registry.resolve("lenet5"))["accuracy"]["test_top1"]
-    )
+    record = weights.bundled_record(registry.resolve("lenet5"))
+    assert lenet.weights.top1 == record["accuracy"]["test_top1"]
     assert (lenet.below_bar, lenet.artifact) == (True, str(tmp_path / "lenet5"))
     assert "below its bar of 99 %" in lenet.left_out
     assert (resnet.batchnorms, resnet.folded, resnet.kept_because) == (53, 50, BEHIND)

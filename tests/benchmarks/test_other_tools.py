@@ -103,11 +103,6 @@ def test_table_and_page_show_it_under_its_label_with_its_meaning(beside: Results
     assert "another run, not timed in our rounds" in page
 
 
-def test_a_narrow_terminal_gets_a_block_of_it(beside: Results) -> None:
-    text = shown(beside, 40, terminal=True)
-    assert ("trtexec: net" in text, "p50 ms: 3.000" in text) == (True, True)
-
-
 def test_below_scenarios_it_has_a_table_of_its_own(beside: Results) -> None:
     alone = replace(beside, rows=(), scenarios=(scenario_rows.STREAM,))
     first, _, rest = shown(alone).partition("Scenarios")

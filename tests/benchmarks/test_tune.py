@@ -47,6 +47,9 @@ class Settings(World):
             for number, duration in enumerate(durations)
         ]
 
+    def search(self, every: list[Candidate]) -> Candidate:
+        return search(every, PLAN, Mock(), "tuning", self.clock)
+
 
 @pytest.fixture
 def world() -> Settings:
@@ -86,11 +89,9 @@ class TestCandidates:
 
 
 class TestSearch:
-    def test_the_fastest_is_chosen_and_the_slow_half_leaves_early(
-        self, world: Settings, no_progress: Any
-    ) -> None:
+    def test_the_fastest_is_chosen_and_the_slow_half_leaves_early(self, world: Settings) -> None:
         every = world.candidates(5, 9, 1, 8, 2, 7, 6, 10)
-        chosen = search(every, PLAN, no_progress, "tuning", world.clock)
+        chosen = world.search(every)
         assert chosen is every[2]
         assert [each.outcome for each in every] == [
             *("finalist", "dropped", "chosen", "dropped"),
@@ -100,37 +101,35 @@ class TestSearch:
         assert len(every[1].row.rounds_ns) == module.STAGE_ROUNDS
         assert {each.row.status for each in every} == {"measured"}
 
-    def test_the_default_is_never_dropped(self, world: Settings, no_progress: Any) -> None:
+    def test_the_default_is_never_dropped(self, world: Settings) -> None:
         every = world.candidates(50, 1, 2, 3, 4, 5, 6)
-        search(every, PLAN, no_progress, "tuning", world.clock)
+        world.search(every)
         assert every[0].outcome == "finalist"
 
-    def test_what_breaks_fails_alone(self, world: Settings, no_progress: Any) -> None:
+    def test_what_breaks_fails_alone(self, world: Settings) -> None:
         breaks = Mock(side_effect=RuntimeError("no memory"))
         every = world.candidates(5, breaks, 3)
         every.append(Candidate(Setting(threads=9), every[0].row, None, "failed"))
-        assert search(every, PLAN, no_progress, "tuning", world.clock) is every[2]
+        assert world.search(every) is every[2]
         assert every[1].outcome == "failed"
         assert "no memory" in every[1].row.reason
 
-    def test_where_nothing_can_be_timed_it_says_why(self, no_progress: Any) -> None:
+    def test_where_nothing_can_be_timed_it_says_why(self) -> None:
         row = _peer_row("s", reason="no kernel")
         with pytest.raises(ValueError, match="no setting could be timed: no kernel"):
-            search([Candidate(Setting(), row)], PLAN, no_progress, "tuning")
+            search([Candidate(Setting(), row)], PLAN, Mock(), "tuning")
 
-    def test_the_simplest_that_is_not_measurably_slower_is_taken(
-        self, world: Settings, no_progress: Any
-    ) -> None:
+    def test_the_simplest_that_is_not_measurably_slower_is_taken(self, world: Settings) -> None:
         alike = world.candidates(jitter(2.0), jitter(1.998, 1))
-        assert search(alike, PLAN, no_progress, "t", world.clock) is alike[0]
+        assert world.search(alike) is alike[0]
         better = world.candidates(jitter(2.0), jitter(1.5))
-        assert search(better, PLAN, no_progress, "t", world.clock) is better[1]
+        assert world.search(better) is better[1]
         assert choose(better[1:]) is better[1]
 
-    def test_ctrl_c_is_passed_on(self, world: Settings, no_progress: Any) -> None:
-        no_progress.advance = Mock(side_effect=KeyboardInterrupt)
+    def test_ctrl_c_is_passed_on(self, world: Settings) -> None:
+        world.stop_at = 20
         with pytest.raises(KeyboardInterrupt):
-            search(world.candidates(1, 2), PLAN, no_progress, "t", world.clock)
+            world.search(world.candidates(1, 2))
 
 
 @pytest.mark.parametrize("goal", ["latency", "throughput"])
@@ -194,11 +193,9 @@ def test_a_target_that_fails_is_said_and_the_rest_goes_on(no_progress: Any) -> N
     assert "nosuchnetwork fp32: " in out.getvalue()
 
 
-def test_the_table_shows_each_setting_and_how_the_default_compares(
-    world: Settings, no_progress: Any
-) -> None:
+def test_the_table_shows_each_setting_and_how_the_default_compares(world: Settings) -> None:
     every = world.candidates(jitter(3.0), jitter(1.5), 9, 8, 7)
-    search(every, PLAN, no_progress, "t", world.clock)
+    world.search(every)
     out = io.StringIO()
     print_search(every, Console(file=out, width=200))
     lines = [line.split() for line in out.getvalue().splitlines()]

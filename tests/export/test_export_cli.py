@@ -70,6 +70,7 @@ def test_quiet_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (["lenet5", "--opset", "3"], "--opset must lie in"),
         (["lenet5", "--name", "../up"], "--name must be usable"),
         (["lenet5", "--mean", "0,0,0"], "--mean and --std go together"),
+        (["lenet5", "--opt-level", "3"], "--opt-level is for engines; give --engine too"),
         (["absent.onnx"], "there is no file absent.onnx"),
     ],
 )
@@ -101,16 +102,6 @@ def test_malformed_options_are_exit_status_2(
         cli.main(["lenet5", *arguments])
     assert error.value.code == 2
     assert "is not" in capsys.readouterr().err or arguments[0] == "--batch"
-
-
-def test_files_in_the_way_are_left_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "lenet5").mkdir()
-    (tmp_path / "lenet5" / "thesis.tex").write_text("years of work")
-    assert cli.main(["lenet5", "-o", str(tmp_path)]) == 1
-    assert "not an artifact" in capsys.readouterr().err
-    assert (tmp_path / "lenet5" / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_disk_that_is_full(

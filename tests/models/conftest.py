@@ -36,14 +36,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def small_cifar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10 has 160 and 40 images."""
+def cifar_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the separable set as ``cifar10_*.npz``; CIFAR-10 has 160 and 40 images."""
     monkeypatch.setattr(data, "_SIZES", SIZES)
-
-
-@pytest.fixture
-def cifar_folder(tmp_path: Path, small_cifar: None) -> Path:  # noqa: ARG001
-    """A folder with the separable set as ``cifar10_*.npz``."""
     folder = tmp_path / "data"
     folder.mkdir()
     for seed, (split, count) in enumerate(SIZES.items()):

@@ -71,11 +71,6 @@ def test_labels_are_the_classes_in_order(dataset: Dataset, first: str, last: str
     assert all(label == label.strip() and label for label in dataset.labels)
 
 
-def test_the_input_shape_is_the_crop() -> None:
-    assert resolve("resnet20.cifar10").input_shape == (3, 32, 32)
-    assert resolve("resnet50.imagenet").input_shape == (3, 224, 224)
-
-
 @pytest.mark.usefixtures("scratch_registry")
 def test_a_name_is_registered_once() -> None:
     a_network("net1.cifar10")

@@ -16,10 +16,14 @@ STEP_NS = 20_000
 
 
 class World:
-    """A clock in ns, and calls that move it by as many ms as they are told; ``called``, in order."""
+    """A clock in ns, and calls that move it by as many ms as they are told; ``called``, in order.
+
+    Once ``stop_at`` of them were made, the next one is interrupted.
+    """
 
     def __init__(self) -> None:
         self.now = 0
+        self.stop_at: int | None = None
         self.called: list[str] = []
         self.times: Counter[str] = Counter()
 
@@ -30,6 +34,8 @@ class World:
         """``milliseconds`` may be a function of how often it was called before."""
 
         def run() -> None:
+            if len(self.called) == self.stop_at:
+                raise KeyboardInterrupt
             number = self.times[name]
             self.called.append(name)
             self.times[name] += 1

@@ -1,7 +1,6 @@
 """Made-up results with something in every section of the page."""
 
 import io
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import peer_rows
 import scenario_rows as made
 from rich.console import Console
 
-from repr_bench.report.document import Section
 from repr_bench.report.sections.order import sections
 from repr_bench.report.terminal import print_report
-from repr_bench.results.agreement import Agreement, Band, Flips
 from repr_bench.results.comparison import Comparison, MachineShift, RowVerdict
-from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.graph import Accuracy, Agreement, Band, Flips, Graph
 from repr_bench.results.machine import Environment
 from repr_bench.results.peers import OURS, Measure, PeerRow
 from repr_bench.results.profile import Layer, Profile
@@ -121,14 +118,8 @@ def shown(results: Results, width: int = 100_000, *, terminal: bool = False, **f
 
 def said(results: Results) -> str:
     """Every note on ``results``, a line each, and the words that introduce a section."""
-    return "\n".join(_said(sections(results)))
-
-
-def _said(given: Iterable[Section]) -> Iterator[str]:
-    for section in given:
-        yield section.text
-        yield from _said(section.parts)
-        yield from map(str, section.notes)
+    found = [one for section in sections(results) for one in (section, *section.parts)]
+    return "\n".join(text for one in found for text in (one.text, *map(str, one.notes)))
 
 
 def everything() -> Results:

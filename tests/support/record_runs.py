@@ -8,8 +8,8 @@ that some hundred runs are well below 2 MB; ``recorded/README.md`` describes the
 """
 
 import argparse
+import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,7 @@ from repr_bench.results.file import read_results, write_text
 from repr_bench.results.machine import stolen_share, waited_share
 from repr_bench.results.results import Results
 from repr_bench.statistics.shift import FEWEST_ROUNDS
+from repr_runtime.files import replace_file
 
 POINTS = 21
 """Order statistics kept of a round: the smallest, the 5th, 10th … percentile, the largest."""
@@ -145,14 +146,6 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
     if rounds < FEWEST_ROUNDS:
         raise RecordingError(f"{rounds} rounds, and {FEWEST_ROUNDS} are needed")
     assert all(run.reference_load is not None for run in runs), "every run lays it on"
-    states = {
-        "seconds": "seconds",
-        "own": "own_cpu_seconds",
-        "waited": "waited_seconds",
-        "others": "others_cpu_seconds",
-        "stolen": "stolen_cpu_seconds",
-        "turns": "turns",
-    }
     held: dict[str, NDArray[np.generic]] = {
         "networks": np.array([row.label for row in first.rows]),
         "batches": np.array([row.batch for row in first.rows], np.int32),
@@ -164,10 +157,13 @@ def arrays(runs: Sequence[Results]) -> dict[str, NDArray[np.generic]]:
     for part in ("product_ns", "copy_ns"):
         times = [getattr(run.reference_load, part) for run in runs]
         held[part] = np.array([[sorted(t)[:4] for t in of_run] for of_run in times], np.int32)
-    for name, field in states.items():
+    for field in (
+        *("seconds", "own_cpu_seconds", "waited_seconds", "others_cpu_seconds"),
+        *("stolen_cpu_seconds", "turns"),
+    ):
         # What a machine does not tell is NaN here.
         values = [[getattr(state, field) for state in run.machine] for run in runs]
-        held[name] = np.array(values, float).astype(np.float32)
+        held[field.split("_")[0]] = np.array(values, float).astype(np.float32)
     return held
 
 
@@ -176,18 +172,12 @@ def write(runs: Sequence[Results], path: Path) -> int:
 
     Both are written beside their places and renamed: what stood there stays whole until then.
     """
-    held = arrays(runs)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        try:
-            np.savez_compressed(stream, allow_pickle=False, **held)
-            stream.close()
-            size = os.path.getsize(stream.name)
-            if size > MOST_BYTES:
-                raise RecordingError(f"{size:,} bytes, more than {MOST_BYTES:,}: record fewer runs")
-            os.chmod(stream.name, 0o644)
-            os.replace(stream.name, path)
-        finally:
-            Path(stream.name).unlink(missing_ok=True)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays(runs))
+    content = stream.getvalue()
+    if len(content) > MOST_BYTES:
+        raise RecordingError(f"{len(content):,} bytes, more than {MOST_BYTES:,}: record fewer runs")
+    replace_file(path, content, mode=0o644)
     about = {
         "started": runs[0].started,
         "finished": runs[-1].finished,
@@ -198,7 +188,7 @@ def write(runs: Sequence[Results], path: Path) -> int:
         "stolen_percent": [round(100 * stolen_share(run.machine), 2) for run in runs],
     }
     write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
-    return size
+    return len(content)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.accuracy.reference import Network, torch_network
-from repr_bench.results.agreement import Agreement, AgreementCount, Flips
-from repr_bench.results.graph import Accuracy
+from repr_bench.results.graph import Accuracy, Agreement, AgreementCount, Flips
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
 
@@ -67,10 +66,8 @@ def evaluate_artifact(
     except DataError as error:
         return None, {name: Evaluation(error=error) for name in sessions}
     if manifest.weights.kind == "random":
-        usable, note = None, "random weights"
-    else:
-        usable = images
-    if usable is None:
+        note = "random weights"
+    if note or images is None:
         return images, {name: Evaluation(note=note) for name in sessions}
     with contextlib.ExitStack() as stack:
         evaluated = dict(sessions)
@@ -79,7 +76,7 @@ def evaluate_artifact(
             with contextlib.suppress(Exception):
                 evaluated[FP32] = stack.enter_context(load_fp32())
         try:
-            return images, evaluate(evaluated, usable, torch_network(manifest), report)
+            return images, evaluate(evaluated, images, torch_network(manifest), report)
         except DataError as error:
             return None, {name: Evaluation(error=error) for name in sessions}
         except Exception as error:  # the latency is still worth knowing
@@ -115,16 +112,16 @@ def evaluate(
         report(done, len(images))
     if not used:
         raise DataError(f"no image is of use: {skipped[0] if skipped else images.description}")
-    fp32_whole = FP32 in tallies and tallies[FP32].error is None
-    if reference == FP32_GRAPH and not fp32_whole:
+    fp32 = tallies.get(FP32)
+    if fp32 is not None and fp32.error is not None:
+        fp32 = None
+    if reference == FP32_GRAPH and fp32 is None:
         reference = None
     found = {}
     for name, tally in tallies.items():
         itself = name == FP32 and reference == FP32_GRAPH
-        evaluation = tally.finish(images, None if itself else reference)
         found[name] = replace(
-            evaluation,
-            flips=evaluation.flips if fp32_whole else None,
+            tally.finish(images, None if itself else reference, fp32),
             skipped=len(skipped),
             skip_reason=skipped[0] if skipped else "",
         )
@@ -133,52 +130,42 @@ def evaluate(
 
 @dataclass
 class _Tally:
-    """What a graph got right so far, and how far it agrees."""
+    """Which answers of a graph were right so far, and how far it agrees.
 
-    images: int = 0
+    ``hits`` are (images, 5): whether the label is the k-th answer.
+    """
+
+    hits: list[NDArray[np.bool_]] = field(default_factory=list)
     classes: int = 0
-    top1: int = 0
-    top5: int = 0
-    lost: int = 0
-    gained: int = 0
-    compared: bool = False
     agreement: AgreementCount = field(default_factory=AgreementCount)
     error: Exception | None = None
 
-    def count(self, logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Count right answers; returns which images' are."""
+    def count(self, logits: NDArray[Any], labels: NDArray[np.int64]) -> None:
         order = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :5]
-        hits = order == labels[:, None]
-        self.images += len(labels)
+        self.hits.append(order == labels[:, None])
         self.classes = logits.shape[1]
-        self.top1 += int(hits[:, 0].sum())
-        self.top5 += int(hits.any(axis=1).sum())
-        right: NDArray[np.bool_] = hits[:, 0]
-        return right
 
-    def compare(self, right: NDArray[np.bool_], fp32_right: NDArray[np.bool_]) -> None:
-        """Count the answers that only one of the two got right."""
-        self.compared = True
-        self.lost += int((fp32_right & ~right).sum())
-        self.gained += int((right & ~fp32_right).sum())
-
-    def finish(self, images: Images, reference: str | None) -> Evaluation:
+    def finish(self, images: Images, reference: str | None, fp32: _Tally | None) -> Evaluation:
+        """What it comes to; flips are counted from ``fp32``, if given, unless that is it itself."""
         if self.error is not None:
             return Evaluation(error=self.error)
         agreement = None
         if reference is not None:
             agreement = self.agreement.finish(reference, images.description, images.sha256)
-        if not self.images:
+        if not self.hits:
             note = "the images are unlabelled"
             if agreement is None:
                 note += ", and there is nothing to compare its answers with"
             return Evaluation(agreement=agreement, note=note)
-        top5 = self.top5 if self.classes > 10 else None
-        return Evaluation(
-            Accuracy(self.top1, top5, self.images, images.description, images.sha256),
-            agreement,
-            Flips(self.lost, self.gained) if self.compared else None,
-        )
+        hits = np.concatenate(self.hits)
+        right = hits[:, 0]
+        top5 = int(hits.any(axis=1).sum()) if self.classes > 10 else None
+        accuracy = Accuracy(int(right.sum()), top5, len(hits), images.description, images.sha256)
+        flips = None
+        if fp32 is not None and fp32 is not self:
+            fp32_right = np.concatenate(fp32.hits)[:, 0]
+            flips = Flips(int((fp32_right & ~right).sum()), int((right & ~fp32_right).sum()))
+        return Evaluation(accuracy, agreement, flips)
 
 
 def _evaluate_batch(
@@ -190,7 +177,6 @@ def _evaluate_batch(
 ) -> None:
     """Let each graph that has not failed answer, fp32 first, which is the first of ``tallies``."""
     expected = None if network is None else network(inputs)
-    fp32_right = None
     for name, tally in tallies.items():
         if tally.error is not None:
             continue
@@ -200,13 +186,8 @@ def _evaluate_batch(
                 expected = logits
             if expected is not None:
                 tally.agreement.add(expected, logits)
-            if labels is None:
-                continue
-            right = tally.count(logits, labels)
-            if name == FP32:
-                fp32_right = right
-            elif fp32_right is not None:
-                tally.compare(right, fp32_right)
+            if labels is not None:
+                tally.count(logits, labels)
         except Exception as error:  # the other graphs go on
             tally.error = error
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.measuring.measure import Call, Clock
+from repr_bench.measuring.environment import read_text
+from repr_bench.measuring.measure import Call, Clock, took
 from repr_bench.results.roofline import Kind, Peak
 
 SIZES = (512, 1024, 2048)
@@ -47,21 +48,13 @@ ONNX_RUNTIME, NUMPY, COPY = "ONNX Runtime MatMul", "numpy matmul (BLAS)", "numpy
 ONNX_RUNTIME_INT8 = "ONNX Runtime MatMulInteger, uint8 × int8"
 
 
-@dataclass(frozen=True)
-class Peaks:
-    """What was measured, and sentences on what could not be."""
-
-    peaks: tuple[Peak, ...]
-    notes: tuple[str, ...]
-
-
 def measure_peaks(
     threads: int, *, memory_bytes: int, int8: bool, clock: Clock = time.perf_counter_ns
-) -> Peaks:
-    """Every peak with ``threads`` threads; that of int8 products only if ``int8`` asks for it.
+) -> tuple[tuple[Peak, ...], tuple[str, ...]]:
+    """Every peak with ``threads`` threads, and sentences on what could not be measured.
 
-    ``memory_bytes`` is the machine's memory, of which an eighth is taken at most for each of
-    two arrays. What cannot be measured is a note.
+    The peak of int8 products is measured only if ``int8`` asks for it. ``memory_bytes`` is the
+    machine's memory, of which an eighth is taken at most for each of two arrays.
     """
     peaks: list[Peak] = []
     notes: list[str] = []
@@ -89,7 +82,7 @@ def measure_peaks(
     # A quarter of the second-level cache each for source and target, in every thread's own core.
     inside = caches.get(2, _DEFAULT_CACHES[2]) // 4 * threads
     attempt("cache bandwidth", lambda: [copy_peak("cache", inside, threads, clock)])
-    return Peaks(tuple(peaks), tuple(notes))
+    return tuple(peaks), tuple(notes)
 
 
 def repeat(call: Call, clock: Clock) -> tuple[int, ...]:
@@ -97,9 +90,7 @@ def repeat(call: Call, clock: Clock) -> tuple[int, ...]:
     call()
     samples: list[int] = []
     while len(samples) < LEAST_RUNS or sum(samples) < SECONDS * 1e9:
-        before = clock()
-        call()
-        samples.append(clock() - before)
+        samples.append(took(call, clock))
     return tuple(samples)
 
 
@@ -159,11 +150,8 @@ def _numpy_elsewhere(threads: int) -> list[Peak]:
         timeout=_BLAS_LIMIT_SECONDS,
         check=True,
     )
-    return [_peak(found) for found in json.loads(done.stdout)]
-
-
-def _peak(found: dict[str, Any]) -> Peak:
-    return Peak(**{**found, "samples_ns": tuple(found["samples_ns"])})
+    told: list[dict[str, Any]] = json.loads(done.stdout)
+    return [Peak(**{**peak, "samples_ns": tuple(peak["samples_ns"])}) for peak in told]
 
 
 def copy_peak(kind: Kind, size: int, threads: int, clock: Clock) -> Peak:
@@ -179,9 +167,7 @@ def copy_peak(kind: Kind, size: int, threads: int, clock: Clock) -> Peak:
                 done.result()
 
         copy(1)  # the pages of the target are made
-        before = clock()
-        copy(1)
-        times = max(1, round(_COPY_NS / max(1, clock() - before)))
+        times = max(1, round(_COPY_NS / max(1, took(partial(copy, 1), clock))))
         samples = repeat(partial(copy, times), clock)
     return Peak(kind, COPY, 4 * elements * threads, times * 2 * 4 * elements * threads, samples)
 
@@ -195,12 +181,7 @@ def cache_bytes(folder: Path = _CACHES) -> dict[int, int]:
     """Bytes of the data caches by level, as Linux tells them; 1 MiB and 32 MiB elsewhere."""
     found: dict[int, int] = {}
     for index in sorted(folder.glob("index*")):
-        try:
-            kind, level, size = (
-                (index / name).read_text("ascii").strip() for name in ("type", "level", "size")
-            )
-        except (OSError, UnicodeDecodeError):
-            continue
+        kind, level, size = (read_text(str(index / n)) or "" for n in ("type", "level", "size"))
         amount = re.fullmatch(r"(\d+)([KMG]?)", size)
         if kind in ("Data", "Unified") and level.isdecimal() and amount:
             scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[amount[2]]

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.analysis.trace import Trace, read_trace
 from repr_bench.errors import BenchError
-from repr_bench.measuring.measure import Call, Clock
+from repr_bench.measuring.measure import Call, Clock, took
 from repr_bench.results.profile import Layer, Profile
 
 WARMUP_CALLS = 5
@@ -40,27 +41,21 @@ class Turns:
         self.plain_ns: list[int] = []
         self.profiled_ns: list[int] = []
         self.kept: list[int] = []
-        self._runs = 0
 
     def take(self, plain: Call, profiled: Call) -> None:
         """Make all calls."""
         for _ in range(WARMUP_CALLS):
             profiled()
-            took = self._timed(plain)
-        self._runs = WARMUP_CALLS
-        calls = int(np.clip(ROUND_SECONDS * 1e9 / max(took, 1), LEAST_CALLS, MOST_CALLS))
+            last = took(plain, self._clock)
+        runs = WARMUP_CALLS
+        calls = int(np.clip(ROUND_SECONDS * 1e9 / max(last, 1), LEAST_CALLS, MOST_CALLS))
         for _ in range(ROUNDS):
             plain()
-            self.plain_ns += [self._timed(plain) for _ in range(calls)]
+            self.plain_ns += [took(plain, self._clock) for _ in range(calls)]
             profiled()
-            self.profiled_ns += [self._timed(profiled) for _ in range(calls)]
-            self.kept += range(self._runs + 1, self._runs + 1 + calls)
-            self._runs += 1 + calls
-
-    def _timed(self, call: Call) -> int:
-        before = self._clock()
-        call()
-        return self._clock() - before
+            self.profiled_ns += [took(profiled, self._clock) for _ in range(calls)]
+            self.kept += range(runs + 1, runs + 1 + calls)
+            runs += 1 + calls
 
 
 def profile_session(timed: TimedGraph, *, threads: int | None) -> Profile:
@@ -71,12 +66,10 @@ def profile_session(timed: TimedGraph, *, threads: int | None) -> Profile:
     if session.backend.name != "onnxruntime" or plain is None or session.device != "cpu":
         return replace(profile, reason=_NO_TRACE.format(choice=session.choice))
     feed = {spec.name: array for spec, array in zip(session.inputs, timed.arrays, strict=True)}
-    names = [spec.name for spec in session.outputs]
     try:
-        graph = timed.onnx
+        graph, turns = timed.onnx, Turns()
         with tempfile.TemporaryDirectory(prefix="repr-bench-") as folder:
-            turns = Turns()
-            trace, originals = _profiled(graph, threads, plain, names, feed, turns, Path(folder))
+            trace, originals = _profiled(graph, threads, plain, feed, turns, Path(folder))
         counts = _multiply_adds(graph, timed.batch)
         return filled_in(profile, trace, originals, counts, turns)
     except Exception as error:  # the other rows still have their profiles
@@ -126,7 +119,6 @@ def _profiled(
     graph: bytes,
     threads: int | None,
     plain: Any,
-    names: list[str],
     feed: Mapping[str, NDArray[Any]],
     turns: Turns,
     folder: Path,
@@ -145,16 +137,13 @@ def _profiled(
     optimized = folder / "optimized.onnx"
     options.optimized_model_filepath = str(optimized)
     # The weights apart: only the nodes are read back.
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_file_name", "weights.bin"
-    )
-    options.add_session_config_entry(
-        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-    )
+    for name, value in (("file_name", "weights.bin"), ("min_size_in_bytes", "1024")):
+        entry = f"session.optimized_model_external_initializers_{name}"
+        options.add_session_config_entry(entry, value)
     graph = _with_names(graph)
     session = ort.InferenceSession(graph, options, providers=plain.get_providers())
     try:
-        turns.take(lambda: plain.run(names, feed), lambda: session.run(names, feed))
+        turns.take(partial(plain.run, None, feed), partial(session.run, None, feed))
     finally:
         path = Path(session.end_profiling())
     try:

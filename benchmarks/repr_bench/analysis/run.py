@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from repr_bench.analysis.timed_graph import TimedGraph
-from repr_bench.request import Listener, Wanted
+from repr_bench.request import Listener, Request
 from repr_bench.results.profile import Profile
 from repr_bench.results.roofline import Roofline, Work
 
@@ -18,36 +18,35 @@ if TYPE_CHECKING:
 class Analysis:
     """Fills in ``roofline`` and ``profiles``; an interrupt leaves what was found until then."""
 
-    def __init__(self, wanted: Wanted, threads: int | None, environment: Environment) -> None:
+    def __init__(self, request: Request, environment: Environment) -> None:
         self.roofline: Roofline | None = None
         self.profiles: list[Profile] = []
-        self._wanted, self._environment = wanted, environment
-        self._threads = threads
+        self._request, self._environment = request, environment
 
     def run(self, graphs: Sequence[TimedGraph], listener: Listener) -> None:
         """Measure the machine, then profile each of ``graphs``. What fails is its reason."""
-        if self._wanted.roofline:
+        if self._request.roofline:
             self._measure_roofline(graphs, listener)
-        if self._wanted.profile:
+        if self._request.profile:
             from repr_bench.analysis.profile_session import profile_session
 
             for timed in graphs:
                 where = f"{timed.label} {timed.precision} batch {timed.batch}"
                 listener.tell(f"profiling {where}")
-                self.profiles.append(profile_session(timed, threads=self._threads))
+                self.profiles.append(profile_session(timed, threads=self._request.threads))
 
     def _measure_roofline(self, graphs: Sequence[TimedGraph], listener: Listener) -> None:
         from repr_bench.analysis.peaks import measure_peaks
 
-        threads = self._threads or default_threads(self._environment)
+        threads = self._request.threads or default_threads(self._environment)
         listener.tell(f"measuring this machine's peaks with {threads} threads")
         works = tuple(work_of(timed) for timed in graphs)
-        found = measure_peaks(
+        peaks, notes = measure_peaks(
             threads,
             memory_bytes=self._environment.memory_bytes,
             int8=any(work.precision == "int8" and not work.reason for work in works),
         )
-        self.roofline = Roofline(threads, found.peaks, works, found.notes)
+        self.roofline = Roofline(threads, peaks, works, notes)
 
 
 def default_threads(environment: Environment) -> int:

@@ -88,11 +88,7 @@ def _written(value: ir.Value) -> ir.Value:
 
 def _bytes(types: Types, value: ir.Value) -> int:
     found = types.get(value.name or "")
-    if (
-        found is None
-        or not found.HasField("shape")
-        or not all(dim.HasField("dim_value") for dim in found.shape.dim)
-    ):
+    if found is None:
         raise UncountableError(f"shape inference cannot tell the shape of {value.name!r}")
     elements = math.prod(dim.dim_value for dim in found.shape.dim)
     bits: int = elements * ir.DataType(found.elem_type).bitwidth

@@ -101,7 +101,8 @@ def measure(
     rows = list(zip(calls, timings, strict=True))
     try:
         for call, timing in rows:
-            _guarded(_warm_up, call, timing, plan, clock)
+            with _kept(timing):
+                _warm_up(call, timing, plan, clock)
         expected = [_slice_seconds(timing, plan) for timing in timings]
         total, done = sum(expected) * plan.rounds, 0.0
         for number in range(plan.rounds if rows else 0):
@@ -109,7 +110,8 @@ def measure(
             for index in range(len(rows)) if number % 2 == 0 else reversed(range(len(rows))):
                 call, timing = rows[index]
                 if timing.error is None:
-                    _guarded(_slice, call, timing, plan, clock)
+                    with _kept(timing):
+                        _slice(call, timing, plan, clock)
                 done += expected[index]
                 report(done, total)
         if rows:
@@ -120,6 +122,13 @@ def measure(
         for timing in timings:  # an interrupt may leave a slice without a sample
             timing.rounds = [samples for samples in timing.rounds if samples]
     return Measured(timings, interrupted=False)
+
+
+def took(call: Call, clock: Clock) -> int:
+    """The nanoseconds of one call, by ``clock``."""
+    before = clock()
+    call()
+    return clock() - before
 
 
 @contextlib.contextmanager
@@ -136,15 +145,10 @@ def garbage_frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _guarded(
-    step: Callable[[Call, Timing, Plan, Clock], None],
-    call: Call,
-    timing: Timing,
-    plan: Plan,
-    clock: Clock,
-) -> None:
+@contextlib.contextmanager
+def _kept(timing: Timing) -> Iterator[None]:
     try:
-        step(call, timing, plan, clock)
+        yield
     except Exception as error:  # whatever a network raises is that row's result
         timing.error = error
 
@@ -174,9 +178,7 @@ def _time(call: Call, samples: list[int], calls: int, nanoseconds: float, clock:
     """Add to ``samples`` until there are so many ``calls``, and so long."""
     counted = 0
     while counted < nanoseconds or len(samples) < calls:
-        before = clock()
-        call()
-        samples.append(clock() - before)
+        samples.append(took(call, clock))
         counted += samples[-1]
 
 

@@ -1,11 +1,11 @@
 """A fixed small workload, timed in every run: whether the machine itself was as fast as before."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_bench.measuring.measure import Clock, took
 from repr_bench.results.machine import ReferenceLoadTimes
 
 SIDE = 64
@@ -21,7 +21,7 @@ REPEATS = 15
 class ReferenceLoad:
     """Holds the arrays, and times the two parts; about 10 ms a time on a core of 2023."""
 
-    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
+    def __init__(self, clock: Clock = time.perf_counter_ns) -> None:
         self._clock = clock
         generator = np.random.default_rng(0)
         self._left, self._right, self._product = (
@@ -37,7 +37,7 @@ class ReferenceLoad:
         """Time both parts once more. What was in the caches before it is not counted."""
         for part, times in ((self._multiply, self._product_ns), (self._copy, self._copy_ns)):
             part()
-            times.append(tuple(self._timed(part) for _ in range(REPEATS)))
+            times.append(tuple(took(part, self._clock) for _ in range(REPEATS)))
 
     def times(self) -> ReferenceLoadTimes:
         """All timings so far: ``REPEATS`` of each part a time, in whole nanoseconds."""
@@ -49,11 +49,6 @@ class ReferenceLoad:
 
     def _copy(self) -> None:
         np.copyto(self._target, self._source)
-
-    def _timed(self, part: Callable[[], None]) -> int:
-        before = self._clock()
-        part()
-        return self._clock() - before
 
 
 def _page_aligned(size: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.inputs import make_feed
-from repr_bench.measuring.measure import Call, Clock, Plan, Timing
+from repr_bench.measuring.measure import Call, Clock, Plan, Timing, took
 from repr_bench.peers.base import Arrays, Prepared
 from repr_bench.peers.check import Logits, check_inputs, compare_top1, in_batches
 from repr_bench.results.peers import Measure, PeerRow, SameAnswers
@@ -98,9 +98,7 @@ def burst_of_callers(
 def burst_length(prepared: Prepared, seconds: float, clock: Clock = time.perf_counter_ns) -> int:
     """How many batches last about ``seconds``: whole turns of all lanes, and four turns at least."""
     prepared.burst(prepared.lanes)  # the first one is slow
-    before = clock()
-    prepared.burst(prepared.lanes)
-    turn = max(1, clock() - before)
+    turn = max(1, took(partial(prepared.burst, prepared.lanes), clock))
     return prepared.lanes * max(LEAST_BATCHES, -(-round(seconds * 1e9) // turn))
 
 

@@ -22,10 +22,6 @@ WARMUP_MS, SECONDS, ITERATIONS = 200, 3, 10
 _BUILD_SECONDS = 1800
 
 
-class TrtexecError(BenchError):
-    """trtexec did not do what it was asked for."""
-
-
 class TrtexecRunner:
     """Builds an engine for each batch size, times it, and asks it for the outputs of images."""
 
@@ -92,27 +88,27 @@ def read_times(path: Path) -> tuple[tuple[int, ...], bool]:
     """The latencies in ns out of a file of ``--exportTimes``, and whether copies are in them.
 
     trtexec 11 leaves copies out by default, and then exports zeros for them. Raises
-    :class:`TrtexecError` if the file is not such.
+    :class:`BenchError` if the file is not such.
     """
     try:
         queries = json.loads(path.read_text("utf-8"))
         parts = [(float(q["h2dMs"]), float(q["computeMs"]), float(q["d2hMs"])) for q in queries]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrtexecError(f"{path} is no file of trtexec's times ({error})") from error
+        raise BenchError(f"{path} is no file of trtexec's times ({error})") from error
     if not parts:
-        raise TrtexecError("trtexec exported no times")
+        raise BenchError("trtexec exported no times")
     copies = any(there > 0 or back > 0 for there, _, back in parts)
     return tuple(round(sum(each) * 1e6) for each in parts), copies
 
 
 def read_output(path: Path, name: str) -> NDArray[np.float32]:
-    """The output ``name`` out of a file of ``--exportOutput``. Raises :class:`TrtexecError`."""
+    """The output ``name`` out of a file of ``--exportOutput``. Raises :class:`BenchError`."""
     try:
         found = {entry["name"]: entry for entry in json.loads(path.read_text("utf-8"))}[name]
         shape = tuple(int(size) for size in str(found["dimensions"]).split("x"))
         return np.array(found["values"], np.float32).reshape(shape)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrtexecError(f"{path} is no file of trtexec's outputs ({error})") from error
+        raise BenchError(f"{path} is no file of trtexec's outputs ({error})") from error
 
 
 def _run(*arguments: str) -> None:
@@ -126,10 +122,10 @@ def _run(*arguments: str) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TrtexecError(f"trtexec did not run: {error}") from error
+        raise BenchError(f"trtexec did not run: {error}") from error
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
-        raise TrtexecError(f"trtexec failed: {lines[0] if lines else done.stderr.strip()[-300:]}")
+        raise BenchError(f"trtexec failed: {lines[0] if lines else done.stderr.strip()[-300:]}")
 
 
 def _no_call() -> object:

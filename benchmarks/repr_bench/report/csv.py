@@ -4,14 +4,13 @@ import csv
 import io
 from collections.abc import Iterator
 
-from repr_bench.report.rows import AnyRow, agreement_of, latency_of, rate_of, top1_of, top5_of
+from repr_bench.report.rows import AnyRow, answer_of, latency_of, rate_of
+from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.results import Results
-from repr_bench.statistics.intervals import Figure
+from repr_bench.results.trials import PERCENTILES
 
-_FIGURES = (
-    *("p50_ms", "p90_ms", "p99_ms", "images_per_second"),
-    *("top1_percent", "top5_percent", "agreement_percent"),
-)
+_ANSWERS = ("top1_percent", "top5_percent", "agreement_percent")
+_FIGURES = ("p50_ms", "p90_ms", "p99_ms", "images_per_second", *_ANSWERS)
 CSV_COLUMNS = (
     *("kind", "network", "precision", "batch", "run_by", "measure", "status", "reason"),
     *(name + end for name in _FIGURES for end in ("", "_low", "_high")),
@@ -39,8 +38,8 @@ def to_csv(results: Results) -> str:
 
 def _records(results: Results) -> Iterator[dict[str, object]]:
     for row in results.rows:
-        found = {**_common("graph", row), "run_by": "repr-bench", "samples": row.samples}
-        found |= {"status": row.status, "reason": row.reason, "emulated": _yes(row.emulated)}
+        found = _common("graph", row, "repr-bench", row.samples)
+        found["emulated"] = _yes(row.emulated)
         if graph := row.graph:
             found |= {"graph_bytes": graph.bytes, "parameters": graph.parameters}
             found |= {"multiply_adds": graph.multiply_adds, "device": graph.device}
@@ -51,38 +50,31 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
                 found["flips_p_value"] = flips.p_value
         yield found
     for scenario in results.scenarios:
-        found = {**_common("scenario", scenario), "run_by": scenario.source}
-        found |= {"measure": scenario.scenario, "samples": scenario.queries}
-        found |= {"slo_ms": scenario.slo_ms, "held_rate": scenario.rate}
-        yield found | {"status": scenario.status, "reason": scenario.reason}
+        found = _common("scenario", scenario, scenario.source, scenario.queries)
+        found |= {"measure": scenario.scenario}
+        yield found | {"slo_ms": scenario.slo_ms, "held_rate": scenario.rate}
     for stages in results.end_to_end:
-        found = {**_common("end-to-end", stages), "run_by": "repr-bench", "samples": stages.calls}
-        yield found | {"status": stages.status, "reason": stages.reason}
+        yield _common("end-to-end", stages, "repr-bench", stages.calls)
     for peer in results.peers:
-        found = {**_common("peer", peer), "run_by": peer.peer, "measure": peer.measure}
-        found["samples"] = sum(map(len, peer.rounds_ns))
-        yield found | {"status": peer.status, "reason": peer.reason}
+        samples = sum(map(len, peer.rounds_ns))
+        yield _common("peer", peer, peer.peer, samples) | {"measure": peer.measure}
     for other in results.others:
-        found = {**_common("other", other), "run_by": other.tool, "reason": other.meaning}
-        yield found | {"samples": len(other.samples_ns) or "", "artifact": other.file}
+        found = _common("other", other, other.tool, len(other.samples_ns) or "")
+        yield found | {"reason": other.meaning, "artifact": other.file}
 
 
-def _common(kind: str, row: AnyRow) -> dict[str, object]:
-    found: dict[str, object] = {"kind": kind, "network": row.label}
-    found |= {"precision": row.precision, "batch": row.batch}
-    figures = (*(latency_of(row, percent) for percent in (50, 90, 99)), rate_of(row))
-    more = (top1_of(row), top5_of(row), agreement_of(row))
-    for name, figure in zip(_FIGURES, (*figures, *more), strict=True):
-        found |= dict(_ends(name, figure))
+def _common(kind: str, row: AnyRow, run_by: str, samples: int | str) -> dict[str, object]:
+    found: dict[str, object] = {"kind": kind, "network": row.label, "run_by": run_by}
+    found |= {"precision": row.precision, "batch": row.batch, "samples": samples}
+    if not isinstance(row, OtherRow):
+        found |= {"status": row.status, "reason": row.reason}
+    latencies = (latency_of(row, percent) for percent in PERCENTILES)
+    answers = (answer_of(row, name) for name in _ANSWERS)
+    for name, figure in zip(_FIGURES, (*latencies, rate_of(row), *answers), strict=True):
+        if figure is not None:
+            found[name] = figure.value
+            found[f"{name}_low"], found[f"{name}_high"] = figure.interval or ("", "")
     return found
-
-
-def _ends(name: str, figure: Figure | None) -> Iterator[tuple[str, float]]:
-    if figure is not None:
-        yield name, figure.value
-        if figure.interval is not None:
-            yield f"{name}_low", figure.interval.low
-            yield f"{name}_high", figure.interval.high
 
 
 def _yes(value: bool) -> str:

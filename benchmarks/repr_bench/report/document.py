@@ -74,7 +74,11 @@ def table(
         tuple(titles),
         tuple(row if isinstance(row, Line) else Line(tuple(row)) for row in rows),
         [index for index, title in enumerate(titles) if title not in words],
-        {titles.index(title): len(spare) - rank for rank, title in enumerate(spare)},
+        {
+            titles.index(title): len(spare) - rank
+            for rank, title in enumerate(spare)
+            if title in titles
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """What rows of every kind have in common: their figures, where that kind has them."""
 
 from repr_bench.results.comparison import RowVerdict
-from repr_bench.results.graph import Accuracy, Graph
+from repr_bench.results.graph import Graph
 from repr_bench.results.other_tools import OtherRow
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.profile import Profile
@@ -42,25 +42,7 @@ def graph_of(row: AnyRow) -> Graph | None:
     return None if isinstance(row, OtherRow | PeerRow) else row.graph
 
 
-def accuracy_of(row: AnyRow) -> Accuracy | None:
-    """Its accuracy, where it was measured."""
+def answer_of(row: AnyRow, name: str) -> Figure | None:
+    """The figure of that name in ``Graph.figures``, where it is known."""
     graph = graph_of(row)
-    return graph.accuracy if graph else None
-
-
-def top1_of(row: AnyRow) -> Figure | None:
-    """Top-1 in percent, likewise."""
-    accuracy = accuracy_of(row)
-    return accuracy.top1_percent if accuracy else None
-
-
-def top5_of(row: AnyRow) -> Figure | None:
-    """Top-5 in percent, likewise."""
-    accuracy = accuracy_of(row)
-    return accuracy.top5_percent if accuracy else None
-
-
-def agreement_of(row: AnyRow) -> Figure | None:
-    """Agreement in percent, likewise."""
-    graph = graph_of(row)
-    return graph.agreement.figure if graph and graph.agreement else None
+    return graph.figures.get(name) if graph else None

@@ -33,7 +33,8 @@ def print_report(
         more += print_section(section, console, left)
     rest = [f"No room for {', '.join(left)} (--json and a wider terminal have it)"] if left else []
     if more:
-        rest.append(f"{more} more note{'s' * (more > 1)}: {_where(saved, page)}")
+        tables = f"repr-bench --from {saved or 'FILE of --json'} --html PAGE, or --markdown -"
+        rest.append(f"{more} more note{'s' * (more > 1)}: {page or tables}")
     if rest:
         _line(console, f"{'. '.join(rest)}.", "dim")
 
@@ -57,12 +58,6 @@ def print_section(section: Section, console: Console, left: dict[str, None]) -> 
     for note in grave[:MOST_NOTES]:
         _print_note(note, console)
     return len(section.notes) - len(grave[:MOST_NOTES])
-
-
-def _where(saved: Path | None, page: Path | None) -> str:
-    if page:
-        return str(page)
-    return f"repr-bench --from {saved or 'FILE of --json'} --html PAGE, or --markdown -"
 
 
 def _print_note(note: Note, console: Console) -> None:

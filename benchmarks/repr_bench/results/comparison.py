@@ -33,10 +33,10 @@ class RowVerdict:
     precision: str | None
     batch: int | None
     verdict: Verdict
-    ratio: float | None
-    interval: Interval | None
-    reason: str
-    warnings: tuple[str, ...]
+    ratio: float | None = None
+    interval: Interval | None = None
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

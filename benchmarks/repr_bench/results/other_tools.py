@@ -25,16 +25,13 @@ class OtherRow:
     samples_ns: tuple[int, ...] = ()
     copies: bool = False
     loadgen: LoadGenSummary | None = None
+    precision = None
+    """Neither tool writes which it was."""
 
     @property
     def label(self) -> str:
         """Its name in a table, which begins with the tool's."""
         return f"{self.tool}: {self.name}"
-
-    @property
-    def precision(self) -> None:
-        """Neither tool writes which it was."""
-        return None
 
     @property
     def batch(self) -> int | None:

@@ -91,7 +91,7 @@ class Ratio:
     @cached_property
     def figure(self) -> Figure:
         """The geometric mean over the rounds."""
-        return _figure(self.logs, _drawn_means((self.logs,))[0] if len(self.logs) > 1 else None)
+        return _geometric_mean((self.logs,))
 
 
 def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
@@ -105,18 +105,14 @@ def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
 
 @dataclass(frozen=True)
 class Overall:
-    """A peer over all networks: the geometric mean, and the network with the least ratio."""
+    """A peer over all networks, a ratio each: their geometric mean, and the least of them."""
 
     ratios: tuple[Ratio, ...]
 
     @cached_property
     def mean(self) -> Figure:
         """The geometric mean of the networks' ratios."""
-        means = [sum(found.logs) / len(found.logs) for found in self.ratios]
-        drawn = None
-        if all(len(found.logs) > 1 for found in self.ratios):
-            drawn = np.mean(_drawn_means(tuple(found.logs for found in self.ratios)), axis=0)
-        return _figure(means, drawn)
+        return _geometric_mean(tuple(found.logs for found in self.ratios))
 
     @cached_property
     def least(self) -> Ratio:
@@ -124,38 +120,21 @@ class Overall:
         return min(self.ratios, key=lambda found: found.figure.value)
 
 
-def overall(ratios: Sequence[Ratio]) -> Overall | None:
-    """Over ``ratios``, one a network; None where there are none."""
-    return Overall(tuple(ratios)) if ratios else None
-
-
-def latency_ratios(rows: Sequence[PeerRow], peer: str, batch: int) -> list[Ratio]:
+def ratios_at(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
-    return _at_batch(rows, "latency", peer, batch)
-
-
-def throughput_ratios(rows: Sequence[PeerRow], peer: str, batch: int | None = None) -> list[Ratio]:
-    """Likewise in throughput. None: each at the best of its batch sizes."""
-    if batch is None:
-        return _paired(best_throughputs(rows), peer)
-    return _at_batch(rows, "throughput", peer, batch)
-
-
-def _at_batch(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     chosen = [row for row in rows if (row.measure, row.batch) == (measure, batch)]
     return _paired({(row.graph, row.peer): row for row in chosen}, peer)
 
 
-def best_throughputs(rows: Sequence[PeerRow]) -> dict[tuple[tuple[str, str], str], PeerRow]:
-    """For each graph and peer the row with the most images a second."""
+def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
+    """Likewise in throughput, each at its batch size with the most images a second."""
     best: dict[tuple[tuple[str, str], str], PeerRow] = {}
     for row in rows:
-        if row.measure != "throughput" or row.status != "measured":
-            continue
-        key = row.graph, row.peer
-        if key not in best or row.log_ns.mean() < best[key].log_ns.mean():
-            best[key] = row
-    return best
+        if row.measure == "throughput" and row.status == "measured":
+            before = best.setdefault((row.graph, row.peer), row)
+            if row.log_ns.mean() < before.log_ns.mean():
+                best[row.graph, row.peer] = row
+    return _paired(best, peer)
 
 
 def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> list[Ratio]:
@@ -168,20 +147,14 @@ def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> l
 
 
 @lru_cache(maxsize=256)  # the same ratio stands in the plot, the table and the sentences
-def _drawn_means(logs: tuple[tuple[float, ...], ...]) -> list[NDArray[np.float64]]:
-    """For each network, the mean over its rounds in each resample."""
-    generator = np.random.default_rng(0)
-    means = []
-    for values in logs:
-        rounds = len(values)
-        drawn = generator.multinomial(rounds, [1 / rounds] * rounds, size=RESAMPLES)
-        means.append(drawn @ np.array(values) / rounds)
-    return means
-
-
-def _figure(logs: Sequence[float], drawn: NDArray[np.float64] | None) -> Figure:
-    value = math.exp(sum(logs) / len(logs))
-    if drawn is None:
-        return Figure(value, None)
-    low, high = middle(drawn)
+def _geometric_mean(networks: tuple[tuple[float, ...], ...]) -> Figure:
+    """Over networks, of which each has the logarithms of its rounds, drawn on their own."""
+    generator, drawn = np.random.default_rng(0), []
+    value = math.exp(sum(sum(logs) / len(logs) for logs in networks) / len(networks))
+    for logs in networks:
+        if (rounds := len(logs)) < 2:
+            return Figure(value, None)
+        chosen = generator.multinomial(rounds, [1 / rounds] * rounds, size=RESAMPLES)
+        drawn.append(chosen @ np.array(logs) / rounds)
+    low, high = middle(np.mean(drawn, axis=0))
     return Figure(value, Interval(math.exp(low), math.exp(high)))

@@ -8,7 +8,6 @@ from typing import Any
 from repr_bench.results.graph import Graph
 from repr_bench.results.row import Status
 from repr_bench.results.trials import (
-    PERCENTILES,
     BatchTrial,
     LoadGenSummary,
     RateTrial,
@@ -100,10 +99,7 @@ class ScenarioRow:
     @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
         """p50, p90 and p99 of a query in ms; empty without samples."""
-        if not self.confirmed:
-            return latencies_ms(self.windows_ns)
-        found = {percent: self.confirmed.latency_ms(percent) for percent in PERCENTILES}
-        return {percent: figure for percent, figure in found.items() if figure is not None}
+        return self.confirmed.latency_ms if self.confirmed else latencies_ms(self.windows_ns)
 
     @cached_property
     def images_per_second(self) -> Figure | None:

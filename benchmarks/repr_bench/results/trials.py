@@ -136,16 +136,10 @@ class RateTrial:
         """Which part of the queries was turned away, 0 to 1."""
         return self.refused / self.queries if self.queries else 0.0
 
-    def latency_ms(self, percent: int) -> Figure | None:
-        """A percentile of the latency, from the scheduled arrival."""
-        if percent not in self._latencies:
-            self._latencies[percent] = latency_ms(self.windows_ns, percent)
-        return self._latencies[percent]
-
     @cached_property
-    def _latencies(self) -> dict[int, Figure | None]:
-        """What was asked for before: table, plot and notes ask for the same, and intervals take time."""
-        return {}
+    def latency_ms(self) -> Mapping[int, Figure]:
+        """Each of ``PERCENTILES`` of the latency in ms, from the scheduled arrival."""
+        return latencies_ms(self.windows_ns)
 
     @cached_property
     def goodput(self) -> Figure | None:
@@ -186,7 +180,7 @@ class RateTrial:
     def derived(self) -> dict[str, Any]:
         """What a program may want without computing it; nothing in it is infinite."""
         return {
-            **{f"p{percent}_ms": plain(self.latency_ms(percent)) for percent in PERCENTILES},
+            **{f"p{percent}_ms": plain(self.latency_ms.get(percent)) for percent in PERCENTILES},
             "achieved": self.achieved,
             "goodput": plain(self.goodput),
             "refused_share": self.refused_share,

@@ -8,9 +8,11 @@ Measure Latency", 2013).
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +55,28 @@ def poisson_schedule(
     count = max(at_least, math.ceil(rate * seconds))
     gaps = np.random.default_rng(seed).exponential(1.0, count)
     return (np.cumsum(gaps) * (1e9 / rate)).astype(np.int64)
+
+
+@contextlib.contextmanager
+def realtime_priority() -> Iterator[bool]:
+    """Let the calling thread go before all ordinary ones; says whether it does.
+
+    In a service's life the clients have machines of their own. Here the generator shares the CPUs
+    with what it loads, and an ordinary thread that wakes waits milliseconds for its turn.
+    Linux lets root do so, and whoever has ``CAP_SYS_NICE`` or a limit on ``rtprio``. Threads that
+    are started meanwhile are ordinary ones.
+    """
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        least = os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, least)
+    except (AttributeError, OSError):  # not Linux; not allowed
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 @dataclass(frozen=True)

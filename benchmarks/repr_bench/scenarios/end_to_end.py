@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +38,6 @@ WARMUP_CALLS = 3
 
 Stage = tuple[str, Callable[[Any], Any]]
 """A name, and what makes the next stage's input of its own."""
-
-
-class StageTiming(NamedTuple):
-    """Samples in ns, by round: for each stage, and for the network alone."""
-
-    stages_ns: tuple[Windows, ...]
-    bare_ns: Windows
-    interrupted: bool
 
 
 def encode_jpegs(
@@ -135,10 +127,11 @@ def measure_stages(
     *,
     clock: Clock = time.perf_counter_ns,
     report: Callable[[float, float], None] = lambda _done, _total: None,
-) -> StageTiming:
+) -> tuple[tuple[Windows, ...], Windows, bool]:
     """Time each stage on ``inputs`` in turn, alternating with ``bare``, in the plan's rounds.
 
-    Half of the plan's seconds go to each of the two at best. Ctrl-C keeps what was measured.
+    Samples in ns, by round, for each stage, and for the network alone, and whether Ctrl-C ended
+    it, which keeps what was measured. Half of the plan's seconds go to each of the two at best.
     """
     stages_ns = [list[tuple[int, ...]]() for _ in stages]
     bare_ns, interrupted = list[tuple[int, ...]](), False
@@ -165,7 +158,7 @@ def measure_stages(
             report(number + 1, plan.rounds)
     except KeyboardInterrupt:
         interrupted = True
-    return StageTiming(tuple(map(tuple, stages_ns)), tuple(bare_ns), interrupted)
+    return tuple(map(tuple, stages_ns)), tuple(bare_ns), interrupted
 
 
 def _through(stages: Sequence[Stage], value: Any, clock: Clock) -> list[int]:
@@ -193,7 +186,7 @@ def measure_from_jpeg(system: SystemUnderTest, row: StageRow) -> StageRow:
     ]
     (_, decode), (_, resize), (_, normalise), (_, copy), (_, infer), _ = stages
     ready = copy(normalise(resize(decode(inputs[0]))))
-    timing = measure_stages(
+    stages_ns, bare_ns, interrupted = measure_stages(
         stages,
         inputs,
         partial(infer, ready),
@@ -204,10 +197,10 @@ def measure_from_jpeg(system: SystemUnderTest, row: StageRow) -> StageRow:
         row,
         images=what,
         stages=tuple(name for name, _ in stages),
-        stages_ns=timing.stages_ns,
-        bare_ns=timing.bare_ns,
+        stages_ns=stages_ns,
+        bare_ns=bare_ns,
     )
-    return row if timing.interrupted else replace(row, status="measured", reason="")
+    return row if interrupted else replace(row, status="measured", reason="")
 
 
 def _pictures(images: Images | None) -> tuple[Sequence[NDArray[np.uint8]], str]:

@@ -20,9 +20,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "Server": "server",
     "Offline": "offline",
 }
-_RESULTS = (
-    re.compile(r"(\d+\.?\d*)th percentile latency \(ns\)"),
-    re.compile(r"(Completed |Scheduled )?[Ss]amples per second"),
+_RESULT = re.compile(
+    r"\d+\.?\d*th percentile latency \(ns\)|(Completed |Scheduled )?[Ss]amples per second"
 )
 _PERCENTILE = re.compile(r"(\d+\.\d+) percentile latency \(ns\)")
 _DETAIL_PERCENTILE = re.compile(r"result_(\d+\.\d+)_percentile_(?:per_query_)?latency_ns")
@@ -57,8 +56,8 @@ def read_loadgen_summary(path: Path) -> LoadGenSummary:
 def _summary(text: str) -> LoadGenSummary:
     head, parameters = text.split("Test Parameters Used")[:2] if "Test Par" in text else (text, "")
     pairs = dict(_pairs(head))
-    scenario = _scenario(pairs["Scenario"])
-    name, result = _result(pairs)
+    if (result_name := next(filter(_RESULT.fullmatch, pairs), None)) is None:
+        raise ValueError("it states no result")
     valid = pairs["Result is"]
     if valid not in ("VALID", "INVALID"):
         raise ValueError(f"the result is {valid!r}")
@@ -68,11 +67,11 @@ def _summary(text: str) -> LoadGenSummary:
         if name.endswith("satisfied") and answer.upper() == "NO"
     ]
     return LoadGenSummary(
-        scenario=scenario,
+        scenario=_scenario(pairs["Scenario"]),
         mode=pairs.get("Mode", ""),
         valid=valid == "VALID",
-        result_name=name,
-        result=result,
+        result_name=result_name,
+        result=float(pairs[result_name]),
         percentiles_ns=_percentiles(_PERCENTILE, pairs),
         parameters=dict(_pairs(parameters)),
         reasons=tuple(unmet),
@@ -98,13 +97,6 @@ def _percentiles(written: re.Pattern[str], pairs: Mapping[str, Any]) -> dict[str
         for name, value in pairs.items()
         if (found := written.fullmatch(name))
     }
-
-
-def _result(pairs: Mapping[str, str]) -> tuple[str, float]:
-    for name, value in pairs.items():
-        if any(pattern.fullmatch(name) for pattern in _RESULTS):
-            return name, float(value)
-    raise ValueError("it states no result")
 
 
 _DETAIL_RESULT: Mapping[Scenario, tuple[str, str]] = {

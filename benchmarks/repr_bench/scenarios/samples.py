@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repr_bench.inputs import make_feed
+from repr_bench.measuring.measure import took
 from repr_bench.scenarios.arrivals import Sample
 
 if TYPE_CHECKING:
@@ -54,14 +56,9 @@ class SamplePool:
 
     def timed(self, batch: int) -> list[float]:
         """The seconds of a few calls of ``batch`` samples, after one that is not counted."""
-        indices = indices_of(batch)
-        self.run(indices)
-        found = []
-        for _ in range(TIMED_CALLS):
-            before = time.perf_counter()
-            self.run(indices)
-            found.append(time.perf_counter() - before)
-        return found
+        run = partial(self.run, indices_of(batch))
+        run()
+        return [took(run, time.perf_counter_ns) / 1e9 for _ in range(TIMED_CALLS)]
 
 
 def indices_of(batch: int) -> list[int]:

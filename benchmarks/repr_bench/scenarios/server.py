@@ -18,8 +18,8 @@ from repr_bench.scenarios.arrivals import (
     Sleep,
     drive,
     poisson_schedule,
+    realtime_priority,
 )
-from repr_bench.scenarios.realtime import realtime_priority
 from repr_bench.scenarios.search import SearchSettings, conclusion, search
 from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time
@@ -64,7 +64,7 @@ def _in_words(trial: RateTrial) -> str:
     name: str = "confirmed" if trial.confirms and trial.outcome == "held" else trial.outcome
     if trial.generator_limited:
         name = f"missed, generator {trial.late_ms:.3g} ms late"
-    p99 = trial.latency_ms(PERCENT["server"])
+    p99 = trial.latency_ms.get(PERCENT["server"])
     return f"  {per_second(trial.offered)} queries/s {name}" + (
         f", p99 {p99.value:.3g} ms" if p99 else ""
     )

@@ -81,6 +81,22 @@ def with_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.Mo
     return fixed
 
 
+def activation_bytes(model: ir.Model) -> int:
+    """Of all values of one run together, as far as shape inference knows them; weights not counted."""
+    try:
+        types = inferred_types(model)
+    except UncountableError:
+        return 0
+    made = {output.name for node in model.graph for output in node.outputs}
+    return sum(
+        math.prod(dim.dim_value for dim in kind.shape.dim)
+        * ir.DataType(kind.elem_type).bitwidth
+        // 8
+        for name, kind in types.items()
+        if name in made
+    )
+
+
 def count_parameters(model: ir.Model) -> int:
     """How many numbers the graph's floating-point initializers hold, in bodies too.
 
@@ -142,48 +158,29 @@ def _input_shape(value: ir.Value, symbol: str | None, batch: int) -> list[int]:
 def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of each value by name, with a dynamic batch set to ``batch``.
 
-    They are inferred from a copy of the graph without weights. A value whose shape inference
-    cannot find is missing, or has no shape. ``model`` is not changed. Raises
+    They are inferred from a copy of the graph without weights. A value whose whole shape
+    inference cannot find is missing. ``model`` is not changed. Raises
     :class:`UncountableError` as :func:`count_multiply_adds` does of its inputs.
     """
     symbol = _batch(model)[1]
-    inputs, initializers = [], []
-    for value in _data_inputs(model):
-        info = ir.serde.serialize_value(value)
-        del info.type.tensor_type.shape.dim[:]
-        for dim in _input_shape(value, symbol, batch):
-            info.type.tensor_type.shape.dim.add().dim_value = dim
-        inputs.append(info)
-    for value in model.graph.initializers.values():
+    copy = model.clone()
+    copy.ir_version = max(copy.ir_version, 4)  # from which an initializer need not be an input
+    for value in _data_inputs(copy):
+        value.shape = ir.Shape(_input_shape(value, symbol, batch))
+    for name, value in tuple(copy.graph.initializers.items()):
         tensor = value.const_value
         if tensor is None:
-            raise UncountableError(f"the initializer '{value.name}' has no data")
-        if tensor.size <= _DATA_LIMIT:
-            initializers.append(ir.serde.serialize_tensor(tensor))
-            initializers[-1].name = value.name or ""
-        else:
-            inputs.append(
-                onnx.helper.make_tensor_value_info(
-                    value.name or "", tensor.dtype, tensor.shape.numpy()
-                )
-            )
-    skeleton = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [ir.serde.serialize_node(node) for node in model.graph],
-            "shapes",
-            inputs,
-            [onnx.ValueInfoProto(name=value.name) for value in model.graph.outputs],
-            initializers,
-        ),
-        ir_version=max(model.ir_version, 4),
-        opset_imports=[
-            onnx.helper.make_opsetid(domain, version)
-            for domain, version in model.graph.opset_imports.items()
-        ],
-        functions=[ir.serde.serialize_function(each) for each in model.functions.values()],
-    )
+            raise UncountableError(f"the initializer '{name}' has no data")
+        if tensor.size > _DATA_LIMIT:
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+            copy.graph.initializers.pop(name)
+            if not value.is_graph_input():
+                copy.graph.inputs.append(value)
+    for node in copy.graph:
+        for output in node.outputs:
+            output.type = output.shape = None
     try:
-        graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(ir.to_proto(copy), data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise UncountableError(f"shape inference fails: {error}") from error
     types = {
@@ -194,18 +191,18 @@ def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.
         types[initializer.name] = onnx.helper.make_tensor_type_proto(
             initializer.data_type, initializer.dims
         ).tensor_type
-    return types
+    return {
+        name: found
+        for name, found in types.items()
+        if found.HasField("shape") and all(dim.HasField("dim_value") for dim in found.shape.dim)
+    }
 
 
 def _shape_of(
     types: Mapping[str, onnx.TypeProto.Tensor], value: ir.Value | None, node: ir.Node
 ) -> _Shape:
     inferred = types.get(value.name or "") if value is not None else None
-    if (
-        inferred is None
-        or not inferred.HasField("shape")
-        or not all(dim.HasField("dim_value") for dim in inferred.shape.dim)
-    ):
+    if inferred is None:
         raise UncountableError(
             f"shape inference cannot tell the shape of '{value.name if value else ''}' at "
             f"{label(node)}; run the graph passes first, or export with fixed sizes"

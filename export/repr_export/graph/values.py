@@ -102,15 +102,9 @@ def unrounded(value: ir.Value) -> npt.NDArray[np.float64]:
 
 def discard_if_unused(value: ir.Value | None) -> bool:
     """Take an initializer that nothing reads out of its graph; says whether it did."""
-    if (
-        value is None
-        or not value.is_initializer()
-        or value.is_graph_input()
-        or value.is_graph_output()
-        or value.uses()
-        or value.graph is None
-        or value.name is None
-    ):
+    if value is None or value.graph is None or value.name is None or value.uses():
+        return False
+    if not value.is_initializer() or value.is_graph_input() or value.is_graph_output():
         return False
     value.graph.initializers.pop(value.name)
     return True

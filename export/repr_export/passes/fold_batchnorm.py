@@ -51,6 +51,7 @@ from repr_export.passes.result import Folded, FoldReport, Refused
 
 _Linear = tuple[Array, Array]
 """Weight and bias of a linear operator once the BatchNorm is in them."""
+_Rounded = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
 
 
 def fold_batchnorm(model: ir.Model) -> FoldReport:
@@ -87,11 +88,11 @@ def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
         try:
             neighbour = match(node)
             linear = rules[neighbour.op_type](neighbour, affine)
-            weight, bias = _round(neighbour, linear)
+            rounded = _round(neighbour, linear)
         except RefusalError as refusal:
             reasons.append(str(refusal))
         else:
-            _rewrite(node, neighbour, weight, bias, names)
+            _rewrite(node, neighbour, rounded, names)
             remember_float64(neighbour.inputs[1], linear[0])
             remember_float64(neighbour.inputs[2], linear[1])
             return neighbour, case.format(neighbour.op_type)
@@ -238,10 +239,7 @@ def _after_conv(node: ir.Node, affine: Affine) -> _Linear:
 def _after_conv_transpose(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, bias.size, affine)
-    groups, kernel = _groups(node), weight.shape[2:]
-    by_group = weight.reshape(groups, -1, weight.shape[1], *kernel)
-    scale = affine.scale.reshape(groups, 1, weight.shape[1], *[1] * len(kernel))
-    return (by_group * scale).reshape(weight.shape), affine.scale * bias + affine.shift
+    return _by_group(node, weight, affine.scale), affine.scale * bias + affine.shift
 
 
 def _after_gemm(node: ir.Node, affine: Affine) -> _Linear:
@@ -252,18 +250,22 @@ def _after_gemm(node: ir.Node, affine: Affine) -> _Linear:
 
 def _before_conv(node: ir.Node, affine: Affine) -> _Linear:
     weight, bias = _conv_weight_and_bias(node)
-    groups, kernel = _groups(node), weight.shape[2:]
-    _check_channels(node, weight.shape[1] * groups, affine)
+    _check_channels(node, weight.shape[1] * _groups(node), affine)
     if affine.shift.any() and (padding := _padding(node)):
         raise RefusalError(
             f"{label(node)} pads with zeros ({padding}) where this BatchNorm would put its "
             f"shift (up to {np.abs(affine.shift).max():.3g})"
         )
-    by_group = weight.reshape(groups, -1, weight.shape[1], *kernel)
-    spread = (groups, 1, weight.shape[1], *[1] * len(kernel))
-    scaled = (by_group * affine.scale.reshape(spread)).reshape(weight.shape)
-    shifted = by_group * affine.shift.reshape(spread)
-    return scaled, bias + shifted.sum(axis=tuple(range(2, shifted.ndim))).reshape(-1)
+    shifted = _by_group(node, weight, affine.shift)
+    scaled = _by_group(node, weight, affine.scale)
+    return scaled, bias + shifted.sum(axis=tuple(range(1, shifted.ndim)))
+
+
+def _by_group(node: ir.Node, weight: Array, channels: Array) -> Array:
+    """``weight`` times the values of ``channels``, of which each group has its own in axis 1."""
+    groups = _groups(node)
+    spread = channels.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+    return (weight.reshape(groups, -1, *weight.shape[1:]) * spread).reshape(weight.shape)
 
 
 def _padding(node: ir.Node) -> str:
@@ -301,9 +303,7 @@ _BEFORE: Mapping[str, _Rule] = {"Conv": _before_conv, "Gemm": _before_gemm}
 # Rewrite.
 
 
-def _round(
-    node: ir.Node, linear: _Linear
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+def _round(node: ir.Node, linear: _Linear) -> _Rounded:
     tensor = constant_of(node.inputs[1])
     assert tensor is not None  # the rules have read it
     dtype = tensor.numpy().dtype
@@ -317,13 +317,8 @@ def _round(
     return weight, bias
 
 
-def _rewrite(
-    node: ir.Node,
-    neighbour: ir.Node,
-    weight: npt.NDArray[np.generic],
-    bias: npt.NDArray[np.generic],
-    names: Names,
-) -> None:
+def _rewrite(node: ir.Node, neighbour: ir.Node, rounded: _Rounded, names: Names) -> None:
+    weight, bias = rounded
     old = neighbour.inputs[1]
     name = old.name if old is not None and old.name else f"{node_name(neighbour)}.weight"
     set_constant_input(neighbour, 1, weight, names, name)

@@ -34,12 +34,10 @@ def infer_reshape_dim(model: ir.Model) -> PassResult:
     count = 0
     names = Names(model)
     for node in list(graph_nodes(model)):
-        if is_op(node, "Reshape"):
-            target = _target(node)
-            if target is not None:
-                array = np.array(target, dtype=np.int64)
-                set_constant_input(node, 1, array, names, f"{node_name(node)}.shape")
-                count += 1
+        if is_op(node, "Reshape") and (target := _target(node)) is not None:
+            array = np.array(target, dtype=np.int64)
+            set_constant_input(node, 1, array, names, f"{node_name(node)}.shape")
+            count += 1
     return PassResult(count, "targets of Reshapes made constant")
 
 

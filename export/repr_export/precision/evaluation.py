@@ -40,16 +40,12 @@ class Evaluation:
         shape = self.logits.shape
         return len(shape) == 2 and shape[0] == len(self.samples) and shape[1] > 1
 
-    @property
-    def reference_accuracy(self) -> float:
-        """The original network's own accuracy: 1 where there are no labels."""
-        return self._share_right(self.logits)
-
     def accuracy(self, graph: bytes) -> float:
-        """The share of samples that ``graph`` gets right; without labels, as the original does."""
-        return self._share_right(next(iter(self.run(graph).values())))
+        """:meth:`share_right` of the outputs of ``graph``."""
+        return self.share_right(next(iter(self.run(graph).values())))
 
-    def _share_right(self, logits: NDArray[Any]) -> float:
+    def share_right(self, logits: NDArray[Any]) -> float:
+        """The share of samples classified right; without labels, as the original does."""
         expected = self.labels if self.labels is not None else self.logits.argmax(1)
         return float(np.mean(logits.argmax(1) == expected))
 

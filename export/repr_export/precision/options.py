@@ -7,10 +7,7 @@ from typing import Literal, get_args
 from repr_export.errors import OptionError
 
 Method = Literal["min-max", "entropy", "percentile"]
-
-
 METHODS: tuple[Method, ...] = get_args(Method)
-
 
 MAX_DROP = {"fp16": 0.1, "bf16": 0.1, "int8": 0.5}
 """The percentage points of top-1 that a precision may lose, where none are given."""

@@ -62,8 +62,7 @@ class PrecisionReceipt:
         counts: Counter[str] = Counter()
         for node in self.nodes:
             counts[node.precision] += node.multiply_adds
-        total = self.total
-        return {name: count / total for name, count in counts.most_common() if total}
+        return {name: count / self.total for name, count in counts.most_common() if self.total}
 
     def __str__(self) -> str:
         if self.uncounted:
@@ -121,16 +120,14 @@ def _quantized(value: ir.Value | None) -> str | None:
     return "int8"  # QuantizeLinear without a zero point gives uint8
 
 
-def require_precision(
-    receipt: PrecisionReceipt, precision: str, *, minimum: float = MINIMUM_SHARE
-) -> None:
-    """Raise :class:`PrecisionError` unless ``minimum`` of the multiply-adds are in ``precision``.
+def require_precision(receipt: PrecisionReceipt, precision: str) -> None:
+    """Raise :class:`PrecisionError` unless :data:`MINIMUM_SHARE` of them are in ``precision``.
 
     The message names the nodes that are not, those with the most multiply-adds first. A graph
     without multiply-adds is in no precision.
     """
     got = receipt.shares.get(precision, 0.0)
-    if got >= minimum or receipt.uncounted:
+    if got >= MINIMUM_SHARE or receipt.uncounted:
         return
     if not receipt.total:
         raise PrecisionError(
@@ -145,7 +142,7 @@ def require_precision(
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     raise PrecisionError(
         f"{precision} was asked for, but {got:.1%} of the multiply-adds came out in it, at least "
-        f"{minimum:.0%} must; not in it: {', '.join(names)}{more}"
+        f"{MINIMUM_SHARE:.0%} must; not in it: {', '.join(names)}{more}"
     )
 
 
@@ -181,11 +178,6 @@ class AccuracyReceipt:
     flips: tuple[Flip, ...]
 
     @property
-    def agreement(self) -> float:
-        """The share of images with the same top class."""
-        return 1 - len(self.flips) / self.images
-
-    @property
     def drop(self) -> float:
         """What was lost in top-1, in percentage points; negative for a gain.
 
@@ -214,7 +206,7 @@ class AccuracyReceipt:
             "top1": None if hits is None else hits / self.images,
             "top1_interval": None if hits is None else wilson_interval(hits, self.images),
             "reference_top1": None if theirs is None else theirs / self.images,
-            "agreement": self.agreement,
+            "agreement": 1 - len(self.flips) / self.images,
             "drop_points": self.drop,
             "drop_is": "measured" if known else "an upper bound: the labels are not known",
             "flipped": len(self.flips),

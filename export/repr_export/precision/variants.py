@@ -219,7 +219,7 @@ class VariantMaker:
                 calibration,
                 self.evaluation.accuracy,
                 target=target,
-                reference=self.evaluation.reference_accuracy,
+                reference=self.evaluation.share_right(self.evaluation.logits),
                 max_drop=self.options.bound("int8"),
                 progress=self._count,
             )

@@ -11,12 +11,10 @@ def read_labels(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"--labels {path} cannot be read: {first_line(error)}") from error
     labels = tuple(line.strip() for line in lines)
-    while labels and not labels[-1]:
-        labels = labels[:-1]
     if not labels or not all(labels):
         raise OptionError(f"--labels {path} must hold one class a line, and no empty line")
     return labels

@@ -21,7 +21,7 @@ from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
-from repr_models.weights.loading import RANDOM, WeightsSource, load_checkpoint, load_weights
+from repr_models.weights.loading import RANDOM, load_checkpoint, load_weights
 from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
@@ -84,7 +84,7 @@ def from_registry(
     return TorchSource(
         network.eval(),
         Identity(spec.name, spec.architecture, dataset, "registry", folder, note),
-        _weights_info(source),
+        WeightsInfo(**asdict(source)),
         spec.input_shape,
         options,
         preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
@@ -92,10 +92,6 @@ def from_registry(
         fold=spec.fold,
         parameters=spec.parameters,  # without heads that serve training alone
     )
-
-
-def _weights_info(source: WeightsSource) -> WeightsInfo:
-    return WeightsInfo(**asdict(source))
 
 
 def from_factory(target: str, options: ExportOptions) -> TorchSource:
@@ -112,11 +108,16 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     if options.weights is None:
         weights = WeightsInfo("factory", target, None, {})
     elif str(options.weights) == RANDOM:
-        weights = WeightsInfo(
-            RANDOM, f"seed {_randomize(network, name, options.input_shape)}", None, {}
-        )
+        try:
+            seed = randomize(network, name, options.input_shape)
+        except Exception as error:  # whatever the user's network raises
+            raise CaptureError(
+                f"the network fails on an input of shape {options.input_shape}: "
+                f"{first_line(error)}; check --input"
+            ) from error
+        weights = WeightsInfo(RANDOM, f"seed {seed}", None, {})
     else:
-        weights = _weights_info(load_checkpoint(network, Path(options.weights)))
+        weights = WeightsInfo(**asdict(load_checkpoint(network, Path(options.weights))))
     return TorchSource(
         network.eval(),
         Identity(name, name, None, "factory", name, note),
@@ -128,15 +129,6 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
         fold=None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
-
-
-def _randomize(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> int:
-    try:
-        return randomize(network, name, input_shape)
-    except Exception as error:  # whatever the user's network raises
-        raise CaptureError(
-            f"the network fails on an input of shape {input_shape}: {first_line(error)}; check --input"
-        ) from error
 
 
 def _call_factory(target: str) -> nn.Module:

@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,44 +31,29 @@ if TYPE_CHECKING:
 class BuiltEngine:
     """A serialized engine and where it comes from.
 
-    ``compute_capabilities`` are the GPUs it was built for; with the option
-    ``later_compute_capabilities`` it runs on later GPUs as well. ``graph_sha256`` is that of
-    the ONNX bytes, which hold the weights too. ``receipt`` says in which types it computes,
-    ``notes`` what a person should know, ``seconds`` how long building took.
+    ``info`` is its entry in the manifest, for a file called after its precision and edition;
+    with the option ``later_compute_capabilities`` it runs on later GPUs than those it was built
+    for as well. ``receipt`` says in which types it computes, ``notes`` what a person should
+    know, ``seconds`` how long building took.
     """
 
     content: bytes
-    edition: str
-    version: str
-    platform: str
-    compute_capabilities: tuple[str, ...]
-    profiles: tuple[ProfileInfo, ...]
-    graph_sha256: str
-    options: Mapping[str, Any]
+    info: EngineInfo
     receipt: EngineReceipt
     notes: tuple[str, ...]
     seconds: float
 
-    def to_engine_info(self, path: str, precision: str) -> EngineInfo:
-        """The manifest's entry for this engine, kept at ``path`` within the artifact."""
-        return EngineInfo(
-            path=path,
-            precision=precision,
-            flavour=self.edition,
-            version=self.version,
-            platform=self.platform,
-            compute_capabilities=self.compute_capabilities,
-            profiles=self.profiles,
-            graph_sha256=self.graph_sha256,
-            options=dict(self.options),
-        )
-
 
 def build_engine(
-    graph: bytes, options: EngineOptions | None = None, *, progress: Progress | None = None
+    graph: bytes,
+    options: EngineOptions | None = None,
+    *,
+    precision: str = "fp32",
+    progress: Progress | None = None,
 ) -> BuiltEngine:
     """Build an engine from the ONNX bytes ``graph``, weights inside, types as it has them.
 
+    ``precision`` is what the manifest is to say of those types.
     ``progress`` gets a phase's name, its steps done and all its steps, from TensorRT's own
     progress monitor. Ctrl-C, and whatever ``progress`` raises, ends the build and is raised
     when the builder has stopped. Builds of one process run one after the other.
@@ -118,19 +102,19 @@ def build_engine(
         content = bytes(serialized)
         if cache is not None:
             replace_file(cache, bytes(config.get_timing_cache().serialize()))
-    return BuiltEngine(
-        content=content,
-        edition=library.edition.name,
+    info = EngineInfo(
+        path=f"engines/{precision}.{library.edition.name}.engine",
+        precision=precision,
+        flavour=library.edition.name,
         version=library.version,
         platform=f"{sys.platform}-{platform.machine().lower()}",
         compute_capabilities=_built_for(library, options),
         profiles=profiles,
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         options=_recorded(library, options),
-        receipt=receipt,
-        notes=(*notes, *(plain(text) for text in messages.warnings)),
-        seconds=time.perf_counter() - started,
     )
+    notes += map(plain, messages.warnings)
+    return BuiltEngine(content, info, receipt, tuple(notes), time.perf_counter() - started)
 
 
 def _add_profiles(
@@ -178,7 +162,7 @@ def _add_profiles(
 def _set_options(
     library: BuilderLibrary, config: trt.IBuilderConfig, options: EngineOptions
 ) -> None:
-    flag: Callable[[str, str], Any] = library.builder_flag
+    flag = library.builder_flag
     if options.tf32:
         config.set_flag(flag("TF32", "--tf32"))
     elif hasattr(library.trt.BuilderFlag, "TF32"):

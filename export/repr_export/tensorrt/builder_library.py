@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from repr_export.errors import EngineBuildError, OptionError
+from repr_export.errors import EngineBuildError
 from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, import_library
 from repr_runtime.backends.tensorrt.messages import Messages, listen, logger
 from repr_runtime.cuda.driver import cuda_status
@@ -69,14 +69,10 @@ def open_library(name: str = "auto") -> BuilderLibrary:
     """Import the edition called ``name``, or for ``auto`` the first one that can build here.
 
     ``auto`` is ``tensorrt`` where it is installed and a GPU is there, else ``tensorrt-rtx``.
-    Raises :class:`MissingExtraError` if it is not installed, :class:`OptionError` for an
-    unknown name and :class:`EngineBuildError` if it cannot be loaded or lacks a GPU.
+    Raises :class:`MissingExtraError` if it is not installed and :class:`EngineBuildError` if it
+    cannot be loaded or lacks a GPU.
     """
-    if name == "auto":
-        return _choose()
-    if name not in EDITIONS:
-        raise OptionError(f"--engine must be {', '.join(EDITIONS)} or auto, got {name!r}")
-    return _open(EDITIONS[name])
+    return _choose() if name == "auto" else _open(EDITIONS[name])
 
 
 def _choose() -> BuilderLibrary:

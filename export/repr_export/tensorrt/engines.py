@@ -38,7 +38,7 @@ def build_engines(
             progress(f"building the {precision} engine: {phase}, {done} of {total}")
 
         progress(f"building the {precision} engine")
-        built = build_engine(graph, options, progress=tell)
+        built = build_engine(graph, options, precision=precision, progress=tell)
         share = built.receipt.shares.get(precision, 0.0)
         summary = ", ".join(f"{part:.1%} {name}" for name, part in built.receipt.shares.items())
         least = 0.0 if precision == "int8" else MINIMUM_SHARE
@@ -46,10 +46,9 @@ def build_engines(
             raise PrecisionError(
                 f"the {precision} engine did not come out in {precision}: its layers are {summary}"
             )
-        path = f"engines/{precision}.{built.edition}.engine"
         engines.append(
             ArtifactEngine(
-                built.to_engine_info(path, precision),
+                built.info,
                 built.content,
                 {
                     "summary": f"{summary or 'no layers that multiply'}, built in {built.seconds:.1f} s",
@@ -67,9 +66,9 @@ def _inspected(built: BuiltEngine) -> dict[str, Any] | str:
     status = cuda_status()
     if not status.devices:
         return f"not here: {status.reason}"
-    if built.options.get("strip_weights"):
+    if built.info.options["strip_weights"]:
         return "not here: the engine has no weights until it is refitted"
     try:
-        return inspect_engine(open_library(built.edition), built.content).as_dict()
+        return inspect_engine(open_library(built.info.flavour), built.content).as_dict()
     except EngineBuildError as error:  # built for another GPU than this machine's
         return f"not here: {error}"

@@ -80,14 +80,13 @@ def require_types(
 ) -> None:
     """The engine's inputs and outputs have the graph's types: TensorRT makes float of double."""
     expected = {
-        value.name: value.type.tensor_type.elem_type
+        value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
         for value in (*model.graph.input, *model.graph.output)
     }
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     tensors += [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:
-        kind = expected.get(tensor.name)
-        wanted = "" if kind is None else onnx.TensorProto.DataType.Name(kind)
+        wanted = expected.get(tensor.name, "")
         if wanted and _TENSORRT_NAMES.get(wanted, wanted) != tensor.dtype.name:
             issue = ParserIssue(
                 "",

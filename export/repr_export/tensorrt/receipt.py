@@ -77,7 +77,8 @@ def network_receipt(library: Library, network: trt.INetworkDefinition) -> Engine
         if layer.type.name not in _COUNTED:
             continue
         operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
-        if all(_maker(makers, each) == "CONSTANT" for each in operands):
+        made_by = [makers.get(each.name) for each in operands]
+        if all(maker is not None and maker.type.name == "CONSTANT" for maker in made_by):
             continue
         kinds = [_type(makers, each) for each in operands]
         kind = kinds[0] if len(set(kinds)) == 1 else _named(operands[0])
@@ -98,11 +99,6 @@ def _type(makers: Mapping[str, trt.ILayer], tensor: trt.ITensor) -> str:
 def _named(tensor: trt.ITensor) -> str:
     name = str(tensor.dtype.name)
     return _TYPES.get(name, name.lower())
-
-
-def _maker(makers: Mapping[str, trt.ILayer], tensor: trt.ITensor) -> str:
-    maker = makers.get(tensor.name)
-    return "" if maker is None else str(maker.type.name)
 
 
 def _multiply_adds(module: Any, layer: trt.ILayer) -> int:

@@ -10,8 +10,8 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -102,19 +102,6 @@ class ClassNames:
     labels: tuple[str, ...] | None = None
     ids: tuple[str, ...] | None = None
 
-    def schemes(self) -> Mapping[str, dict[str, int]]:
-        """The index of each name, for every way of naming that there is."""
-        named = {
-            "WordNet ids": self.ids,
-            "labels": self.labels,
-            "indices": tuple(map(str, range(self.count))),
-        }
-        return {
-            what: {_key(name): index for index, name in enumerate(names)}
-            for what, names in named.items()
-            if names is not None and len(names) == self.count
-        }
-
     def find(self, names: Sequence[str]) -> tuple[list[int], str, list[str]]:
         """The classes called ``names``, which kind of names they are, and those that are none.
 
@@ -122,7 +109,14 @@ class ClassNames:
         """
         keys = [_key(name) for name in names]
         best: tuple[list[int], str, list[str]] = ([], "", list(names))
-        for what, index_of in self.schemes().items():
+        for what, called in (
+            ("WordNet ids", self.ids),
+            ("labels", self.labels),
+            ("indices", tuple(map(str, range(self.count)))),
+        ):
+            if called is None or len(called) != self.count:
+                continue
+            index_of = {_key(name): index for index, name in enumerate(called)}
             unknown = [n for n, key in zip(names, keys, strict=True) if key not in index_of]
             if len(unknown) < len(best[2]):
                 best = ([index_of[key] for key in keys if key in index_of], what, unknown)
@@ -304,7 +298,7 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error})") from error
-    names, classed, numbers = list[str](), list[str](), list[int]()
+    rows: list[tuple[int, str, str]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -315,9 +309,10 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
             raise DataError(f"{path}, line {number}: {line.strip()!r:.60} is not FILE CLASS")
         if name.startswith(("/", "../")) or "/../" in name or not (path.parent / name).is_file():
             raise DataError(f"{path}, line {number}: there is no file {name!r} in its folder")
-        names.append(name)
-        classed.append(label)
-        numbers.append(number)
+        rows.append((number, name, label))
+    if not rows:
+        raise DataError(f"{path} lists no images; it needs a line FILE CLASS each")
+    numbers, names, classed = zip(*rows, strict=True)
     labels, kind, unknown = classes.find(classed)
     if unknown:
         number = numbers[classed.index(unknown[0])]
@@ -325,8 +320,6 @@ def _read_listing(path: Path, classes: ClassNames) -> list[tuple[str, int]]:
             f"{path}, line {number}: {unknown[0]!r} is no class of the network"
             + (f" (most go by {kind})" if kind else "; classes go by WordNet id, label or index")
         )
-    if not names:
-        raise DataError(f"{path} lists no images; it needs a line FILE CLASS each")
     if len(set(names)) < len(names):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise DataError(f"{path} lists {twice!r} twice")
@@ -349,9 +342,6 @@ def _limited(images: ImageFolder, where: str, limit: int | None) -> ImageFolder:
     if len(chosen) < len(images):
         evenly = "" if images.labels is None else " evenly by class"
         what += f", drawn{evenly} of {len(images):,} (seed {DRAW_SEED})"
-    return ImageFolder(
-        images.root,
-        tuple(images.files[index] for index in chosen),
-        None if images.labels is None else images.labels[chosen],
-        what,
-    )
+    labels = None if images.labels is None else images.labels[chosen]
+    files = tuple(images.files[index] for index in chosen)
+    return replace(images, files=files, labels=labels, description=what)

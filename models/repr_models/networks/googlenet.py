@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repr_models.networks.inception_blocks import ConvBnRelu, Parallel, chain
 from repr_models.networks.initialisation import init_msra
 from repr_models.spec import CIFAR10, IMAGENET, FoldContract, Preprocessing, register, torchvision
 
@@ -64,42 +65,17 @@ MODULES = {
 }
 
 
-class BasicConv2d(nn.Module):
-    """Convolution that keeps the size at stride 1, BatchNorm, rectifier."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
-
-
-class Inception(nn.Module):
+def inception(inputs: int, widths: Widths, large: int) -> nn.Module:
     """Fig. 2(b): 1x1, 3x3, ``large`` x ``large`` and pooling side by side.
 
     Input (N, inputs, H, W), output (N, widths.outputs, H, W): the branches in this order.
     """
-
-    def __init__(self, inputs: int, widths: Widths, large: int) -> None:
-        super().__init__()
-        self.branch1 = BasicConv2d(inputs, widths.one, 1)
-        self.branch2 = nn.Sequential(
-            BasicConv2d(inputs, widths.three_reduce, 1),
-            BasicConv2d(widths.three_reduce, widths.three, 3),
-        )
-        self.branch3 = nn.Sequential(
-            BasicConv2d(inputs, widths.five_reduce, 1),
-            BasicConv2d(widths.five_reduce, widths.five, large),
-        )
-        self.branch4 = nn.Sequential(
-            nn.MaxPool2d(kernel_size=3, stride=1, padding=1),
-            BasicConv2d(inputs, widths.pool, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+    return Parallel(
+        branch1=ConvBnRelu(inputs, widths.one),
+        branch2=chain(inputs, (widths.three_reduce, 1), (widths.three, 3)),
+        branch3=chain(inputs, (widths.five_reduce, 1), (widths.five, large)),
+        branch4=nn.Sequential(nn.MaxPool2d(3, 1, padding=1), ConvBnRelu(inputs, widths.pool)),
+    )
 
 
 class InceptionAux(nn.Module):
@@ -110,7 +86,7 @@ class InceptionAux(nn.Module):
 
     def __init__(self, inputs: int, width: int, hidden: int, classes: int) -> None:
         super().__init__()
-        self.conv = BasicConv2d(inputs, width, 1)
+        self.conv = ConvBnRelu(inputs, width)
         self.fc1 = nn.Linear(width * 4 * 4, hidden)
         self.fc2 = nn.Linear(hidden, classes)
         self.dropout = nn.Dropout(0.7)
@@ -137,27 +113,27 @@ class GoogLeNet(nn.Module):
         first, third = 64 // divisor, 192 // divisor
         self.maxpool1: nn.Module
         if stem == "imagenet":
-            self.conv1 = BasicConv2d(3, first, 7, stride=2)
+            self.conv1 = ConvBnRelu(3, first, 7, stride=2)
             self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         else:
-            self.conv1 = BasicConv2d(3, first, 3)
+            self.conv1 = ConvBnRelu(3, first, 3)
             self.maxpool1 = nn.Identity()
-        self.conv2 = BasicConv2d(first, first, 1)
-        self.conv3 = BasicConv2d(first, third, 3)
+        self.conv2 = ConvBnRelu(first, first)
+        self.conv3 = ConvBnRelu(first, third, 3)
         self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
         at = {name: widths.divided(divisor) for name, widths in MODULES.items()}
-        self.inception3a = Inception(third, at["3a"], large)
-        self.inception3b = Inception(at["3a"].outputs, at["3b"], large)
+        self.inception3a = inception(third, at["3a"], large)
+        self.inception3b = inception(at["3a"].outputs, at["3b"], large)
         self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        self.inception4a = Inception(at["3b"].outputs, at["4a"], large)
-        self.inception4b = Inception(at["4a"].outputs, at["4b"], large)
-        self.inception4c = Inception(at["4b"].outputs, at["4c"], large)
-        self.inception4d = Inception(at["4c"].outputs, at["4d"], large)
-        self.inception4e = Inception(at["4d"].outputs, at["4e"], large)
+        self.inception4a = inception(at["3b"].outputs, at["4a"], large)
+        self.inception4b = inception(at["4a"].outputs, at["4b"], large)
+        self.inception4c = inception(at["4b"].outputs, at["4c"], large)
+        self.inception4d = inception(at["4c"].outputs, at["4d"], large)
+        self.inception4e = inception(at["4d"].outputs, at["4e"], large)
         self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-        self.inception5a = Inception(at["4e"].outputs, at["5a"], large)
-        self.inception5b = Inception(at["5a"].outputs, at["5b"], large)
+        self.inception5a = inception(at["4e"].outputs, at["5a"], large)
+        self.inception5b = inception(at["5a"].outputs, at["5b"], large)
         width, hidden = 128 // divisor, 1024 // divisor
         self.aux1 = InceptionAux(at["4a"].outputs, width, hidden, classes)
         self.aux2 = InceptionAux(at["4d"].outputs, width, hidden, classes)

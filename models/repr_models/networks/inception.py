@@ -18,6 +18,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from repr_models.networks.inception_blocks import (
     ConvBnRelu,
@@ -30,83 +31,78 @@ from repr_models.networks.initialisation import init_msra
 from repr_models.spec import IMAGENET, FoldContract, Published, register, torchvision
 
 
-class Mixed35(nn.Module):
+class Numbered(nn.Module):
+    """Branches side by side, concatenated by channels, whose modules are named as in torchvision.
+
+    A branch of one module has its own name, those of a ``Sequential`` are ``NAME_1``, ``NAME_2``...
+    """
+
+    def __init__(self, **branches: nn.Module) -> None:
+        super().__init__()
+        self.branches: list[list[str]] = []
+        for name, branch in branches.items():
+            parts = {name: branch}
+            if isinstance(branch, nn.Sequential):
+                parts = {f"{name}_{place}": part for place, part in enumerate(branch, start=1)}
+            for called, part in parts.items():
+                self.add_module(called, part)
+            self.branches.append([*parts])
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for names in self.branches:
+            y = x
+            for name in names:
+                y = self.get_submodule(name)(y)
+            outputs.append(y)
+        return torch.cat(outputs, 1)
+
+
+class PooledConv(ConvBnRelu):
+    """The pooling branch of v3: 3x3 averages, the zeros of the padding among them, then 1x1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.avg_pool2d(x, 3, stride=1, padding=1))
+
+
+def _mixed35(inputs: int, pooled: int) -> nn.Module:
     """Module of v3 on the 35x35 grid (Fig. 5): (N, inputs, H, W) to (N, 224 + pooled, H, W)."""
-
-    def __init__(self, inputs: int, pooled: int) -> None:
-        super().__init__()
-        self.branch1x1 = ConvBnRelu(inputs, 64)
-        self.branch5x5_1 = ConvBnRelu(inputs, 48)
-        self.branch5x5_2 = ConvBnRelu(48, 64, 5)
-        self.branch3x3dbl_1 = ConvBnRelu(inputs, 64)
-        self.branch3x3dbl_2 = ConvBnRelu(64, 96, 3)
-        self.branch3x3dbl_3 = ConvBnRelu(96, 96, 3)
-        self.pool = nn.AvgPool2d(3, stride=1, padding=1)
-        self.branch_pool = ConvBnRelu(inputs, pooled)
-
-    def forward(self, x: Tensor) -> Tensor:
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        single = self.branch5x5_2(self.branch5x5_1(x))
-        return torch.cat((self.branch1x1(x), single, double, self.branch_pool(self.pool(x))), 1)
+    return Numbered(
+        branch1x1=chain(inputs, (64, 1)),
+        branch5x5=chain(inputs, (48, 1), (64, 5)),
+        branch3x3dbl=chain(inputs, (64, 1), (96, 3), (96, 3)),
+        branch_pool=PooledConv(inputs, pooled),
+    )
 
 
-class Reduce35(nn.Module):
+def _reduce35(inputs: int) -> nn.Module:
     """From 35x35 to 17x17 (Fig. 10): (N, inputs, H, W) to (N, inputs + 480, (H-1)/2, (W-1)/2)."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.branch3x3 = ConvBnRelu(inputs, 384, 3, stride=2, padded=False)
-        self.branch3x3dbl_1 = ConvBnRelu(inputs, 64)
-        self.branch3x3dbl_2 = ConvBnRelu(64, 96, 3)
-        self.branch3x3dbl_3 = ConvBnRelu(96, 96, 3, stride=2, padded=False)
-        self.pool = nn.MaxPool2d(3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat((self.branch3x3(x), double, self.pool(x)), 1)
+    return Numbered(
+        branch3x3=chain(inputs, (384, 3), stride=2, padded=False),
+        branch3x3dbl=chain(inputs, (64, 1), (96, 3), (96, 3), stride=2, padded=False),
+        pool=nn.MaxPool2d(3, stride=2),
+    )
 
 
-class Mixed17(nn.Module):
+def _mixed17(inputs: int, width: int) -> nn.Module:
     """Module of v3 on the 17x17 grid, 7x7 as 1x7 and 7x1 (Fig. 6): (N, 768, H, W) to the same."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.branch1x1 = ConvBnRelu(inputs, 192)
-        self.branch7x7_1 = ConvBnRelu(inputs, width)
-        self.branch7x7_2 = ConvBnRelu(width, width, (1, 7))
-        self.branch7x7_3 = ConvBnRelu(width, 192, (7, 1))
-        self.branch7x7dbl_1 = ConvBnRelu(inputs, width)
-        self.branch7x7dbl_2 = ConvBnRelu(width, width, (7, 1))
-        self.branch7x7dbl_3 = ConvBnRelu(width, width, (1, 7))
-        self.branch7x7dbl_4 = ConvBnRelu(width, width, (7, 1))
-        self.branch7x7dbl_5 = ConvBnRelu(width, 192, (1, 7))
-        self.pool = nn.AvgPool2d(3, stride=1, padding=1)
-        self.branch_pool = ConvBnRelu(inputs, 192)
-
-    def forward(self, x: Tensor) -> Tensor:
-        single = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return torch.cat((self.branch1x1(x), single, double, self.branch_pool(self.pool(x))), 1)
+    first, row, column = (width, 1), (width, (1, 7)), (width, (7, 1))
+    return Numbered(
+        branch1x1=chain(inputs, (192, 1)),
+        branch7x7=chain(inputs, first, row, (192, (7, 1))),
+        branch7x7dbl=chain(inputs, first, column, row, column, (192, (1, 7))),
+        branch_pool=PooledConv(inputs, 192),
+    )
 
 
-class Reduce17(nn.Module):
+def _reduce17(inputs: int) -> nn.Module:
     """From 17x17 to 8x8: (N, inputs, H, W) to (N, inputs + 512, (H-1)/2, (W-1)/2)."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.branch3x3_1 = ConvBnRelu(inputs, 192)
-        self.branch3x3_2 = ConvBnRelu(192, 320, 3, stride=2, padded=False)
-        self.branch7x7x3_1 = ConvBnRelu(inputs, 192)
-        self.branch7x7x3_2 = ConvBnRelu(192, 192, (1, 7))
-        self.branch7x7x3_3 = ConvBnRelu(192, 192, (7, 1))
-        self.branch7x7x3_4 = ConvBnRelu(192, 192, 3, stride=2, padded=False)
-        self.pool = nn.MaxPool2d(3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        single = self.branch3x3_2(self.branch3x3_1(x))
-        double = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))
-        return torch.cat((single, self.branch7x7x3_4(double), self.pool(x)), 1)
+    first, row, column = (192, 1), (192, (1, 7)), (192, (7, 1))
+    return Numbered(
+        branch3x3=chain(inputs, first, (320, 3), stride=2, padded=False),
+        branch7x7x3=chain(inputs, first, row, column, (192, 3), stride=2, padded=False),
+        pool=nn.MaxPool2d(3, stride=2),
+    )
 
 
 class Mixed8(nn.Module):
@@ -122,8 +118,7 @@ class Mixed8(nn.Module):
         self.branch3x3dbl_2 = ConvBnRelu(448, 384, 3)
         self.branch3x3dbl_3a = ConvBnRelu(384, 384, (1, 3))
         self.branch3x3dbl_3b = ConvBnRelu(384, 384, (3, 1))
-        self.pool = nn.AvgPool2d(3, stride=1, padding=1)
-        self.branch_pool = ConvBnRelu(inputs, 192)
+        self.branch_pool = PooledConv(inputs, 192)
 
     def forward(self, x: Tensor) -> Tensor:
         single = self.branch3x3_1(x)
@@ -134,7 +129,7 @@ class Mixed8(nn.Module):
             self.branch3x3_2b(single),
             self.branch3x3dbl_3a(double),
             self.branch3x3dbl_3b(double),
-            self.branch_pool(self.pool(x)),
+            self.branch_pool(x),
         )
         return torch.cat(branches, 1)
 
@@ -172,16 +167,16 @@ class InceptionV3(nn.Module):
         self.Conv2d_3b_1x1 = ConvBnRelu(64, 80)
         self.Conv2d_4a_3x3 = ConvBnRelu(80, 192, 3, padded=False)
         self.maxpool2 = nn.MaxPool2d(3, stride=2)
-        self.Mixed_5b = Mixed35(192, pooled=32)
-        self.Mixed_5c = Mixed35(256, pooled=64)
-        self.Mixed_5d = Mixed35(288, pooled=64)
-        self.Mixed_6a = Reduce35(288)
-        self.Mixed_6b = Mixed17(768, width=128)
-        self.Mixed_6c = Mixed17(768, width=160)
-        self.Mixed_6d = Mixed17(768, width=160)
-        self.Mixed_6e = Mixed17(768, width=192)
+        self.Mixed_5b = _mixed35(192, pooled=32)
+        self.Mixed_5c = _mixed35(256, pooled=64)
+        self.Mixed_5d = _mixed35(288, pooled=64)
+        self.Mixed_6a = _reduce35(288)
+        self.Mixed_6b = _mixed17(768, width=128)
+        self.Mixed_6c = _mixed17(768, width=160)
+        self.Mixed_6d = _mixed17(768, width=160)
+        self.Mixed_6e = _mixed17(768, width=192)
         self.AuxLogits = AuxiliaryHead(768, classes)
-        self.Mixed_7a = Reduce17(768)
+        self.Mixed_7a = _reduce17(768)
         self.Mixed_7b = Mixed8(1280)
         self.Mixed_7c = Mixed8(2048)
         self.avgpool = nn.AdaptiveAvgPool2d(1)

@@ -1,4 +1,4 @@
-"""What the later Inception networks are put together from: normalised convolutions, side by side.
+"""What the Inception networks are put together from: normalised convolutions, side by side.
 
 Szegedy, Ioffe, Vanhoucke, Alemi, "Inception-v4, Inception-ResNet and the Impact of Residual
 Connections on Learning", AAAI 2017 (arXiv:1602.07261). Modules are named as timm names them.

@@ -108,19 +108,23 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
+V2_STAGES = ((1, 1), (6, 2), (6, 3), (6, 4), (6, 3), (6, 3), (6, 1))
+"""Expansion and number of blocks, v2's Table 2."""
+
+
 class MobileNetV2(nn.Module):
     """A stem, stages of inverted residuals, a last 1x1, global average pooling, a linear layer.
 
     Input (N, 3, H, W) float32, output logits (N, classes) float32. ``stem`` is (channels,
-    stride) of the first convolution, a 3x3; each of ``stages`` is (expansion, channels, blocks,
-    stride of the first block), as a row of the paper's Table 2; ``last`` counts the channels in
-    front of the pooling. Parameters are initialised by the MSRA rule (He et al. 2015).
+    stride) of the first convolution, a 3x3; each of ``stages`` is (channels, stride of the first
+    block), beside a row of :data:`V2_STAGES`; ``last`` counts the channels in front of the pooling.
+    Parameters are initialised by the MSRA rule (He et al. 2015).
     """
 
     def __init__(
         self,
         stem: tuple[int, int],
-        stages: Sequence[tuple[int, int, int, int]],
+        stages: Sequence[tuple[int, int]],
         last: int,
         classes: int,
         *,
@@ -131,7 +135,7 @@ class MobileNetV2(nn.Module):
         features: list[nn.Module] = [
             _normalised(nn.Conv2d(3, channels, 3, stride, padding=1, bias=False))
         ]
-        for expansion, width, depth, stride in stages:
+        for (expansion, depth), (width, stride) in zip(V2_STAGES, stages, strict=True):
             for index in range(depth):
                 step = stride if index == 0 else 1
                 features.append(InvertedResidual(channels, width, step, expansion))
@@ -186,15 +190,7 @@ def mobilenet_v1_imagenet() -> nn.Module:
 )
 def mobilenet_v2_imagenet() -> nn.Module:
     """v2's Table 2: 300 M multiply-adds; width multiplier 1."""
-    stages = [
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ]
+    stages = [(16, 1), (24, 2), (32, 2), (64, 2), (96, 1), (160, 2), (320, 1)]
     return MobileNetV2((32, 2), stages, 1280, IMAGENET.class_count, dropout=0.2)
 
 
@@ -231,13 +227,5 @@ def mobilenet_v2_cifar10() -> nn.Module:
     16x16, 8x8, 8x8, 8x8, 4x4 and 4x4 places; as in the paper (§6.1.1) the multiplier leaves the
     last 1x1 alone. No dropout; 43 M multiply-adds.
     """
-    stages = [
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 24, 3, 2),
-        (6, 48, 4, 1),
-        (6, 72, 3, 1),
-        (6, 120, 3, 2),
-        (6, 240, 1, 1),
-    ]
+    stages = [(16, 1), (24, 2), (24, 2), (48, 1), (72, 1), (120, 2), (240, 1)]
     return MobileNetV2((24, 1), stages, 1280, CIFAR10.class_count, dropout=0.0)

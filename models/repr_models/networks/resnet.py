@@ -29,7 +29,6 @@ from repr_models.networks.resnet_blocks import (
     BlockOptions,
     BlockShape,
     Bottleneck,
-    Norms,
     PadShortcut,
     PreactBottleneck,
     conv1x1,
@@ -81,7 +80,7 @@ class ResNet(nn.Module):
             self.conv1 = conv3x3(3, self.channels)
             self.maxpool = nn.Identity()
         preact = block.preactivation
-        self.bn1 = nn.Identity() if preact else options.norms(self.channels)
+        self.bn1 = nn.Identity() if preact else options.norm(self.channels)
         self.relu = nn.Identity() if preact else nn.ReLU(inplace=True)
         stages: list[nn.Module] = [
             self._stage(block, depth, width, stride=1 if index == 0 else 2)
@@ -89,7 +88,7 @@ class ResNet(nn.Module):
         ]
         stages += [nn.Identity() for _ in range(4 - len(stages))]
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.bn2 = options.norms(self.channels) if preact else nn.Identity()
+        self.bn2 = options.norm(self.channels) if preact else nn.Identity()
         self.relu2 = nn.ReLU(inplace=True) if preact else nn.Identity()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.channels, classes)
@@ -119,7 +118,7 @@ class ResNet(nn.Module):
         projection = conv1x1(self.channels, outputs, stride)
         if block.preactivation:
             return projection
-        return nn.Sequential(projection, self.options.norms(outputs))
+        return nn.Sequential(projection, self.options.norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -214,7 +213,7 @@ def resnet56_gn_cifar10() -> nn.Module:
     choice, 16 channels a group, would make that stage a LayerNorm. Blocks begin as the identity,
     as in the paper (§4.1): without that, the first steps overshoot.
     """
-    return _cifar(56, BlockOptions(norms=Norms(groups=8)), identity=True)
+    return _cifar(56, BlockOptions(norm_groups=8), identity=True)
 
 
 @register(
@@ -259,7 +258,7 @@ def resnext29_cifar10() -> nn.Module:
 )
 def resnet50_gn_imagenet() -> nn.Module:
     """ResNet-50 with GroupNorm of 32 groups wherever it has BatchNorm (Wu, He 2018)."""
-    return _imagenet(Bottleneck, [3, 4, 6, 3], BlockOptions(norms=Norms(groups=32)))
+    return _imagenet(Bottleneck, [3, 4, 6, 3], BlockOptions(norm_groups=32))
 
 
 def _preact(depth: int) -> ResNet:

@@ -6,7 +6,7 @@ He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV 2016
 (arXiv:1603.05027), Fig. 4(e): :class:`PreactBottleneck`.
 Xie, Girshick, Dollár, Tu, He, "Aggregated Residual Transformations for Deep Neural
 Networks", CVPR 2017 (arXiv:1611.05431), Fig. 3(c): :class:`Bottleneck` with groups.
-Wu, He, "Group Normalization", ECCV 2018 (arXiv:1803.08494): :class:`Norms` with groups.
+Wu, He, "Group Normalization", ECCV 2018 (arXiv:1803.08494): ``norm_groups``.
 """
 
 from dataclasses import dataclass
@@ -26,35 +26,26 @@ def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 @dataclass(frozen=True)
-class Norms:
-    """Makes the normalisation of ``channels`` channels: ``norms(channels)``.
-
-    BatchNorm where ``groups`` is 0, else GroupNorm of that many groups, which must divide
-    the channels: ``nn.GroupNorm`` raises ``ValueError`` where they do not.
-    """
-
-    groups: int = 0
-
-    def __call__(self, channels: int) -> nn.Module:
-        if self.groups:
-            return nn.GroupNorm(self.groups, channels)
-        return nn.BatchNorm2d(channels)
-
-
-@dataclass(frozen=True)
 class BlockOptions:
     """What all blocks of one network have in common.
 
-    ``residual`` false leaves the additions out. ``groups`` is the cardinality of the 3x3
-    convolution of a bottleneck and ``base_width`` the channels of one group where the stage
-    is 64 wide, so that ``groups=32, base_width=4`` is ResNeXt's 32x4d and the defaults are
+    ``norm_groups`` are those of GroupNorm, which must divide the channels (``ValueError``), 0
+    means BatchNorm. ``residual`` false leaves the additions out. ``groups`` is the cardinality of
+    the 3x3 convolution of a bottleneck and ``base_width`` the channels of one group where the
+    stage is 64 wide, so that ``groups=32, base_width=4`` is ResNeXt's 32x4d and the defaults are
     the ResNet.
     """
 
-    norms: Norms = Norms()
+    norm_groups: int = 0
     residual: bool = True
     groups: int = 1
     base_width: int = 64
+
+    def norm(self, channels: int) -> nn.Module:
+        """The normalisation of ``channels`` channels."""
+        if self.norm_groups:
+            return nn.GroupNorm(self.norm_groups, channels)
+        return nn.BatchNorm2d(channels)
 
 
 @dataclass(frozen=True)
@@ -117,10 +108,10 @@ class BasicBlock(ResidualBlock):
                 "take a Bottleneck"
             )
         self.conv1 = conv3x3(shape.inputs, width, shape.stride)
-        self.bn1 = options.norms(width)
+        self.bn1 = options.norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width)
-        self.bn2 = options.norms(width)
+        self.bn2 = options.norm(width)
         self.downsample = downsample
         self.residual = options.residual
 
@@ -142,11 +133,11 @@ class Bottleneck(ResidualBlock):
         width = shape.width
         inner = width * options.base_width // 64 * options.groups
         self.conv1 = conv1x1(shape.inputs, inner)
-        self.bn1 = options.norms(inner)
+        self.bn1 = options.norm(inner)
         self.conv2 = conv3x3(inner, inner, shape.stride, options.groups)
-        self.bn2 = options.norms(inner)
+        self.bn2 = options.norm(inner)
         self.conv3 = conv1x1(inner, width * self.expansion)
-        self.bn3 = options.norms(width * self.expansion)
+        self.bn3 = options.norm(width * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.residual = options.residual
@@ -172,13 +163,13 @@ class PreactBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         width = shape.width
-        if options != BlockOptions(norms=options.norms):
+        if options != BlockOptions(options.norm_groups):
             raise ValueError(f"a PreactBottleneck takes no option but its norms, got {options}")
-        self.bn1 = options.norms(shape.inputs)
+        self.bn1 = options.norm(shape.inputs)
         self.conv1 = conv1x1(shape.inputs, width, shape.stride)
-        self.bn2 = options.norms(width)
+        self.bn2 = options.norm(width)
         self.conv2 = conv3x3(width, width)
-        self.bn3 = options.norms(width)
+        self.bn3 = options.norm(width)
         self.conv3 = conv1x1(width, width * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample

@@ -106,7 +106,7 @@ class ShuffleNetV1(nn.Module):
     ) -> None:
         super().__init__()
         channels = STEM
-        self.first_conv, self.maxpool = _stem(channels, small_images)
+        self.first_conv, self.maxpool = _stem(small_images)
         units: list[ShuffleUnitV1] = []
         for stage, (repeats, width) in enumerate(zip(REPEATS, widths, strict=True)):
             for index in range(repeats):
@@ -176,7 +176,7 @@ class ShuffleNetV2(nn.Module):
 
     def __init__(self, widths: Sequence[int], classes: int, *, small_images: bool = False) -> None:
         super().__init__()
-        self.conv1, self.maxpool = _stem(STEM, small_images)
+        self.conv1, self.maxpool = _stem(small_images)
         second, third, fourth = widths
         self.stage2 = _stage_v2(STEM, second, REPEATS[0])
         self.stage3 = _stage_v2(second, third, REPEATS[1])
@@ -192,9 +192,9 @@ class ShuffleNetV2(nn.Module):
         return self.fc(torch.flatten(self.globalpool(self.conv5(x)), 1))
 
 
-def _stem(channels: int, small_images: bool) -> tuple[nn.Sequential, nn.Module]:
+def _stem(small_images: bool) -> tuple[nn.Sequential, nn.Module]:
     """The first convolution and the pooling behind it."""
-    first = _rectified(_convolution(3, channels, 3, 1 if small_images else 2, 1))
+    first = _rectified(_convolution(3, STEM, 3, 1 if small_images else 2, 1))
     return first, nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
 
 

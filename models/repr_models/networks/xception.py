@@ -14,7 +14,6 @@ the paper), so that its published checkpoint loads with ``strict=True``.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -70,55 +69,50 @@ class Block(nn.Module):
         return self.rep(x) + shortcut
 
 
-@dataclass(frozen=True)
-class Flows:
-    """Widths and depths of the three flows.
-
-    ``stride`` is that of the first of the stem's two convolutions, which keep the images'
-    borders if it is 1. ``entry`` are the widths of the entry flow's blocks, each of stride 2;
-    ``middle`` is how many blocks of three separable convolutions follow. ``exit`` is the width
-    of the last block, ``tail`` those of the two separable convolutions behind it. ``dropout``
-    is the rate before the linear layer.
-    """
-
-    stride: int
-    entry: tuple[int, ...]
-    middle: int
-    exit: int
-    tail: tuple[int, int]
-    dropout: float
-
-
 class Xception(nn.Sequential):
     """Entry, middle and exit flow, global average pooling and one linear layer.
 
-    Input (N, 3, H, W) float32, output logits (N, classes) float32. MSRA initialisation, in
-    which the 3x3 half of a separable convolution counts as linear.
+    Input (N, 3, H, W) float32, output logits (N, classes) float32. ``stride`` is that of the
+    first of the stem's two convolutions, which keep the images' borders if it is 1. ``entry`` are
+    the widths of the entry flow's blocks, each of stride 2; ``middle`` is how many blocks of three
+    separable convolutions follow. ``leaving`` is the width of the last block, ``tail`` those of the
+    two separable convolutions behind it. ``dropout`` is the rate before the linear layer.
+    MSRA initialisation, in which the 3x3 half of a separable convolution counts as linear.
     """
 
-    def __init__(self, flows: Flows, classes: int) -> None:
+    def __init__(
+        self,
+        classes: int,
+        *,
+        stride: int,
+        entry: tuple[int, ...],
+        middle: int,
+        leaving: int,
+        tail: tuple[int, int],
+        dropout: float,
+    ) -> None:
         first, second = 32, 64
-        padding = 1 if flows.stride == 1 else 0
-        widths = (second, *flows.entry)
-        entry = [
+        padding = 1 if stride == 1 else 0
+        widths = (second, *entry)
+        entering = [
             Block(inputs, (outputs, outputs), stride=2, rectified=index == 0)
             for index, (inputs, outputs) in enumerate(pairwise(widths))
         ]
         width = widths[-1]
-        middle = [Block(width, (width,) * 3, stride=1) for _ in range(flows.middle)]
-        leave = Block(width, (width, flows.exit), stride=2)
-        blocks = enumerate((*entry, *middle, leave), start=1)
-        third, fourth = flows.tail
+        staying = [Block(width, (width,) * 3, stride=1) for _ in range(middle)]
+        last = Block(width, (width, leaving), stride=2)
+        blocks = enumerate((*entering, *staying, last), start=1)
+        third, fourth = tail
         super().__init__(
             OrderedDict[str, nn.Module](
-                conv1=nn.Conv2d(3, first, 3, flows.stride, padding, bias=False),
+                conv1=nn.Conv2d(3, first, 3, stride, padding, bias=False),
                 bn1=nn.BatchNorm2d(first),
                 relu1=nn.ReLU(),
                 conv2=nn.Conv2d(first, second, 3, 1, padding, bias=False),
                 bn2=nn.BatchNorm2d(second),
                 relu2=nn.ReLU(),
                 **{f"block{index}": block for index, block in blocks},
-                conv3=SeparableConv2d(flows.exit, third),
+                conv3=SeparableConv2d(leaving, third),
                 bn3=nn.BatchNorm2d(third),
                 relu3=nn.ReLU(),
                 conv4=SeparableConv2d(third, fourth),
@@ -126,7 +120,7 @@ class Xception(nn.Sequential):
                 relu4=nn.ReLU(),
                 global_pool=nn.AdaptiveAvgPool2d(1),
                 flatten=nn.Flatten(),
-                dropout=nn.Dropout(flows.dropout),
+                dropout=nn.Dropout(dropout),
                 fc=nn.Linear(fourth, classes),
             )
         )
@@ -135,25 +129,6 @@ class Xception(nn.Sequential):
             if isinstance(module, SeparableConv2d):
                 # A channel's 9 inputs, and no rectifier behind: the variance is 1 / 9.
                 nn.init.normal_(module.conv1.weight, std=1 / 3)
-
-
-IMAGENET_FLOWS = Flows(
-    stride=2,
-    entry=(128, 256, 728),
-    middle=8,
-    exit=1024,
-    tail=(1536, 2048),
-    dropout=0.5,
-)
-
-CIFAR_FLOWS = Flows(
-    stride=1,
-    entry=(96, 192),
-    middle=6,
-    exit=384,
-    tail=(512, 768),
-    dropout=0.0,
-)
 
 
 @register(
@@ -171,7 +146,15 @@ CIFAR_FLOWS = Flows(
     own_preprocessing=inception_preprocessing(resize=333),
 )
 def xception_imagenet() -> nn.Module:
-    return Xception(IMAGENET_FLOWS, IMAGENET.class_count)
+    return Xception(
+        IMAGENET.class_count,
+        stride=2,
+        entry=(128, 256, 728),
+        middle=8,
+        leaving=1024,
+        tail=(1536, 2048),
+        dropout=0.5,
+    )
 
 
 @register(
@@ -190,4 +173,12 @@ def xception_cifar10() -> nn.Module:
     the middle flow works at 8x8 and the last separable convolutions at 4x4, where the paper
     has 19x19 and 10x10.
     """
-    return Xception(CIFAR_FLOWS, CIFAR10.class_count)
+    return Xception(
+        CIFAR10.class_count,
+        stride=1,
+        entry=(96, 192),
+        middle=6,
+        leaving=384,
+        tail=(512, 768),
+        dropout=0.0,
+    )

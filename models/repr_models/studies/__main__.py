@@ -6,18 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from repr_models.command import finish, progress_bar
 from repr_models.data.cifar10 import load_cifar10
 from repr_models.studies import table
-from repr_models.studies.catalogue import PROG, STUDIES, Run, find_runs
+from repr_models.studies.catalogue import PROG, STUDIES, find_runs
 from repr_models.studies.records import bundled_folder, read_record, records_folder, write_record
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from repr_models.studies.runs import ReducedImages
 
 MODELS = Path(__file__).resolve().parents[2]
 """The folder ``models`` of a checkout: where README.md and depth.svg are."""
@@ -54,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
     args = parser().parse_args(argv)
     does = {"run": _run, "table": _table, "plot": _plot}[args.command]
-    return finish(PROG, lambda: does(args), "at this run", {"matplotlib": "bench"})
+    return finish(PROG, lambda: does(args), "at this run")
 
 
 def _table(args: argparse.Namespace) -> None:
@@ -72,7 +66,7 @@ def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from repr_models.studies.networks import network_spec
-    from repr_models.studies.runs import ReducedImages, settings
+    from repr_models.studies.runs import reduced, settings, train_run
 
     torch.set_num_threads(max(args.threads, 1))
     console = Console(stderr=True, quiet=args.quiet, highlight=False)
@@ -86,26 +80,16 @@ def _run(args: argparse.Namespace) -> None:
     if len(todo) < len(runs):
         console.print(f"recorded already: {', '.join(r.name for r in runs if r not in todo)}")
     if todo:
-        train_data, test_data = (ReducedImages(images, network_spec(todo[0])) for images in sets)
+        train_data, test_data = (reduced(images, network_spec(todo[0])) for images in sets)
         for run in todo:
-            _train(run, train_data, test_data, args.records, console)
-
-
-def _train(
-    run: Run, train_data: ReducedImages, test_data: ReducedImages, records: Path, console: Console
-) -> None:
-    from repr_models.studies.runs import train_run
-
-    with progress_bar(console, run.name, int(run.recipe["epochs"])) as advance:
-        record = train_run(run, train_data, test_data, advance)
-    write_record(records, run.name, record)
-    last = record["history"][-1] if record["history"] else None
-    console.print(
-        f"{run.name}: {record['diverged']}"
-        if last is None
-        else f"{run.name}: training error {1 - last['train_top1']:.1%}, "
-        f"test error {1 - last['test_top1']:.1%}"
-    )
+            with progress_bar(console, run.name, int(run.recipe["epochs"])) as advance:
+                record = train_run(run, train_data, test_data, advance)
+            write_record(args.records, run.name, record)
+            said = record["diverged"]
+            if record["history"]:
+                errors = (f"{table.error(record, split):.1%}" for split in ("train", "test"))
+                said = "training error {}, test error {}".format(*errors)
+            console.print(f"{run.name}: {said}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,27 +24,18 @@ def lines(records: Path, checkpoints: Path) -> list[Line]:
 
     Raises :class:`DataError` if there is neither.
     """
-    measured = [
-        ("16×16", run.residual, (run.depth, error(record, "train"), error(record, "test")))
-        for run in find_runs(["depth"])
-        if (record := read_record(records, run.name)) is not None and not record["diverged"]
-    ]
-    measured += [
-        (
-            *("32×32, bundled", residual),
-            (depth, error(record, "train"), 1 - record["accuracy"]["test_top1"]),
-        )
-        for residual, depth, record in checkpoint_records(checkpoints)
-    ]
-    found = [
-        (images, residual, sorted(points))
-        for images in ("16×16", "32×32, bundled")
-        for residual in (False, True)
-        if (points := [point for *line, point in measured if line == [images, residual]])
-    ]
+    found = defaultdict[tuple[str, bool], list[tuple[int, float, float]]](list)
+    for run in find_runs(["depth"]):
+        record = read_record(records, run.name)
+        if record is not None and not record["diverged"]:
+            point = (run.depth, error(record, "train"), error(record, "test"))
+            found["16×16", run.residual].append(point)
+    for residual, depth, record in checkpoint_records(checkpoints):
+        point = (depth, error(record, "train"), 1 - record["accuracy"]["test_top1"])
+        found["32×32, bundled", residual].append(point)
     if not found:
         raise DataError(f"{records} has no record to draw; make them: {PROG} run depth --data DIR")
-    return found
+    return [(*line, sorted(points)) for line, points in sorted(found.items())]
 
 
 def figure(found: Sequence[Line]) -> Figure:

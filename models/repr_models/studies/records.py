@@ -35,12 +35,11 @@ def read_record(folder: Path, name: str) -> dict[str, Any] | None:
     return _read(path)
 
 
-def write_record(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+def write_record(folder: Path, name: str, record: Mapping[str, Any]) -> None:
     """Write the record of the run ``name``; the file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
-    return path
 
 
 def checkpoint_records(folder: Path) -> list[tuple[bool, int, dict[str, Any]]]:

@@ -23,29 +23,21 @@ CPU = torch.device("cpu")
 _SIGNAL_IMAGES = 256
 
 
-class ReducedImages(ResidentImages):
-    """Normalised images with every 2x2 pixels averaged, (N, 3, H / 2, W / 2) float32.
-
-    ``source`` is the data set they were made of.
-    """
-
-    def __init__(self, source: ImageSet, spec: NetworkSpec) -> None:
-        super().__init__(source, spec, CPU)
-        self.images = F.avg_pool2d(self.images, 2)
-        self.source = source
+def reduced(source: ImageSet, spec: NetworkSpec) -> ResidentImages:
+    """The normalised images with every 2x2 pixels averaged, (N, 3, H / 2, W / 2) float32."""
+    resident = ResidentImages(source, spec, CPU)
+    resident.images = F.avg_pool2d(resident.images, 2)
+    return resident
 
 
 def settings(run: Run, train: ImageSet, test: ImageSet) -> dict[str, Any]:
     """All that decides what ``run`` comes to; equal settings need no second run."""
+    said = asdict(run)
+    del said["name"]
     return {
-        "depth": run.depth,
-        "residual": run.residual,
-        "norm": run.norm,
-        "norm_batch": run.norm_batch,
+        **said,
         "groups": GROUPS if run.norm == "group" else None,
-        "init": run.init,
         "recipe": asdict(Recipe(**run.recipe)),  # type: ignore[arg-type]
-        "seed": run.seed,
         "reduction": REDUCTION,
         "train_sha256": train.sha256,
         "test_sha256": test.sha256,
@@ -79,13 +71,14 @@ def _rounded(value: Tensor) -> float:
 
 def train_run(
     run: Run,
-    train_data: ReducedImages,
-    test_data: ReducedImages,
+    train_data: ResidentImages,
+    test_data: ResidentImages,
     tick: Callable[[float], None] = lambda _epochs: None,
 ) -> dict[str, Any]:
-    """Train ``run`` on the CPU; returns its record. ``tick`` gets the epochs done, as a fraction.
+    """Train ``run`` on the CPU, on :func:`reduced` images; returns its record.
 
-    A run whose loss becomes infinite ends there, and its record says so under ``diverged``.
+    ``tick`` gets the epochs done, as a fraction. A run whose loss becomes infinite ends there,
+    and its record says so under ``diverged``.
     Raises :class:`TrainingError` if the images do not fill one batch.
     """
     recipe = Recipe(**run.recipe)  # type: ignore[arg-type]
@@ -111,7 +104,7 @@ def train_run(
         state.history.append(row)
     top1 = {name: state.history[-1][name] for name in ("test_top1", "train_top1") if state.history}
     images = {"train": train_data.source, "test": test_data.source}
-    record = make_record(state, images, top1, weights={})
+    record = make_record(state, images, {"accuracy": top1})
     record["parameters"] = sum(parameter.numel() for parameter in state.network.parameters())
     return {
         **record,

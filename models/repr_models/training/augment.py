@@ -10,7 +10,10 @@ from repr_models.spec import NetworkSpec
 
 
 class ResidentImages:
-    """A data set on the device: normalised images (N, 3, H, W) float32 and labels (N,) int64."""
+    """A data set on the device: normalised images (N, 3, H, W) float32 and labels (N,) int64.
+
+    ``source`` is the data set they were made of.
+    """
 
     def __init__(self, data: ImageSet, spec: NetworkSpec, device: torch.device) -> None:
         pre = spec.preprocessing
@@ -19,6 +22,7 @@ class ResidentImages:
         images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2))).float()
         self.images = ((images - mean) / std).to(device, memory_format=torch.channels_last)
         self.labels = torch.from_numpy(data.labels).to(device)
+        self.source = data
 
     def __len__(self) -> int:
         return len(self.images)

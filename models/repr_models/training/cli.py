@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from repr_models.training.augment import ResidentImages
     from repr_models.training.loop import TrainingState
-    from repr_models.training.stored import StoredCheckpoint
 
 _MAX_SEED = 2**32 - 1
 
@@ -119,9 +118,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.re_encode is not None:
         parameters, record = read_checkpoint(spec, args.re_encode, images)
         resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
-        stored = store(spec, parameters, args.store, resident)
-        record |= {**stored.weights, "accuracy": dict(stored.top1)}
-        _write_checkpoint(args, stored, record, console)
+        content, said = store(spec, parameters, args.store, resident)
+        _write_checkpoint(args, content, record | said, console)
         return
 
     unfinished = args.out / f"{spec.name}.state.pt"
@@ -137,26 +135,26 @@ def _run(args: argparse.Namespace) -> None:
         keep(state, images["train"], unfinished)
         if _is_told(state.epoch, recipe.epochs):
             console.print(_line(row, recipe.epochs))
-    stored = store(spec, state.network.state_dict(), args.store, resident)
-    record = make_record(state, images, stored.top1, stored.weights)
-    _write_checkpoint(args, stored, record, console)
+    content, said = store(spec, state.network.state_dict(), args.store, resident)
+    _write_checkpoint(args, content, make_record(state, images, said), console)
     unfinished.unlink(missing_ok=True)
 
 
 def _write_checkpoint(
-    args: argparse.Namespace, stored: StoredCheckpoint, record: dict[str, Any], console: Console
+    args: argparse.Namespace, content: bytes, record: dict[str, Any], console: Console
 ) -> None:
     text = json.dumps(record, indent=1) + "\n"
     path = args.out / f"{record['network']}.safetensors"
-    replace_file(path, stored.content)
+    replace_file(path, content)
     replace_file(path.with_suffix(".json"), text.encode())
     if args.json:
         print(text, end="")
         return
+    top1 = record["accuracy"]
     console.print(
-        f"{record['network']}: {stored.top1['test_top1']:.2%} top-1 on "
-        f"{record['data']['test']['description']} ({stored.top1['train_top1']:.2%} on the "
-        f"training set), as stored\n{path}: {len(stored.content) / 1e6:.2f} MB"
+        f"{record['network']}: {top1['test_top1']:.2%} top-1 on "
+        f"{record['data']['test']['description']} ({top1['train_top1']:.2%} on the "
+        f"training set), as stored\n{path}: {len(content) / 1e6:.2f} MB"
     )
 
 

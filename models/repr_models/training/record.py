@@ -18,23 +18,16 @@ Splits = Mapping[str, ImageSet]
 """``train`` and ``test``."""
 
 
-def make_record(
-    state: TrainingState,
-    images: Splits,
-    top1: Mapping[str, float],
-    weights: Mapping[str, Any],
-) -> dict[str, Any]:
+def make_record(state: TrainingState, images: Splits, said: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint's JSON says of it: enough to make it again and to judge it.
 
-    ``weights`` are what is said of the file, and ``top1`` was measured with it; there is
-    neither where no weights are kept.
+    ``said`` is of its file, where weights are kept, and its accuracies.
     """
     return {
         "schema": 1,
         "network": state.spec.name,
-        **weights,
+        **said,
         "parameters": state.spec.parameters,
-        "accuracy": dict(top1),
         "recipe": asdict(state.recipe),
         "seed": state.seed,
         "data": {
@@ -61,21 +54,16 @@ def read_record(path: Path, network: str, weights_sha256: str, images: Splits) -
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        said = {
-            "network": record["network"],
-            "weights_sha256": record["weights_sha256"],
-            **{f"{split} data": record["data"][split]["sha256"] for split in images},
+        compared = {
+            "network": (record["network"], network),
+            "weights_sha256": (record["weights_sha256"], weights_sha256),
+            **{f"{s} data": (record["data"][s]["sha256"], images[s].sha256) for s in images},
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(f"{path} is not the record of a checkpoint ({error})") from error
-    expected = {
-        "network": network,
-        "weights_sha256": weights_sha256,
-        **{f"{split} data": found.sha256 for split, found in images.items()},
-    }
-    for what, value in expected.items():
-        if said[what] != value:
+    for what, (said, expected) in compared.items():
+        if said != expected:
             raise TrainingError(
-                f"{path} is not of this checkpoint: its {what} is {said[what]}, not {value}"
+                f"{path} is not of this checkpoint: its {what} is {said}, not {expected}"
             )
     return record

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,16 @@ from repr_models.training.record import Splits, read_record
 from repr_models.weights.checkpoint import load_content, read_file
 from repr_models.weights.codec import describe, encode
 
-STORES = ("auto", "fp32")
-"""How a checkpoint can be stored: by :mod:`repr_models.weights.codec`, or as it is."""
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """The file of a checkpoint, how it is stored, and what it gets right (0 to 1)."""
-
-    content: bytes
-    storage: Mapping[str, Any]
-    top1: Mapping[str, float]
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """What a record says of the file."""
-        return {
-            "weights_sha256": hashlib.sha256(self.content).hexdigest(),
-            "storage": dict(self.storage),
-        }
-
 
 def store(
     spec: NetworkSpec,
     state: Mapping[str, Tensor],
     how: str,
     images: Mapping[str, ResidentImages],
-) -> StoredCheckpoint:
-    """Store ``state``, a state dict of ``spec``, by ``how`` (one of ``STORES``), and measure it.
+) -> tuple[bytes, dict[str, Any]]:
+    """The file of ``state``, a state dict of ``spec``, and what a record says of it.
 
+    ``how`` is ``"auto"``, by :mod:`repr_models.weights.codec`, or ``"fp32"``, as it is.
     Parameters that serve training alone are left out. The accuracies on ``images`` (``train`` and
     ``test``) are those of a network loaded from the stored bytes. Raises
     :class:`~repr_models.errors.WeightsError` for values that cannot be stored.
@@ -57,11 +37,12 @@ def store(
     network = spec.build()
     load_content(network, content, Path(f"{spec.name}.safetensors"), spec)
     network = on_device(network, images["test"].images.device)
-    return StoredCheckpoint(
-        content=content,
-        storage={"store": how, **describe(content), "left_out": list(spec.training_only)},
-        top1={f"{split}_top1": evaluate(network, images[split]) for split in ("test", "train")},
-    )
+    top1 = {f"{split}_top1": evaluate(network, images[split]) for split in ("test", "train")}
+    return content, {
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "storage": {"store": how, **describe(content), "left_out": list(spec.training_only)},
+        "accuracy": top1,
+    }
 
 
 def read_checkpoint(

@@ -83,6 +83,8 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     ``tensors`` and ``metadata`` are what safetensors reads. Raises :class:`WeightsError`,
     which does not name the file, if they contradict each other.
     """
+    import torch
+
     if METADATA_KEY not in metadata:
         return dict(tensors)
     decoded = dict(tensors)
@@ -90,7 +92,11 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
         if name not in tensors:
             raise WeightsError(f"its metadata describes {name}, which it does not hold; {_WAY_OUT}")
         if how == "fp16":
-            decoded[name] = _from_fp16(name, tensors[name])
+            if tensors[name].dtype != torch.float16:
+                raise WeightsError(
+                    f"{name} is said to be fp16 and is {_type(tensors[name])}; {_WAY_OUT}"
+                )
+            decoded[name] = tensors[name].float()
         elif how == "int8":
             scale = decoded.pop(name + SCALE_SUFFIX, None)
             decoded[name] = _from_int8(name, tensors[name], scale)
@@ -116,14 +122,6 @@ def _encoding(text: str) -> dict[str, Any]:
     if not isinstance(encoding, dict):
         raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}")
     return encoding
-
-
-def _from_fp16(name: str, tensor: Tensor) -> Tensor:
-    import torch
-
-    if tensor.dtype != torch.float16:
-        raise WeightsError(f"{name} is said to be fp16 and is {_type(tensor)}; {_WAY_OUT}")
-    return tensor.float()
 
 
 def _from_int8(name: str, tensor: Tensor, scale: Tensor | None) -> Tensor:

@@ -11,10 +11,8 @@ from repr_runtime.artifact.manifest import (
     SCHEMA,
     SEAL,
     UNSEALED,
-    EngineInfo,
     FileEntry,
     Manifest,
-    PreprocessingInfo,
 )
 from repr_runtime.decoding import DecodingError, decode
 from repr_runtime.errors import ManifestError, SchemaVersionError
@@ -73,11 +71,26 @@ def _check(manifest: Manifest) -> None:
                 raise DecodingError(
                     f"the manifest.{name}[{index}].dtype {spec.dtype!r} is not one of {known}"
                 )
-    if manifest.preprocessing is not None:
-        _check_preprocessing(manifest.preprocessing, "the manifest.preprocessing")
+    if (images := manifest.preprocessing) is not None:
+        place = "the manifest.preprocessing"
+        if len(images.mean) != 3 or len(images.std) != 3:
+            raise DecodingError(f"{place} needs three means and three deviations")
+        if not all(value > 0 for value in images.std):
+            raise DecodingError(f"{place}.std must be above 0, got {images.std}")
+        if not all(
+            size > 0 for size in (*images.crop, 1 if images.resize is None else images.resize)
+        ):
+            raise DecodingError(
+                f"{place} sizes must be above 0, got crop {images.crop}, resize {images.resize}"
+            )
     _check_files(manifest.files)
     for index, info in enumerate(manifest.engines):
-        _check_engine(info, manifest.files, f"the manifest.engines[{index}]")
+        place = f"the manifest.engines[{index}]"
+        entry = manifest.file(info.path)
+        if entry is None or entry.role != "engine":
+            raise DecodingError(f"{place}.path {info.path!r} is not an engine among the files")
+        if not all(1 <= p.min <= p.opt <= p.max for p in info.profiles):
+            raise DecodingError(f"{place}.profiles must have 1 <= min <= opt <= max")
 
 
 def _not_negative(place: str, holder: object, *names: str) -> None:
@@ -85,17 +98,6 @@ def _not_negative(place: str, holder: object, *names: str) -> None:
         value = getattr(holder, name)
         if value is not None and value < 0:
             raise DecodingError(f"{place}.{name} must not be negative, got {value}")
-
-
-def _check_preprocessing(info: PreprocessingInfo, place: str) -> None:
-    if len(info.mean) != 3 or len(info.std) != 3:
-        raise DecodingError(f"{place} needs three means and three deviations")
-    if not all(value > 0 for value in info.std):
-        raise DecodingError(f"{place}.std must be above 0, got {info.std}")
-    if not all(size > 0 for size in (*info.crop, 1 if info.resize is None else info.resize)):
-        raise DecodingError(
-            f"{place} sizes must be above 0, got crop {info.crop}, resize {info.resize}"
-        )
 
 
 def _check_files(files: tuple[FileEntry, ...]) -> None:
@@ -115,13 +117,6 @@ def _check_files(files: tuple[FileEntry, ...]) -> None:
             f"files must list graphs of different precisions or targets, got "
             f"{', '.join(f'{precision} for {target}' for precision, target in graphs) or 'none'}"
         )
-
-
-def _check_engine(info: EngineInfo, files: tuple[FileEntry, ...], place: str) -> None:
-    if not any(entry.path == info.path and entry.role == "engine" for entry in files):
-        raise DecodingError(f"{place}.path {info.path!r} is not an engine among the files")
-    if not all(1 <= p.min <= p.opt <= p.max for p in info.profiles):
-        raise DecodingError(f"{place}.profiles must have 1 <= min <= opt <= max")
 
 
 def is_plain_path(path: str) -> bool:

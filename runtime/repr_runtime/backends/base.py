@@ -46,12 +46,14 @@ class Backend(Protocol):
         backend cannot reach.
         """
 
-    def chunk(self, count: int) -> int | None:
+    def chunk(self, count: int) -> int | None:  # noqa: ARG002  any number will do
         """The batch size to cut ``count`` samples into; None if they can be run at once."""
+        return None
 
     @property
     def timings(self) -> Timings | None:
         """Of this thread's last run, where the backend measures."""
+        return None
 
     def close(self) -> None:
         """Give back what the backend holds.

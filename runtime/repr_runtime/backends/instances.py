@@ -6,12 +6,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from repr_runtime.backends.base import Timings
+from repr_runtime.backends.base import Backend
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.cuda.arrays import DeviceArray
 
 
-class Instances:
+class Instances(Backend):
     """At most as many runs at once as there are instances, each with CPU threads of its own.
 
     The same backend may be listed several times: ONNX Runtime with one thread runs a graph on
@@ -23,18 +23,13 @@ class Instances:
     name = "onnxruntime"
 
     def __init__(self, backends: Sequence[OnnxRuntimeBackend]) -> None:
-        self._backends = list(dict.fromkeys(backends))
+        self.sessions = list(dict.fromkeys(backends))  # of the library, each with its own weights
         self._idle: SimpleQueue[OnnxRuntimeBackend] = SimpleQueue()
         for backend in backends:
             self._idle.put(backend)
         self.instances = len(backends)
         first = backends[0]
         self.device, self.inputs, self.outputs = first.device, first.inputs, first.outputs
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions of the library, each with a copy of the weights, there are."""
-        return len(self._backends)
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         backend = self._idle.get()
@@ -52,13 +47,6 @@ class Instances:
         finally:
             self._idle.put(backend)
 
-    def chunk(self, count: int) -> int | None:
-        return self._backends[0].chunk(count)
-
-    @property
-    def timings(self) -> Timings | None:
-        return None
-
     def close(self) -> None:
-        for backend in self._backends:
+        for backend in self.sessions:
             backend.close()

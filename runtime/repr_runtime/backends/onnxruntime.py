@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import DTYPES, TensorSpec
-from repr_runtime.backends.base import Timings
+from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
@@ -57,7 +57,7 @@ def why_not(device: str) -> str | None:
     return None
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """A graph in an ``onnxruntime.InferenceSession``; the session stands in ``session``.
 
     ``provider_options`` are those that each provider runs with, as ONNX Runtime states them.
@@ -178,13 +178,6 @@ class OnnxRuntimeBackend:
             ) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
-
-    def chunk(self, count: int) -> int | None:  # noqa: ARG002  any number will do
-        return None
-
-    @property
-    def timings(self) -> Timings | None:
-        return None
 
     def close(self) -> None:
         self._run = self._run_small = _closed

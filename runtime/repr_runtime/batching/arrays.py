@@ -52,12 +52,9 @@ class Joiner:
         Arrays have the network's shape, with or, for a single sample, without the batch
         dimension. Raises the subclass of :class:`InputError` that says what is wrong.
         """
-        named = given if isinstance(given, Mapping) else None
-        feed = self._checker.bind((), named) if named is not None else {self._inputs[0].name: given}
+        feed = self._checker.bind((given,), {})
         single = all(
-            isinstance(feed.get(spec.name), np.ndarray)
-            and feed[spec.name].ndim == len(spec.shape) - 1
-            for spec in self._inputs
+            getattr(feed[spec.name], "ndim", None) == len(spec.shape) - 1 for spec in self._inputs
         )
         if single:
             feed = {name: array[None] for name, array in feed.items()}

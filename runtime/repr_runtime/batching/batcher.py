@@ -198,7 +198,7 @@ class Batcher:
         """
         with self._changed:
             self._closed = True
-            left = [] if drain else self._waiting.take_all()
+            left = [] if drain else self._waiting.take_expired(math.inf)
             for request in left:
                 self._settle(request, "failed")
             self._changed.notify_all()
@@ -284,16 +284,16 @@ class Batcher:
             with self._changed:
                 now = time.monotonic()
                 expired = self._take_expired(now)
-                due = self._waiting.due()
-                if due is not None and (self._closed or due.when <= now):
-                    batch = self._waiting.take(due.key)
+                when, key = self._waiting.due() or (None, ())
+                if when is not None and (self._closed or when <= now):
+                    batch = self._waiting.take(key)
                     self._start(batch, now)
                     if self._waiting.count:  # another worker's, unless it comes to nothing
                         self._changed.notify()
                 elif not expired:  # else their owners are told first
-                    if self._closed and due is None:
+                    if self._closed and when is None:
                         return batch
-                    self._changed.wait(None if due is None else due.when - now)
+                    self._changed.wait(None if when is None else when - now)
             self._fail_expired(expired)
             if batch:
                 return batch

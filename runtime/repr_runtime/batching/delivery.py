@@ -1,7 +1,6 @@
 """How an answer, or an error, reaches the request it belongs to."""
 
 import copy
-import sys
 import threading
 
 from repr_runtime.batching.queue import Answer, Request
@@ -15,11 +14,9 @@ def deliver(request: Request, answer: Answer | BaseException) -> None:
             request.set_exception(answer)
         else:
             request.set_result(answer)
-    except BaseException:  # of a callback: an exit, say, which must not end a worker
-        kind, error, trace = sys.exc_info()
-        assert kind is not None
-        thread = threading.current_thread()
-        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
+    except BaseException as error:  # of a callback: an exit, say, which must not end a worker
+        what = (type(error), error, error.__traceback__, threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(what))
 
 
 def may_be_one_sample(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -57,13 +57,6 @@ class Request(Future[Answer]):
         return True
 
 
-class Due(NamedTuple):
-    """The next batch: the requests of ``key``, not to be started before ``when``."""
-
-    when: float
-    key: Key
-
-
 class _Group:
     """Requests of one shape; a request anywhere among them is removed in constant time."""
 
@@ -106,7 +99,7 @@ class WaitingRequests:
             del self._groups[request.key]
 
     def take_expired(self, now: float) -> list[Request]:
-        """Removes those whose deadline has passed."""
+        """Removes those whose deadline has passed: all, where ``now`` is infinity."""
         if now < self._next_deadline:
             return []
         waiting = [request for group in self._groups.values() for request in group.requests]
@@ -117,15 +110,15 @@ class WaitingRequests:
             self.remove(request)
         return expired
 
-    def due(self) -> Due | None:
-        """What to start next, and when; None if nothing waits.
+    def due(self) -> tuple[float, Key] | None:
+        """When to start the next batch at the earliest, and of which shape; None if nothing waits.
 
         A full batch is due since its oldest request came, so that one shape that fills batch
         after batch does not keep another from its turn.
         """
         return min(
-            (Due(self._when(group), key) for key, group in self._groups.items()),
-            key=lambda due: due.when,
+            ((self._when(group), key) for key, group in self._groups.items()),
+            key=lambda due: due[0],
             default=None,
         )
 
@@ -146,9 +139,3 @@ class WaitingRequests:
         for request in batch:
             self.remove(request)
         return batch
-
-    def take_all(self) -> list[Request]:
-        waiting = [request for group in self._groups.values() for request in group.requests]
-        for request in waiting:
-            self.remove(request)
-        return waiting

@@ -167,17 +167,13 @@ def read_capsule(capsule: Any) -> DeviceView:
 _alive: dict[int, tuple[Any, ...]] = {}  # what each exported DLManagedTensor points to
 
 
-def _delete(managed: int) -> None:
-    _alive.pop(managed, None)
-
-
 def _destroy(capsule: int) -> None:
     if _is_valid(capsule, _NAME):  # nobody took it: a consumer renames it
         _alive.pop(_address_of(capsule, _NAME), None)
 
 
 # Consumers may call the first without the interpreter's lock; CFUNCTYPE takes it.
-_c_delete = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_delete)
+_c_delete = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda managed: _alive.pop(managed, None))
 _c_destroy = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_destroy)
 
 

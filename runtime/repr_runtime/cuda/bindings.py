@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.cuda.device import Cuda
+from repr_runtime.cuda.device import Capturing
 from repr_runtime.cuda.driver import NON_BLOCKING, OUT_OF_MEMORY, SUCCESS
 from repr_runtime.errors import CudaError, DeviceMemoryError, DeviceUnavailableError
 
 
-class BindingsCuda(Cuda):
+class BindingsCuda(Capturing):
     """CUDA through ``cuda.bindings``, NVIDIA's own package, which comes as wheels."""
 
     def __init__(self, device: int = 0) -> None:

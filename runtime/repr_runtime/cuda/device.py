@@ -75,6 +75,25 @@ class Cuda(Protocol):
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy within the device, asynchronously."""
 
+    def capture(self, stream: int, work: Callable[[], bool]) -> int:
+        """What ``work`` puts on ``stream``, as an executable graph that is launched at once.
+
+        ``work`` returns whether it succeeded. Raises :class:`CudaGraphError` if it did not,
+        the capture was invalidated, or nothing was captured; the stream can be used again
+        then.
+        """
+
+    def launch(self, executable: int, stream: int) -> None: ...
+
+    def destroy_executable(self, executable: int) -> None: ...
+
+    def close(self) -> None:
+        """Give the primary context back; nothing made here can be used afterwards."""
+
+
+class Capturing(Cuda, Protocol):
+    """A binding that can capture: what ``capture`` is made of."""
+
     def begin_capture(self, stream: int) -> None:
         """Record what this thread puts on ``stream`` from now on, instead of doing it."""
 
@@ -88,20 +107,7 @@ class Cuda(Protocol):
 
     def destroy_graph(self, graph: int) -> None: ...
 
-    def launch(self, executable: int, stream: int) -> None: ...
-
-    def destroy_executable(self, executable: int) -> None: ...
-
-    def close(self) -> None:
-        """Give the primary context back; nothing made here can be used afterwards."""
-
     def capture(self, stream: int, work: Callable[[], bool]) -> int:
-        """What ``work`` puts on ``stream``, as an executable graph that is launched at once.
-
-        ``work`` returns whether it succeeded. Raises :class:`CudaGraphError` if it did not,
-        the capture was invalidated, or nothing was captured; the stream can be used again
-        then.
-        """
         self.begin_capture(stream)
         succeeded = False
         try:

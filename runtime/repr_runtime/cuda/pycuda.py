@@ -1,6 +1,6 @@
 """CUDA through PyCUDA; what PyCUDA lacks, stream capture and graphs, through `cuda.bindings`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,6 @@ class PyCuda(Cuda):
             driver.init()
             self._context: Any = driver.Device(device).retain_primary_context()
         self._graphs: BindingsCuda | None = None
-        self._no_graphs = ""
         try:
             self._graphs = BindingsCuda(device)
         except DeviceUnavailableError as error:
@@ -119,20 +118,8 @@ class PyCuda(Cuda):
         with _errors("copying on the device"):
             driver.memcpy_dtod_async(target, source, size, self._objects[stream])
 
-    def begin_capture(self, stream: int) -> None:
-        self._capturing().begin_capture(stream)
-
-    def end_capture(self, stream: int) -> int | None:
-        return self._capturing().end_capture(stream)
-
-    def count_nodes(self, graph: int) -> int:
-        return self._capturing().count_nodes(graph)
-
-    def instantiate(self, graph: int) -> int:
-        return self._capturing().instantiate(graph)
-
-    def destroy_graph(self, graph: int) -> None:
-        self._capturing().destroy_graph(graph)
+    def capture(self, stream: int, work: Callable[[], bool]) -> int:
+        return self._capturing().capture(stream, work)
 
     def launch(self, executable: int, stream: int) -> None:
         self._capturing().launch(executable, stream)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -118,13 +119,9 @@ def test_outputs_that_are_no_logits_are_an_error_of_the_graph() -> None:
 
 
 def test_progress_counts_images() -> None:
-    heard: list[tuple[int, int]] = []
-
-    def report(done: int, total: int) -> None:
-        heard.append((done, total))
-
+    report = Mock()
     evaluated(numbered([0] * 250), None, report, fp32=Fake(np.zeros((250, 20))))
-    assert heard == [(100, 250), (200, 250), (250, 250)]
+    assert report.call_args_list == [call(100, 250), call(200, 250), call(250, 250)]
 
 
 def test_large_images_are_taken_fewer_at_a_time() -> None:

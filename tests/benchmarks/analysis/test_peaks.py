@@ -95,13 +95,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_all_peaks_with_the_threads_of_the_sessions(small: dict[str, Any]) -> None:
     # an eighth of 64 KiB is less than what would be wanted, and that is said
-    found = measure_peaks(1, memory_bytes=2**16, int8=True, clock=ticks(10**8))
-    assert [peak.kind for peak in found.peaks] == ["float32", "float32", "int8", "memory", "cache"]
-    assert found.peaks[1].samples_ns == (3, 2)
+    peaks, notes = measure_peaks(1, memory_bytes=2**16, int8=True, clock=ticks(10**8))
+    assert [peak.kind for peak in peaks] == ["float32", "float32", "int8", "memory", "cache"]
+    assert peaks[1].samples_ns == (3, 2)
     assert small["command"] == ["-m", "repr_bench.analysis.peaks"]
     assert small["OPENBLAS_NUM_THREADS"] == small["OMP_NUM_THREADS"] == "1"
-    assert [peak.size for peak in found.peaks[3:]] == [2**13, 1024]
-    (note,) = found.notes
+    assert [peak.size for peak in peaks[3:]] == [2**13, 1024]
+    (note,) = notes
     assert "partly the cache's" in note
 
 
@@ -109,16 +109,16 @@ def test_all_peaks_with_the_threads_of_the_sessions(small: dict[str, Any]) -> No
 def test_what_cannot_be_measured_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Mock(side_effect=RuntimeError("no kernel for that\nand more"))
     monkeypatch.setattr(module, "_onnxruntime_product", broken)
-    found = measure_peaks(1, memory_bytes=2**16, int8=False, clock=ticks(10**8))
-    assert [peak.how for peak in found.peaks] == [module.NUMPY, module.COPY, module.COPY]
-    assert "ONNX Runtime MatMul could not be measured: no kernel for that" in found.notes
+    peaks, notes = measure_peaks(1, memory_bytes=2**16, int8=False, clock=ticks(10**8))
+    assert [peak.how for peak in peaks] == [module.NUMPY, module.COPY, module.COPY]
+    assert "ONNX Runtime MatMul could not be measured: no kernel for that" in notes
 
 
-def test_the_process_of_numpy_prints_what_is_read_back(
+def test_the_process_of_numpy_prints_its_peaks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "SIZES", (2,))
     monkeypatch.setattr(module, "SECONDS", 0)
     module.main()
-    (peak,) = map(module._peak, json.loads(capsys.readouterr().out))
+    (peak,) = (Peak(**each) for each in json.loads(capsys.readouterr().out))
     assert (peak.kind, peak.size, peak.amount, len(peak.samples_ns)) == ("float32", 2, 16, 5)

@@ -12,10 +12,9 @@ import pytest
 from repr_bench import cli
 from repr_bench.analysis import peaks, profile_session
 from repr_bench.analysis import run as analysis
-from repr_bench.analysis.peaks import Peaks
 from repr_bench.analysis.run import Analysis, default_threads, work_of
 from repr_bench.analysis.timed_graph import TimedGraph
-from repr_bench.request import Wanted
+from repr_bench.request import Request
 from repr_bench.results.file import read_results
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Peak, Work
@@ -23,7 +22,7 @@ from repr_bench.results.roofline import Peak, Work
 ArtifactMaker = Callable[..., Path]
 QUICK = ("--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1,2")
 ROOFS = [Peak(kind, "made up", 4, 10**12, (1,)) for kind in ("float32", "memory")]
-FOUND = Peaks(tuple(ROOFS), ("made up",))
+FOUND = tuple(ROOFS), ("made up",)
 
 
 pytestmark = pytest.mark.usefixtures("ten_images", "in_tmp_path")
@@ -86,7 +85,7 @@ def test_an_interrupt_keeps_what_was_found(
 ) -> None:
     monkeypatch.setattr(peaks, "measure_peaks", lambda *_, **__: FOUND)
     monkeypatch.setattr(profile_session, "profile_session", Mock(side_effect=KeyboardInterrupt))
-    found: Any = Analysis(Wanted(roofline=True, profile=True), None, results.environment)
+    found: Any = Analysis(Request((), roofline=True, profile=True), results.environment)
     with pytest.raises(KeyboardInterrupt):
         found.run([timed(emulated=True)], no_progress)
     assert (found.roofline.threads, found.profiles) == (2, [])  # one a core

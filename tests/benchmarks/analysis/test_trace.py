@@ -68,7 +68,7 @@ def profile() -> Profile:
     )
 
 
-def test_medians_shares_and_rates_by_hand(profile: Profile) -> None:
+def test_medians_shares_rates_and_sums_by_hand(profile: Profile) -> None:
     conv, reorder, gemm = profile.layers
     assert [layer.microseconds for layer in profile.layers] == [60, 5, 20]
     # the middle one of 120 − 85, 130 − 100, 110 − 73
@@ -80,9 +80,6 @@ def test_medians_shares_and_rates_by_hand(profile: Profile) -> None:
     assert profile.slowest == [conv, gemm, reorder]
     assert profile.unassigned == 1
     assert profile.overhead_percent == pytest.approx(25)
-
-
-def test_operators_are_summed(profile: Profile) -> None:
     more = Layer("conv2", "Conv", (), 0, (6, 8, 7))
     both = replace(profile, layers=(*profile.layers, more))
     assert [tuple(share) for share in both.operators] == [

@@ -3,7 +3,8 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from onnx_bytes import model_of
 
 from repr_bench.analysis.traffic import LayerTraffic, layer_traffic
 from repr_export.graph.multiply_adds import UncountableError
@@ -13,23 +14,14 @@ node = helper.make_node
 
 def model(
     *nodes: onnx.NodeProto,
-    given: tuple[object, ...],
-    made: tuple[object, ...] | None = None,
+    given: tuple[int | str, ...],
+    made: tuple[int | str, ...] | None = None,
     **constants: np.ndarray,
 ) -> bytes:
     """From ``x`` to ``y``, both of one shape unless ``made`` says otherwise."""
-    x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [*shape])
-        for name, shape in (("x", given), ("y", made or given))
-    )
-    kept = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    proto = helper.make_model(
-        helper.make_graph(nodes, "tiny", [x], [y], kept),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=9,
-    )
-    onnx.checker.check_model(proto)
-    return proto.SerializeToString()
+    content = model_of(nodes, {"x": given}, {"y": made or given}, constants)
+    onnx.checker.check_model(onnx.load_model_from_string(content))
+    return content
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -59,14 +51,6 @@ def test_a_convolution_and_a_gemm_by_hand(batch: int) -> None:
         LayerTraffic("conv", "Conv", batch * 64 * 27, 4 * 112, 4 * batch * (108 + 64)),
         LayerTraffic("gemm", "Gemm", batch * 640, 4 * 650, 4 * batch * (64 + 10)),
     )
-
-
-def test_a_fixed_batch_counts_whole() -> None:
-    graph = model(
-        node("MatMul", ["x", "m"], ["y"], "product"), given=(4, 8), made=(4, 2), m=floats(8, 2)
-    )
-    # 4·2 outputs of 8 products; 16 weights; 32 in, 8 out
-    assert layer_traffic(graph, 4) == (LayerTraffic("product", "MatMul", 64, 64, 4 * 40),)
 
 
 def test_shared_weights_are_read_once_and_products_of_activations_have_none() -> None:
@@ -117,9 +101,11 @@ def test_an_output_that_something_else_reads_too_is_not_quantized() -> None:
     assert layer_traffic(graph, 1)[0].activation_bytes == 4 * (2 + 2)
 
 
-def test_a_size_that_nobody_knows_is_an_error() -> None:
-    graph = model(
-        node("MatMul", ["x", "m"], ["y"], "product"), given=("batch", "length", 2), m=floats(2, 2)
-    )
+def test_a_fixed_batch_counts_whole_and_a_size_that_nobody_knows_is_an_error() -> None:
+    product = node("MatMul", ["x", "m"], ["y"], "product")
+    fixed = model(product, given=(4, 8), made=(4, 2), m=floats(8, 2))
+    # 4·2 outputs of 8 products; 16 weights; 32 in, 8 out
+    assert layer_traffic(fixed, 4) == (LayerTraffic("product", "MatMul", 64, 64, 4 * 40),)
+    graph = model(product, given=("batch", "length", 2), m=floats(2, 2))
     with pytest.raises(UncountableError, match="length"):
         layer_traffic(graph, 1)

@@ -96,17 +96,8 @@ def test_a_call_that_raises_is_dropped_and_the_others_go_on() -> None:
 @pytest.mark.parametrize("at", [3, 40, 300])
 def test_ctrl_c_keeps_what_was_counted(at: int) -> None:
     world = World()
-    work = [world.call(name, 10) for name in "ab"]
-
-    def interrupted(index: int) -> Callable[[], None]:
-        def run() -> None:
-            if len(world.called) == at:
-                raise KeyboardInterrupt
-            work[index]()
-
-        return run
-
-    found = timed(world, Plan(), interrupted(0), interrupted(1))
+    world.stop_at = at
+    found = timed(world, Plan(), world.call("a", 10), world.call("b", 10))
     assert found.interrupted
     counted = sum(len(samples) for t in found.timings for samples in t.rounds)
     warmup = sum(len(t.warmup) for t in found.timings)
@@ -121,16 +112,10 @@ def test_ctrl_c_keeps_what_was_counted(at: int) -> None:
 
 def test_ctrl_c_before_the_first_sample_of_a_slice_leaves_no_empty_round() -> None:
     world = World()
-    work = world.call("x", 100)
-
-    def interrupted_at_the_sixth() -> None:
-        if len(world.called) == 6:
-            raise KeyboardInterrupt
-        work()
-
+    world.stop_at = 6
     # a warm-up of four calls, a slice of one uncounted and one counted call, and the next slice
     plan = Plan(seconds=0.1, samples=1, rounds=2, warmup_seconds=0)
-    found = timed(world, plan, interrupted_at_the_sixth)
+    found = timed(world, plan, world.call("x", 100))
     assert found.interrupted
     assert found.timings[0].rounds == [[100 * MS]]
 
@@ -149,10 +134,6 @@ def test_progress_reaches_what_it_foresaw() -> None:
     assert heard[-1][1] == pytest.approx(12 * (0.26 + 4 * 0.7), rel=0.01)
 
 
-def test_nothing_to_measure_is_no_error() -> None:
-    assert measure([], Plan()) == Measured((), interrupted=False)
-
-
 def test_real_clock_measures_real_time() -> None:
     plan = Plan(seconds=0.06, samples=12, warmup_seconds=0.01)
     timing = measure([lambda: time.sleep(0.002)], plan).timings[0]
@@ -165,8 +146,8 @@ def test_between_is_called_around_every_round() -> None:
     plan = Plan(seconds=0.1, samples=1, rounds=3, warmup_seconds=0)
     timed(world, plan, world.call("x", 100), between=lambda: called.append(len(world.called)))
     assert called == [4, 6, 8, 10]  # a warm-up of four, then one uncounted and one counted call
-    measure([], plan, between=lambda: called.append(-1))
-    assert -1 not in called
+    nothing = measure([], plan, between=lambda: called.append(-1))
+    assert (nothing, -1 in called) == (Measured((), interrupted=False), False)
 
 
 def test_garbage_is_collected_before_and_frozen_meanwhile() -> None:

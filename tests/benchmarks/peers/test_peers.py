@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from repr_bench.errors import UsageError
+from repr_bench.errors import BenchError, UsageError
 from repr_bench.peers import known
 from repr_bench.peers import openvino as openvino_peer
 from repr_bench.peers import torch as torch_peer
@@ -22,7 +22,6 @@ from repr_bench.peers import trtexec as trtexec_peer
 from repr_bench.peers.base import PeerAbsentError, Workload, not_installed
 from repr_bench.peers.known import PEERS, select
 from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
-from repr_bench.peers.trtexec import TrtexecError
 from repr_models.registry import resolve
 from repr_models.weights.bundled import bundled_record
 from repr_models.weights.loading import load_weights
@@ -312,14 +311,14 @@ class TestTrtexec:
         path = tmp_path / "times.json"
         path.write_text(text)
         for read in (trtexec_peer.read_times, partial(trtexec_peer.read_output, name="logits")):
-            with pytest.raises(TrtexecError):
+            with pytest.raises(BenchError):
                 read(path)
 
     def test_a_failure_says_its_error(self, tool: Path, work: Workload, batch: Any) -> None:
         script = tool.with_name("bin") / "trtexec"
         script.write_text(f"#!{sys.executable}\nprint('[E] no GPU'); raise SystemExit(1)")
         runner = trtexec_peer.TrtexecRunner(work)
-        with pytest.raises(TrtexecError, match=r"trtexec failed: \[E\] no GPU"):
+        with pytest.raises(BenchError, match=r"trtexec failed: \[E\] no GPU"):
             runner.prepare([batch])
         runner.close()
 

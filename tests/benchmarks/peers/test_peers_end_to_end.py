@@ -7,7 +7,7 @@ import pytest
 from repr_bench import bars, cli
 from repr_bench.measuring.measure import Plan
 from repr_bench.results.file import read_results
-from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughput_ratios
+from repr_bench.results.peers import OURS, SameAnswers, best_ratios, ratios_at
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_torch_and_onnx_runtime_on_lenet5(
         assert (row.status, row.reason) == ("measured", "")
         assert (row.same_answers, len(row.rounds_ns)) == (SameAnswers(200, 200), Plan().rounds)
     for peer in ("torch", "onnxruntime"):
-        assert len(latency_ratios(rows, peer, 1)) == len(throughput_ratios(rows, peer)) == 1
+        assert len(ratios_at(rows, "latency", peer, 1)) == len(best_ratios(rows, peer)) == 1
     out = capsys.readouterr().out
     assert "onnxruntime, fp32 latency at batch 1: ours is " in out
     bars.main(["r.json"])

@@ -21,7 +21,7 @@ from repr_bench.peers.ours import burst_length, burst_of_callers
 from repr_bench.peers.run import run_peers, with_peers
 from repr_bench.request import Request
 from repr_bench.results.file import from_json, to_json
-from repr_bench.results.peers import OURS, SameAnswers, latency_ratios, throughput_ratios
+from repr_bench.results.peers import OURS, SameAnswers, best_ratios, ratios_at
 from repr_bench.run import run
 from repr_runtime.backends.tuning import Setting
 
@@ -101,11 +101,11 @@ def test_ratios_are_those_of_the_clock(compare: Any, world: World) -> None:
         for measure in ("latency", "throughput")
         for peer in (OURS, "slow")
     ]
-    (latency,) = latency_ratios(found, "slow", 1)
+    (latency,) = ratios_at(found, "latency", "slow", 1)
     assert latency.figure.value == pytest.approx(4.0)
     # Ours: two lanes, bursts of 10 images, each 1 ms by this clock. The peer's: 4 images, 13 ms.
     assert (found[2].images, found[3].images) == (10, 4)
-    (throughput,) = throughput_ratios(found, "slow")
+    (throughput,) = best_ratios(found, "slow")
     assert throughput.figure.value == pytest.approx((13 / 4) / (1 / 10))
     assert all(len(row.rounds_ns) == PLAN.rounds for row in found)
     assert world.closed == ["slow"]
@@ -127,7 +127,7 @@ def test_another_answer_is_a_failure_with_the_numbers(compare: Any, world: World
     assert {row.status for row in wrong} == {"failed"}
     assert "another on 20 of 20 images" in wrong[0].reason
     assert wrong[0].rounds_ns == ()
-    assert not latency_ratios(found, "wrong", 1)
+    assert not ratios_at(found, "latency", "wrong", 1)
     assert {row.status for row in found if row.peer == "right"} == {"measured"}
 
 
@@ -138,6 +138,7 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
         world.peer("broken", fails=RuntimeError("no kernel")),
         world.peer("gpu", device="gpu"),
         world.peer("one", measures=("throughput",)),
+        world.peer("breaks", prepared={"call": lambda: 1 / 0}, measures=("latency",)),
     )
     reasons = {(row.peer, row.measure): (row.status, row.reason) for row in found}
     for measure in ("latency", "throughput"):
@@ -148,14 +149,9 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
     assert "ours runs on cpu" in reasons["gpu", "latency"][1]
     assert reasons["one", "throughput"] == ("measured", "")
     assert ("one", "latency") not in reasons
-
-
-def test_one_that_breaks_while_it_is_timed_fails_alone(compare: Any, world: World) -> None:
-    broken = world.peer("p", prepared={"call": lambda: 1 / 0}, measures=("latency",))
-    found = compare(broken, world.peer("q"))
-    rows = {(row.peer, row.measure): row for row in found}
-    assert rows["p", "latency"].reason == "ZeroDivisionError: division by zero"
-    assert rows["q", "latency"].status == "measured"
+    # one that breaks while it is timed fails alone
+    assert reasons["breaks", "latency"] == ("failed", "ZeroDivisionError: division by zero")
+    assert reasons[OURS, "latency"] == ("measured", "")
 
 
 def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
@@ -177,11 +173,7 @@ def test_what_was_tuned_here_is_used(
     settings = {row.measure: row.settings for row in found if row.peer == OURS}
     assert "with 1 thread" in settings["latency"]
     assert "with 3 instances of 1 thread" in settings["throughput"]
-
-
-def test_threads_that_were_asked_for_come_first(
-    compare: Any, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # threads that were asked for come first
     monkeypatch.setattr(peer_run, "resolve", lambda *_: pytest.fail("not to be looked for"))
     found = compare(world.peer("p"), threads=1)
     assert {row.status for row in found} == {"measured"}

@@ -53,6 +53,11 @@ def test_the_page_holds_every_section_figure_and_plot(page: str, parsed: Page) -
     headings = re.findall(r"<h[23][^>]*>(.*?)</h[23]>", page)
     assert len(headings) == len(set(headings))
     assert re.findall(r'<h2 id="([\w-]+)-title">', page) == [*SECTIONS]
+    for expected in (
+        "<figcaption>Batch 1</figcaption>",
+        "Roofline. lenet5 fp32: 2 operations a byte",
+    ):
+        assert expected in page
     timed = 4 * len(NETWORKS)
     # latency and accuracy by batch, samples of each row, rooflines by batch, peers, servers, bars
     assert page.count("<svg") == 2 + timed + 2 + 6 + 2 + 11

@@ -89,11 +89,12 @@ def test_table_page_csv_and_markdown_are_sorted_and_json_is_not(
 ) -> None:
     old = tmp_path / "old.json"
     write_results(SEVERAL, old)
-    files = {name: tmp_path / f"r.{name}" for name in ("json", "html", "csv", "markdown")}
+    files = {name: tmp_path / f"new/r.{name}" for name in ("json", "html", "csv", "markdown")}
     options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     assert cli.main(["--from", str(old), "--sort", "p50", *options]) == 1  # since a row failed
-    shown = capsys.readouterr().out.splitlines()[1:5]
-    assert [line.split()[0] for line in shown] == ["C", "b", "a", "mine"]
+    out, err = capsys.readouterr()
+    assert f"table: {files['csv']}" in err
+    assert [line.split()[0] for line in out.splitlines()[1:5]] == ["C", "b", "a", "mine"]
     assert [row.label for row in read_results(files["json"]).rows] == ["mine", "b", "C", "a"]
     lines = files["csv"].read_text("utf-8").splitlines()[1:]
     assert [line.split(",")[1] for line in lines] == ["C", "b", "a", "mine"]

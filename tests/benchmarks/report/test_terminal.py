@@ -24,8 +24,7 @@ from repr_bench.report.html import render_page
 from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.report.terminal import MOST_NOTES
-from repr_bench.results.agreement import Flips
-from repr_bench.results.graph import Accuracy
+from repr_bench.results.graph import Accuracy, Flips
 from repr_bench.results.results import Results
 
 printed = partial(shown, terminal=True)

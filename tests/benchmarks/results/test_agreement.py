@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repr_bench.results.agreement import Agreement, AgreementCount, Flips, log_probabilities
+from repr_bench.results.graph import Agreement, AgreementCount, Flips, log_probabilities
 from repr_bench.statistics.intervals import mcnemar_p, wilson_interval
 
 
@@ -94,7 +94,11 @@ def test_other_classes_are_refused_and_no_images_do_not_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained"), [(0, 0), (1, 0), (5, 0), (0, 6), (3, 9), (7, 7), (100, 140)]
+    ("lost", "gained"),
+    [
+        *((0, 0), (1, 0), (5, 0), (0, 6), (3, 9), (7, 7), (100, 140)),
+        *((20_000, 20_000), (0, 50_000)),
+    ],
 )
 def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
     pairs = lost + gained
@@ -103,8 +107,6 @@ def test_mcnemar_is_the_exact_binomial_test(lost: int, gained: int) -> None:
     assert Flips(lost, gained).p_value == mcnemar_p(gained, lost)
 
 
-def test_mcnemar_of_many_pairs() -> None:
-    assert mcnemar_p(20_000, 20_000) == 1.0
-    assert mcnemar_p(0, 50_000) == 0.0
+def test_mcnemar_counts_from_0() -> None:
     with pytest.raises(ValueError, match="0 or more"):
         mcnemar_p(-1, 3)

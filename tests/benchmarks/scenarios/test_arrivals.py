@@ -1,17 +1,23 @@
 """Poisson schedules, and queries sent by them in virtual time: nothing waits for the clock."""
 
+import os
+import threading
 from collections.abc import Iterable
-from concurrent.futures import Future
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from fake_queue import STEP_NS, QueueService, VirtualTime
+from fake_queue import MS, STEP_NS, QueueService, VirtualTime
 
 from repr_bench.results.trials import UNANSWERED
-from repr_bench.scenarios.arrivals import SPIN_NS, Driven, drive, poisson_schedule
-
-MS = 1_000_000
+from repr_bench.scenarios.arrivals import (
+    SPIN_NS,
+    Driven,
+    drive,
+    poisson_schedule,
+    realtime_priority,
+)
 
 
 def _drive(service: QueueService, schedule: Iterable[int], **more: float | int | None) -> Driven:
@@ -106,10 +112,39 @@ def test_what_is_not_answered(
 
 
 def test_a_mistake_in_the_sample_ends_it() -> None:
-    class Refuses(QueueService):
-        def submit(self, sample: object, *, deadline: float | None = None) -> Future[object]:
-            raise ValueError(f"{sample} has the wrong shape, {deadline=}")
+    service: Any = QueueService(MS)
+    service.submit = Mock(side_effect=ValueError("wrong shape"))
+    found = _drive(service, [0, MS])
+    assert (str(found.error), found.latency_ns) == ("wrong shape", (UNANSWERED,))
 
-    found = _drive(Refuses(MS), [0, MS])
-    assert "wrong shape" in str(found.error)
-    assert found.latency_ns == (UNANSWERED,)
+
+def policy() -> int:
+    return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system has no such call")
+def test_it_is_given_to_this_thread_alone_and_taken_back() -> None:
+    before, inside = policy(), list[int]()
+    with realtime_priority() as given:
+        if given:
+            assert policy() == os.SCHED_RR
+            started = threading.Thread(target=lambda: inside.append(policy()))
+            started.start()
+            started.join()
+            assert inside == [os.SCHED_OTHER]
+    assert policy() == before
+    with pytest.raises(KeyboardInterrupt), realtime_priority():
+        raise KeyboardInterrupt
+    assert policy() == before
+
+
+@pytest.mark.parametrize("error", [PermissionError, AttributeError])
+def test_where_it_is_not_allowed_all_goes_on_without(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    with realtime_priority() as given:
+        assert not given

@@ -4,14 +4,14 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import loadgen_logs as logs
 import pytest
@@ -19,10 +19,10 @@ from fake_queue import QueueService
 
 from repr_bench import cli
 from repr_bench.errors import ResultsError
+from repr_bench.request import ScenarioOptions
 from repr_bench.results.file import read_results
-from repr_bench.results.trials import RateTrial, latency_ms
+from repr_bench.results.trials import RateTrial, Scenario, latency_ms
 from repr_bench.scenarios import loadgen
-from repr_bench.scenarios.loadgen import Answers, LoadGenSettings, run_loadgen
 from repr_bench.scenarios.loadgen_log import read_loadgen_summary, read_trace
 from repr_bench.scenarios.search import SearchSettings
 from repr_runtime import Session
@@ -119,8 +119,8 @@ def test_a_trace_by_query_and_by_sample(tmp_path: Path) -> None:
 class FakeLoadGen:
     """Issues ``queries``, lists of samples' indices, and waits until all are answered."""
 
-    def __init__(self, queries: list[list[int]], detail: str = logs.MULTI_STREAM_DETAIL) -> None:
-        self.queries, self.detail = queries, detail
+    def __init__(self, queries: list[list[int]]) -> None:
+        self.queries = queries
         self.answered: list[int] = []
         self.settings: Any = None
         self.destroyed: list[str] = []
@@ -152,19 +152,20 @@ class FakeLoadGen:
             name += len(query)
         assert self._all.wait(10), "LoadGen would wait for ever"
         folder = Path(log.log_output.outdir)
-        _written(folder, "mlperf_log_detail.txt", self.detail)
+        _written(folder, "mlperf_log_detail.txt", logs.MULTI_STREAM_DETAIL)
         _written(folder, "mlperf_log_trace.json", logs.TRACE)
 
 
-PLAN = LoadGenSettings("multi-stream", 2.0, 100.0, 15.0, 3)
+def run_issuer(lg: FakeLoadGen, scenario: Scenario, issuer: loadgen.OpenIssuer) -> Any:
+    """LoadGen's run of two seconds at 100 queries/s."""
+    settings = loadgen.settings_of(lg, scenario, 2.0, 100.0, ScenarioOptions(seed=3))
+    return loadgen.run_loadgen(lg, scenario, settings, issuer, 8)
 
 
 def test_streams_run_each_query_as_one_batch() -> None:
     lg = FakeLoadGen([[0, 1, 2], [3, 1, 0]])
-    ran: list[list[int]] = []
-    summary, windows, _ = run_loadgen(
-        lg, PLAN, lambda: loadgen.stream(lambda i: ran.append(list(i))), 4
-    )
+    ran: list[Sequence[int]] = []
+    summary, windows, _ = run_issuer(lg, "multi-stream", partial(loadgen.stream, ran.append))
     assert ran == [[0, 1, 2], [3, 1, 0]]
     assert lg.answered == [0, 1, 2, 3, 4, 5]
     assert lg.destroyed == ["qsl", "sut"]
@@ -177,9 +178,8 @@ def test_streams_run_each_query_as_one_batch() -> None:
 
 def test_offline_runs_in_batches_filled_up_with_the_last_sample() -> None:
     lg = FakeLoadGen([[0, 1, 2, 3, 4]])
-    ran: list[list[int]] = []
-    plan = LoadGenSettings("offline", 2.0, 100.0, 15.0)
-    run_loadgen(lg, plan, lambda: loadgen.batches(lambda i: ran.append(list(i)), 3, 2), 8)
+    ran: list[Sequence[int]] = []
+    run_issuer(lg, "offline", partial(loadgen.batches, ran.append, 3, 2))
     assert sorted(ran) == [[0, 1, 2], [3, 4, 4]]
     assert sorted(lg.answered) == [0, 1, 2, 3, 4]
     assert lg.settings.offline_expected_qps > 100
@@ -194,38 +194,26 @@ def test_the_server_hands_samples_to_the_batcher_and_drains_it() -> None:
             return future
 
     service, lg = Later(1), FakeLoadGen([[0], [2], [1]])
-    plan = LoadGenSettings("server", 1.0, 50.0, 15.0)
-    run_loadgen(lg, plan, lambda: loadgen.served(lambda: service, ["a", "b", "c"]), 3)
+    run_issuer(lg, "server", partial(loadgen.served, lambda: service, ["a", "b", "c"]))
     assert (service.given, service.closed) == (["a", "c", "b"], [True])
     assert sorted(lg.answered) == [0, 1, 2]
-    wanted = {"server_target_qps": 50.0, "server_target_latency_ns": 15_000_000}
+    wanted = {"server_target_qps": 100.0, "server_target_latency_ns": 15_000_000}
     assert wanted.items() <= vars(lg.settings).items()
 
 
 @pytest.mark.parametrize("error", [ArithmeticError("it broke"), KeyboardInterrupt()])
 def test_no_error_goes_through_loadgen(error: BaseException) -> None:
-    @contextmanager
-    def failing() -> Iterator[loadgen.Issue]:
-        def issue(_answers: Answers, _queries: Any) -> None:
-            calls.append(1)
-            raise error
-
-        yield issue
-
-    lg, calls = FakeLoadGen([[0], [1], [2]]), list[int]()
+    run, lg = Mock(side_effect=error), FakeLoadGen([[0], [1], [2]])
     with pytest.raises(type(error)):
-        run_loadgen(lg, PLAN, failing, 3)
-    assert calls == [1]  # the rest is waved through
+        run_issuer(lg, "multi-stream", partial(loadgen.stream, run))
+    run.assert_called_once()  # the rest is waved through
     assert lg.answered == [0, 1, 2]
 
 
 def test_an_error_in_a_thread_is_raised_at_the_end() -> None:
-    def run(_indices: Any) -> None:
-        raise ArithmeticError("it broke")
-
-    lg = FakeLoadGen([[0, 1, 2]])
+    run, lg = Mock(side_effect=ArithmeticError("it broke")), FakeLoadGen([[0, 1, 2]])
     with pytest.raises(ArithmeticError):
-        run_loadgen(lg, PLAN, lambda: loadgen.batches(run, 2, 1), 3)
+        run_issuer(lg, "offline", partial(loadgen.batches, run, 2, 1))
     assert sorted(lg.answered) == [0, 1, 2]
 
 

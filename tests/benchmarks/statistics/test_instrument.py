@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from page_results import GRAPH, RESULTS, ROW
 
 from repr_bench.compare import compare
 from repr_bench.measuring.measure import Plan
-from repr_bench.results.graph import Graph
 from repr_bench.results.machine import ReferenceLoadTimes, RoundState, turn_seconds, waited_share
 from repr_bench.results.results import Results
 from repr_bench.statistics.shift import shift
@@ -32,29 +32,22 @@ State = Callable[[np.random.Generator], Array]
 """What a random generator makes of a machine's speed, or of a row's noise."""
 
 
-Recording = list[Results]
-"""The runs of one file, all with the same rows."""
-
-
 @pytest.fixture(scope="module", params=RECORDINGS, ids=lambda path: path.stem)
-def held(request: pytest.FixtureRequest) -> dict[str, NDArray[np.generic]]:
+def every_run(request: pytest.FixtureRequest) -> list[Results]:
+    """The runs of one file, all with the same rows."""
     with np.load(request.param) as file:
-        return {name: file[name] for name in file.files}
+        held = {name: file[name] for name in file.files}
+    return [_run(held, index) for index in range(len(held["own"]))]
 
 
-@pytest.fixture
-def every_run(held: dict[str, NDArray[np.generic]], results: Results, graph: Graph) -> Recording:
-    return [_run(held, index, results, graph) for index in range(len(held["own"]))]
-
-
-@pytest.fixture
-def recording(every_run: Recording) -> Recording:
+@pytest.fixture(scope="module")
+def recording(every_run: list[Results]) -> list[Results]:
     """All runs but those of odd processes."""
     odd = odd_processes(every_run)
     return [run for index, run in enumerate(every_run) if index not in odd]
 
 
-def odd_processes(runs: Recording) -> set[int]:
+def odd_processes(runs: list[Results]) -> set[int]:
     """Runs of an idle machine with a row that was steady to the last, and yet of another speed.
 
     Idle: others used less than 2 % of a CPU. Steady: rounds spread by less than 1 %. Another: by
@@ -72,7 +65,7 @@ def odd_processes(runs: Recording) -> set[int]:
     return set(np.flatnonzero((off & (spreads < 0.01)).any(axis=1) & idle).tolist())
 
 
-def test_odd_processes_are_rare_and_steady_ones_are_compared(every_run: Recording) -> None:
+def test_odd_processes_are_rare_and_steady_ones_are_compared(every_run: list[Results]) -> None:
     """``benchmarks/README.md`` says so, and advises two runs of each before a launch."""
     odd = odd_processes(every_run)
     assert len(odd) <= 0.05 * len(every_run)
@@ -82,9 +75,7 @@ def test_odd_processes_are_rare_and_steady_ones_are_compared(every_run: Recordin
         assert any(row.verdict in ("faster", "slower") for row in found.rows)
 
 
-def _run(
-    held: dict[str, NDArray[np.generic]], index: int, results: Results, graph: Graph
-) -> Results:
+def _run(held: dict[str, NDArray[np.generic]], index: int) -> Results:
     def nested(values: NDArray[np.generic]) -> tuple[tuple[int, ...], ...]:
         return tuple(map(tuple, values.tolist()))
 
@@ -93,10 +84,10 @@ def _run(
 
     rows = tuple(
         replace(
-            *results.rows,
+            ROW,
             label=str(name),
             batch=int(held["batches"][k]),
-            graph=replace(graph, bytes=int(held["bytes"][k])),
+            graph=replace(GRAPH, bytes=int(held["bytes"][k])),
             rounds_ns=nested(held["rounds_ns"][index, k]),
         )
         for k, name in enumerate(held["networks"])
@@ -104,12 +95,12 @@ def _run(
     counters = map(told, ("seconds", "own", "turns", "waited", "others", "stolen"))
     states = [RoundState(*seen, (), None, 0.0) for seen in zip(*counters, strict=True)]  # type: ignore[arg-type]
     load = ReferenceLoadTimes(nested(held["product_ns"][index]), nested(held["copy_ns"][index]))
-    return replace(results, rows=rows, machine=tuple(states), reference_load=load)
+    return replace(RESULTS, rows=rows, machine=tuple(states), reference_load=load)
 
 
 def pairs_without_overlap(count: int, wanted: int, seed: int = 0) -> list[tuple[int, int]]:
     """``wanted`` pairs of different runs, each pair at most once in either order."""
-    every = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    every = [*itertools.combinations(range(count), 2)]
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(len(every))[:wanted]
     return [every[k] if generator.random() < 0.5 else every[k][::-1] for k in chosen]
@@ -123,7 +114,7 @@ def slowed(results: Results, factor: float) -> Results:
     return replace(results, rows=tuple(slower))
 
 
-def test_the_same_thing_twice_is_found_neither_faster_nor_slower(recording: Recording) -> None:
+def test_the_same_thing_twice_is_found_neither_faster_nor_slower(recording: list[Results]) -> None:
     pairs = pairs_without_overlap(len(recording), PAIRS)
     assert len(pairs) == PAIRS
     wrong: Counter[str] = Counter()
@@ -140,7 +131,7 @@ def test_the_same_thing_twice_is_found_neither_faster_nor_slower(recording: Reco
     assert same >= 0.4 * calm > 0
 
 
-def test_a_slow_down_of_5_percent_is_found_in_undisturbed_rows(recording: Recording) -> None:
+def test_a_slow_down_of_5_percent_is_found_in_undisturbed_rows(recording: list[Results]) -> None:
     """Of each row that has so many undisturbed runs, and of all rows together."""
     later = [slowed(run, SLOWER) for run in recording]
     found: list[str] = []
@@ -157,7 +148,7 @@ def test_a_slow_down_of_5_percent_is_found_in_undisturbed_rows(recording: Record
     assert found.count("slower") >= 0.95 * len(found), Counter(found)
 
 
-def test_a_slow_down_that_is_not_found_is_not_denied(recording: Recording) -> None:
+def test_a_slow_down_that_is_not_found_is_not_denied(recording: list[Results]) -> None:
     """Rows too disturbed for it to be seen say so, with the reason; none is "same" or "faster"."""
     denied: Counter[str] = Counter()
     for i, j in pairs_without_overlap(len(recording), PAIRS):
@@ -330,20 +321,17 @@ def test_a_slow_down_of_5_percent_on_synthetic_machines(name: str, share: float)
 
 
 def test_a_large_slow_down_is_found_on_a_machine_that_got_slower_itself() -> None:
-    found = SYNTHETIC["slower by 8 % in the second run"]().judged(1.3)
+    plain = SYNTHETIC["slower by 8 % in the second run"]()
+    found = plain.judged(1.3)
     assert np.mean(found.verdict == 1) >= 0.99
     # the ratio holds both: all of it the network's (1.30 · 1.08), or only what is left (1.30)
     # (nearly always: the yardstick's own noise is not in the interval)
     assert np.mean((found.low < np.log(1.3)) & (found.high > np.log(1.3) + 0.08)) >= 0.97
-
-
-def test_without_the_yardstick_a_slower_machine_would_be_taken_for_a_slower_network() -> None:
-    """The yardstick keeps the verdicts on this machine right: this fails if it is not needed."""
-    plain = SYNTHETIC["slower by 8 % in the second run"]()
+    # without the yardstick a slower machine would be taken for a slower network
     assert np.mean(judge(plain.old, plain.new).verdict == 1) >= 0.95
 
 
-def test_recorded_noise_is_what_the_synthetic_machines_have(recording: Recording) -> None:
+def test_recorded_noise_is_what_the_synthetic_machines_have(recording: list[Results]) -> None:
     rows = [row for run in recording for row in run.rows if not row.noisy]
     spreads = [float(np.std(log_medians(row.rounds_ns), ddof=1)) for row in rows]
     assert np.median(spreads) <= ROW_NOISE

@@ -2,7 +2,6 @@
 
 import ml_dtypes
 import numpy as np
-import onnx.reference
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
@@ -19,18 +18,16 @@ ELEMENT = {
 }
 
 
-def conv_batchnorm(graphs, dtype, *, epsilon=1e-3, channels=6, bias=True):
+def conv_batchnorm(graphs, dtype):
     """Conv with bias and BatchNorm, all in ``dtype``."""
     element = ELEMENT[np.dtype(dtype)]
     text = f"""g ({element}[N,4,7,7] x) => ({element}[N,C,H,W] y)
-        {{ c = Conv<pads=[1,1,1,1]>(x, w{", b" if bias else ""})
-           y = BN<epsilon={epsilon}>(c) }}"""
+        {{ c = Conv<pads=[1,1,1,1]>(x, w, b) y = BN<epsilon=0.001>(c) }}"""
     weights = {
-        "w": graphs.draw(channels, 4, 3, 3, dtype=dtype),
-        **graphs.batchnorm(channels, dtype=dtype),
+        "w": graphs.draw(6, 4, 3, 3, dtype=dtype),
+        "b": graphs.draw(6, seed=3, dtype=dtype),
+        **graphs.batchnorm(6, dtype=dtype),
     }
-    if bias:
-        weights["b"] = graphs.draw(channels, seed=3, dtype=dtype)
     return graphs.parse(text, **weights), weights
 
 
@@ -54,38 +51,6 @@ def test_weights_are_rounded_once(graphs, dtype):
             np.testing.assert_allclose(got, expected.astype(np.float64), rtol=1e-14, atol=1e-14)
         else:
             np.testing.assert_array_equal(got, expected.astype(np.float64).astype(dtype))
-
-
-def test_the_algebra_holds_in_float64(graphs):
-    model, _ = conv_batchnorm(graphs, np.float64)
-    before = onnx.reference.ReferenceEvaluator(ir.to_proto(model))
-    feeds = graphs.feeds(model, batch=2)
-    (expected,) = before.run(None, feeds)
-    fold_batchnorm(model)
-    (got,) = onnx.reference.ReferenceEvaluator(ir.to_proto(model)).run(None, feeds)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.ptp(expected))
-
-
-def test_a_half_precision_graph_is_as_right_folded_as_unfolded(graphs):
-    model, weights = conv_batchnorm(graphs, np.float16)
-    feeds = graphs.feeds(model, batch=7)
-    single, _ = conv_batchnorm(graphs, np.float32)
-    for name, array in weights.items():
-        single.graph.initializers[name].const_value = ir.tensor(array.astype(np.float32))
-    (exact,) = graphs.run(single, {"x": feeds["x"].astype(np.float32)})
-    report = fold_batchnorm(model)
-    (folded,) = graphs.run(model, feeds)
-    assert len(report.folded) == 1
-    assert folded.dtype == np.float16
-    assert np.abs(folded - exact).max() < 2e-3 * np.ptp(exact)
-
-
-def test_a_scale_beyond_half_precision_is_refused(graphs):
-    model, _ = conv_batchnorm(graphs, np.float16)
-    tensor = ir.tensor(np.full(6, 6e4, np.float16))
-    model.graph.initializers["scale"].const_value = tensor
-    report = fold_batchnorm(model)
-    assert "would not be finite in float16" in report.refused[0].reason
 
 
 def test_single_precision_batchnorm_after_a_half_precision_conv(graphs):

@@ -86,11 +86,12 @@ def test_operands_that_are_both_dequantized_count_as_int8(
     assert [node.precision for node in receipt.nodes] == [expected, "fp32"]
 
 
-def test_precision_that_did_not_come_out_is_refused_by_name(graphs: Any) -> None:
+def test_precision_that_did_not_come_out_is_refused_by_name_and_many_are_counted(
+    graphs: Any,
+) -> None:
     model = two_layers(graphs)
     to_half(model, "fp16", keep=["b"])
     receipt = read_precision(model)
-    require_precision(receipt, "fp16", minimum=0.8)
     with pytest.raises(PrecisionError) as caught:
         require_precision(receipt, "fp16")
     assert str(caught.value) == (
@@ -98,8 +99,6 @@ def test_precision_that_did_not_come_out_is_refused_by_name(graphs: Any) -> None
         "not in it: Gemm 'b' (fp32, 20.0%)"
     )
 
-
-def test_many_nodes_not_in_it_are_counted(graphs: Any) -> None:
     layers = "".join(f" [n{i}] h{i + 1} = Gemm(h{i}, w)" for i in range(7))
     model = graphs.parse(
         f"g (float[N, 4] h0) => (float[N, 4] h7) {{{layers} }}", w=graphs.draw(4, 4)
@@ -133,24 +132,18 @@ def receipt(**changes: Any) -> Any:
 def test_accuracy_is_counted_image_by_image() -> None:
     got = receipt()
     assert (got.images, got.hits, got.reference_hits) == (4, 1, 3)
-    assert (got.agreement, got.drop) == (0.5, 50.0)
     assert got.max_abs == pytest.approx(1.0)
-    assert [(flip.index, flip.label, flip.before, flip.after) for flip in got.flips] == [
-        (2, 0, 0, 2),
-        (1, 1, 1, 2),
-    ]
-    assert [flip.margin for flip in got.flips] == [1.0, 0.5]
     assert str(got) == (
         "fp16: top-1 25.00%, fp32 torch 75.00%; 2 of 4 images flipped, the widest margin 1 "
         "(4 images made by hand)"
     )
-
-
-def test_accuracy_is_plain_data() -> None:
-    got = json.loads(json.dumps(receipt().as_dict()))
-    assert (got["top1"], got["reference_top1"], got["drop_points"]) == (0.25, 0.75, 50.0)
-    assert (got["flipped"], got["drop_is"]) == (2, "measured")
-    assert got["flips"][0] == {"index": 2, "label": 0, "before": 0, "after": 2, "margin": 1.0}
+    data = json.loads(json.dumps(got.as_dict()))
+    names = ("top1", "reference_top1", "agreement", "drop_points", "flipped", "drop_is")
+    assert [data[name] for name in names] == [0.25, 0.75, 0.5, 50.0, 2, "measured"]
+    assert data["flips"] == [
+        {"index": 2, "label": 0, "before": 0, "after": 2, "margin": 1.0},
+        {"index": 1, "label": 1, "before": 1, "after": 2, "margin": 0.5},
+    ]
 
 
 def test_a_manifest_lists_a_hundred_flips_and_counts_them_all() -> None:

@@ -13,7 +13,7 @@ from repr_export.errors import OptionError, PrecisionError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
 from repr_export.precision.options import PrecisionOptions
-from repr_export.samples import run_graph
+from repr_export.samples import CpuGraph
 from repr_export.tensorrt.options import EngineOptions
 from repr_models.data.cifar10 import bundled_subset
 from repr_models.registry import resolve
@@ -84,9 +84,9 @@ def test_the_accuracy_receipt_is_what_the_graph_does(everything: Exported) -> No
     subset = bundled_subset()
     info = PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std)
     inputs = {"input": preprocess(subset.images, info)}
-    reference = run_graph((everything.path / "model.onnx").read_bytes(), inputs)["logits"]
+    reference = CpuGraph((everything.path / "model.onnx").read_bytes())(inputs)["logits"]
     for path in ("model.int8.onnx", "model.int8-cpu.onnx"):
-        logits = run_graph((everything.path / path).read_bytes(), inputs)["logits"]
+        logits = CpuGraph((everything.path / path).read_bytes())(inputs)["logits"]
         receipt = everything.manifest.receipts["precision"][path]["accuracy"]
         assert receipt["images"] == 2000
         assert receipt["hits"] == np.count_nonzero(logits.argmax(1) == subset.labels)
@@ -140,11 +140,6 @@ def test_int8_needs_to_know_how_images_become_inputs(tmp_path: Path) -> None:
     source = export("lenet5", tmp_path).path / "model.onnx"
     with pytest.raises(OptionError, match="--mean and --std"):
         export(str(source), tmp_path / "out", INT8)
-
-
-def test_engine_options_need_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["lenet5", "--opt-level", "3"]) == 1
-    assert "--opt-level is for engines; give --engine too" in capsys.readouterr().err
 
 
 def test_the_command_says_what_each_precision_does(

@@ -31,7 +31,7 @@ def test_engine_knows_where_it_comes_from() -> None:
     built = build(content, profiles=(ProfileInfo(1, 2, 4), ProfileInfo(8, 16, 32)))
     assert len(built.content) > 100_000
     assert built.notes == ()
-    info = built.to_engine_info("engines/fp32.tensorrt-rtx.engine", "fp32")
+    info = built.info
     assert (info.path, info.precision) == ("engines/fp32.tensorrt-rtx.engine", "fp32")
     assert (info.flavour, info.version.count(".") >= 2, "-" in info.platform) == (
         *("tensorrt-rtx", True, True),
@@ -45,7 +45,7 @@ def test_engine_knows_where_it_comes_from() -> None:
 
 def test_tf32_is_off_unless_asked_for() -> None:
     fast = build(convolution(), tf32=True)
-    assert fast.options["tf32"] is True
+    assert fast.info.options["tf32"] is True
     assert build(convolution()).content != fast.content
 
 
@@ -67,15 +67,12 @@ def test_header_is_one_that_the_library_knows() -> None:
 
 def test_batch_sizes_are_the_default_or_the_one_that_is_fixed() -> None:
     only = (ProfileInfo(5, 5, 5),)
-    assert build(convolution()).profiles == (DEFAULT_PROFILE,)
-    assert build(convolution(5)).profiles == only
-    assert build(convolution(5), profiles=only).profiles == only
-
-
-@pytest.mark.parametrize("asked", ["1,8,32", "4", "1,5,5"])
-def test_fixed_batch_refuses_others(asked: str) -> None:
-    with pytest.raises(OptionError, match=r"fixed at 5; leave it out, or export.*free batch"):
-        build(convolution(5), profiles=(parse_profile(asked),))
+    assert build(convolution()).info.profiles == (DEFAULT_PROFILE,)
+    assert build(convolution(5)).info.profiles == only
+    assert build(convolution(5), profiles=only).info.profiles == only
+    for asked in ("1,8,32", "4", "1,5,5"):
+        with pytest.raises(OptionError, match=r"fixed at 5; leave it out, or export.*free batch"):
+            build(convolution(5), profiles=(parse_profile(asked),))
 
 
 def test_other_free_dimensions_are_refused_by_name() -> None:
@@ -114,17 +111,22 @@ def test_options_are_checked_when_made(chosen: dict[str, Any], message: str) -> 
 # Options of the builder
 
 
-def test_opt_levels_are_taken_and_make_no_difference_here() -> None:
-    lowest, highest = build(convolution(), opt_level=0), build(convolution(), opt_level=5)
+def test_opt_levels_and_timing_caches_are_taken_and_make_no_difference_here(
+    tmp_path: Path,
+) -> None:
+    lowest = build(convolution(), opt_level=0, timing_cache=tmp_path / "cache")
+    highest = build(convolution(), opt_level=5)
     assert lowest.content == highest.content == build(convolution()).content
     assert "builds the same at each" in lowest.notes[0]
-    assert lowest.options["opt_level"] is None
+    assert lowest.info.options["opt_level"] is None
+    assert "neither read nor written" in lowest.notes[1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_engine_for_chosen_gpus() -> None:
     built = build(convolution(), compute_capabilities=("8.6", "12.0"))
-    assert built.compute_capabilities == ("8.6", "12.0")
-    assert built.options["later_compute_capabilities"] is False
+    assert built.info.compute_capabilities == ("8.6", "12.0")
+    assert built.info.options["later_compute_capabilities"] is False
     assert built.content != build(convolution()).content
 
 
@@ -152,14 +154,8 @@ def test_what_needs_a_gpu_says_so() -> None:
 def test_stripped_engine_is_smaller_and_says_that_it_needs_its_weights() -> None:
     content = convolution(channels=256)
     stripped = build(content, strip_weights=True)
-    assert stripped.options["refit_before_use"] is True
+    assert stripped.info.options["refit_before_use"] is True
     assert len(stripped.content) < len(build(content).content) - 500_000
-
-
-def test_timing_cache_is_left_alone_where_nothing_is_timed(tmp_path: Path) -> None:
-    built = build(convolution(), timing_cache=tmp_path / "cache")
-    assert "neither read nor written" in built.notes[0]
-    assert list(tmp_path.iterdir()) == []
 
 
 # Progress and interruption

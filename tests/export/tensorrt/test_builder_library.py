@@ -65,30 +65,23 @@ class Cache:
         return f"cache {self.version} x{self.builds}".encode()
 
 
-class Profile:
-    def __init__(self) -> None:
-        self.shapes: dict[str, Any] = {}
-
-    def set_shape(self, name: str, smallest: Any, best: Any, largest: Any) -> None:
-        self.shapes[name] = [list(shape) for shape in (smallest, best, largest)]
+class Profile(dict[str, Any]):
+    def set_shape(self, name: str, *smallest_best_and_largest: Any) -> None:
+        self[name] = smallest_best_and_largest
 
 
 class Config:
     def __init__(self, version: str, raises: bool) -> None:
         self.version, self.raises = version, raises
-        self.flags: set[str] = {"TF32"}
-        self.profiles: list[dict[str, Any]] = []
+        self.flags = {"TF32"}
+        self.set_flag = lambda flag: self.flags.add(flag.name)
+        self.clear_flag = lambda flag: self.flags.discard(flag.name)
+        self.profiles: list[Profile] = []
         self.cache: Cache | None = None
         self.builder_optimization_level = 3
 
-    def set_flag(self, flag: enum.Enum) -> None:
-        self.flags.add(flag.name)
-
-    def clear_flag(self, flag: enum.Enum) -> None:
-        self.flags.discard(flag.name)
-
     def add_optimization_profile(self, profile: Profile) -> int:
-        self.profiles.append(profile.shapes)
+        self.profiles.append(profile)
         return len(self.profiles) - 1
 
     def create_timing_cache(self, content: bytes) -> Cache | None:
@@ -109,17 +102,14 @@ class Config:
 
 
 class Builder:
-    def __init__(self, module: Any, logger: Any) -> None:
-        self.module, self.logger = module, logger
+    def __init__(self, module: Any) -> None:
+        self.module, self.create_optimization_profile = module, Profile
 
     def create_network(self, flags: int) -> types.SimpleNamespace:
         return types.SimpleNamespace(flags=flags, num_layers=0)
 
     def create_builder_config(self) -> Config:
         return Config(self.module.__version__, self.module.raises)
-
-    def create_optimization_profile(self) -> Profile:
-        return Profile()
 
     def build_serialized_network(self, network: Any, config: Config) -> bytes | None:
         monitor = config.progress_monitor
@@ -147,7 +137,7 @@ def library(version: str, flags: str, creation: str, *, raises: bool = False) ->
     module.__version__ = version
     module.raises, module.weak = raises, "FP16" in flags
     module.BuilderFlag = enum.Enum("BuilderFlag", flags)
-    module.Builder = lambda logger: Builder(module, logger)
+    module.Builder = lambda _: Builder(module)
     module.OnnxParser, module.IBuilderConfig = Parser, Config
     module.ILogger = type("ILogger", (), {})
     module.IProgressMonitor = type("IProgressMonitor", (), {})
@@ -201,8 +191,8 @@ def test_networks_are_strongly_typed_in_every_version(install: Any, version: Any
         "verbosity": "DETAILED",
         "profiles": [{"x": [[1, 3], [8, 3], [32, 3]]}],
     }
-    assert (engine.compute_capabilities, engine.version) == (("8.6",), version[0])
-    assert engine.options["later_compute_capabilities"] is False
+    assert (engine.info.compute_capabilities, engine.info.version) == (("8.6",), version[0])
+    assert engine.info.options["later_compute_capabilities"] is False
     assert engine.notes == ("parser: this graph is old",)
 
 

@@ -1,6 +1,7 @@
 """Folders of images: how classes are found, what is drawn, and every kind of file decoded or refused."""
 
 import os
+import re
 import struct
 import zlib
 from collections import Counter
@@ -78,19 +79,17 @@ class TestClasses:
         (tmp_path / "n02" / ".hidden.png").write_text("no image")
         assert labelled_folder(tmp_path, PETS).files == ("n02/images/deep/a.JPEG",)
 
-    def test_that_are_none_are_named(self, tmp_path: Path) -> None:
-        by_class(tmp_path, ["n01", "n02", "fish"])
-        with pytest.raises(DataError, match=r"1 of its 3 folders.*'fish'.*others are WordNet ids"):
-            labelled_folder(tmp_path, PETS)
-
-    def test_of_a_whole_data_set_points_to_its_part(self, tmp_path: Path) -> None:
-        by_class(tmp_path, ["train", "val"])
-        with pytest.raises(DataError, match=rf"give {tmp_path / 'val'}$"):
-            labelled_folder(tmp_path, PETS)
-
-    def test_beyond_the_last_index_are_none(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="'3'"):
-            labelled_folder(by_class(tmp_path, ["0", "3"]), PETS)
+    @pytest.mark.parametrize(
+        ("names", "words"),
+        [
+            (["n01", "n02", "fish"], "1 of its 3 folders.*'fish'.*others are WordNet ids"),
+            (["train", "val"], "give .+/val$"),  # a whole data set
+            (["0", "3"], "'3'"),  # beyond the last index
+        ],
+    )
+    def test_that_are_none_are_named(self, tmp_path: Path, names: list[str], words: str) -> None:
+        with pytest.raises(DataError, match=words):
+            labelled_folder(by_class(tmp_path, names), PETS)
 
     @pytest.mark.parametrize("name", ["val.txt", "labels.txt"])
     @pytest.mark.parametrize("classes", [("1", "0"), ("n02", "n01"), ("dog", "tabby cat")])
@@ -112,26 +111,21 @@ class TestClasses:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("a.png 0\nb.png 0\n", r"line 2: there is no file 'b\.png'"),
-            ("a.png\n", r"line 1: 'a\.png' is not FILE CLASS"),
-            ("a.png 7\n", "line 1: '7' is no class"),
-            ("../a.png 0\n", "there is no file"),
-            ("a.png 0\na.png 1\n", r"lists 'a\.png' twice"),
-            ("# nothing\n", "lists no images"),
-            ("\0\n", "is not FILE CLASS"),
+            (b"a.png 0\nb.png 0\n", r"line 2: there is no file 'b\.png'"),
+            (b"a.png\n", r"line 1: 'a\.png' is not FILE CLASS"),
+            (b"a.png 7\n", "line 1: '7' is no class"),
+            (b"../a.png 0\n", "there is no file"),
+            (b"a.png 0\na.png 1\n", r"lists 'a\.png' twice"),
+            (b"# nothing\n", "lists no images"),
+            (b"\xff\xfe\xfa", "cannot be read as text"),
         ],
     )
-    def test_wrong_lines_are_named(self, tmp_path: Path, text: str, words: str) -> None:
+    def test_wrong_lines_are_named(self, tmp_path: Path, text: bytes, words: str) -> None:
         write(tmp_path / "a.png")
-        (tmp_path / "val.txt").write_text(text)
+        (tmp_path / "val.txt").write_bytes(text)
         with pytest.raises(DataError, match=words) as caught:
             labelled_folder(tmp_path, PETS)
         assert str(tmp_path / "val.txt") in str(caught.value)
-
-    def test_a_list_that_is_no_text(self, tmp_path: Path) -> None:
-        (tmp_path / "val.txt").write_bytes(b"\xff\xfe\xfa")
-        with pytest.raises(DataError, match="cannot be read as text"):
-            labelled_folder(tmp_path, PETS)
 
     def test_neither_folders_nor_list(self, tmp_path: Path) -> None:
         write(tmp_path / "a.png")
@@ -144,27 +138,19 @@ class TestClasses:
 class TestImageNet:
     """The table of WordNet ids, against what WordNet calls them."""
 
-    def test_ids_are_sorted_as_the_published_classes_are(self) -> None:
+    def test_ids_are_sorted_and_fit_the_labels(self) -> None:
         ids = imagenet_wnids()
-        assert len(set(ids)) == 1000
-        assert list(ids) == sorted(ids)
-        assert all(len(name) == 9 and name[0] == "n" and name[1:].isdecimal() for name in ids)
-
-    @pytest.mark.parametrize(
-        ("wnid", "label"),
-        [
-            ("n01440764", "tench"),
-            ("n02012849", "crane bird"),
-            ("n03126707", "crane"),
-            ("n02123045", "tabby"),
-            ("n03710637", "maillot"),
-            ("n03710721", "maillot tank suit"),
-            ("n15075141", "toilet tissue"),
-        ],
-    )
-    def test_ids_fit_the_labels(self, wnid: str, label: str) -> None:
-        index = imagenet_wnids().index(wnid)
-        assert IMAGENET.labels[index].replace(",", "") == label
+        assert (len(set(ids)), list(ids)) == (1000, sorted(ids))
+        assert all(re.fullmatch(r"n\d{8}", name) for name in ids)
+        named = {
+            "n01440764": "tench",
+            "n02012849": "crane bird",
+            "n03126707": "crane",
+            "n03710637": "maillot",
+            "n03710721": "maillot tank suit",
+            "n15075141": "toilet tissue",
+        }
+        assert {wnid: IMAGENET.labels[ids.index(wnid)] for wnid in named} == named
 
 
 class TestWalk:
@@ -206,11 +192,6 @@ class TestDraw:
         assert chosen.tolist() == sorted(set(chosen.tolist()))
         assert draw_evenly(labels, 74, 30).tolist() == chosen.tolist()
 
-    def test_of_fewer_than_the_classes_takes_no_class_twice(self) -> None:
-        labels = np.repeat(np.arange(10), 5)
-        chosen = draw_evenly(labels, 50, 7)
-        assert len(set(labels[chosen].tolist())) == 7
-
     def test_is_random_within_a_class(self) -> None:
         assert draw_evenly(np.zeros(1000, np.int64), 1000, 3).max() > 10
 
@@ -239,11 +220,11 @@ class TestBatches:
         batches = list(found.batches(3))
         assert [len(batch.images) for batch in batches] == [3, 1]
         damaged = [text for batch in batches for text in batch.damaged]
-        assert [
-            str(tmp_path / name) in text
-            for name, text in zip(["1.png", "4.png"], damaged, strict=True)
-        ]
-        assert "no known image format" in damaged[0]
+        assert len(damaged) == 2
+        assert (
+            damaged[0] == f"{tmp_path / '1.png'}: not readable as an image (no known image format)"
+        )
+        assert damaged[1].startswith(f"{tmp_path / '4.png'}: not readable as an image (")
 
     def test_damage_at_the_end_is_said_too(self, tmp_path: Path) -> None:
         write(tmp_path / "0.png")

@@ -79,48 +79,16 @@ def test_every_augmented_image_is_the_crop_and_flip_that_was_drawn() -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
     # the same draws by hand: rows, columns, flip
     draw = torch.rand(3, 40, generator=torch.Generator().manual_seed(3))
+    padded = nn.functional.pad(images, (4, 4, 4, 4))
     for i in range(40):
         top, left = int(draw[0, i] * 9), int(draw[1, i] * 9)
-        expected = torch.zeros(3, 8, 6)
-        for y in range(8):
-            for x in range(6):
-                source_y, source_x = y + top - 4, x + left - 4
-                if 0 <= source_y < 8 and 0 <= source_x < 6:
-                    expected[:, y, x] = images[i, :, source_y, source_x]
+        expected = padded[i, :, top : top + 8, left : left + 6]
         if draw[2, i] < 0.5:
             expected = expected.flip(2)
         assert torch.equal(result[i], expected)
 
 
-def test_all_offsets_and_both_flips_are_drawn_about_equally_often() -> None:
-    """One bright pixel in the middle shows where each image went."""
-    images = torch.zeros(8100, 1, 9, 9)
-    images[:, :, 4, 4] = 1
-    result = augment(images, torch.Generator().manual_seed(0))
-    assert torch.equal(result.sum((1, 2, 3)), torch.ones(8100))
-    counts = result.sum((0, 1))
-    # 100 expected at each of the 81 places; five standard deviations are 50
-    assert 50 < float(counts.min()) < float(counts.max()) < 150
-
-    ramp = torch.arange(1.0, 10.0).expand(2000, 1, 9, 9)
-    middle = augment(ramp, torch.Generator().manual_seed(0))[:, 0, 4, 4:6]
-    flipped = int((middle[:, 0] > middle[:, 1]).sum())
-    assert 850 < flipped < 1200  # some lie on the padding, where nothing can be told
-
-
-# --- data on the device ---------------------------------------------------------------------
-
-
-def test_resident_images_are_normalised_by_channel(colours: Colours) -> None:
-    spec = resolve("lenet5.cifar10")
-    data = colours(3, 0)
-    resident = ResidentImages(data, spec, CPU)
-    pre = spec.preprocessing
-    for channel in range(3):
-        expected = (data.images[..., channel] / 255 - pre.mean[channel]) / pre.std[channel]
-        np.testing.assert_allclose(resident.images[:, channel].numpy(), expected, atol=1e-5)
-    assert resident.images.dtype == torch.float32
-    assert len(resident) == 3
+# --- the test -------------------------------------------------------------------------------
 
 
 def test_evaluate_counts_the_right_answers_in_eval_mode() -> None:
@@ -202,13 +170,8 @@ class WithDropout(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("name", ["dropout", "resnet20.cifar10"])
-def test_an_epoch_after_resuming_is_the_epoch_without(name: str, colours: Colours) -> None:
-    spec = (
-        NetworkSpec(WithDropout, "dropout.cifar10", "test", CIFAR10, 0, FoldContract(1))
-        if name == "dropout"
-        else resolve(name)
-    )
+def test_an_epoch_after_resuming_is_the_epoch_without(colours: Colours) -> None:
+    spec = NetworkSpec(WithDropout, "dropout.cifar10", "test", CIFAR10, 0, FoldContract(1))
     recipe = Recipe(epochs=2, batch_size=8)
     data = ResidentImages(colours(24, 0), spec, CPU)
     whole = start(spec, recipe, 7, CPU)

@@ -42,40 +42,46 @@ def test_a_run_writes_a_checkpoint_and_its_record(
     spec = resolve("lenet5.cifar10")
     network = spec.build()
     source = load_checkpoint(network, out / FILES[1])
-    assert record["weights_sha256"] == source.sha256 == hashlib.sha256(content).hexdigest()
+    accuracy, data = dict[str, float](), dict[str, dict[str, str]]()
     for split in ("train", "test"):
         images = load_cifar10(cifar_folder, split)
-        measured = evaluate(network, ResidentImages(images, spec, torch.device("cpu")))
-        assert record["accuracy"][f"{split}_top1"] == measured
-        assert record["data"][split] == {
-            "description": images.description,
-            "sha256": images.sha256,
-        }
-    assert record["network"] == "lenet5.cifar10"
-    assert record["storage"] == {
-        "store": "auto",
-        "bytes": len(content),
-        "values": {"float16": 62_006 - 236, "float32": 236},  # weights, biases
-        "left_out": [],
+        resident = ResidentImages(images, spec, torch.device("cpu"))
+        accuracy[f"{split}_top1"] = evaluate(network, resident)
+        data[split] = {"description": images.description, "sha256": images.sha256}
+    history = record.pop("history")
+    assert record == {
+        "schema": 1,
+        "network": "lenet5.cifar10",
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "storage": {
+            "store": "auto",
+            "bytes": len(content),
+            "values": {"float16": 62_006 - 236, "float32": 236},  # weights, biases
+            "left_out": [],
+        },
+        "parameters": 62_006,
+        "accuracy": accuracy,
+        "recipe": RECIPE,
+        "seed": 5,
+        "data": data,
+        "versions": {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
     }
-    assert record["seed"] == 5
-    assert record["parameters"] == 62_006
-    assert record["device"] == "cpu"
-    assert record["versions"] == {
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-    assert record["recipe"] == RECIPE
-    assert [row["epoch"] for row in record["history"]] == [1, 2, 3]
-    assert record["history"][-1]["test_top1"] == record["accuracy"]["test_top1"]
+    assert source.sha256 == record["weights_sha256"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["test_top1"] == accuracy["test_top1"]
 
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = printed.err.splitlines()
     assert lines[4] == f"{out / FILES[1]}: {len(content) / 1e6:.2f} MB"
     assert [line[:9] for line in lines[:3]] == ["epoch   1", "epoch   2", "epoch   3"]
-    assert f"{record['accuracy']['test_top1']:.2%} top-1 on CIFAR-10 test set: all 40" in lines[3]
+    assert f"{accuracy['test_top1']:.2%} top-1 on CIFAR-10 test set: all 40" in lines[3]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint_whole(

@@ -12,7 +12,6 @@ from repr_models import (
     is_bundled,
     load_weights,
     networks,
-    resolve,
 )
 from repr_models.training.augment import ResidentImages
 from repr_models.training.loop import evaluate, on_device
@@ -32,11 +31,6 @@ def test_all_that_is_bundled_is_small() -> None:
 
 def test_the_networks_of_the_first_artifacts_are_bundled() -> None:
     assert {spec.name for spec in BUNDLED} >= FLOORS.keys()
-
-
-@pytest.mark.parametrize("name", FLOORS)
-def test_a_bare_name_takes_the_bundled_variant(name: str) -> None:
-    assert resolve(name.split(".")[0]).name == name
 
 
 @pytest.mark.parametrize("spec", BUNDLED, ids=lambda spec: spec.name)

@@ -144,17 +144,12 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 10))
 
 
-def malformed(
-    tensors: dict[str, Tensor | None], encoding: object, version: object = 1
-) -> tuple[State, dict[str, str]]:
+def malformed(tensors: dict[str, Tensor | None], encoding: object) -> tuple[State, dict[str, str]]:
     content = encode(small().state_dict())
     stored = load(content)
-    assert json.loads(_metadata(content)[METADATA_KEY])["encoding"] == {
-        "0.weight": "int8",
-        "1.weight": "fp16",
-    }
+    assert json.loads(_metadata(content)[METADATA_KEY])["encoding"] == RIGHT
     stored = {k: v for k, v in {**stored, **tensors}.items() if v is not None}
-    return stored, {METADATA_KEY: json.dumps({"version": version, "encoding": encoding})}
+    return stored, {METADATA_KEY: json.dumps({"version": 1, "encoding": encoding})}
 
 
 RIGHT = {"0.weight": "int8", "1.weight": "fp16"}

@@ -53,29 +53,22 @@ def test_none_a_setting_of_ones_own_and_a_goal_that_was_never_tuned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("goal", "graph", "change", "words"),
     [
-        ({"cpu": "Another"}, "cpu Another, here A CPU"),
-        ({"usable_cores": 4}, "usable_cores 4, here 2"),
-        ({"onnxruntime": "1.30.0"}, "onnxruntime 1.30.0, here 1.31.1"),
+        ("latency", GRAPH, {"cpu": "Another"}, "cpu Another, here A CPU"),
+        ("latency", GRAPH, {"usable_cores": 4}, "usable_cores 4, here 2"),
+        ("latency", GRAPH, {"onnxruntime": "1.30.0"}, "onnxruntime 1.30.0, here 1.31.1"),
+        ("throughput", GRAPH, {}, "tuned for throughput alone"),
+        ("latency", GRAPH[:16] + "cd" * 24, {}, "of another graph"),  # in the same file
     ],
 )
-def test_another_machines_or_versions_is_not_used(
-    here: Machine, change: dict[str, Any], words: str
+def test_what_was_tuned_for_something_else_is_not_used(
+    here: Machine, goal: str, graph: str, change: dict[str, Any], words: str
 ) -> None:
-    store("latency", Setting(threads=1), GRAPH, replace(here, **change))
+    store(goal, Setting(threads=1), graph, replace(here, **change))
     setting, why = resolve("latency", GRAPH, "1.31.1")
     assert setting is None
     assert words in why
-
-
-def test_another_goals_or_graphs_is_not_used(here: Machine) -> None:
-    store("throughput", Setting(), GRAPH, here)
-    assert "tuned for throughput alone" in resolve("latency", GRAPH, "1.31.1")[1]
-    other = GRAPH[:16] + "cd" * 24
-    path = store("latency", Setting(), other, here)
-    assert path == tuning_path(GRAPH, here)
-    assert "of another graph" in resolve("latency", GRAPH, "1.31.1")[1]
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,6 @@ def test_the_oldest_waits_for_company_as_long_as_max_delay() -> None:
     assert 0.4 <= made.stats().wait_longest < 10
 
 
-def test_without_delay_a_request_alone_is_run_alone() -> None:
-    session = FakeSession()
-    with batcher(session, max_delay=0) as made:
-        assert is_answer(made.run(sample(1)), 1)
-        assert is_answer(made.run(sample(2)), 2)
-    assert sizes(session) == [1, 1]
-
-
 def test_what_came_during_a_run_goes_together_in_order_of_arrival() -> None:
     session = FakeSession()
     with batcher(session, max_delay=0) as made:
@@ -121,27 +113,25 @@ def test_a_shape_that_fills_every_batch_does_not_starve_another() -> None:
         assert (1, 5) in [batch.shape for batch in session.seen[:4]]
 
 
-def test_a_fixed_batch_is_filled_up_and_says_so() -> None:
-    session = FakeSession(batch_size=8)
-    with batcher(session, max_batch=32, max_delay=0) as made:
-        assert made.max_batch == 8
-        assert "up to 8 samples, padded to 8" in repr(made)
-        assert is_answer(made.run(sample(3)), 3)
-        assert made.run(np.stack([sample(1), sample(2)]))["sum"].tolist() == [-2, -4]
-        assert made.stats().padding == 7 + 6
-        assert made.stats().batches == {1: 1, 2: 1}
-    assert np.array_equal(session.seen[0], np.tile(sample(3), (8, 1)))
-
-
-def test_an_engines_batch_sizes_are_kept_to() -> None:
-    session = FakeSession(sizes=(4, 16))
+@pytest.mark.parametrize(
+    ("session", "words", "runs"),
+    [
+        (FakeSession(batch_size=8), "up to 8 samples, padded to 8", {1: 8, 2: 8}),
+        (FakeSession(sizes=(4, 16)), "up to 16 samples, 0 s", {1: 4, 4: 4, 5: 16, 16: 16}),
+    ],
+)
+def test_batches_are_filled_up_to_the_sizes_that_there_are(
+    session: FakeSession, words: str, runs: dict[int, int]
+) -> None:
     with batcher(session, max_batch=64, max_delay=0) as made:
-        assert made.max_batch == 16
-        for rows, run_at in ((1, 4), (4, 4), (5, 16), (16, 16)):
-            answer = made.run(np.ones((rows, 2), np.float32))
-            assert answer["twice"].shape == (rows, 2)
-            assert len(session.seen[-1]) == run_at
-        assert made.stats().padding == 3 + 11
+        assert words in repr(made)
+        assert made.max_batch == max(runs.values())
+        for rows, run_at in runs.items():
+            x = np.stack([sample(i) for i in range(rows)])
+            assert np.array_equal(made.run(x)["twice"], 2 * x)
+            assert np.array_equal(session.seen[-1], x[np.minimum(range(run_at), rows - 1)])
+        assert made.stats().padding == sum(runs.values()) - sum(runs)
+        assert made.stats().batches == dict.fromkeys(runs, 1)
 
 
 def test_an_idle_batcher_uses_no_processor() -> None:

@@ -79,17 +79,13 @@ class Foreign:
         if values.nbytes:
             flat = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
             cuda.at(self.address, values.nbytes)[:] = flat
-        self.interface = {
+        self.__cuda_array_interface__ = {
             "shape": values.shape,
             "typestr": values.dtype.str,
             "data": (self.address, False),
             "version": 3,
             **changes,
         }
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self.interface
 
 
 class Shared(Foreign):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from repr_runtime.cuda.device import Cuda
+from repr_runtime.cuda.device import Capturing
 from repr_runtime.errors import CudaError, DeviceMemoryError
 
 Work = Callable[[], None]
@@ -31,7 +31,7 @@ class _Stream:
         self.invalid = False
 
 
-class FakeCuda(Cuda):
+class FakeCuda(Capturing):
     """One of several devices; ``memory`` is how many bytes it has."""
 
     name = "fake"

@@ -144,8 +144,7 @@ def _pycuda(device: FakeCuda) -> ModuleType:
             device.destroy_stream(self.handle)
 
     class Event:
-        def __init__(self, flags: int = 0) -> None:
-            del flags
+        def __init__(self) -> None:
             self.event = device.create_event()
 
         def record(self, stream: Stream) -> Event:

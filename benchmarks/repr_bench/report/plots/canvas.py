@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -63,6 +64,14 @@ def decimal_ticks(axis: Axis, steps: Sequence[float] = (1, 2, 5)) -> None:
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def write(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any
+) -> None:
+    """Small text, so many points away from the place ``at``."""
+    usual: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": INK}
+    axes.annotate(text, at, offset, **(usual | style))
 
 
 def name_points(

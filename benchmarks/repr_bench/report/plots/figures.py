@@ -15,6 +15,7 @@ from repr_bench.report.plots.canvas import (
     name_points,
     one_axes,
     to_svg,
+    write,
 )
 from repr_bench.report.rows import title_of
 from repr_bench.results.row import Row
@@ -43,8 +44,7 @@ def pareto_plot(rows: Sequence[Row], prefix: str) -> str:
     for row in rows:
         latency = row.latency_ms[50]
         assert row.graph is not None, "only rows with an accuracy are drawn"
-        assert row.graph.accuracy is not None
-        top1 = row.graph.accuracy.top1_percent
+        top1 = row.graph.figures["top1_percent"]
         points.append((latency.value, top1.value))
         x, y = (latency.value,) * 2, (top1.value,) * 2
         for ends, others in ((latency.interval, y), (x, top1.interval)):
@@ -82,16 +82,8 @@ def distribution_plot(row: Row, prefix: str) -> str:
     for percent in PERCENTILES:
         value = min(row.latency_ms[percent].value, float(edges[-1]))
         left.axvline(value, color=INK, linewidth=0.8)
-        left.annotate(
-            f"p{percent}",
-            (value, 1),
-            (0, 2),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7,
-            color=INK,
-        )
+        top = ("data", "axes fraction")
+        write(left, f"p{percent}", (value, 1), (0, 2), xycoords=top, ha="center", fontsize=7)
     left.set_yticks([])
     left.set_xlabel("ms (log scale)" if spread else "ms")
     if spread:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, name_points, one_axes, to_svg
+from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, name_points, one_axes, to_svg, write
 from repr_bench.results.roofline import Reached, Roofline
 
 _ROOM = 1.6
@@ -48,15 +48,8 @@ def _draw_roofs(
         if cache is not None:
             roof = np.minimum(peak.rate, x * cache.rate)
             axes.plot(x, roof, "--", color=colour, linewidth=0.8, zorder=1)
-        axes.annotate(
-            f"{peak.kind} {peak.rate:,.0f}",
-            (right, peak.rate),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=colour,
-        )
+        name = f"{peak.kind} {peak.rate:,.0f}"
+        write(axes, name, (right, peak.rate), (0, 3), ha="right", color=colour)
     axes.set_xlim(left, right)
     top = max(*up, *(peak.rate for peak in peaks)) * _ROOM
     axes.set_ylim(min(*up, *(left * memory.rate for _ in peaks)) / _ROOM, top)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg
+from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg, write
 from repr_bench.report.rows import title_of
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import RateTrial, per_second
@@ -34,7 +34,7 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     bound = row.trials[0].slo_ms
     # by rate, the confirming run of a rate last
     trials = sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms))
-    known = [f.value for t in trials for p, *_ in _CURVES if (f := t.latency_ms(p)) is not None]
+    known = [f.value for t in trials for p, *_ in _CURVES if (f := t.latency_ms.get(p)) is not None]
     shown = [value for value in known if value > 0 and math.isfinite(value)] + [bound]
     low = min(shown) / _ROOM
     axes.set_ylim(low, max(shown) * _ROOM)
@@ -71,7 +71,7 @@ def _describe(row: ScenarioRow, trials: Sequence[RateTrial]) -> str:
 
 
 def _words(trial: RateTrial, percent: int) -> str:
-    figure = trial.latency_ms(percent)
+    figure = trial.latency_ms.get(percent)
     if figure is None:
         return f"p{percent} unknown"
     if not math.isfinite(figure.value):
@@ -84,7 +84,7 @@ def _draw(axes: Axes, trials: Sequence[RateTrial], percent: int, colour: str, ma
     low, high = axes.get_ylim()
     line: dict[float, float] = {}
     for trial in trials:
-        figure = trial.latency_ms(percent)
+        figure = trial.latency_ms.get(percent)
         if figure is None:
             continue
         endless = not math.isfinite(figure.value)
@@ -115,14 +115,5 @@ def _write(
     side: str,
     colour: str = INK,
 ) -> None:
-    axes.annotate(
-        text,
-        at,
-        offset,
-        textcoords="offset points",
-        ha=side,
-        va="bottom" if offset[1] else "center",
-        fontsize=8,
-        color=colour,
-        annotation_clip=False,
-    )
+    up = "bottom" if offset[1] else "center"
+    write(axes, text, at, offset, ha=side, va=up, color=colour, annotation_clip=False)

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from repr_bench.report.document import NOTHING, Section, notes, table
 from repr_bench.report.sections.columns import probability, with_wilson
-from repr_bench.results.agreement import MARGINS, Agreement
-from repr_bench.results.graph import Graph
+from repr_bench.results.graph import MARGINS, Agreement, Graph
 from repr_bench.results.results import Results
 
 SIGNIFICANT = 0.05

@@ -4,39 +4,31 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from repr_bench.report.document import NOTHING, Line, Table
-from repr_bench.report.rows import (
-    AnyRow,
-    agreement_of,
-    graph_of,
-    latency_of,
-    rate_of,
-    top1_of,
-    top5_of,
-)
-from repr_bench.results.agreement import Flips
+from repr_bench.report.document import NOTHING, Line, Table, table
+from repr_bench.report.rows import AnyRow, answer_of, graph_of, latency_of, rate_of
+from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
+from repr_bench.results.trials import PERCENTILES
 from repr_bench.statistics.intervals import Figure, decimals
 
 TOP1, AGREE = "top-1 % (95 %)", "agree % (95 %)"
+TOP5, FLIPS = "top-5 % (95 %)", "flips (McNemar)"
+_WORDS = ("network", "precision")
+_SPARE = ("mult-adds M", "params M", "graph MB", TOP5, FLIPS, AGREE, "p90 ms", "p99 ms")
 
 
 @dataclass(frozen=True)
 class Column:
     """One column: by which ``value`` it is sorted, and the ``text`` that is shown.
 
-    ``spare`` columns leave a terminal too narrow for all, the largest first. An ``optional`` one
-    is shown where a row has something in it.
+    An ``optional`` one is shown where a row has something in it.
     """
 
     title: str
     value: Callable[[AnyRow], float | str | None]
     text: Callable[[AnyRow], str]
-    numeric: bool = True
-    spare: int = 0
     optional: bool = False
 
 
@@ -62,12 +54,12 @@ def top1_text(row: AnyRow) -> str:
     graph = graph_of(row)
     if graph and graph.accuracy is None and graph.weights == "random":
         return "random weights"
-    return with_wilson(top1_of(row))
+    return with_wilson(answer_of(row, "top1_percent"))
 
 
 def agreement_text(row: AnyRow) -> str:
     """Agreement in percent with its interval, where it is known."""
-    return with_wilson(agreement_of(row))
+    return with_wilson(answer_of(row, "agreement_percent"))
 
 
 def probability(value: float) -> str:
@@ -89,16 +81,17 @@ def _figure(
     title: str,
     of: Callable[[AnyRow], Figure | None],
     text: Callable[[AnyRow], str] | None = None,
-    **more: Any,
+    *,
+    optional: bool = False,
 ) -> Column:
     def value(row: AnyRow) -> float | None:
         found = of(row)
         return None if found is None else found.value
 
-    return Column(title, value, text or (lambda row: text_of(of(row))), **more)
+    return Column(title, value, text or (lambda row: text_of(of(row))), optional)
 
 
-def _millions(title: str, name: str, spare: int) -> Column:
+def _millions(title: str, name: str) -> Column:
     """A count that the graph has, in millions."""
 
     def value(row: AnyRow) -> int | None:
@@ -108,7 +101,7 @@ def _millions(title: str, name: str, spare: int) -> Column:
         count = value(row)
         return NOTHING if count is None else f"{count / 1e6:,.2f}"
 
-    return Column(title, value, text, spare=spare)
+    return Column(title, value, text)
 
 
 def _flips(row: AnyRow) -> Flips | None:
@@ -127,26 +120,20 @@ def _flips_value(row: AnyRow) -> int | None:
     return flips.lost + flips.gained if flips else None
 
 
+_top5 = partial(answer_of, name="top5_percent")
 COLUMNS = (
-    Column("network", lambda row: row.label.casefold(), marked, numeric=False),
-    Column(
-        "precision", lambda row: row.precision, lambda row: row.precision or NOTHING, numeric=False
-    ),
+    Column("network", lambda row: row.label.casefold(), marked),
+    Column("precision", lambda row: row.precision, lambda row: row.precision or NOTHING),
     Column("batch", lambda row: row.batch, lambda row: str(row.batch or NOTHING)),
-    *(
-        _figure(f"p{percent} ms", partial(latency_of, percent=percent), spare=spare)
-        for percent, spare in ((50, 0), (90, 2), (99, 1))
-    ),
+    *(_figure(f"p{percent} ms", partial(latency_of, percent=percent)) for percent in PERCENTILES),
     _figure("images/s", rate_of),
-    _figure(TOP1, top1_of, top1_text),
-    _figure(
-        "top-5 % (95 %)", top5_of, lambda row: with_wilson(top5_of(row)), spare=5, optional=True
-    ),
-    _figure(AGREE, agreement_of, agreement_text, spare=3, optional=True),
-    Column("flips (McNemar)", _flips_value, _flips_text, spare=4, optional=True),
-    _millions("graph MB", "bytes", 6),
-    _millions("params M", "parameters", 7),
-    _millions("mult-adds M", "multiply_adds", 8),
+    _figure(TOP1, partial(answer_of, name="top1_percent"), top1_text),
+    _figure(TOP5, _top5, lambda row: with_wilson(_top5(row)), optional=True),
+    _figure(AGREE, partial(answer_of, name="agreement_percent"), agreement_text, optional=True),
+    Column(FLIPS, _flips_value, _flips_text, optional=True),
+    _millions("graph MB", "bytes"),
+    _millions("params M", "parameters"),
+    _millions("mult-adds M", "multiply_adds"),
 )
 
 
@@ -171,13 +158,8 @@ def figures_table(results: Results) -> Table:
         for row in results.rows
     ]
     lines += [Line(tuple(column.text(other) for column in columns)) for other in results.others]
-    return Table(
-        label="Table of figures",
-        titles=tuple(column.title for column in columns),
-        rows=tuple(lines),
-        numeric=[index for index, column in enumerate(columns) if column.numeric],
-        spare={index: column.spare for index, column in enumerate(columns)},
-    )
+    titles = [column.title for column in columns]
+    return table("Table of figures", titles, lines, _WORDS, _SPARE)
 
 
 def _interval(title: str, row: Row) -> str:

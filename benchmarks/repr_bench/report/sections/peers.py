@@ -12,16 +12,14 @@ from repr_bench.results.peers import (
     Overall,
     PeerRow,
     Ratio,
-    latency_ratios,
-    overall,
-    throughput_ratios,
+    best_ratios,
+    ratios_at,
 )
 from repr_bench.statistics.intervals import times
 
 TITLES = ("network", "precision", "measure", "batch", "run by", "p50 ms", "images/s", "ours is")
 WORDS = ("network", "precision", "measure", "run by")
 """Titles of columns that hold text."""
-_RATIOS = {"latency": latency_ratios, "throughput": throughput_ratios}
 _SPARE = ("images/s", "precision")
 
 
@@ -55,7 +53,7 @@ def ratio_of(rows: tuple[PeerRow, ...], row: PeerRow) -> Ratio | None:
     """Ours against that row; None for our own, and where one of both is missing."""
     if row.peer == OURS or row.batch is None:
         return None
-    found = _RATIOS[row.measure](rows, row.peer, row.batch)
+    found = ratios_at(rows, row.measure, row.peer, row.batch)
     return next((one for one in found if one.peer is row), None)
 
 
@@ -69,16 +67,15 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
         of = tuple(row for row in rows if row.precision == precision)
         batches = {m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in MEASURES}
         cases = [
-            (f"{measure} at batch {batch}", _RATIOS[measure](of, peer, batch))
+            (f"{measure} at batch {batch}", ratios_at(of, measure, peer, batch))
             for measure in MEASURES
             for batch in batches[measure]
         ]
         if len(batches["throughput"]) > 1:
-            best = throughput_ratios(of, peer)
-            cases.append(("throughput with each at its best batch", best))
+            cases.append(("throughput with each at its best batch", best_ratios(of, peer)))
         for what, ratios in cases:
-            if (found := overall(ratios)) is not None:
-                yield f"{peer}, {precision} {what}", found
+            if ratios:
+                yield f"{peer}, {precision} {what}", Overall(tuple(ratios))
 
 
 def summaries(rows: tuple[PeerRow, ...]) -> list[str]:

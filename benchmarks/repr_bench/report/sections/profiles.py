@@ -54,12 +54,11 @@ def _layers(profile: Profile, peak: Peak | None) -> Iterator[Line]:
 
 def profiles_section(results: Results) -> Section:
     """Each profile's operators and its slowest layers."""
-    return Section(
-        "profiles",
-        "Profiles",
-        parts=tuple(_part(results, profile) for profile in results.profiles),
-        notes=notes("meaning", meanings(results)),
-    )
+    parts = tuple(_part(results, profile) for profile in results.profiles)
+    found = [FORMULA, f"Of the layers the {TOP} slowest are shown; --json has all of them."]
+    if results.roofline is None:
+        found.append("The share of the machine's peak needs --roofline.")
+    return Section("profiles", "Profiles", parts=parts, notes=notes("meaning", found))
 
 
 def _part(results: Results, profile: Profile) -> Section:
@@ -73,14 +72,6 @@ def _part(results: Results, profile: Profile) -> Section:
             table(f"Slowest layers of {name}", LAYERS, layers, WORDS, _SPARE),
         )
     return Section("", f"Profile of {name}", text=summary(profile), tables=tables)
-
-
-def meanings(results: Results) -> list[str]:
-    """How the figures were found."""
-    found = [FORMULA, f"Of the layers the {TOP} slowest are shown; --json has all of them."]
-    if results.roofline is None:
-        found.append("The share of the machine's peak needs --roofline.")
-    return found
 
 
 def _ms(microseconds: float) -> str:

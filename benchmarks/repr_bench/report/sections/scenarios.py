@@ -167,7 +167,7 @@ def scenario_cautions(results: Results) -> list[str]:
                 f"{title_of(row)} may hold more: the load generator was itself {confirmed.late_ms:.3g} ms "
                 f"late at p99, which is in the latencies; run it on a machine with an idle core"
             )
-        p99 = confirmed and confirmed.latency_ms(PERCENT["server"])
+        p99 = confirmed and confirmed.latency_ms.get(PERCENT["server"])
         if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
             unsure.append(title_of(row))
     if unsure:
@@ -263,7 +263,7 @@ def _trial_line(trial: RateTrial) -> tuple[str, ...]:
     mean = trial.mean_batch
     return (
         *(per_second(trial.offered), outcome, per_second(trial.achieved), text_of(trial.goodput)),
-        *(text_of(trial.latency_ms(50)), text_of(trial.latency_ms(99))),
+        *(text_of(trial.latency_ms.get(50)), text_of(trial.latency_ms.get(99))),
         f"{100 * trial.refused_share:.2g}",
         NOTHING if mean is None else f"{mean:.3g}",
         f"{trial.late_ms:.{1 if trial.late_ms < 10 else 0}f}",

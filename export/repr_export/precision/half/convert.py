@@ -1,6 +1,7 @@
 """Writes half precision into an fp32 graph: a strongly typed graph of fp16 or bf16."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -119,22 +120,17 @@ def _raise_opset(model: ir.Model, fmt: HalfFormat) -> None:
     opset = opset_of(model)
     if opset >= fmt.opset:
         return
-    hint = f"export it with --opset {fmt.opset}"
+    needs, hint = f"{fmt.name} needs opset {fmt.opset}", f"export it with --opset {fmt.opset}"
     if opset < _OLDEST_CONVERTIBLE:
-        raise PrecisionError(
-            f"{fmt.name} needs opset {fmt.opset}, the graph has {opset}, too old to convert; {hint}"
-        )
+        raise PrecisionError(f"{needs}, the graph has {opset}, too old to convert; {hint}")
     try:
         version_converter.convert_version(model, fmt.opset)
     except Exception as error:  # the converter's errors share no base
         raise PrecisionError(
-            f"{fmt.name} needs opset {fmt.opset}, to which the graph cannot be converted: "
-            f"{first_line(error)}; {hint}"
+            f"{needs}, to which the graph cannot be converted: {first_line(error)}; {hint}"
         ) from error
     if opset_of(model) != fmt.opset:
-        raise PrecisionError(
-            f"{fmt.name} needs opset {fmt.opset}, the converter left {opset_of(model)}; {hint}"
-        )
+        raise PrecisionError(f"{needs}, the converter left {opset_of(model)}; {hint}")
     model.ir_version = max(model.ir_version, _BF16_IR_VERSION)
 
 
@@ -187,7 +183,7 @@ class _Rewrite:
         self.kept = reasons_for_fp32(model, fmt, named, self.bodies, io_is_half=io == "half")
         self.on_data = nodes_on_data(self.graph, self.bodies)
         self.types = {value: self.end for value in self.graph.inputs if is_float(value)}
-        self.uses: dict[ir.Value, _Uses] = {}
+        self.uses: defaultdict[ir.Value, _Uses] = defaultdict(_Uses)
         self.half_nodes: list[ir.Node] = []
         self.names = Names(model)
         self.casts = 0
@@ -198,12 +194,12 @@ class _Rewrite:
             self._plan(node)
         for index, value in enumerate(self.graph.outputs):
             if is_float(value):
-                self._of(value).outputs.setdefault(self.end, []).append(index)
+                self.uses[value].outputs.setdefault(self.end, []).append(index)
         for value, dtype in self.types.items():
             if not is_constant(value):
                 value.type = ir.TensorType(dtype)
-                if value.const_value is not None:
-                    self._round_in_place(value, dtype)
+                if value.const_value is not None and dtype == self.half:
+                    self._round_in_place(value)
         for node in self.half_nodes:
             if is_op(node, "Cast"):
                 node.attributes["to"] = ir.AttrInt64("to", self.half.value)
@@ -229,10 +225,10 @@ class _Rewrite:
             reads = self._plan_half(node)
         for index, value in enumerate(node.inputs):
             if value is not None and is_float(value):
-                self._of(value).inputs.setdefault(reads[index], []).append((node, index))
+                self.uses[value].inputs.setdefault(reads[index], []).append((node, index))
         for value in self.bodies.get(node, ()):
             if is_float(value):
-                self._of(value).inputs.setdefault(_FLOAT, []).extend(
+                self.uses[value].inputs.setdefault(_FLOAT, []).extend(
                     (use.node, use.idx) for use in value.uses() if use.node.graph is not self.graph
                 )
 
@@ -241,42 +237,36 @@ class _Rewrite:
         results = [index for index, value in enumerate(node.outputs) if is_float(value)]
         if signature is None or not (results or any(map(is_float, node.inputs))):
             return dict.fromkeys(range(len(node.inputs)), _FLOAT)
-        halves = {signature.output(index) for index in results} & signature.halves
+        halves = {signature.outputs[index] for index in results} & signature.halves
         for index in results:
-            if signature.output(index) in halves:
+            if signature.outputs[index] in halves:
                 self.types[node.outputs[index]] = self.half
         if results:
             self.half_nodes.append(node)
         # A type that no output shares is read as it comes: half if any of its values is.
-        for index, value in enumerate(node.inputs):
-            variable = signature.input(index)
+        for variable, value in zip(signature.inputs, node.inputs, strict=True):
             if variable in signature.halves and self._type(value) == self.half:
                 halves.add(variable)
         return {
-            index: self.half if signature.input(index) in halves else _FLOAT
-            for index in range(len(node.inputs))
+            index: self.half if variable in halves else _FLOAT
+            for index, variable in enumerate(signature.inputs)
         }
 
     def _type(self, value: ir.Value | None) -> ir.DataType | None:
         return None if value is None else self.types.get(value, value.dtype)
 
-    def _of(self, value: ir.Value) -> _Uses:
-        return self.uses.setdefault(value, _Uses())
-
     # Apply.
 
-    def _round_in_place(self, value: ir.Value, dtype: ir.DataType) -> None:
-        if dtype == _FLOAT:
-            return
+    def _round_in_place(self, value: ir.Value) -> None:
         rounded, counts = round_to(unrounded(value), self.fmt)
         self.weights += counts
-        value.const_value = ir.tensor(rounded, dtype=dtype, name=value.name)
-        value.type = ir.TensorType(dtype)
+        value.const_value = ir.tensor(rounded, dtype=self.half, name=value.name)
+        value.type = ir.TensorType(self.half)
 
     def _give_constant(self, value: ir.Value, uses: _Uses) -> None:
         """Constants need no Cast: they are stored in each type in which they are read."""
         if set(uses.inputs) | set(uses.outputs) == {self.half}:
-            self._round_in_place(value, self.half)
+            self._round_in_place(value)
             return
         readers, places = uses.inputs.get(self.half, ()), uses.outputs.get(self.half, ())
         if not readers and not places:

@@ -29,11 +29,6 @@ class HalfFormat:
     smallest_normal: float
     opset: int
 
-    @property
-    def onnx_type(self) -> str:
-        """As operator schemas write it."""
-        return f"tensor({self.dtype.name.lower()})"
-
 
 FORMATS: dict[str, HalfFormat] = {
     "fp16": HalfFormat("fp16", ir.DataType.FLOAT16, 11, 65504.0, 2.0**-14, 1),

@@ -62,12 +62,10 @@ def largest_values(model: ir.Model, samples: SampleSet) -> dict[ir.Value, float]
 
     Infinity, as of a mask, is infinity in fp16 too.
     """
+    made = [output for node in model.graph for output in node.outputs]
     values = [
         value
-        for value in (
-            *model.graph.inputs,
-            *(output for node in model.graph for output in node.outputs),
-        )
+        for value in (*model.graph.inputs, *made)
         if is_float(value) and value.name and not is_constant(value)
     ]
     if not values:

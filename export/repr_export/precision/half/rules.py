@@ -33,25 +33,16 @@ from repr_export.graph.values import (
 )
 from repr_export.precision.half.formats import HalfFormat, round_to
 
-ALWAYS_FP32: Mapping[str, str] = {
-    operator: reason
-    for operators, reason in (
-        (
-            "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization "
-            "LpNormalization LRN MeanVarianceNormalization RMSNormalization",
-            "normalisation statistics",
-        ),
-        ("Softmax LogSoftmax Exp Log Pow Softplus", "exponentials"),
-        ("Sqrt Reciprocal", "roots and reciprocals, mostly of a variance"),
-        (
-            "CumSum LpPool GlobalLpPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceProd "
-            "ReduceSum ReduceSumSquare",
-            "a sum or product of many values",
-        ),
-        ("QuantizeLinear DequantizeLinear", "quantization scales"),
-    )
-    for operator in operators.split()
+_ALWAYS = {
+    "normalisation statistics": "BatchNormalization GroupNormalization InstanceNormalization "
+    "LayerNormalization LpNormalization LRN MeanVarianceNormalization RMSNormalization",
+    "exponentials": "Softmax LogSoftmax Exp Log Pow Softplus",
+    "roots and reciprocals, mostly of a variance": "Sqrt Reciprocal",
+    "a sum or product of many values": "CumSum LpPool GlobalLpPool ReduceL1 ReduceL2 "
+    "ReduceLogSum ReduceLogSumExp ReduceProd ReduceSum ReduceSumSquare",
+    "quantization scales": "QuantizeLinear DequantizeLinear",
 }
+ALWAYS_FP32 = {name: reason for reason, names in _ALWAYS.items() for name in names.split()}
 """Operators that stay in fp32 wherever they stand, with the reason."""
 
 _ACCUMULATING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "GRU", "LSTM", "RNN")
@@ -73,23 +64,15 @@ def largest_window(fmt: HalfFormat) -> int:
 
 @dataclass(frozen=True)
 class Signature:
-    """The types an operator takes, slot by slot, as its schema names them.
+    """The types of a node's inputs and outputs, as the operator's schema names them.
 
-    ``inputs`` and ``outputs`` hold type variables (``T``) or types (``tensor(float)``); the
-    last stands for all that follow. ``halves`` are those that may be the half type.
+    ``inputs`` and ``outputs`` hold type variables (``T``) or types (``tensor(float)``), one for
+    each. ``halves`` are those that may be the half type.
     """
 
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: list[str]
+    outputs: list[str]
     halves: frozenset[str]
-
-    def input(self, index: int) -> str:
-        """The type variable or type of input ``index``."""
-        return self.inputs[min(index, len(self.inputs) - 1)]
-
-    def output(self, index: int) -> str:
-        """The type variable or type of output ``index``."""
-        return self.outputs[min(index, len(self.outputs) - 1)]
 
 
 def signature_of(node: ir.Node, opset: int, fmt: HalfFormat) -> Signature | None:
@@ -100,12 +83,17 @@ def signature_of(node: ir.Node, opset: int, fmt: HalfFormat) -> Signature | None
         schema = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return None
-    formals = [*schema.inputs, *schema.outputs]
+    formals, half = [*schema.inputs, *schema.outputs], f"tensor({fmt.dtype.name.lower()})"
     return Signature(
-        tuple(formal.type_str for formal in schema.inputs),
-        tuple(formal.type_str for formal in schema.outputs),
-        frozenset(formal.type_str for formal in formals if fmt.onnx_type in formal.types),
+        _types(schema.inputs, len(node.inputs)),
+        _types(schema.outputs, len(node.outputs)),
+        frozenset(formal.type_str for formal in formals if half in formal.types),
     )
+
+
+def _types(formals: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[str]:
+    """Of ``count`` values; the last of the operator's stands for all that follow."""
+    return [formals[min(index, len(formals) - 1)].type_str for index in range(count)]
 
 
 def is_float(value: ir.Value | None) -> bool:
@@ -169,7 +157,7 @@ def _reason(node: ir.Node, opset: int, fmt: HalfFormat) -> str | None:
     results = [index for index, value in enumerate(node.outputs) if is_float(value)]
     if not results:
         return None
-    if not any(signature.output(index) in signature.halves for index in results):
+    if not any(signature.outputs[index] in signature.halves for index in results):
         return f"ONNX's {node.op_type} does not take {fmt.name} in opset {opset}"
     if is_op(node, "Cast"):
         source = node.inputs[0]

@@ -48,10 +48,9 @@ def insert_qdq(model: ir.Model, chosen: Collection[str], ranges: Ranges) -> None
         if node_name(node) not in chosen:
             continue
         if node.op_type == "Add":
-            every = [node_name(each) for each in model.graph]
             operand = residual_operand(node, chosen)
             if operand is None:  # chosen alone: the layer that it would be fused with is not int8
-                operand = residual_operand(node, every)
+                operand = residual_operand(node, [node_name(each) for each in model.graph])
             assert operand is not None  # such additions are not chosen
             pairs.quantize_activation(node, operand)
         else:

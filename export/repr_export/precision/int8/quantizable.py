@@ -57,13 +57,20 @@ def find_quantizable(model: ir.Model, target: Target) -> Quantizable:
     §4).
     """
     weighted = [node for node in model.graph if _is_weighted(node, target)]
-    behind, ahead = _reached_from(model, weighted), _reaching(model, weighted)
+    behind: set[ir.Value | None] = set()  # what depends on an output of a layer
+    for node in model.graph:
+        if node in weighted or not behind.isdisjoint(node.inputs):
+            behind.update(node.outputs)
+    ahead: set[ir.Value | None] = set()  # what an output of a layer depends on
+    for node in reversed(model.graph):
+        if node in weighted or not ahead.isdisjoint(node.outputs):
+            ahead.update(node.inputs)
     kept = {}
     for node in model.graph:
         if node in weighted:
-            if not _any_in(node.inputs[:1], behind):
+            if node.inputs[0] not in behind:
                 kept[node_name(node)] = "first layer"
-            elif not any(output in ahead for output in node.outputs):
+            elif ahead.isdisjoint(node.outputs):
                 kept[node_name(node)] = "last layer"
         elif any(is_op(node, op) for op in _WEIGHTED["tensorrt"]):
             kept[node_name(node)] = (
@@ -122,25 +129,3 @@ def _layer_operand(node: ir.Node, weighted: Collection[ir.Node]) -> bool:
         and all(constant_of(value) is None for value in node.inputs)
         and residual_operand(node, {node_name(each) for each in weighted}) is not None
     )
-
-
-def _reached_from(model: ir.Model, nodes: Collection[ir.Node]) -> set[ir.Value]:
-    """The values that depend on an output of ``nodes``."""
-    reached: set[ir.Value] = set()
-    for node in model.graph:
-        if node in nodes or _any_in(node.inputs, reached):
-            reached.update(node.outputs)
-    return reached
-
-
-def _reaching(model: ir.Model, nodes: Collection[ir.Node]) -> set[ir.Value]:
-    """The values that an output of ``nodes`` depends on."""
-    reaching: set[ir.Value] = set()
-    for node in reversed(model.graph):
-        if node in nodes or any(output in reaching for output in node.outputs):
-            reaching.update(value for value in node.inputs if value is not None)
-    return reaching
-
-
-def _any_in(values: Collection[ir.Value | None], among: Collection[ir.Value]) -> bool:
-    return any(value in among for value in values if value is not None)

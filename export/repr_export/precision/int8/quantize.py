@@ -13,13 +13,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from repr_export.errors import GraphError, OptionError, PrecisionError, first_line
+from repr_export.errors import GraphError, PrecisionError, first_line
 from repr_export.graph.values import constant_of, graph_nodes, is_op, node_name, opset_of
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.standard import lift_constants
 from repr_export.precision.int8.qdq import insert_qdq
 from repr_export.precision.int8.quantizable import (
-    TARGETS,
     Quantizable,
     Target,
     find_quantizable,
@@ -91,9 +90,9 @@ def quantize(
     int32 biases; weights of 7 bits where the CPU has no VNNI, whose 8-bit products of pairs
     overflow 16 bits.
 
-    Raises :class:`OptionError` for another target, :class:`PrecisionError` if ``exclude`` names
-    no such node or nothing is left to quantize, :class:`GraphError` for a graph that is not
-    fp32, already quantized, below opset 13, or not the one of ``ranges``.
+    Raises :class:`PrecisionError` if ``exclude`` names no such node or nothing is left to
+    quantize, :class:`GraphError` for a graph that is not fp32, already quantized, below opset
+    13, or not the one of ``ranges``.
     """
     model, found = _prepare(graph, target)
     unknown = [name for name in exclude if name not in found.names]
@@ -123,15 +122,9 @@ def quantize(
     )
 
 
-def quantize_nodes(
-    graph: bytes, ranges: Ranges, nodes: Collection[str], *, target: Target
-) -> bytes:
-    """``graph`` with exactly ``nodes``, of those that :func:`quantizable` names, in int8."""
-    model, found = _prepare(graph, target)
-    strangers = set(nodes) - {*found.weighted, *found.additions}
-    if strangers or not nodes:
-        raise PrecisionError(f"cannot make int8 of {sorted(strangers) or 'no nodes'}")
-    return _write(model, set(nodes), ranges, target)[0]
+def quantize_alone(graph: bytes, ranges: Ranges, node: str, *, target: Target) -> bytes:
+    """``graph`` with just ``node``, one of those that :func:`quantizable` finds, in int8."""
+    return _write(_prepare(graph, target)[0], {node}, ranges, target)[0]
 
 
 def cpu_has_vnni() -> bool:
@@ -146,8 +139,6 @@ def cpu_has_vnni() -> bool:
 
 
 def _prepare(graph: bytes, target: Target) -> tuple[ir.Model, Quantizable]:
-    if target not in TARGETS:
-        raise OptionError(f"int8 graphs are made for {' and '.join(TARGETS)}, not for {target!r}")
     try:
         model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)))
     except Exception as error:  # protobuf's and onnx's share no base

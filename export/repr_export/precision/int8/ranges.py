@@ -92,11 +92,11 @@ def measure_ranges(
                 )
             extremes[name] = min(extremes[name][0], low), max(extremes[name][1], high)
         progress("measuring ranges", done, len(calibration))
+    tensors = {name: Range(*pair) for name, pair in extremes.items()}
     if method == "min-max":
-        tensors = {name: Range(*pair) for name, pair in extremes.items()}
         return Ranges(tensors, method, len(calibration), calibration.description)
 
-    largest = {name: Range(*pair).largest for name, pair in extremes.items()}
+    largest = {name: each.largest for name, each in tensors.items()}
     counts = {name: np.zeros(_BINS, np.int64) for name in observer.names}
     for values, done in observer.run():
         for name, array in values.items():
@@ -104,7 +104,6 @@ def measure_ranges(
                 counts[name] += histogram(array, largest[name])
         progress("counting values", done, len(calibration))
     threshold = entropy_threshold if method == "entropy" else percentile_threshold
-    tensors = {}
     for done, (name, (low, high)) in enumerate(extremes.items(), 1):
         cut = largest[name] * threshold(counts[name]) if largest[name] > 0 else 0.0
         tensors[name] = Range(max(low, -cut), min(high, cut))
@@ -162,7 +161,7 @@ def _divergence(density: NDArray[np.float64], width: int) -> float:
 
 
 class _Observer:
-    """A graph with each of its float32 tensors as an output."""
+    """A graph with all of its float32 tensors as its outputs."""
 
     def __init__(self, graph: bytes, calibration: CalibrationSet) -> None:
         try:
@@ -173,15 +172,14 @@ class _Observer:
         inputs = [value for value in model.graph.input if value.name not in constants]
         wide = [v.name for v in inputs if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
         computed = {name for node in model.graph.node for name in node.output}
-        given = {value.name for value in model.graph.output}
         floats = [
             value
             for value in (*model.graph.value_info, *model.graph.output)
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name in computed
         ]
-        model.graph.output.extend(value for value in floats if value.name not in given)
-        self._outputs = [value.name for value in floats]
-        self.names = (*wide, *self._outputs)
+        del model.graph.output[:]
+        model.graph.output.extend(floats)
+        self.names = (*wide, *(value.name for value in floats))
         # Fusions would hide tensors, or compute what stands between two of them otherwise.
         self._graph = CpuGraph(model.SerializeToString(), optimize=False)
 

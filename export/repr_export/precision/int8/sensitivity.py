@@ -14,7 +14,7 @@ from repr_export.graph.multiply_adds import UncountableError, count_multiply_add
 from repr_export.graph.values import node_name
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.int8.quantizable import Target, name_nodes
-from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_nodes
+from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_alone
 from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
 from repr_export.samples import CpuGraph, run_samples
 
@@ -66,14 +66,8 @@ class Bisection:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {
-            "keep": list(self.keep),
-            "accuracy": self.accuracy,
-            "reference": self.reference,
-            "evaluations": self.evaluations,
-            "kept_share": self.kept_share,
-        }
+        """For the manifest: all but the graph."""
+        return {name: value for name, value in vars(self).items() if name != "quantized"}
 
 
 def scan(
@@ -103,7 +97,7 @@ def scan(
     rows = []
     names = (*found.weighted, *found.additions)
     for done, name in enumerate(names, 1):
-        alone = quantize_nodes(graph, ranges, (name,), target=target)
+        alone = quantize_alone(graph, ranges, name, target=target)
         noise = float(np.square(_first_output(alone, images) - reference).mean())
         sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
         rows.append(NodeSensitivity(name, sqnr, None if costs is None else costs.get(name, 0)))

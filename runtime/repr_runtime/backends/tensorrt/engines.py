@@ -25,11 +25,9 @@ class ForeignEngineWarning(UserWarning):
 
 def engines_of(manifest: Manifest, precision: str) -> list[EngineInfo]:
     """The artifact's engines of that precision, in the order in which they are tried."""
-    order = [*EDITIONS]
+    order = {name: place for place, name in enumerate(EDITIONS)}
     found = [info for info in manifest.engines if info.precision == precision]
-    return sorted(
-        found, key=lambda info: order.index(info.flavour) if info.flavour in order else len(order)
-    )
+    return sorted(found, key=lambda info: order.get(info.flavour, len(order)))
 
 
 def open_engine(

@@ -107,11 +107,6 @@ class Lane:
             self._owned.close()
             raise
 
-    @property
-    def captured(self) -> bool:
-        """Whether runs of the present batch size replay a graph."""
-        return self._graph is not None
-
     def _set_shapes(self, inputs: tuple[TensorSpec, ...], rows: int) -> None:
         for spec in inputs:
             shape = _sized(spec, rows)

@@ -22,22 +22,8 @@ class Lanes:
         self._cuda, self._make, self._dispose, self._limit = cuda, make, dispose, limit
         self._changed = threading.Condition()
         self._free: list[Lane] = []  # the one used last at the end
-        self._count = self._users = 0
+        self._count, self._users = 0, 1  # the owner is one, until it closes this
         self._closed = False
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Keeps the device open while it lasts; raises :class:`SessionClosedError` if closed."""
-        with self._changed:
-            if self._closed:
-                raise SessionClosedError(
-                    "the session was closed by another thread; load the artifact again"
-                )
-            self._users += 1
-        try:
-            yield
-        finally:
-            self._leave()
 
     @contextmanager
     def take(self, profile: int, rows: int, fixed: bool) -> Iterator[tuple[Lane, bool]]:
@@ -45,17 +31,27 @@ class Lanes:
 
         ``fixed``: lanes hold a graph of their batch size, so that one of another size is
         taken only when there may be no more lanes. A lane in which something fails is closed.
+        Raises :class:`SessionClosedError` after ``close``.
         """
-        with self.alive(), self._cuda.current():
-            lane, is_new = self._acquire(profile, rows, fixed)
-            try:
-                yield lane, is_new
-            except BaseException:
-                self._drop(lane)
-                raise
-            with self._changed:
-                self._free.append(lane)
-                self._changed.notify()
+        with self._changed:
+            if self._closed:
+                raise SessionClosedError(
+                    "the session was closed by another thread; load the artifact again"
+                )
+            self._users += 1
+        try:
+            with self._cuda.current():
+                lane, is_new = self._acquire(profile, rows, fixed)
+                try:
+                    yield lane, is_new
+                except BaseException:
+                    self._drop(lane)
+                    raise
+                with self._changed:
+                    self._free.append(lane)
+                    self._changed.notify()
+        finally:
+            self._leave()
 
     def _acquire(self, profile: int, rows: int, fixed: bool) -> tuple[Lane, bool]:
         while True:
@@ -110,24 +106,19 @@ class Lanes:
             self._count -= 1
             self._changed.notify()
 
-    def _leave(self) -> None:
-        with self._changed:
-            self._users -= 1
-            last = self._closed and self._users == 0
-        if last:
-            self._finish()
-
     def close(self) -> None:
         """Free all lanes, now or when the last run has come to its end."""
         with self._changed:
             if self._closed:
                 return
             self._closed = True
-            idle = self._users == 0
-        if idle:
-            self._finish()
+        self._leave()
 
-    def _finish(self) -> None:
+    def _leave(self) -> None:
+        with self._changed:
+            self._users -= 1
+            if self._users:
+                return
         with self._cuda.current():
             lanes, self._free = self._free, []
             for lane in lanes:

@@ -10,7 +10,7 @@ from half_graphs import folded, types_of
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.half.emulate import emulate_half
 from repr_export.precision.half.formats import FORMATS
-from repr_export.samples import run_graph
+from repr_export.samples import CpuGraph
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -46,7 +46,7 @@ def test_rounding_survives_the_optimizer(graphs: Any, precision: Any, optimize: 
     expected = (product + start).astype(half).astype(np.float32)
     assert (expected != (start * np.float32(2.25)).astype(half).astype(np.float32)).any()
     content = ir.to_proto(emulate_half(model)).SerializeToString()
-    (y,) = run_graph(content, {"x": x}, optimize=optimize).values()
+    (y,) = CpuGraph(content, optimize=optimize)({"x": x}).values()
     np.testing.assert_array_equal(y, expected)
 
 

@@ -59,9 +59,6 @@ def test_the_bundled_images_are_training_images_as_the_network_takes_them() -> N
     )
     measured = {image.tobytes() for image in preprocess(bundled_subset().images, CIFAR)}
     assert not measured & {image.tobytes() for image in calibration.inputs}
-
-
-def test_bundled_images_that_are_too_small_for_the_network_point_to_the_option() -> None:
     large = PreprocessingInfo(None, (64, 64), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(CalibrationError, match=r"do not fit the network .*--calibration"):
         bundled_calibration(large)
@@ -111,7 +108,7 @@ def test_a_folder_that_is_missing_or_holds_too_few_images(tmp_path: Path) -> Non
             folder_calibration(tmp_path, SMALL)
 
 
-def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
+def test_an_image_that_is_corrupt_or_smaller_than_the_crop_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, 16, (30, 30))
     broken = tmp_path / "0007.png"
     for content in (b"<html>", broken.read_bytes()[:500], b""):
@@ -120,12 +117,8 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
             CalibrationError, match=r"0007\.png cannot be read as an image \(.+take"
         ):
             folder_calibration(tmp_path, SMALL)
-
-
-def test_an_image_smaller_than_the_crop_is_named(tmp_path: Path) -> None:
-    write_images(tmp_path, 16)
-    Image.new("RGB", (4, 4)).save(tmp_path / "0003.png")
-    with pytest.raises(CalibrationError, match=r"0003\.png: .*4x4 pixels is smaller than"):
+    Image.new("RGB", (4, 4)).save(broken)
+    with pytest.raises(CalibrationError, match=r"0007\.png: .*4x4 pixels is smaller than"):
         folder_calibration(tmp_path, replace(SMALL, resize=None))
 
 
@@ -143,17 +136,6 @@ def test_a_set_must_be_large_enough_and_finite() -> None:
     values[3, 2] = np.inf
     with pytest.raises(CalibrationError, match=r"infinite or undefined .*check --mean and --std"):
         CalibrationSet(values, "images")
-
-
-def test_batches_are_in_order_and_filled_up_where_they_must_be_whole() -> None:
-    calibration = noise(17)
-    parts = list(calibration.batches(5))
-    assert [len(part) for part in parts] == [5, 5, 5, 2]
-    np.testing.assert_array_equal(np.concatenate(parts), calibration.inputs)
-    whole = list(calibration.batches(5, whole=True))
-    assert [len(part) for part in whole] == [5] * 4
-    np.testing.assert_array_equal(whole[3][2:], calibration.inputs[:3])
-    assert len(next(calibration.batches(40, whole=True))) == 40
 
 
 # Thresholds

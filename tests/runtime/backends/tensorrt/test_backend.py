@@ -67,13 +67,6 @@ def test_with_no_context_left_a_bucket_is_captured_anew(make: Callable[..., Made
     assert len(made.cuda.executables) == 1  # the earlier ones were destroyed
 
 
-def test_nothing_is_captured_where_graphs_are_not_wanted(make: Callable[..., Made]) -> None:
-    made = make(options=EAGER)
-    made.computes(3, 3, 5)
-    assert "begin_capture" not in made.cuda.calls
-    assert [c.enqueued for c in made.engine.contexts] == [3]
-
-
 @pytest.mark.parametrize(
     ("defect", "reason"),
     [
@@ -126,11 +119,15 @@ def test_the_profile_with_the_nearest_optimum_is_taken(make: Callable[..., Made]
         assert made.engine.contexts[-1].profile == profile
 
 
-def test_buffers_are_allocated_once_a_profile(make: Callable[..., Made]) -> None:
+def test_eagerly_buffers_are_allocated_once_a_profile_and_nothing_is_captured(
+    make: Callable[..., Made],
+) -> None:
     made = make(options=EAGER, profiles=((1, 1, 4), (8, 16, 32)))
     made.computes(1, 2, 3, 4, 8, 9, 1, 2, 30)
     assert made.cuda.calls.count("allocate") == 2 * 2
     assert made.cuda.calls.count("allocate_pinned") == 2 * 2
+    assert "begin_capture" not in made.cuda.calls
+    assert [c.enqueued for c in made.engine.contexts] == [6, 3]
 
 
 def test_a_batch_outside_all_profiles(make: Callable[..., Made]) -> None:
@@ -255,34 +252,17 @@ def test_an_engine_that_the_library_refuses(tmp_path: Path) -> None:
         assert cuda.leaks == {}
 
 
-def test_types_and_shapes_that_cannot_be_run(make: Callable[..., Made]) -> None:
+def test_types_shapes_and_weights_that_cannot_be_run(make: Callable[..., Made]) -> None:
     with pytest.raises(errors.ModelLoadError, match=r"'input' of the engine is BF16, .*--io fp32"):
         make(dtype="BF16")
     made = make(data_dependent=True, options=EAGER)
     with pytest.raises(errors.ExecutionError, match="the shape of 'logits' depends on the data"):
         made.run(batch(1))
-
-
-def test_an_engine_without_weights_gets_them_from_the_graph(make: Callable[..., Made]) -> None:
-    made = make(stripped=True, graph=b"\x08graph")
-    assert made.engine.refitted_from == b"\x08graph"
-    made.computes(2)
     with pytest.raises(errors.EngineLoadError, match=r"built without weights, and .*repr-export x"):
         make(stripped=True, graph=b"no graph")
 
 
 # The end
-
-
-def test_after_close(make: Callable[..., Made]) -> None:
-    made = make()
-    made.run(batch(1))
-    made.backend.close()
-    assert made.cuda.closed
-    assert made.cuda.leaks == {}
-    with pytest.raises(errors.SessionClosedError):
-        made.run(batch(1))
-    made.backend.close()
 
 
 def test_close_lets_a_run_come_to_its_end(
@@ -295,6 +275,9 @@ def test_close_lets_a_run_come_to_its_end(
         go_on.set()
     assert made.cuda.closed
     assert made.cuda.leaks == {}
+    with pytest.raises(errors.SessionClosedError):
+        made.run(batch(1))
+    made.backend.close()
 
 
 # Timings

@@ -31,35 +31,23 @@ def bare() -> Iterator[tuple[FakeCuda, Any, int]]:
         yield cuda, context, cuda.create_stream()
 
 
-def test_the_fake_refuses_a_capture_before_a_warm_up(bare: tuple[FakeCuda, Any, int]) -> None:
+def test_a_capture_wants_a_warm_up_and_freezes_addresses_and_shapes(
+    bare: tuple[FakeCuda, Any, int],
+) -> None:
     cuda, context, stream = bare
     with pytest.raises(CudaError, match="the work to capture failed"):
         cuda.capture(stream, lambda: context.execute_async_v3(stream))
     assert context.execute_async_v3(stream)
-    cuda.synchronize(stream)
-    cuda.launch(cuda.capture(stream, lambda: context.execute_async_v3(stream)), stream)
-    cuda.synchronize(stream)
-
-
-def test_the_fake_freezes_addresses_and_shapes(bare: tuple[FakeCuda, Any, int]) -> None:
-    cuda, context, stream = bare
-    assert context.execute_async_v3(stream)
+    with pytest.raises(CudaError, match="STREAM_CAPTURE_UNSUPPORTED"):
+        cuda.capture(stream, lambda: bool(cuda.synchronize(stream)))
+    cuda.synchronize(stream)  # the capture was ended
     graph = cuda.capture(stream, lambda: context.execute_async_v3(stream))
+    cuda.launch(graph, stream)
+    cuda.synchronize(stream)
     context.set_input_shape("input", (1, 3, 4, 4))
     cuda.launch(graph, stream)
     with pytest.raises(BrokenRuleError, match="shapes or addresses changed"):
         cuda.synchronize(stream)
-
-
-def test_the_fake_invalidates_a_capture_that_synchronizes(bare: tuple[FakeCuda, Any, int]) -> None:
-    cuda, _, stream = bare
-    with pytest.raises(CudaError, match="STREAM_CAPTURE_UNSUPPORTED"):
-        cuda.capture(stream, lambda: bool(cuda.synchronize(stream)))
-    cuda.synchronize(stream)  # the capture was ended
-
-
-def test_the_fake_keeps_contexts_to_one_thread(bare: tuple[FakeCuda, Any, int]) -> None:
-    _, context, stream = bare
     with context.threads, pytest.raises(BrokenRuleError, match="two threads at once"):
         context.execute_async_v3(stream)
 
