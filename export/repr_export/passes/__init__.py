@@ -1,12 +1,13 @@
 """The graph passes, in the one order in which they run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from repr_export.passes.fold_batchnorm import fold_batchnorm
 from repr_export.passes.fold_constants import fold_constants
+from repr_export.passes.fold_scales import fold_scales
 from repr_export.passes.infer_reshape_dim import infer_reshape_dim
 from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
@@ -33,6 +34,7 @@ PIPELINE: tuple[Callable[[ir.Model], PassResult], ...] = (
     infer_reshape_dim,
     remove_unused,  # before folding: a dead reader would count as a second consumer
     matmul_to_gemm,
+    fold_scales,  # before BatchNorm: one may stand between it and its Conv
     fold_batchnorm,
 )
 """Each pass rewrites a model in place and returns what it did, as :class:`PassResult`."""
@@ -68,4 +70,4 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         if isinstance(result, FoldReport):
             fold = result
         results[run.__name__] = result
-    return PipelineReport(fold, results)
+    return PipelineReport(replace(fold, scales=results["fold_scales"].changed), results)

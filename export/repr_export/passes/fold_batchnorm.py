@@ -49,7 +49,7 @@ from repr_export.graph.values import (
 from repr_export.passes.batchnorm import Affine, Array, RefusalError, read_batchnorm
 from repr_export.passes.result import Folded, FoldReport, Refused
 
-_Linear = tuple[Array, Array]
+Linear = tuple[Array, Array]
 """Weight and bias of a linear operator once the BatchNorm is in them."""
 _Rounded = tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]
 
@@ -65,14 +65,18 @@ def fold_batchnorm(model: ir.Model) -> FoldReport:
     names, opset = Names(model), opset_of(model)
     folded: list[Folded] = []
     refused: list[Refused] = []
-    for node in batchnorms:
-        name = node_name(node)
-        try:
-            into, case = _fold(node, opset, names)
-        except RefusalError as refusal:
-            refused.append(Refused(name, str(refusal)))
-        else:
-            folded.append(Folded(name, node_name(into), case))
+    left, done = batchnorms, -1
+    while len(folded) > done:  # one that is folded may have stood between another and its Conv
+        done, refused, tried, left = len(folded), [], left, []
+        for node in tried:
+            name = node_name(node)
+            try:
+                into, case = _fold(node, opset, names)
+            except RefusalError as refusal:
+                refused.append(Refused(name, str(refusal)))
+                left.append(node)
+            else:
+                folded.append(Folded(name, node_name(into), case))
     reason = "it stands in a function of the model; inline the functions first"
     refused += [Refused(node_name(node), reason) for node in in_functions]
     return FoldReport.of(tuple(folded), tuple(refused))
@@ -82,29 +86,39 @@ def _fold(node: ir.Node, opset: int, names: Names) -> tuple[ir.Node, str]:
     affine = read_batchnorm(node, opset)
     reasons = []
     for match, rules, case in (
-        (_match_producer, _AFTER, "{} -> BatchNorm"),
+        (match_producer, AFTER, "{} -> BatchNorm"),
         (_match_consumer, _BEFORE, "BatchNorm -> {}"),
     ):
         try:
             neighbour = match(node)
-            linear = rules[neighbour.op_type](neighbour, affine)
-            rounded = _round(neighbour, linear)
+            fold_into(neighbour, rules[neighbour.op_type](neighbour, affine), node, names)
         except RefusalError as refusal:
             reasons.append(str(refusal))
         else:
-            _rewrite(node, neighbour, rounded, names)
-            remember_float64(neighbour.inputs[1], linear[0])
-            remember_float64(neighbour.inputs[2], linear[1])
             return neighbour, case.format(neighbour.op_type)
     raise RefusalError("; ".join(reasons))
+
+
+def fold_into(
+    neighbour: ir.Node, linear: Linear, node: ir.Node, names: Names, data: int = 0
+) -> None:
+    """Give ``neighbour`` the weight and bias of ``linear`` and take ``node`` out of the graph.
+
+    ``data`` is the input of ``node`` that is not a parameter of it. Raises
+    :class:`RefusalError`, before anything is changed, if a value would not be finite.
+    """
+    _rewrite(node, neighbour, _round(neighbour, linear), names, data)
+    remember_float64(neighbour.inputs[1], linear[0])
+    remember_float64(neighbour.inputs[2], linear[1])
 
 
 # Match: the one linear neighbour that no one else listens to.
 
 
-def _match_producer(node: ir.Node) -> ir.Node:
+def match_producer(node: ir.Node, data: int = 0) -> ir.Node:
+    """The operator whose output ``node`` alone reads as input ``data``; raises :class:`RefusalError`."""
     between: list[tuple[ir.Value, ir.Node]] = []
-    value, reader = node.inputs[0], node
+    value, reader = node.inputs[data], node
     while True:
         if value is None:
             raise RefusalError("it has no input")
@@ -116,9 +130,9 @@ def _match_producer(node: ir.Node) -> ir.Node:
         if not is_op(producer, "Identity"):
             break
         value, reader = producer.inputs[0], producer
-    if not any(is_op(producer, op_type) for op_type in _AFTER):
+    if not any(is_op(producer, op_type) for op_type in AFTER):
         raise RefusalError(
-            f"its input comes from {label(producer)}, which is not a {_either(_AFTER)}"
+            f"its input comes from {label(producer)}, which is not a {_either(AFTER)}"
         )
     if producer.graph is not node.graph:
         raise RefusalError(f"its input comes from {label(producer)} outside its own If/Loop body")
@@ -170,6 +184,13 @@ def _weight(node: ir.Node) -> Array:
     if value is None or constant_of(value) is None:
         raise RefusalError(f"the weight of {label(node)} is not constant")
     return unrounded(value)
+
+
+def channels_of(node: ir.Node) -> int:
+    """How many channels a Conv, ConvTranspose or Gemm gives; raises :class:`RefusalError`."""
+    if node.op_type == "Gemm":
+        return int(_gemm_weight_and_bias(node)[0].shape[1])
+    return _conv_weight_and_bias(node)[1].size
 
 
 def _conv_weight_and_bias(node: ir.Node) -> tuple[Array, Array]:
@@ -229,26 +250,26 @@ def _check_channels(node: ir.Node, channels: int, affine: Affine) -> None:
 # The cases, in the order of the list above.
 
 
-def _after_conv(node: ir.Node, affine: Affine) -> _Linear:
+def _after_conv(node: ir.Node, affine: Affine) -> Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, weight.shape[0], affine)
     scale = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
     return weight * scale, affine.scale * bias + affine.shift
 
 
-def _after_conv_transpose(node: ir.Node, affine: Affine) -> _Linear:
+def _after_conv_transpose(node: ir.Node, affine: Affine) -> Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, bias.size, affine)
     return _by_group(node, weight, affine.scale), affine.scale * bias + affine.shift
 
 
-def _after_gemm(node: ir.Node, affine: Affine) -> _Linear:
+def _after_gemm(node: ir.Node, affine: Affine) -> Linear:
     weight, bias = _gemm_weight_and_bias(node)
     _check_channels(node, weight.shape[1], affine)
     return _as_stored(node, weight * affine.scale), bias * affine.scale + affine.shift
 
 
-def _before_conv(node: ir.Node, affine: Affine) -> _Linear:
+def _before_conv(node: ir.Node, affine: Affine) -> Linear:
     weight, bias = _conv_weight_and_bias(node)
     _check_channels(node, weight.shape[1] * _groups(node), affine)
     if affine.shift.any() and (padding := _padding(node)):
@@ -277,7 +298,7 @@ def _padding(node: ir.Node) -> str:
     return f"pads {list(pads)}" if auto == "NOTSET" and any(pads) else ""
 
 
-def _before_gemm(node: ir.Node, affine: Affine) -> _Linear:
+def _before_gemm(node: ir.Node, affine: Affine) -> Linear:
     if node.attributes.get_int("transA", 0):
         raise RefusalError(f"{label(node)} reads it transposed (transA), channels as rows")
     weight, bias = _gemm_weight_and_bias(node)
@@ -291,8 +312,8 @@ def _as_stored(node: ir.Node, weight: Array) -> Array:
     return weight.T if node.attributes.get_int("transB", 0) else weight
 
 
-_Rule = Callable[[ir.Node, Affine], _Linear]
-_AFTER: Mapping[str, _Rule] = {
+_Rule = Callable[[ir.Node, Affine], Linear]
+AFTER: Mapping[str, _Rule] = {
     "Conv": _after_conv,
     "ConvTranspose": _after_conv_transpose,
     "Gemm": _after_gemm,
@@ -303,7 +324,7 @@ _BEFORE: Mapping[str, _Rule] = {"Conv": _before_conv, "Gemm": _before_gemm}
 # Rewrite.
 
 
-def _round(node: ir.Node, linear: _Linear) -> _Rounded:
+def _round(node: ir.Node, linear: Linear) -> _Rounded:
     tensor = constant_of(node.inputs[1])
     assert tensor is not None  # the rules have read it
     dtype = tensor.numpy().dtype
@@ -317,7 +338,9 @@ def _round(node: ir.Node, linear: _Linear) -> _Rounded:
     return weight, bias
 
 
-def _rewrite(node: ir.Node, neighbour: ir.Node, rounded: _Rounded, names: Names) -> None:
+def _rewrite(
+    node: ir.Node, neighbour: ir.Node, rounded: _Rounded, names: Names, index: int
+) -> None:
     weight, bias = rounded
     old = neighbour.inputs[1]
     name = old.name if old is not None and old.name else f"{node_name(neighbour)}.weight"
@@ -325,8 +348,8 @@ def _rewrite(node: ir.Node, neighbour: ir.Node, rounded: _Rounded, names: Names)
     set_constant_input(neighbour, 2, bias, names, f"{name.removesuffix('.weight')}.bias")
     neighbour.attributes.pop("beta", None)  # it is in the bias now
 
-    parameters = list(node.inputs[1:])
-    data, result = node.inputs[0], node.outputs[0]
+    data, result = node.inputs[index], node.outputs[0]
+    parameters = [value for value in node.inputs if value is not data]
     assert data is not None  # matched above
     assert node.graph is not None
     is_output = result.is_graph_output()

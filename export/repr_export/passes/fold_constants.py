@@ -6,18 +6,30 @@ as well. A graph captured from torch without optimisation needs this before its 
 read, because their neighbours' biases stand behind Shape, CastLike and Expand.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants_ir
 
-from repr_export.graph.values import graph_nodes, is_op
+from repr_export.graph.values import (
+    Names,
+    add_initializer,
+    constant_of,
+    graph_nodes,
+    is_op,
+    opset_of,
+)
 from repr_export.passes.result import PassResult
 
 _MAX_ROUNDS = 8
 """Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""
+
+_SPLIT_INPUT, _NUM_OUTPUTS = 13, 18  # opsets from which Split has its sizes as input, or a number
+_LIBRARY_LIMIT, _LARGEST_FILL = 2**18, 2**25  # elements of what the library computes, and of a fill
 
 
 def fold_constants(model: ir.Model) -> PassResult:
@@ -26,6 +38,10 @@ def fold_constants(model: ir.Model) -> PassResult:
     Dynamic dimensions stay dynamic, and QuantizeLinear and DequantizeLinear stay.
     """
     before = sum(1 for _ in graph_nodes(model))
+    opset = opset_of(model)
+    sequences = any(is_op(node, "SplitToSequence") for node in graph_nodes(model))
+    if sequences and opset < _SPLIT_INPUT:
+        return PassResult(0, "nodes computed")  # the library would write a Split of a later opset
     with _overridable_defaults_set_aside(model):
         for _ in range(_MAX_ROUNDS):
             result = fold_constants_ir(
@@ -35,8 +51,14 @@ def fold_constants(model: ir.Model) -> PassResult:
                 input_size_limit=sys.maxsize,
                 should_fold=_should_fold,
             )
-            if not result.modified:
+            if not (_fill_large(model) or result.modified):
                 break
+    if opset < _NUM_OUTPUTS:
+        for node in graph_nodes(model):
+            if is_op(
+                node, "Split"
+            ):  # that the library wrote: parts of one size, which is the default
+                node.attributes.pop("num_outputs", None)
     after = sum(1 for _ in graph_nodes(model))
     return PassResult(before - after, "nodes computed")
 
@@ -50,6 +72,28 @@ def _should_fold(node: ir.Node) -> bool | None:
     if is_op(node, "ConstantOfShape"):
         return True  # BatchNorms without scale and bias have them made of these
     return None
+
+
+def _fill_large(model: ir.Model) -> bool:
+    """Make initializers of the ConstantOfShapes that are too large for the library: weights may be."""
+    names, found = Names(model), False
+    for node in tuple(graph_nodes(model)):
+        shape = constant_of(node.inputs[0]) if is_op(node, "ConstantOfShape") else None
+        output, graph = node.outputs[0], node.graph
+        assert graph is not None  # it was found in it
+        if shape is None or output.is_graph_output():
+            continue
+        size = math.prod(shape.numpy().tolist())
+        if not _LIBRARY_LIMIT < size <= _LARGEST_FILL:
+            continue
+        fill = node.attributes.get_tensor("value")
+        value = np.zeros(1, np.float32) if fill is None else fill.numpy()
+        array = np.full(shape.numpy(), value.ravel()[0])
+        filled = add_initializer(graph, array, names.take(f"{output.name}.filled"))
+        output.replace_all_uses_with(filled)
+        graph.remove(node, safe=True)
+        found = True
+    return found
 
 
 @contextmanager

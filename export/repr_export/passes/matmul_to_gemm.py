@@ -48,12 +48,8 @@ def _rewrite(batchnorm: ir.Node, names: Names) -> int:
         return 0
     columns = tensor.numpy().shape[1]
     array = np.zeros(columns, tensor.numpy().dtype) if bias is None else bias.numpy()
-    if (
-        array.size not in (1, columns)
-        or array.ndim > 2
-        or array.shape[-1:] not in ((), (1,), (columns,))
-    ):
-        return 0
+    if array.shape not in ((), (1,), (columns,), (1, 1), (1, columns)):
+        return 0  # among them a column, of one value for each row
     gemm = ir.Node(
         "", "Gemm", [data, weight, None], name=matmul.name, num_outputs=1, version=matmul.version
     )

@@ -37,9 +37,13 @@ class PassResult:
 
 @dataclass(frozen=True)
 class FoldReport(PassResult):
-    """What became of each BatchNormalization of a model: ``total`` is folded plus refused."""
+    """What became of each BatchNormalization of a model: ``total`` is folded plus refused.
+
+    ``scales`` counts the sums and products by constants that were folded likewise.
+    """
 
     folded: tuple[Folded, ...] = ()
+    scales: int = 0
 
     @classmethod
     def of(cls, folded: tuple[Folded, ...], refused: tuple[Refused, ...]) -> FoldReport:
@@ -52,12 +56,14 @@ class FoldReport(PassResult):
         return len(self.folded) + len(self.refused)
 
     def __str__(self) -> str:
-        return f"{self.changed} of {self.total} {self.things}"
+        more = f", {self.scales} sums and products by constants too" if self.scales else ""
+        return f"{self.changed} of {self.total} {self.things}{more}"
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data that JSON can hold."""
         return {
             "total": self.total,
+            "scales": self.scales,
             "folded": [asdict(item) for item in self.folded],
             "refused": [asdict(item) for item in self.refused],
         }
