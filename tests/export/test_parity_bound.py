@@ -28,8 +28,8 @@ def judged(own: float, graphs: float) -> Difference:
     """The verdict where float32 is off by ``own`` of the range and the graph by ``graphs`` more."""
     expected = {"y": EXACT + np.array([[0, 0], [0, own * 10]])}
     actual = {"y": expected["y"] + np.array([[0, 0], [0, graphs * expected["y"].max()]])}
-    rows = compare(SAMPLES, expected, actual)
-    (row,) = allow_rounding(rows, expected, {"y": EXACT})
+    rows = compare(SAMPLES, [expected], [actual])
+    (row,) = allow_rounding(rows, [expected], [{"y": EXACT}])
     return row
 
 

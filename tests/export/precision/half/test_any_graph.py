@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.half.emulate import emulate_half
+from repr_export.samples import SampleSet
 
 FP16, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -89,7 +90,7 @@ def test_any_graph_keeps_its_meaning(
     expected = graphs.run(model, {"x": x})
     nodes = list(model.graph)
     name = nodes[kept % len(nodes)].outputs[0].name
-    report = to_half(model, "fp16", io=io, keep=[name], samples={"x": x})
+    report = to_half(model, "fp16", io=io, keep=[name], samples=SampleSet("given", "x", {"x": x}))
 
     content = ir.to_proto(model).SerializeToString()
     onnx.checker.check_model(content, full_check=True)

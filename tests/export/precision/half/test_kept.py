@@ -7,11 +7,13 @@ import pytest
 from half_graphs import FLOAT, FP16, folded, reasons, types_of
 
 from repr_export.errors import PrecisionError
+from repr_export.layout import Layout
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.half.emulate import emulate_half
 from repr_export.precision.half.formats import FORMATS
 from repr_export.precision.half.overflow import Overflow, find_overflows, largest_values
 from repr_export.precision.half.rules import largest_window
+from repr_export.samples import SampleSet
 
 
 def test_statistics_and_exponentials_stay_in_fp32(graphs: Any, halve: Any) -> None:
@@ -97,7 +99,7 @@ def test_values_too_large_on_samples_keep_who_makes_and_who_reads_them(
     expected, first = graphs.run(model, feeds)
     largest = float(np.abs(first).max())
     model = graphs.parse(text, **weights)
-    report = halve(model, samples=feeds)
+    report = halve(model, samples=SampleSet("given", "x", feeds))
     assert [kept.node for kept in report.kept] == ["first", "relu", "shrink"]
     assert report.overflows[0] == Overflow("c", pytest.approx(largest), ("first", "relu"))
     assert f"'c' reaches {largest:.4g}; fp16 ends at 65504" in report.kept[0].reason
@@ -109,8 +111,9 @@ def test_overflow_search_runs_in_batches_and_skips_bf16(graphs: Any) -> None:
     model = graphs.parse(
         "g (float[2, 3] x) => (float[2, 3] y) { y = Mul(x, k) }", k=np.float32(1e4)
     )
-    samples = {"x": np.zeros((6, 3), np.float32)}
-    samples["x"][5, 1] = -4.0
+    x = np.zeros((6, 3), np.float32)
+    x[5, 1], x[4, 0] = -4.0, np.inf  # infinity, as of a mask, is infinity in fp16 too
+    samples = SampleSet("given", "x", {"x": x}, Layout({}, 2))
     largest = {value.name: size for value, size in largest_values(model, samples).items()}
     assert largest == {"x": 4.0, "y": 4e4}
     assert [o.value for o in find_overflows(model, FORMATS["fp16"], samples)] == ["y"]
@@ -126,7 +129,12 @@ def test_half_ends_refuse_what_would_overflow_in_them(
         w=np.full((2, 2), 1e-6 if name == "x" else 5e4, np.float32),
     )
     with pytest.raises(PrecisionError, match=f"'{name}' reaches .* in fp32"):
-        to_half(model, "fp16", io="half", samples={"x": np.full((1, 2), factor, np.float32)})
+        to_half(
+            model,
+            "fp16",
+            io="half",
+            samples=SampleSet("given", "x", {"x": np.full((1, 2), factor, np.float32)}),
+        )
 
 
 def test_named_nodes_stay_and_what_lies_between_them(graphs: Any, halve: Any) -> None:
