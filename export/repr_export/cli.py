@@ -117,6 +117,11 @@ def parser() -> argparse.ArgumentParser:
     lower.add_argument(
         "--bisect", action="store_true", help="search the fewest nodes to keep out of int8"
     )
+    p.add_argument(
+        "--compare-layers",
+        action="store_true",
+        help="name the first node of each graph whose output differs from the network's",
+    )
     engine = p.add_argument_group("engines, one for each precision")
     engine.add_argument("--engine", choices=("tensorrt", "tensorrt-rtx", "auto"))
     engine.add_argument(
@@ -249,10 +254,19 @@ def _summary(done: Exported) -> str:
         ("parity", manifest.receipts["parity"]["summary"]),
         *_batch_rows(manifest),
         *_precision_rows(manifest),
+        *_layer_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
     ]
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _layer_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    receipts = manifest.receipts
+    graphs = {path: r["layers"] for path, r in receipts["precision"].items() if "layers" in r}
+    if "layers" in receipts["parity"]:
+        graphs = {"model.onnx": receipts["parity"]["layers"], **graphs}
+    return [("layers", f"{path}: {layers['summary']}") for path, layers in graphs.items()]
 
 
 def _batch_rows(manifest: Manifest) -> list[tuple[str, str]]:

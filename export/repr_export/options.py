@@ -27,7 +27,8 @@ class ExportOptions:
     (``numpy.savez``) to prove the graph on, in place of made-up ones.
     ``labels`` is a text file with one class a line. ``mean`` and
     ``std`` are a channel's, of images scaled to 0..1; ``resize`` is the shorter side before
-    the centre crop (None: the input's own). ``name`` names the artifact. ``precision`` are the
+    the centre crop (None: the input's own). ``name`` names the artifact. ``compare_layers``
+    compares each node's output with the original's, in every precision. ``precision`` are the
     lower precisions to add, ``engine`` how to build an engine of each precision (None: none).
     Raises :class:`OptionError` for values out of range.
     """
@@ -43,6 +44,7 @@ class ExportOptions:
     std: Triple | None = None
     resize: int | None = None
     name: str | None = None
+    compare_layers: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     engine: EngineOptions | None = None
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import ParityError
+from repr_export.layers import CompareLayers, LayerReport
 from repr_export.layout import Arrays, Layout
 from repr_export.samples import CpuGraph, SampleSet
 from repr_export.source import Source
@@ -71,10 +72,13 @@ class Parity:
 
     differences: tuple[Difference, ...]
     golden: Golden
+    layers: LayerReport | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The receipt as plain data that JSON can hold."""
+        layers = {} if self.layers is None else {"layers": self.layers.as_dict()}
         return {
+            **layers,
             "summary": summarize(self.differences),
             "bound": PARITY_BOUND,
             "differences": [asdict(row) for row in self.differences],
@@ -86,6 +90,7 @@ def prove_parity(
     graph: bytes,
     sets: Sequence[SampleSet],
     progress: Callable[[str], None],
+    layers: CompareLayers | None = None,
 ) -> Parity:
     """Compare ``graph`` with ``source`` on each set; the first set gives the golden samples.
 
@@ -104,9 +109,10 @@ def prove_parity(
             rows = allow_rounding(rows, expected, exact)
         differences += rows
         of_first = of_first or rows
-    require_parity(differences)
+    report = None if layers is None else layers(graph, "fp32")
+    require_parity(differences, report)
     bounds = {row.output: row.allowed * row.range for row in of_first}
-    return Parity(tuple(differences), _golden(source, sets[0], bounds))
+    return Parity(tuple(differences), _golden(source, sets[0], bounds), report)
 
 
 def _golden(source: Source, samples: SampleSet, bounds: Mapping[str, float]) -> Golden:
@@ -226,14 +232,15 @@ def output_range(values: NDArray[Any]) -> float:
     return spread or float(np.abs(wide).max(initial=0.0))
 
 
-def require_parity(differences: Sequence[Difference]) -> None:
-    """Raise :class:`ParityError` if any output is off by more than it is allowed."""
+def require_parity(differences: Sequence[Difference], layers: LayerReport | None = None) -> None:
+    """Raise :class:`ParityError` if any output is off by more than it is allowed; ``layers`` say where."""
+    where = "" if layers is None else f". Layer by layer: {layers}"
     for row in differences:
         if not row.relative <= row.allowed:  # a NaN is off too
             raise ParityError(
                 f"the exported graph is not the network: output {row.output!r} differs by up to "
                 f"{row.max_abs:.3g}, {row.relative:.2g} of its range, on {row.count} samples "
-                f"({row.description}); allowed is {row.allowed:.2g}. No artifact was written"
+                f"({row.description}); allowed is {row.allowed:.2g}{where}. No artifact was written"
             )
 
 

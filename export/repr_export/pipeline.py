@@ -12,13 +12,14 @@ from repr_export.graph.integers import integer_values
 from repr_export.graph.multiply_adds import activation_bytes, with_shapes
 from repr_export.graph.serialize import serialize
 from repr_export.graph.signature import Signature
-from repr_export.layout import batch_axes, lay_out
+from repr_export.layers import CompareLayers, layer_comparison
+from repr_export.layout import lay_out
 from repr_export.options import ExportOptions
 from repr_export.parity import prove_parity
 from repr_export.passes import FoldReport, PassError, run_pipeline
 from repr_export.precision.evaluation import make_evaluation
 from repr_export.precision.variants import Variant, VariantMaker
-from repr_export.samples import read_samples, sample_set, sample_sets, settle, shapes_of_arrays
+from repr_export.samples import given_shapes, sample_set, sample_sets, settle
 from repr_export.source import Source
 from repr_export.sources.opening import open_source
 from repr_export.tensorrt.engines import ArtifactEngine, build_engines
@@ -67,6 +68,7 @@ def export(
 
     progress("capturing the graph")
     model = source.model()
+    captured = serialize(model) if options.compare_layers else b""
     progress("folding BatchNorm")
     fold = _fold(model, source.fold)
     graph = serialize(model)
@@ -74,10 +76,8 @@ def export(
     progress("comparing with the original network")
     signature = Signature.of(model)
     signature.require_labels(source.labels)
-    specs, arrays, given = signature.inputs, None, options.shapes_of(signature.inputs)
-    if options.samples is not None:
-        arrays = read_samples(options.samples, specs, "--samples")
-        given = shapes_of_arrays(arrays, batch_axes(specs, given))
+    specs = signature.inputs
+    given, arrays = given_shapes(specs, options)
     layout, shapes = lay_out(specs, given)
     counted = with_shapes(model, layout.run_shapes(shapes))
     multiply_adds = total_multiply_adds(counted)
@@ -90,7 +90,12 @@ def export(
         sets = (sample_set(arrays, layout, str(options.samples)),)
     source.try_out(sets[0].run_of([0] * (sets[0].layout.size or 1)))
     sets = settle(sets, source.reference)
-    parity = prove_parity(source, graph, sets, progress)
+    layers: CompareLayers | None = None
+    if options.compare_layers:
+        progress("comparing layer by layer")
+        run = sets[0].run_of(sets[0].proof_runs()[0])
+        layers = layer_comparison(captured, model, run)
+    parity = prove_parity(source, graph, sets, progress, layers)
 
     variants: list[Variant] = []
     if options.precision.names:

@@ -11,7 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, first_line
-from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout
+from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout, batch_axes
+from repr_export.options import ExportOptions
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
 from repr_runtime.preprocess import preprocess
@@ -55,7 +56,7 @@ class CpuGraph:
     """An ONNX graph opened on the CPU, to be called with inputs by name.
 
     ``input`` is the name of its first input, ``batch`` that one's first dimension where it is
-    fixed. Raises :class:`GraphError` if it cannot be opened, or run.
+    fixed, ``dtypes`` are numpy's by input name. Raises :class:`GraphError` if it cannot be opened, or run.
     """
 
     def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
@@ -65,6 +66,7 @@ class CpuGraph:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with _graph_errors():
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.dtypes = {i.name: _numpy_type(i.type) for i in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
         entry = next(iter(self._session.get_inputs()), None)
         first = entry.shape[0] if entry is not None and entry.shape else None
@@ -75,6 +77,12 @@ class CpuGraph:
         with _graph_errors():
             outputs = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, outputs, strict=True))
+
+
+def _numpy_type(kind: str) -> str:
+    """The numpy type of what ONNX Runtime calls ``tensor(float)``."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 @contextmanager
@@ -159,13 +167,22 @@ def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[s
     return arrays
 
 
-def shapes_of_arrays(arrays: Arrays, axes: Mapping[str, int | None]) -> dict[str, Dims]:
-    """The shape of each array with :data:`repr_export.layout.BATCH` at its batch axis."""
+def given_shapes(
+    specs: Sequence[TensorSpec], options: ExportOptions
+) -> tuple[dict[str, Dims], dict[str, NDArray[Any]] | None]:
+    """The shapes that were given for these inputs, by name, and the arrays, if such were given.
+
+    Where there are arrays the shapes are theirs. Raises :class:`OptionError`.
+    """
+    given = options.shapes_of(specs)
+    if options.samples is None:
+        return given, None
+    arrays = read_samples(options.samples, specs, "--samples")
     shapes: dict[str, Dims] = {}
-    for name, axis in axes.items():
+    for name, axis in batch_axes(specs, given).items():
         shape = arrays[name].shape
         shapes[name] = shape if axis is None else (*shape[:axis], BATCH, *shape[axis + 1 :])
-    return shapes
+    return shapes, arrays
 
 
 def sample_set(arrays: Arrays, layout: Layout, description: str) -> SampleSet:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 ONNX_DOMAINS = ("", "ai.onnx")
 _FLOAT64 = "repr_export.float64"
+_ORIGIN = "repr_export.origin"
 
 
 def is_op(node: ir.Node, op_type: str) -> bool:
@@ -98,6 +99,16 @@ def unrounded(value: ir.Value) -> npt.NDArray[np.float64]:
     if kept is not None and np.array_equal(kept.astype(stored.dtype), stored):
         return kept
     return float64_of(tensor)
+
+
+def remember_origin(value: ir.Value, result: ir.Value) -> None:
+    """Note, in memory alone, that ``value`` holds what ``result`` did before it was folded away."""
+    value.meta[_ORIGIN] = result.meta.get(_ORIGIN, result.name)
+
+
+def origin_of(value: ir.Value) -> str:
+    """The name, in the graph before the passes, of what ``value`` holds."""
+    return str(value.meta.get(_ORIGIN, value.name))
 
 
 def discard_if_unused(value: ir.Value | None) -> bool:

@@ -43,6 +43,7 @@ from repr_export.graph.values import (
     node_name,
     opset_of,
     remember_float64,
+    remember_origin,
     set_constant_input,
     unrounded,
 )
@@ -352,6 +353,8 @@ def _rewrite(
     parameters = [value for value in node.inputs if value is not data]
     assert data is not None  # matched above
     assert node.graph is not None
+    if data.producer() is neighbour:
+        remember_origin(data, result)
     is_output = result.is_graph_output()
     result.replace_all_uses_with(data, replace_graph_outputs=True)
     node.graph.remove(node, safe=True)

@@ -86,8 +86,8 @@ def _fill_large(model: ir.Model) -> bool:
         size = math.prod(shape.numpy().tolist())
         if not _LIBRARY_LIMIT < size <= _LARGEST_FILL:
             continue
-        fill = node.attributes.get_tensor("value")
-        value = np.zeros(1, np.float32) if fill is None else fill.numpy()
+        fill = node.attributes.get("value")
+        value = np.zeros(1, np.float32) if fill is None else fill.as_tensor().numpy()
         array = np.full(shape.numpy(), value.ravel()[0])
         filled = add_initializer(graph, array, names.take(f"{output.name}.filled"))
         output.replace_all_uses_with(filled)

@@ -53,12 +53,20 @@ def compare_outputs(
                 f"the {precision} graph gives values of {name!r} that are not finite: a value "
                 "overflows; keep the nodes that make it in fp32"
             )
-        size = float(np.linalg.norm(b)) or 1.0
-        norm = float(np.linalg.norm(a)) or 1.0
-        relative = float(np.linalg.norm(a - b)) / size
-        cosine = float(a @ b) / (size * norm) if b.any() else float(not a.any())
-        rows.append(OutputError(name, relative, cosine))
+        norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+        cosine = float(a @ b) / norms if norms else float(a.any() == b.any())
+        rows.append(OutputError(name, relative_error(a, b), cosine))
     return tuple(rows)
+
+
+def relative_error(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """The Euclidean norm of the difference over that of ``theirs``, or as it is where that is 0.
+
+    Values that ``theirs`` has infinite or undefined do not count.
+    """
+    finite = np.isfinite(theirs)
+    a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
+    return float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) or 1.0)
 
 
 def error_receipt(

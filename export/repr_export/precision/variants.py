@@ -9,10 +9,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from repr_export.errors import OptionError
+from repr_export.errors import OptionError, PrecisionError
 from repr_export.graph.multiply_adds import with_shapes
 from repr_export.graph.serialize import serialize
 from repr_export.graph.values import node_name
+from repr_export.layers import CompareLayers
 from repr_export.parity import GOLDEN_SAMPLES, largest_gap, output_range
 from repr_export.precision.evaluation import Evaluation
 from repr_export.precision.half.convert import Io, to_half
@@ -72,7 +73,7 @@ class Variant:
 class VariantMaker:
     """Makes each precision that ``options`` name, within its bounds, as ``evaluation`` judges.
 
-    ``specs`` are the inputs of the fp32 graph.
+    ``specs`` are the inputs of the fp32 graph; ``layers`` compares each graph layer by layer.
     """
 
     specs: Sequence[TensorSpec]
@@ -80,6 +81,7 @@ class VariantMaker:
     preprocessing: PreprocessingInfo | None
     options: PrecisionOptions
     progress: Progress
+    layers: CompareLayers | None = None
 
     def all_of(self, model: ir.Model, graph: bytes) -> list[Variant]:
         """The graphs of the folded fp32 ``model``; ``graph`` is the same as bytes.
@@ -112,7 +114,7 @@ class VariantMaker:
         # ONNX Runtime's CPU kernels would skip the rounding: the emulation does not.
         emulated = serialize(emulate_half(copy))
         outputs = _widened_run(emulated, self.evaluation, io)
-        conversion = {"conversion": asdict(report)}
+        conversion = {"conversion": asdict(report), **self._layers(emulated, name)}
         return self._judged(
             name, "any", serialize(copy), outputs, receipt, f"; {report}", conversion
         )
@@ -131,6 +133,7 @@ class VariantMaker:
                 "conversion": made.report.as_dict(),
                 "calibration_sha256": calibration.sha256,
                 "search": search,
+                **self._layers(made.graph, "int8"),
             }
             variants.append(
                 self._judged("int8", target, made.graph, outputs, receipt, kept, receipts)
@@ -152,7 +155,13 @@ class VariantMaker:
         Without labels a flip of a few samples says little, so only a bound that was asked for
         holds.
         """
-        accuracy = self._accuracy(name, outputs)
+        try:
+            accuracy = self._accuracy(name, outputs)
+        except PrecisionError as error:
+            if "layers" not in receipts:
+                raise
+            where = receipts["layers"]["summary"]
+            raise PrecisionError(f"{error}. Layer by layer: {where}") from error
         return Variant(
             precision=name,
             target=target,
@@ -166,6 +175,9 @@ class VariantMaker:
                 "accuracy": accuracy,
             },
         )
+
+    def _layers(self, graph: bytes, name: str) -> dict[str, Any]:
+        return {} if self.layers is None else {"layers": self.layers(graph, name).as_dict()}
 
     def _accuracy(self, name: str, outputs: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """The receipt: of the top-1 lost, or without classes of the outputs' errors."""

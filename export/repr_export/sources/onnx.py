@@ -14,11 +14,12 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from repr_export.errors import GraphError, OptionError, TargetError, first_line
+from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, with_shapes
 from repr_export.graph.signature import Signature
 from repr_export.graph.widen import widen
 from repr_export.layout import Arrays, Layout, lay_out
 from repr_export.options import ExportOptions
-from repr_export.samples import CpuGraph
+from repr_export.samples import CpuGraph, given_shapes
 from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels
 from repr_export.sources.trial import crash_of
@@ -26,6 +27,7 @@ from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo
 
 _EXACT_SECONDS = 30.0  # to spend on float64 answers, which are computed in plain numpy
+_EXACT_BYTES = 2 * 2**30  # of its largest matrix
 
 
 class OnnxSource:
@@ -46,12 +48,13 @@ class OnnxSource:
         if options.opset is not None:
             self._proto = _convert_opset(self._proto, options.opset, path)
         specs = Signature.of(ir.from_proto(self._proto)).inputs
-        layout, shapes = lay_out(specs, options.shapes_of(specs))
+        layout, shapes = lay_out(specs, given_shapes(specs, options)[0])
         if options.batch is not None:
             _fix_batch(self._proto, options.batch, layout, path)
         self._graph = self._proto.SerializeToString()
         self.labels = read_labels(options.labels)
         self.preprocessing = preprocessing_of(options, shapes[specs[0].name])
+        self._run_shapes = layout.run_shapes(shapes)
         self._seconds = _EXACT_SECONDS
 
     def model(self) -> ir.Model:
@@ -74,7 +77,8 @@ class OnnxSource:
             )
 
     def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
-        if self._seconds <= 0:
+        batch = max((len(values) for values in inputs.values() if values.ndim), default=1)
+        if self._seconds <= 0 or batch * self._columns > _EXACT_BYTES:
             return None
         begin = time.monotonic()
         wide = {
@@ -88,6 +92,24 @@ class OnnxSource:
             return None
         self._seconds -= time.monotonic() - begin
         return dict(zip(self._evaluator.output_names, found, strict=True))
+
+    @cached_property
+    def _columns(self) -> int:
+        """Bytes of the matrix that the evaluator makes of a convolution's input, of one sample."""
+        model = with_shapes(self.model(), self._run_shapes)
+        try:
+            rows = count_multiply_adds(model)
+        except UncountableError:
+            return 0
+        weights = [(row, row.node.inputs[1]) for row in rows if row.node.op_type == "Conv"]
+        sizes = [
+            8 * row.count // shape[0]
+            for row, weight in weights
+            if weight is not None
+            and (shape := weight.shape) is not None
+            and isinstance(shape[0], int)
+        ]
+        return max(sizes, default=0)
 
     @cached_property
     def _evaluator(self) -> ReferenceEvaluator:
