@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from repr_export.graph.values import origin_of
 from repr_export.layout import Arrays
-from repr_export.precision.output_error import MAX_ERROR, relative_error
 from repr_export.samples import CpuGraph
 
-_BOUNDS = {"fp32": 1e-4, **MAX_ERROR}
+MAX_ERROR = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.05, "int8": 0.25}
+"""The relative error of an output that each precision may have: of a size that rounding gives."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,19 @@ def layer_comparison(original: bytes, folded: ir.Model, inputs: Arrays) -> Compa
             theirs = expected.get(origin)
             if theirs is not None and theirs.shape == ours.shape:
                 rows.append(LayerDifference(*nodes[origin], relative_error(ours, theirs)))
-        return LayerReport(tuple(rows), _BOUNDS[precision])
+        return LayerReport(tuple(rows), MAX_ERROR[precision])
 
     return compare
+
+
+def relative_error(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """The Euclidean norm of the difference over that of ``theirs``, or as it is where that is 0.
+
+    Values that ``theirs`` has infinite or undefined do not count.
+    """
+    finite = np.isfinite(theirs)
+    a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
+    return float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) or 1.0)
 
 
 def _values(graph: bytes, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
@@ -96,5 +106,25 @@ def _values(graph: bytes, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in given)
     network = CpuGraph(model.SerializeToString(), optimize=False)
     found = network({name: values.astype(network.dtypes[name]) for name, values in inputs.items()})
-    arrays = {name: found[name] for name in made if isinstance(found[name], np.ndarray)}
+    goes_on_as = _dequantized(model.graph)
+    found = {name: found[goes_on_as.get(name, name)] for name in made}
+    arrays = {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
     return {name: values for name, values in arrays.items() if values.dtype.kind == "f"}
+
+
+def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:
+    """What a value becomes for its readers behind QuantizeLinear and DequantizeLinear, by name.
+
+    That may clip it, too: ONNX Runtime's quantizer leaves a Relu out whose zero is the smallest byte.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            readers.setdefault(node.input[0], []).append(node)
+    return {
+        value: back.output[0]
+        for value, found in readers.items()
+        for node in found
+        if node.op_type == "QuantizeLinear"
+        for back in readers.get(node.output[0], ())
+    }

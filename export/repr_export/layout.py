@@ -71,13 +71,14 @@ def lay_out(
 
     ``given`` are shapes by name: one sample's, without the batch, or the whole with
     :data:`BATCH` where the batch stands, or the whole of an input that has no batch. The
-    batch is the first axis of the first input, where nothing else is given; others have it
+    batch is the first axis of the first input that has any, where nothing else is given; others have it
     where they have the same size or symbol, or else their first or only free axis. Raises
     :class:`OptionError` for a shape that does not fit or is missing.
     """
     axes = batch_axes(specs, given)
-    axis = axes[specs[0].name]
-    batch = 1 if axis is None else specs[0].shape[axis]
+    leader = _leader(specs)
+    axis = axes[leader.name]
+    batch = 1 if axis is None else leader.shape[axis]
     if batch == 0:
         raise GraphError("the graph's batch size is fixed to 0; write it with a free or a real one")
     size = batch if isinstance(batch, int) else None
@@ -98,14 +99,20 @@ def batch_axes(specs: Sequence[TensorSpec], given: Mapping[str, Dims]) -> dict[s
         raise OptionError(
             f"--input names {unknown[0]!r}; the graph's inputs are {', '.join(map(str, specs))}"
         )
-    axes: dict[str, int | None] = {}
-    batch: int | str | None = None
-    for spec in specs:
-        axis = _batch_axis(spec, given.get(spec.name), batch, first=not axes)
-        if not axes and axis is not None:
-            batch = spec.shape[axis]
-        axes[spec.name] = axis
-    return axes
+    leader = _leader(specs)
+    leads = _batch_axis(leader, given.get(leader.name), None, first=True)
+    batch = None if leads is None else leader.shape[leads]
+    return {
+        spec.name: leads
+        if spec is leader
+        else _batch_axis(spec, given.get(spec.name), batch, first=False)
+        for spec in specs
+    }
+
+
+def _leader(specs: Sequence[TensorSpec]) -> TensorSpec:
+    """The first input that has axes at all: it says what the batch is."""
+    return next((spec for spec in specs if spec.shape), specs[0])
 
 
 def _batch_axis(

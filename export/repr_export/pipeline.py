@@ -101,7 +101,9 @@ def export(
     if options.precision.names:
         progress("running the original network on the images to judge by")
         evaluation = make_evaluation(source, sets[0])
-        make = VariantMaker(specs, evaluation, source.preprocessing, options.precision, progress)
+        make = VariantMaker(
+            specs, evaluation, source.preprocessing, options.precision, progress, layers
+        )
         variants = make.all_of(model, graph)
     engines: list[ArtifactEngine] = []
     if options.engine is not None:

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_export.errors import PrecisionError
-
-MAX_ERROR = {"fp16": 0.01, "bf16": 0.05, "int8": 0.25}
-"""The relative error of an output that each precision may have: of a size that rounding gives."""
+from repr_export.layers import MAX_ERROR, relative_error
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,6 @@ def compare_outputs(
         cosine = float(a @ b) / norms if norms else float(a.any() == b.any())
         rows.append(OutputError(name, relative_error(a, b), cosine))
     return tuple(rows)
-
-
-def relative_error(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
-    """The Euclidean norm of the difference over that of ``theirs``, or as it is where that is 0.
-
-    Values that ``theirs`` has infinite or undefined do not count.
-    """
-    finite = np.isfinite(theirs)
-    a, b = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
-    return float(np.linalg.norm(a - b)) / (float(np.linalg.norm(b)) or 1.0)
 
 
 def error_receipt(

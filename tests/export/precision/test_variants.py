@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -137,9 +138,44 @@ def test_options_that_do_not_go_together(changes: dict[str, object], message: st
 
 
 def test_int8_needs_to_know_how_images_become_inputs(tmp_path: Path) -> None:
-    source = export("lenet5", tmp_path).path / "model.onnx"
-    with pytest.raises(OptionError, match="--mean and --std"):
-        export(str(source), tmp_path / "out", INT8)
+    source = str(export("lenet5", tmp_path).path / "model.onnx")
+    (tmp_path / "images").mkdir()
+    precision = PrecisionOptions(names=("int8",), calibration=tmp_path / "images")
+    for options, message in (
+        (INT8, "give --calibration"),
+        (replace(INT8, precision=precision), "--mean"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            export(source, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_of_several_inputs_is_calibrated_on_its_own_data(
+    tmp_path: Path, graphs: Any
+) -> None:
+    """Without classes each output's error is judged, and every layer can be looked at."""
+    text = """g (float[N, 4, T] x, float[N, 4, 1] z) => (float[N, 8, T] y)
+        { s = Add(x, z) c = Conv <pads=[1,1]>(s, a) r = Relu(c) d = Conv(r, b) e = Relu(d) y = Conv(e, k) }"""
+    shapes = {"a": (8, 4, 3), "b": (8, 8, 1), "k": (8, 8, 1)}
+    drawn = {name: graphs.draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    source, data = tmp_path / "two.onnx", tmp_path / "data.npz"
+    source.write_bytes(graphs.content(text, **drawn))
+    np.savez(data, x=graphs.draw(20, 4, 9), z=graphs.draw(20, 4, 1, seed=1))
+    precision = PrecisionOptions(names=("int8", "fp16"), calibration=data)
+    options = ExportOptions(samples=data, precision=precision, compare_layers=True)
+    done = export(str(source), tmp_path / "out", options)
+    receipts = done.manifest.receipts["precision"]
+    for path in ("model.int8.onnx", "model.int8-cpu.onnx", "model.fp16.onnx"):
+        (row,) = receipts[path]["accuracy"]["outputs"]
+        assert 0 < row["relative"] < 0.1
+        assert row["cosine"] > 0.99
+        layers = receipts[path]["layers"]
+        assert "within" in layers["summary"]
+        assert {layer["op"] for layer in layers["layers"]} == {"Add", "Conv", "Relu"}
+    assert "20 samples of data.npz" in receipts["model.int8.onnx"]["conversion"]["description"]
+    assert receipts["model.fp16.onnx"]["precision"]["shares"] == {
+        "fp16": 1.0
+    }  # of the shapes given
 
 
 def test_the_command_says_what_each_precision_does(

@@ -16,6 +16,10 @@ from repr_export.precision.half.rules import largest_window
 from repr_export.samples import SampleSet
 
 
+def samples(x: np.ndarray) -> SampleSet:
+    return SampleSet("given", "x", {"x": x})
+
+
 def test_statistics_and_exponentials_stay_in_fp32(graphs: Any, halve: Any) -> None:
     model = graphs.parse(
         """g (float[N, 4, 8, 8] x) => (float[N, 4] y) {
@@ -154,7 +158,7 @@ def test_named_nodes_stay_and_what_lies_between_them(graphs: Any, halve: Any) ->
         ("fp16", 20, {"keep": ["relo"]}, "'relo' to be kept; did you mean relu"),
         ("bf16", 20, {"io": "half"}, "NumPy knows no bfloat16"),
         ("bf16", 13, {}, "needs opset 22, the graph has 13"),
-        ("fp16", 20, {"samples": {"x": np.full((2, 3), np.nan, "f4")}}, "'x' is not a number"),
+        ("fp16", 20, {"samples": samples(np.full((2, 3), np.nan, "f4"))}, "'x' is not a number"),
     ],
 )
 def test_what_cannot_be_half_is_refused(
