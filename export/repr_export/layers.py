@@ -108,8 +108,12 @@ def _values(graph: bytes, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
     found = network({name: values.astype(network.dtypes[name]) for name, values in inputs.items()})
     goes_on_as = _dequantized(model.graph)
     found = {name: found[goes_on_as.get(name, name)] for name in made}
-    arrays = {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
-    return {name: values for name, values in arrays.items() if values.dtype.kind == "f"}
+    dtypes = {name: getattr(values, "dtype", None) for name, values in found.items()}
+    return {
+        name: found[name]
+        for name, dtype in dtypes.items()
+        if dtype is not None and dtype.kind == "f"
+    }
 
 
 def _dequantized(graph: onnx.GraphProto) -> dict[str, str]:

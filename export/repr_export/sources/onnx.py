@@ -141,10 +141,10 @@ def _densify(graph: onnx.GraphProto) -> None:
 
 
 def _free_negative(graph: onnx.GraphProto) -> None:
-    """A size of -1 is how Paddle and others write a free one; -1 at each place is one symbol."""
+    """A size of -1, or "?", is how Paddle and others write a free one, each of its own size."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value < 0:
+            if dim.dim_value < 0 or dim.dim_param == "?":
                 dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
 
 
