@@ -72,7 +72,8 @@ def lay_out(
     ``given`` are shapes by name: one sample's, without the batch, or the whole with
     :data:`BATCH` where the batch stands, or the whole of an input that has no batch. The
     batch is the first axis of the first input that has any, where nothing else is given; others have it
-    where they have the same size or symbol, or else their first or only free axis. Raises
+    where they have the same size or symbol (of several of that size the first axis alone), or else
+    their first or only free axis. Raises
     :class:`OptionError` for a shape that does not fit or is missing.
     """
     axes = batch_axes(specs, given)
@@ -128,7 +129,8 @@ def _batch_axis(
     if batch is None or not shape:
         return None
     if isinstance(batch, int):
-        return 0 if shape[0] == batch else None
+        places = [axis for axis, size in enumerate(shape) if size == batch]
+        return places[0] if places and (places[0] == 0 or len(places) == 1) else None
     if batch in shape:
         return shape.index(batch)
     free = [axis for axis, size in enumerate(shape) if isinstance(size, str)]

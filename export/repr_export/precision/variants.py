@@ -111,6 +111,9 @@ class VariantMaker:
         report = to_half(copy, name, io=io, keep=keep, samples=samples)
         receipt = self._precision_of(copy)
         require_precision(receipt, name)
+        if not report.half:
+            kept = "; ".join(f"{node.node}: {node.reason}" for node in report.kept[:3])
+            raise PrecisionError(f"no node can compute in {name} ({kept}); leave --{name} out")
         # ONNX Runtime's CPU kernels would skip the rounding: the emulation does not.
         emulated = serialize(emulate_half(copy))
         outputs = _widened_run(emulated, self.evaluation, io)

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from repr_export import cli
-from repr_export.errors import ExportError, GraphError, OptionError
+from repr_export.errors import ExportError, GraphError, OptionError, PrecisionError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import Exported, export
 from repr_export.sources import trial
@@ -166,6 +166,18 @@ def test_masks_of_infinity_go_to_half_precision(bring: Any, graphs: Any) -> None
     options = ExportOptions(precision=PrecisionOptions(names=("fp16",)))
     receipt = bring(text, options, **weights).manifest.receipts["precision"]["model.fp16.onnx"]
     assert receipt["conversion"]["overflows"] == ()
+
+
+def test_half_precision_that_would_be_none_is_refused(bring: Any) -> None:
+    """All there is stands in the branches of an If, where types are left as they are."""
+    from repr_export.precision.options import PrecisionOptions
+
+    text = """g (float[N, 4] x, bool b) => (float[N, 4] y)
+        { y = If (b) <then_branch = yes () => (float[N, 4] p) { p = MatMul(x, w) },
+                      else_branch = no () => (float[N, 4] p) { p = Relu(x) }> }"""
+    options = ExportOptions(precision=PrecisionOptions(names=("fp16",)))
+    with pytest.raises(PrecisionError, match="no node can compute in fp16"):
+        bring(text, options, w=np.eye(4, dtype=np.float32))
 
 
 @pytest.mark.parametrize(
