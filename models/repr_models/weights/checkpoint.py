@@ -75,7 +75,7 @@ def _stated_top1(loaded: object) -> float | None:
         except (KeyError, TypeError, ValueError, RuntimeError):
             continue
         if 0 < stated <= 100:
-            return stated if stated <= 1 else stated / 100
+            return round(stated if stated <= 1 else stated / 100, 6)  # it may be a float32
     return None
 
 
