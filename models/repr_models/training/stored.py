@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# What encoding imports is missed before the training, not after it.
+import safetensors.torch  # noqa: F401
 from torch import Tensor
 
 from repr_models.spec import NetworkSpec
