@@ -96,8 +96,9 @@ def _classes(manifest: Manifest) -> ClassNames | None:
         count = len(labels) if labels is not None else None
     if count is None:
         return None
-    is_imagenet = IMAGENET.name == manifest.network.dataset or labels == IMAGENET.labels
-    return ClassNames(count, labels, imagenet_wnids() if is_imagenet else None)
+    # A network of anyone's own with as many classes is ImageNet's too, where the names are its ids.
+    ids = imagenet_wnids() if count == IMAGENET.class_count else None
+    return ClassNames(count, labels, ids)
 
 
 def _drawn(images: ImageSet, limit: int | None) -> ImageSet:

@@ -180,7 +180,8 @@ def _graph(folder: Path, session: Session, found: Evaluation) -> Graph:
         choice=session.choice,
         accuracy=found.accuracy,
         accuracy_note=sentence(found.error) if found.error is not None else found.note,
-        trained_top1=_number(manifest.weights.record, "accuracy", "test_top1"),
+        trained_top1=_number(manifest.weights.record, "accuracy", "test_top1")
+        or _number(manifest.weights.record, "published_top1"),
         bar=_number(manifest.weights.record, "bar"),
         agreement=found.agreement,
         flips=found.flips,

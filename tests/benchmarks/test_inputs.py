@@ -27,14 +27,15 @@ def test_a_folder_by_class_for_any_classes(
     assert images.labels.tolist() == [3, 3, 3, 9, 9, 9]
 
 
-def test_imagenet_goes_by_wordnet_ids(
+def test_imagenet_goes_by_wordnet_ids_and_so_does_any_network_of_its_1000_classes(
     make_artifact: Maker, write_pictures: Maker, tmp_path: Path
 ) -> None:
     folder = write_pictures(tmp_path / "pictures", "n01440764", "n15075141")
-    images, _ = chosen(make_artifact(dataset="imagenet", classes=1000), folder=folder)
-    assert images.labels.tolist() == [0] * 3 + [999] * 3
+    for name, dataset in (("linear", "imagenet"), ("own", None)):
+        images, _ = chosen(make_artifact(name, dataset=dataset, classes=1000), folder=folder)
+        assert images.labels.tolist() == [0] * 3 + [999] * 3
     with pytest.raises(DataError, match="no classes of the network"):
-        chosen(make_artifact("own", dataset=None, classes=1000), folder=folder)
+        chosen(make_artifact("fewer", dataset=None, classes=999), folder=folder)
 
 
 def test_cifar10_is_for_its_networks(

@@ -32,6 +32,12 @@ class Flips:
         return intervals.mcnemar_p(self.lost, self.gained)
 
 
+RECORDED_ON = "CIFAR-10 test"
+"""What all images are called, or drawn from, on which a record's top-1 was measured."""
+IMAGENET_IMAGES = 50_000
+"""As many as ImageNet's validation images; a part of them in a folder may be any classes."""
+
+
 def percent(hits: int, images: int) -> Figure:
     """The share in percent, with Wilson's interval."""
     low, high = intervals.wilson_interval(hits, images)
@@ -99,10 +105,10 @@ class Accuracy:
 class Graph:
     """The graph that was timed, and what it got right; ``accuracy_note`` says why not known.
 
-    ``trained_top1`` (0 to 1) is what training recorded of bundled weights on all test images,
-    ``bar`` what they should reach; None where there is none. ``flips`` are those from the
-    artifact's fp32 graph, None for itself. Of the images, ``skipped`` could not be used, the
-    first for ``skip_reason``.
+    ``trained_top1`` (0 to 1) is what is on record of the weights on all test images (by training,
+    their file or who published them), ``bar`` what bundled ones should reach; None where there is
+    none. ``flips`` are those from the artifact's fp32 graph, None for itself. Of the images,
+    ``skipped`` could not be used, the first for ``skip_reason``.
     """
 
     artifact: str
@@ -132,6 +138,22 @@ class Graph:
             return False
         return self.trained_top1 < self.bar
 
+    @property
+    def off_record(self) -> bool:
+        """Whether its top-1 is not the recorded one: Wilson's interval of it lies elsewhere.
+
+        Only images that the record is of count: CIFAR-10's test images, or a part of them drawn
+        evenly, or all of ImageNet's validation images.
+        """
+        right = self.accuracy
+        if right is None or self.trained_top1 is None:
+            return False
+        of_record = RECORDED_ON in right.description
+        if not (of_record or right.images + self.skipped == IMAGENET_IMAGES):
+            return False
+        low, high = intervals.wilson_interval(right.top1, right.images)
+        return not low <= self.trained_top1 <= high
+
     @cached_property
     def figures(self) -> Mapping[str, Figure]:
         """What is known of its answers, by the name in JSON; shares with Wilson's interval."""
@@ -150,7 +172,11 @@ class Graph:
 
     def answers(self) -> dict[str, Any]:
         """The figures on what it answers, as they stand in JSON."""
-        return {name: plain(figure) for name, figure in self.figures.items()}
+        found: dict[str, Any] = {name: plain(figure) for name, figure in self.figures.items()}
+        if self.accuracy and self.trained_top1 is not None:
+            found["recorded_top1_percent"] = 100 * self.trained_top1
+            found["off_record"] = self.off_record
+        return found
 
 
 class AgreementCount:

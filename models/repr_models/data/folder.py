@@ -110,8 +110,8 @@ class ClassNames:
         keys = [_key(name) for name in names]
         best: tuple[list[int], str, list[str]] = ([], "", list(names))
         for what, called in (
+            ("labels", self.labels),  # which may be WordNet ids, in an order of their own
             ("WordNet ids", self.ids),
-            ("labels", self.labels),
             ("indices", tuple(map(str, range(self.count)))),
         ):
             if called is None or len(called) != self.count:

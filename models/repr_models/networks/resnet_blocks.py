@@ -60,18 +60,20 @@ class BlockShape:
 class PadShortcut(nn.Module):
     """Parameter-free shortcut of §4.2 (option A): subsample, then pad channels with zeros.
 
-    Input (N, inputs, H, W), output (N, outputs, ceil(H / stride), ceil(W / stride)), of
-    which channels ``inputs`` and up are zero.
+    Input (N, inputs, H, W), output (N, outputs, ceil(H / stride), ceil(W / stride)), whose
+    added channels are zero: half of them stand before the input's and the rest behind, as in the
+    published checkpoints of CIFAR's ResNets (github.com/akamaster/pytorch_resnet_cifar10).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.extra = outputs - inputs
+        self.before = (outputs - inputs) // 2
+        self.behind = outputs - inputs - self.before
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        # The zeros go behind the channels, as in the authors' code.
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        subsampled = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(subsampled, (0, 0, 0, 0, self.before, self.behind))
 
 
 class ResidualBlock(nn.Module):

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+# What encoding imports is missed before the training, not after it.
+import safetensors.torch  # noqa: F401
 from torch import Tensor
 
 from repr_models.spec import NetworkSpec
@@ -30,10 +31,7 @@ def store(
     :class:`~repr_models.errors.WeightsError` for values that cannot be stored.
     """
     kept = {key: value for key, value in state.items() if not spec.is_training_only(key)}
-    if how == "auto":
-        content = encode(kept)
-    else:
-        content = save({key: value.cpu().contiguous() for key, value in kept.items()})
+    content = encode(kept, exact=how == "fp32")
     network = spec.build()
     load_content(network, content, Path(f"{spec.name}.safetensors"), spec)
     network = on_device(network, images["test"].images.device)

@@ -11,6 +11,7 @@ from repr_models.data.images import ImageSet
 from repr_models.errors import TrainingError
 from repr_models.files import replace_file
 from repr_models.training.loop import TrainingState
+from repr_models.weights.padding import pads
 
 
 def _identity(state: TrainingState, train_set: ImageSet) -> dict[str, Any]:
@@ -20,6 +21,7 @@ def _identity(state: TrainingState, train_set: ImageSet) -> dict[str, Any]:
         "recipe": asdict(state.recipe),
         "seed": state.seed,
         "data": train_set.sha256,
+        **({"padding": "both sides"} if pads(state.network) else {}),
     }
 
 
@@ -37,13 +39,20 @@ def resume(state: TrainingState, train_set: ImageSet, path: Path) -> None:
     """
     try:
         saved = torch.load(path, map_location=state.device, weights_only=True)
-        same = saved["identity"] == _identity(state, train_set)
+        known, expected = saved["identity"], _identity(state, train_set)
+        same = known == expected
+        earlier = not same and known == {k: v for k, v in expected.items() if k != "padding"}
         if same:
             state.restore(saved)
     except Exception as error:  # torch raises many kinds here, all of them about this file
         raise TrainingError(
             f"{path} is an unfinished run that cannot be read; start anew with --restart"
         ) from error
+    if earlier:
+        raise TrainingError(
+            f"{path} is an unfinished run of an earlier version, whose shortcuts padded zeros behind "
+            f"the channels; finish it with that version, or start anew with --restart"
+        )
     if not same:
         raise TrainingError(
             f"{path} is an unfinished run with another recipe, seed or data; finish it with "

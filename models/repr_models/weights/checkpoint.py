@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_models.errors import WeightsError
-from repr_models.weights.codec import decode
+from repr_models.weights.codec import decode, version_of
+from repr_models.weights.padding import with_zeros_on_both_sides
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Renames = Sequence[tuple[str, str]]
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+_HEADS = ("fc", "linear", "head", "classifier")
+_STATED_KEYS = ("best_prec1", "best_acc1", "best_acc", "acc")
 _LISTED = 8
 
 
@@ -41,24 +44,43 @@ def load_content(
     path: Path,
     spec: NetworkSpec | None = None,
     renames: Renames = (),
-) -> None:
-    """Load the checkpoint ``content`` into ``network``, in place.
+) -> float | None:
+    """Load the checkpoint ``content`` into ``network``, in place; the top-1 that it states, 0 to 1.
 
     ``path`` says by its suffix what it is a file of, and messages name it. Keys are renamed by
-    the regular expressions ``renames``, in order. All parameters and buffers must be there and
-    fit, except that those which serve training alone, by ``spec``, may be missing together:
-    they keep their values then. Raises :class:`WeightsError`, and leaves ``network`` as it was.
+    the regular expressions ``renames``, in order, and those of a head of another usual name. All
+    parameters and buffers must be there and fit, except that those which serve training alone, by
+    ``spec``, may be missing together: they keep their values then. Shortcuts padded otherwise are
+    moved (:mod:`repr_models.weights.padding`). Raises :class:`WeightsError`, and leaves
+    ``network`` as it was.
     """
+    version = None
     if path.suffix.lower() == ".safetensors":
-        loaded = _parse_safetensors(content, path)
+        loaded, version = _parse_safetensors(content, path)
     else:
         loaded = _parse_pickle(content, path)
     state = _renamed(_state_dict(loaded, path), renames, path)
+    state = _with_head_of(network, state)
     _check_fit(network, state, path, spec)
-    network.load_state_dict(state, strict=True)
+    network.load_state_dict(with_zeros_on_both_sides(network, state, version), strict=True)
+    return _stated_top1(loaded)
 
 
-def _parse_safetensors(content: bytes, path: Path) -> object:
+def _stated_top1(loaded: object) -> float | None:
+    """What a training script kept of its test beside the state dict, in percent or as a share."""
+    found = loaded if isinstance(loaded, Mapping) else {}
+    for key in _STATED_KEYS:
+        try:
+            stated = float(found[key])
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            continue
+        if 0 < stated <= 100:
+            return round(stated if stated <= 1 else stated / 100, 6)  # it may be a float32
+    return None
+
+
+def _parse_safetensors(content: bytes, path: Path) -> tuple[object, int | None]:
+    """The tensors, and the codec's version where it wrote the file."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -69,7 +91,8 @@ def _parse_safetensors(content: bytes, path: Path) -> object:
             f"{path} is not a whole safetensors file ({error}); fetch or save it again"
         ) from error
     try:
-        return decode(tensors, _metadata(content))
+        metadata = _metadata(content)
+        return decode(tensors, metadata), version_of(metadata)
     except WeightsError as error:
         raise WeightsError(f"{path} cannot be decoded: {error}") from error
 
@@ -138,6 +161,24 @@ def _renamed(state: dict[str, Tensor], renames: Renames, path: Path) -> dict[str
             raise WeightsError(f"{path} has two tensors for {new}: {key} is its old name")
         renamed[new] = value
     return renamed
+
+
+def _with_head_of(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with its last layer called as the network's, if both have a usual name."""
+    own = network.state_dict()
+
+    def head(keys: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
+        return [n for n in _HEADS if f"{n}.weight" in keys and f"{n}.weight" not in others]
+
+    match head(own, state), head(state, own):
+        case [wanted], [given]:
+            return {
+                f"{wanted}.{key.removeprefix(f'{given}.')}"
+                if key.startswith(f"{given}.")
+                else key: v
+                for key, v in state.items()
+            }
+    return state
 
 
 def _check_fit(

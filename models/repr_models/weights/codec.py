@@ -11,6 +11,8 @@ What travels with the package must be small, and weights are what is large in it
   layers that eight bits hurt most.
 
 The file says of itself how it is stored, in its metadata. A file without that is read as it is.
+Version 1 is of networks whose parameter-free shortcuts padded zeros behind the channels, version 2
+of those that pad them on both sides (:mod:`repr_models.weights.padding`); all else is the same.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ INT8_VALUES = 65_536
 
 METADATA_KEY = "repr-deploy"  # one key: safetensors writes several in no fixed order
 SCALE_SUFFIX = "::scale"  # no name of a parameter holds a colon
-VERSION = 1
+VERSION = 2
 _WAY_OUT = "install the package again, or save the tensors alone"
 
 
-def encode(state: Mapping[str, Tensor]) -> bytes:
+def encode(state: Mapping[str, Tensor], *, exact: bool = False) -> bytes:
     """The file of ``state``: tensors by name, float ones float32 or narrower, on any device.
 
-    The same tensors give the same bytes. Raises :class:`WeightsError` for values that are not
-    finite, and for a name that ends as those of the scales do.
+    ``exact``: all as they are. The same tensors give the same bytes. Raises :class:`WeightsError`
+    for a name that ends as those of the scales do and, unless ``exact``, values that are not finite.
     """
     from safetensors.torch import save
 
@@ -47,7 +49,7 @@ def encode(state: Mapping[str, Tensor]) -> bytes:
         if name.endswith(SCALE_SUFFIX):
             raise WeightsError(f"{name!r} cannot be stored: {SCALE_SUFFIX!r} marks scales")
         tensor = value.detach().cpu().contiguous()
-        if not (tensor.is_floating_point() and tensor.ndim > 1):
+        if exact or not (tensor.is_floating_point() and tensor.ndim > 1):
             stored[name] = tensor
             continue
         tensor = tensor.float()
@@ -88,7 +90,7 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     if METADATA_KEY not in metadata:
         return dict(tensors)
     decoded = dict(tensors)
-    for name, how in _encoding(metadata[METADATA_KEY]).items():
+    for name, how in _described(metadata)[1].items():
         if name not in tensors:
             raise WeightsError(f"its metadata describes {name}, which it does not hold; {_WAY_OUT}")
         if how == "fp16":
@@ -109,19 +111,25 @@ def decode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[s
     return decoded
 
 
-def _encoding(text: str) -> dict[str, Any]:
+def version_of(metadata: Mapping[str, str]) -> int | None:
+    """The version of a file of :func:`encode`, None of any other; raises :class:`WeightsError`."""
+    return _described(metadata)[0] if METADATA_KEY in metadata else None
+
+
+def _described(metadata: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
     try:
-        described = json.loads(text)
+        described = json.loads(metadata[METADATA_KEY])
         version, encoding = described["version"], described["encoding"]
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}") from error
-    if version != VERSION:
+    if version not in range(1, VERSION + 1):
         raise WeightsError(
-            f"it is stored in version {version!r}, this one reads {VERSION}; update the package"
+            f"it is stored in version {version!r}, this one reads up to {VERSION}; "
+            f"update the package"
         )
     if not isinstance(encoding, dict):
         raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}")
-    return encoding
+    return version, encoding
 
 
 def _from_int8(name: str, tensor: Tensor, scale: Tensor | None) -> Tensor:

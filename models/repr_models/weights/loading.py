@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class WeightsSource:
 
     ``location`` is the file's name, its address (published ones) or the seed, ``sha256`` that
     of the file (None for random ones), ``record`` what training wrote of it (empty where there
-    is none); of published ones, ``source`` and ``published_top1`` (0 to 1), as stated by others.
+    is none; ``accuracy`` and ``data`` alone, where others' training left its top-1 in the file);
+    of published ones, ``source`` and ``published_top1`` (0 to 1), as stated by others.
     """
 
     kind: str
@@ -97,8 +99,10 @@ def load_checkpoint(
     """Load a ``.safetensors`` file or a ``torch.save`` file into ``network``, strictly, in place.
 
     Understands a state dict nested under ``state_dict``, ``model`` and the like, the
-    prefixes ``module.`` of DataParallel and ``_orig_mod.`` of torch.compile, and the files of
-    :mod:`repr_models.weights.codec`. With ``spec``, the names of its published checkpoint are
+    prefixes ``module.`` of DataParallel and ``_orig_mod.`` of torch.compile, a last layer called
+    ``fc``, ``linear``, ``head`` or ``classifier``, and the files of
+    :mod:`repr_models.weights.codec`. The record that ``repr-train`` wrote beside the file is
+    its record. With ``spec``, the names of its published checkpoint are
     understood, and what serves training alone may be missing. Code in a pickle is refused, not
     run. Raises :class:`WeightsError`, which lists missing and unexpected keys and differing
     shapes, and then leaves ``network`` as it was.
@@ -106,5 +110,21 @@ def load_checkpoint(
     path = Path(path)
     content = read_file(path)
     renames = spec.published.renames if spec is not None and spec.published is not None else ()
-    load_content(network, content, path, spec, renames)
-    return WeightsSource("file", path.name, hashlib.sha256(content).hexdigest(), {})
+    stated = load_content(network, content, path, spec, renames)
+    digest = hashlib.sha256(content).hexdigest()
+    record = _record_beside(path, digest)
+    if not record and stated is not None:
+        where = {"description": "the test set of whoever trained it, as the file states"}
+        record = {"accuracy": {"test_top1": stated}, "data": {"test": where}}
+    return WeightsSource("file", path.name, digest, record)
+
+
+def _record_beside(path: Path, digest: str) -> dict[str, Any]:
+    """The record that ``repr-train`` wrote of the file ``path``; empty if there is none of it."""
+    try:
+        record: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        of_this = record["weights_sha256"] == digest
+        (record["accuracy"]["test_top1"] + 0, record["data"]["test"]["description"] + "")
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return record if of_this else {}

@@ -23,6 +23,7 @@ from page_results import (
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
+from repr_bench.report.sections.figures import cautions
 from repr_bench.report.terminal import MOST_NOTES
 from repr_bench.results.graph import Accuracy, Flips
 from repr_bench.results.results import Results
@@ -150,6 +151,32 @@ def test_a_network_below_its_bar_is_marked(width: int) -> None:
     assert whole[: min(len(whole), width - 12)] in flat  # cut where the line ends
     assert "lenet5 *" in flat
     assert " * " not in printed(RESULTS, width)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "images", "description", "off"),
+    [
+        (0.9173, 10_000, "CIFAR-10 test set: all 10,000 images", True),
+        (0.0, 10_000, "CIFAR-10 test set: all 10,000 images", True),
+        (0.104, 10_000, "CIFAR-10 test set: all 10,000 images", False),  # within 9.3 to 10.5
+        (0.104, 2_000_000, "CIFAR-10 test set: all 10,000 images", True),
+        (0.7613, 50_000, "50,000 images under val", True),
+        (0.7613, 9_469, "9,469 images under imagenette, 10 of 1,000 classes", False),
+        (None, 10_000, "CIFAR-10 test set: all 10,000 images", False),
+    ],
+)
+def test_an_accuracy_off_the_record_is_the_first_caution_and_in_json(
+    recorded: float | None, images: int, description: str, off: bool
+) -> None:
+    right = Accuracy(images * 99 // 1000, None, images, description, "ef" * 32)
+    results = with_graph(trained_top1=recorded, accuracy=right, bar=0.92)
+    said = cautions(results)
+    assert any("is on record" in caution for caution in said) is off
+    if off:
+        assert said[0].startswith("lenet5 fp32 gets 9.90 (")
+        assert f"of its weights {100 * (recorded or 0):.2f} % is on record" in said[0]
+    derived = results.rows[0].derived()
+    assert derived.get("off_record") == (None if recorded is None else off)
 
 
 def test_names_are_no_markup() -> None:

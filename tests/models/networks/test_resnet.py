@@ -18,14 +18,15 @@ NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5)])
-def test_the_pad_shortcut_subsamples_and_adds_zeros_behind(height: int, width: int) -> None:
+def test_the_pad_shortcut_subsamples_and_adds_zeros_on_both_sides(height: int, width: int) -> None:
     x = torch.randn(2, 4, height, width)
-    y = PadShortcut(4, 10, stride=2)(x)
-    assert y.shape == (2, 10, (height + 1) // 2, (width + 1) // 2)
+    y = PadShortcut(4, 11, stride=2)(x)
+    assert y.shape == (2, 11, (height + 1) // 2, (width + 1) // 2)
     for row in range(y.shape[2]):
         for column in range(y.shape[3]):
-            assert torch.equal(y[:, :4, row, column], x[:, :, 2 * row, 2 * column])
-    assert not y[:, 4:].any()
+            assert torch.equal(y[:, 3:7, row, column], x[:, :, 2 * row, 2 * column])
+    assert not y[:, :3].any()
+    assert not y[:, 7:].any()
 
 
 def test_a_basic_block_has_no_groups_and_a_pre_activated_one_none_either() -> None:

@@ -13,6 +13,7 @@ import torch
 from train_files import FILES, RECIPE, STATE, names, read_record
 
 from repr_models import (
+    TrainingError,
     load_cifar10,
     resolve,
 )
@@ -20,6 +21,7 @@ from repr_models.training import cli as train_cli
 from repr_models.training import loop
 from repr_models.training.augment import ResidentImages
 from repr_models.training.recipe import Recipe
+from repr_models.training.unfinished import keep, resume
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
@@ -161,6 +163,21 @@ def test_another_recipe_seed_or_data_is_refused_until_restart(
     assert train_cli.main([*command, "-o", str(out), "--restart", "--epochs", "1"]) == 0
     assert "resuming" not in capsys.readouterr().err
     assert len(read_record(out)["history"]) == 1
+
+
+def test_an_unfinished_run_whose_shortcuts_padded_behind_is_refused(
+    cifar_folder: Path, tmp_path: Path
+) -> None:
+    spec, path = resolve("resnet20"), tmp_path / "resnet20.cifar10.state.pt"
+    train_set = load_cifar10(cifar_folder, "train")
+    state = loop.start(spec, Recipe(**RECIPE), 0, torch.device("cpu"))  # type: ignore[arg-type]
+    keep(state, train_set, path)
+    resume(state, train_set, path)
+    saved = torch.load(path, weights_only=True)
+    del saved["identity"]["padding"]
+    torch.save(saved, path)
+    with pytest.raises(TrainingError, match=r"padded zeros behind the channels; .* --restart"):
+        resume(state, train_set, path)
 
 
 @pytest.mark.parametrize("content", [b"", b"half", None])

@@ -199,8 +199,8 @@ def test_a_malformed_file_is_an_error_that_names_it(
     ("text", "message"),
     [
         *((text, "is damaged") for text in ("", "{", "[]", "null", '{"version": 1}')),
-        ('{"version": 2, "encoding": {}}', "stored in version 2, this one reads 1; update"),
-        ('{"version": "1", "encoding": {}}', "stored in version '1', this one reads 1"),
+        ('{"version": 3, "encoding": {}}', "stored in version 3, this one reads up to 2; upd"),
+        ('{"version": "1", "encoding": {}}', "stored in version '1', this one reads up to"),
     ],
 )
 def test_metadata_that_cannot_be_read(text: str, message: str) -> None:

@@ -1,10 +1,12 @@
 """Where weights come from: the package, a file, a publisher; heads and names of others."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,3 +202,48 @@ def test_published_weights_are_taken_where_none_are_bundled(
     assert source.location == "http://127.0.0.1:9/w.pth"
     assert source.sha256 == hashlib.sha256(content).hexdigest()
     assert source.record == {"source": "a library", "published_top1": 0.75}
+
+
+def test_the_record_beside_a_file_is_its_record_if_it_is_of_these_bytes(
+    bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.safetensors"
+    shutil.copy(bundle, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    said = {"accuracy": {"test_top1": 0.5}, "data": {"test": {"description": "ten images"}}}
+    for record, expected in (
+        (said | {"weights_sha256": digest}, said | {"weights_sha256": digest}),
+        (said | {"weights_sha256": "0"}, {}),
+        ({"weights_sha256": digest}, {}),
+        ([], {}),
+    ):
+        path.with_suffix(".json").write_text(json.dumps(record))
+        assert load_checkpoint(Small(), path).record == expected
+
+
+@pytest.mark.parametrize(
+    ("beside", "top1"),
+    [
+        ({"best_prec1": 91.73}, 0.9173),
+        ({"best_acc1": torch.tensor(0.5)}, 0.5),
+        ({"acc": "high"}, None),
+        ({"best_acc": torch.zeros(2), "acc": 101.0}, None),
+    ],
+)
+def test_the_accuracy_that_a_training_script_left_in_the_file(
+    beside: dict[str, Any], top1: float | None, state: State, tmp_path: Path
+) -> None:
+    torch.save({"net": state, **beside}, tmp_path / "w.pth")
+    record = load_checkpoint(Small(), tmp_path / "w.pth").record
+    assert record.get("accuracy", {}).get("test_top1") == (top1 and pytest.approx(top1))
+
+
+def test_a_head_of_another_usual_name_fits_and_two_do_not(state: State, tmp_path: Path) -> None:
+    renamed = {key.replace("fc.", "linear."): value for key, value in state.items()}
+    torch.save(renamed, tmp_path / "w.pth")
+    network = Small()
+    load_checkpoint(network, tmp_path / "w.pth")
+    assert_has(network, state)
+    torch.save({**renamed, "head.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"unexpected: linear\.weight, linear\.bias, head"):
+        load_checkpoint(network, tmp_path / "w.pth")

@@ -34,6 +34,17 @@ def agreement_cautions(results: Results) -> list[str]:
     return found
 
 
+def record_cautions(results: Results) -> list[str]:
+    """Which graphs' accuracy is another than is on record of their weights, with both figures."""
+    return [
+        f"{name} gets {with_wilson(graph.figures['top1_percent'])} % top-1, and of its weights "
+        f"{100 * graph.trained_top1:.2f} % is on record: were they trained for this very network, "
+        f"preprocessing and order of classes?"
+        for name, graph in _graphs(results)
+        if graph.off_record and graph.trained_top1 is not None
+    ]
+
+
 def agreement_meanings(results: Results) -> list[str]:
     """What the columns of agreement and flips say."""
     graphs = list(_graphs(results))

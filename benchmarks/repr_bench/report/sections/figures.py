@@ -5,6 +5,7 @@ from repr_bench.report.rows import title_of
 from repr_bench.report.sections.agreement import (
     agreement_cautions,
     agreement_meanings,
+    record_cautions,
     unlabelled_details,
 )
 from repr_bench.report.sections.columns import BELOW_BAR, figures_table
@@ -79,6 +80,7 @@ def cautions(results: Results) -> list[str]:
         )
     if low:
         found.insert(0, f"{BELOW_BAR} below its bar: {', '.join(low)}")
+    found[:0] = record_cautions(results)
     found += agreement_cautions(results)
     if results.environment.busy():
         found.append(
