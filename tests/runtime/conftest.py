@@ -137,8 +137,11 @@ def artifact(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def inspect(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """`repr-inspect`: its exit status and what it shows."""
+def inspect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    """`repr-inspect`: its exit status and what it shows, where there is no terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def inspect(*arguments: object) -> tuple[int, str]:
         return main([*map(str, arguments)]), capsys.readouterr().out
