@@ -100,6 +100,8 @@ def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
     rows.append(("weights", f"{weights.kind} ({location}){_trained(weights.record)}"))
     rows += [("input", str(spec)) for spec in manifest.inputs]
     rows += [("output", str(spec)) for spec in manifest.outputs]
+    if manifest.inseparable:
+        rows.append(("batch", f"{manifest.inseparable}: give whole batches, do not join requests"))
     if manifest.preprocessing:
         pre = manifest.preprocessing
         resize = f"shorter side to {pre.resize}, " if pre.resize else ""

@@ -126,8 +126,8 @@ class InputChecker:
         if not self._images or spec is not self._specs[0] or not _like_images(array):
             return ""
         return (
-            "images are preprocessed first: classify(images) gives labels, preprocess(images) of the "
-            "session what run takes, both from uint8 RGB images (H, W, 3)"
+            "images are preprocessed first: classify(images) gives labels, session.preprocess(images) "
+            "what run takes; both take uint8 RGB images (H, W, 3)"
         )
 
 

@@ -29,7 +29,8 @@ def _require(name: str, value: object, is_kind: bool, kind: str, least: float, m
     if is_kind and not isinstance(value, bool) and least <= number <= most:
         return
     bounds = f", {least:g} or more" if math.isfinite(least) else ""
-    bounds += f" and {most:,g} at most" if math.isfinite(most) else ""
+    if math.isfinite(most):
+        bounds = f" from {least:g} to {most:,g}"
     raise OptionError(f"{name} must be {kind}{bounds}, got {value!r:.60}")
 
 

@@ -100,7 +100,7 @@ def read_golden(
         return Golden(
             path=path,
             samples=int(receipt["samples"]),
-            whole=bool(receipt.get("inseparable")),
+            whole=bool(manifest.inseparable),
             inputs=given,
             outputs={spec.name: content[f"output.{spec.name}"] for spec in outputs},
             tolerances={spec.name: float(tolerances[spec.name]) for spec in outputs},

@@ -147,12 +147,8 @@ class Session:
 
     @property
     def inseparable(self) -> str:
-        """Why requests must not be joined to a batch, such as that a sample's outputs depend on it.
-
-        "" where every sample has its own row in each output, whatever it is run with.
-        """
-        golden = self.manifest.receipts.get("golden", {})
-        return str(golden.get("inseparable", "")) if isinstance(golden, Mapping) else ""
+        """As the manifest's: why requests must not be joined to a batch; "" where they may."""
+        return self.manifest.inseparable
 
     @property
     def instances(self) -> int:
@@ -311,7 +307,8 @@ class Session:
 
         ``inputs`` have the samples along their first axis. They are run at once where that can
         be, else in batches of :meth:`runnable_batch`, the last of which is filled up; the
-        outputs of what it was filled with are cut off. Raises what :meth:`run` raises.
+        outputs of what it was filled with are cut off. Raises what :meth:`run` raises, and
+        :class:`NotBatchableError` where samples must stay together.
         """
         feed = self._checker.bind((inputs,), {})
         counts = {len(v) if isinstance(v, np.ndarray) and v.ndim else 0 for v in feed.values()}

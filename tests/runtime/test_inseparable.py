@@ -48,6 +48,11 @@ def test_what_would_join_requests_or_cut_batches_refuses(tiny: Any, tmp_path: Pa
             Batcher(session)
 
 
+def test_what_it_is_is_shown(tiny: Any, tmp_path: Path, inspect: Any) -> None:
+    status, shown = inspect(write_centred(tiny, tmp_path / "a", 3, X), "--verify")
+    assert (status, f"\nbatch     {WHY}: give whole batches, " in shown) == (0, True)
+
+
 def test_what_run_all_cannot_count_is_runs_to_take_or_to_refuse(
     tiny: Any, two_inputs: Path, tmp_path: Path
 ) -> None:

@@ -21,10 +21,10 @@ from repr_runtime.loading import LoadOptions
     ("asked", "words"),
     [
         ({"nonfinite": "ignore"}, "nonfinite must be one of error, allow, got 'ignore'"),
-        ({"threads": 0}, "threads must be a whole number, 1 or more and 65,536 at most, got 0"),
+        ({"threads": 0}, "threads must be a whole number from 1 to 65,536, got 0"),
         ({"threads": "2"}, "threads must be a whole number"),
-        ({"threads": 10**12}, "65,536 at most, got 1000000000000"),
-        ({"instances": -1}, "instances must be a whole number, 1 or more"),
+        ({"threads": 10**12}, "to 65,536, got 1000000000000"),
+        ({"instances": -1}, "instances must be a whole number from 1"),
         ({"instances": True}, "got True"),
         ({"tuned": "speed"}, "latency, throughput, got 'speed'"),
         ({"tuned": 3}, "latency, throughput, got 3"),
