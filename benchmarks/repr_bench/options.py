@@ -15,6 +15,7 @@ from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOption
 from repr_bench.results.trials import SCENARIOS, Scenario
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
+from repr_runtime.machine import version_of
 
 if TYPE_CHECKING:
     from repr_bench.report.sort import Order
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="networks by name (exported if need be) or artifact folders; "
         "default: every network whose bundled weights reach their bar",
     )
+    p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     _add(p, "--list", "list every network, and stop")
     _add(p, "--quiet", "no progress; the table alone")
     _add_what(p.add_argument_group("what is measured"))

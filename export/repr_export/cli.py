@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_runtime.errors import MissingExtraError, ReproError
+from repr_runtime.machine import version_of
 
 if TYPE_CHECKING:
     from repr_export.pipeline import Exported
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         description="Export a trained network to an artifact: ONNX with BatchNorm folded, "
         "proven equal to the network, with everything that a service needs.",
     )
+    p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
     p.add_argument("-o", "--out", type=Path, default=None, metavar="DIR", help="default: artifacts")
     p.add_argument("--name", help="name of the artifact's folder in DIR (default: the target's)")

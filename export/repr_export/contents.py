@@ -7,7 +7,6 @@ import platform
 import onnx_ir as ir
 
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, count_parameters
-from repr_export.graph.serialize import version_of
 from repr_export.graph.signature import Signature
 from repr_export.parity import Parity
 from repr_export.passes import FoldReport
@@ -16,6 +15,7 @@ from repr_export.source import Source
 from repr_export.tensorrt.engines import ArtifactEngine
 from repr_runtime.artifact.manifest import Manifest, NetworkInfo
 from repr_runtime.artifact.reading import describe_file
+from repr_runtime.machine import version_of
 
 GRAPH_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
 _MADE_BY = ("repr-deploy", "torch", "onnx", "onnx-ir", "onnxscript", "numpy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,14 @@ def finish(prog: str, run: Callable[[], object], interrupted: str) -> int:
         return 0
     print(message, file=sys.stderr)
     return 1
+
+
+def version() -> str:
+    """The installed version of repr-deploy, or "unknown"."""
+    try:
+        return importlib.metadata.version("repr-deploy")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 @contextmanager

@@ -4,7 +4,10 @@ import argparse
 import json
 import logging
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,6 +18,7 @@ from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.checks import Check
 from repr_runtime.errors import ReproError
 from repr_runtime.loading import DEVICES
+from repr_runtime.machine import version_of
 from repr_runtime.preflight import preflight, preflight_engines
 
 
@@ -25,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "Exit status 0 if it will, 1 if not.",
     )
     p.add_argument("artifact", help="the folder that repr-export wrote")
+    p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     p.add_argument(
         "--verify",
         action="store_true",
@@ -59,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         described = [*_describe(args.artifact, manifest, args.verify), ""] if manifest else []
         described += _engine_verdicts(engines)
-        report = "\n".join(map(_printable, [*described, *_verdict(checks)]))
+        width = shutil.get_terminal_size((0, 0)).columns  # 0: no terminal, nor COLUMNS
+        lines = [_printable(line, width) for line in (*described, *_verdict(checks))]
+        report = "\n".join(lines)
     try:
         print(report, flush=True)
     except BrokenPipeError:  # the reader, head or a pager, has seen enough
@@ -67,11 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if runs else 1
 
 
-def _printable(line: str) -> str:
-    """``line`` with what a terminal would obey, or cannot show, written as an escape."""
+def _printable(line: str, width: int) -> str:
+    """``line`` with what a terminal would obey, or cannot show, written as an escape.
+
+    Wrapped between words to ``width`` columns, if that is not 0, below what follows its title.
+    """
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     encoding = sys.stdout.encoding or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+    if len(shown) <= width or not width:
+        return shown
+    title = re.match(r" *\[..\] |\w+( \w+)?  +|", shown)
+    indent = " " * (title.end() if title else 0)
+    wrapped = textwrap.wrap(
+        *(shown, width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapped)
 
 
 def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
@@ -82,6 +100,8 @@ def _describe(path: str, manifest: Manifest, everything: bool) -> list[str]:
     rows.append(("weights", f"{weights.kind} ({location}){_trained(weights.record)}"))
     rows += [("input", str(spec)) for spec in manifest.inputs]
     rows += [("output", str(spec)) for spec in manifest.outputs]
+    if manifest.inseparable:
+        rows.append(("batch", f"{manifest.inseparable}: give whole batches, do not join requests"))
     if manifest.preprocessing:
         pre = manifest.preprocessing
         resize = f"shorter side to {pre.resize}, " if pre.resize else ""

@@ -5,6 +5,10 @@ class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""
 
 
+class OptionError(ReproError, ValueError):
+    """An argument, such as a number of threads, is not what it may be."""
+
+
 class ArtifactError(ReproError):
     """The artifact is not what it should be."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,15 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 
 class InputChecker:
-    """Binds arrays to the graph's inputs and refuses what does not fit."""
+    """Binds arrays to the graph's inputs and refuses what does not fit.
 
-    def __init__(self, specs: tuple[TensorSpec, ...], refuse_nonfinite: bool) -> None:
-        self._specs = specs
+    ``images``: the first input is made of images, by ``Session.preprocess``.
+    """
+
+    def __init__(
+        self, specs: tuple[TensorSpec, ...], refuse_nonfinite: bool, images: bool = False
+    ) -> None:
+        self._specs, self._images = specs, images
         self._names = tuple(spec.name for spec in specs)
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in specs)
         self._refuse_nonfinite = refuse_nonfinite
@@ -67,16 +73,16 @@ class InputChecker:
         for spec, dtype in zip(self._specs, self._dtypes, strict=True):
             array = feed[spec.name]
             if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                raise _type_error(spec, array)
+                raise _type_error(spec, array, self._way_out(spec, array))
             shape = array.shape
             if len(shape) != len(spec.shape) or 0 in shape:
-                raise _shape_error(spec, shape, sizes)
+                raise _shape_error(spec, shape, sizes, self._way_out(spec, array))
             for expected, size in zip(spec.shape, shape, strict=True):
                 # A name stands for one size: the first it meets, which setdefault notes.
                 if expected != size and (
                     isinstance(expected, int) or sizes.setdefault(expected, size) != size
                 ):
-                    raise _shape_error(spec, shape, sizes)
+                    raise _shape_error(spec, shape, sizes, self._way_out(spec, array))
             if self._refuse_nonfinite and not all_finite(array):
                 raise nonfinite_error(spec.name, array)
         if len(self._specs) == 1 and array.size <= _SMALL and array.dtype in ("f4", "f8"):
@@ -115,28 +121,51 @@ class InputChecker:
             )
         return feed
 
+    def _way_out(self, spec: TensorSpec, array: Any) -> str:
+        """Where ``array`` seems to be images, what is to be done with them; "" for all else."""
+        if not self._images or spec is not self._specs[0] or not _like_images(array):
+            return ""
+        return (
+            "images are preprocessed first: classify(images) gives labels, session.preprocess(images) "
+            "what run takes; both take uint8 RGB images (H, W, 3)"
+        )
 
-def _type_error(spec: TensorSpec, array: Any) -> errors.InputTypeError | errors.InputDtypeError:
+
+def _like_images(given: Any) -> bool:
+    """Whether it holds bytes, or has three channels in the last place."""
+    if isinstance(given, list | tuple) and given:  # images of different sizes are no one array
+        return _like_images(given[0])
+    with suppress(Exception):  # whatever another library's object says to that
+        array = np.asarray(given)
+        return array.dtype == np.uint8 or (array.ndim in (3, 4) and array.shape[-1] == 3)
+    return False
+
+
+def _type_error(
+    spec: TensorSpec, array: Any, way_out: str
+) -> errors.InputTypeError | errors.InputDtypeError:
     if not isinstance(array, np.ndarray):
         return errors.InputTypeError(
             f"input {spec.name!r} is {type(array).__name__}, expected a numpy array; "
-            f"convert with np.asarray(x, np.{spec.dtype})"
+            + (way_out or f"convert with np.asarray(x, np.{spec.dtype})")
         )
     return errors.InputDtypeError(
         f"input {spec.name!r} is {array.dtype}, expected {spec.dtype}; "
-        f"convert with x.astype(np.{spec.dtype})"
+        + (way_out or f"convert with x.astype(np.{spec.dtype})")
     )
 
 
 def _shape_error(
-    spec: TensorSpec, shape: tuple[int, ...], sizes: Mapping[str, int]
+    spec: TensorSpec, shape: tuple[int, ...], sizes: Mapping[str, int], way_out: str
 ) -> errors.InputShapeError:
     got = f"input {spec.name!r} has shape {shape}"
     if 0 in shape and len(shape) == len(spec.shape):
         return errors.EmptyBatchError(f"{got}: there is nothing in it; skip empty batches")
     wanted = ", ".join(map(str, spec.shape))
     hint = ""
-    if len(shape) == len(spec.shape) - 1:
+    if way_out:
+        hint = f"; {way_out}"
+    elif len(shape) == len(spec.shape) - 1:
         hint = "; one sample needs a batch dimension too: x[None]"
     elif len(shape) == len(spec.shape):
         differ = [i for i in range(len(shape)) if spec.shape[i] not in (shape[i], *sizes)]

@@ -14,6 +14,7 @@ from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import GOALS, Setting, resolve
 from repr_runtime.machine import usable_cores
+from repr_runtime.options import MANY, require_one_of, require_path, require_whole
 
 DEVICES = ("auto", "tensorrt", "cuda", "onnxruntime-tensorrt", "cpu")
 """``tensorrt`` runs the artifact's engines; the others give its graphs to ONNX Runtime."""
@@ -39,8 +40,8 @@ _log = logging.getLogger(__name__)
 class LoadOptions:
     """What :func:`~repr_runtime.session.load` is asked for; it says what each field means.
 
-    Raises ``ValueError`` for what none may be, and :class:`DeviceUnavailableError` for a device
-    that there is not.
+    Raises :class:`OptionError` for what none may be, and :class:`DeviceUnavailableError` for a
+    device that there is not.
     """
 
     device: str = "auto"
@@ -58,16 +59,18 @@ class LoadOptions:
             raise errors.DeviceUnavailableError(
                 f"there is no device {self.device!r}; known are {', '.join(DEVICES)}"
             )
-        if self.nonfinite not in NONFINITE:
-            raise ValueError(f"nonfinite must be 'error' or 'allow', got {self.nonfinite!r}")
+        require_one_of(NONFINITE, nonfinite=self.nonfinite)
         for name in ("threads", "instances"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if isinstance(self.tuned, str) and self.tuned not in GOALS:
-            raise ValueError(f"tuned must be one of {', '.join(GOALS)}, got {self.tuned!r}")
+            if (value := getattr(self, name)) is not None:
+                require_whole(1, MANY, **{name: value})
+        if self.engine is not None:
+            require_path(engine=self.engine)
+        if self.tuned is not None and not isinstance(self.tuned, Setting):
+            require_one_of(GOALS, tuned=self.tuned)
+        if not isinstance(self.tensorrt, TensorRTOptions):
+            raise errors.OptionError(f"options must be TensorRTOptions, got {self.tensorrt!r:.60}")
         if self.engine is not None and self.device not in ("auto", "tensorrt"):
-            raise ValueError(f"an engine runs with device='tensorrt', not {self.device!r}")
+            raise errors.OptionError(f"an engine runs with device='tensorrt', not {self.device!r}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""The CPU that this process runs on."""
+"""The CPU that this process runs on, and the packages that it finds there."""
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -30,6 +31,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def version_of(distribution: str) -> str:
+    """The installed version of a distribution, or "unknown"."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
@@ -19,6 +19,7 @@ from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
 from repr_runtime.loading import LoadOptions, Opened, open_backend
+from repr_runtime.options import require_path, require_whole
 from repr_runtime.preprocess import Images, preprocess
 from repr_runtime.self_test import SelfTestReport, cast, read_golden
 
@@ -69,9 +70,11 @@ def load(
     :class:`~repr_runtime.backends.tuning.Setting` of one's own will do, too.
 
     An artifact that is replaced by a new export meanwhile is read again, so that it is one of
-    the two. Raises :class:`ArtifactError` if it is not whole, is altered, or has no such
-    precision, and :class:`BackendError` if it cannot run here.
+    the two. Raises :class:`OptionError` for an argument that none may be, :class:`ArtifactError`
+    if the artifact is not whole, is altered, or has no such precision, and
+    :class:`BackendError` if it cannot run here.
     """
+    require_path(path=path)
     root = Path(path)
     asked = LoadOptions(
         device=device,
@@ -79,7 +82,7 @@ def load(
         threads=threads,
         instances=instances,
         nonfinite=nonfinite,
-        tensorrt=options or TensorRTOptions(),
+        tensorrt=TensorRTOptions() if options is None else options,
         engine=engine,
         trust=trust,
         tuned=tuned,
@@ -124,8 +127,9 @@ class Session:
                 )
         self._backend: Backend | None = backend
         self._refuse_nonfinite = self.nonfinite == "error"
-        self._checker = InputChecker(backend.inputs, self._refuse_nonfinite)
-        self._shapes = InputChecker(backend.inputs, refuse_nonfinite=False)
+        images = manifest.preprocessing is not None
+        self._checker = InputChecker(backend.inputs, self._refuse_nonfinite, images)
+        self._shapes = InputChecker(backend.inputs, False, images)
         self._output_names = tuple(spec.name for spec in backend.outputs)
 
     @property
@@ -143,12 +147,8 @@ class Session:
 
     @property
     def inseparable(self) -> str:
-        """Why requests must not be joined to a batch, such as that a sample's outputs depend on it.
-
-        "" where every sample has its own row in each output, whatever it is run with.
-        """
-        golden = self.manifest.receipts.get("golden", {})
-        return str(golden.get("inseparable", "")) if isinstance(golden, Mapping) else ""
+        """As the manifest's: why requests must not be joined to a batch; "" where they may."""
+        return self.manifest.inseparable
 
     @property
     def instances(self) -> int:
@@ -211,9 +211,10 @@ class Session:
             f"overflows on them; use another precision, or load with nonfinite='allow'"
         )
 
-    def preprocess(self, images: Images) -> NDArray[np.float32]:
-        """uint8 RGB images of any size as the network's input (N, 3, H, W) float32.
+    def preprocess(self, images: Images) -> NDArray[Any]:
+        """uint8 RGB images of any size as the network's input (N, 3, H, W).
 
+        float32, or float16 where the graph takes that.
         Raises :class:`ImageError`, and :class:`PreprocessingMissingError` if the artifact
         does not say how.
         """
@@ -222,25 +223,35 @@ class Session:
                 f"{self.path} does not say how images become inputs; use run(), or export it again with "
                 f"--mean and --std"
             )
-        return preprocess(images, self.manifest.preprocessing)
+        return cast(preprocess(images, self.manifest.preprocessing), self.inputs[0])
 
     def classify(self, images: Images, *, top: int = 5) -> list[Prediction]:
         """Label images: one (H, W, 3), a batch (N, H, W, 3) or a sequence, uint8 RGB, any size.
 
-        Returns one :class:`Prediction` an image with the ``top`` most probable classes.
-        Probabilities are the soft-max of the first output, which must be logits (N, classes).
-        Raises what :meth:`preprocess` and :meth:`run` raise, and :class:`ArtifactError` if the
-        output is not such, or the labels are not as many as its classes.
+        Returns one :class:`Prediction` an image with the ``top`` most probable classes, those
+        that :meth:`predictions` makes of the first output. Raises what :meth:`preprocess`,
+        :meth:`run` and :meth:`predictions` raise, and :class:`ArtifactError` if that output is
+        no logits (N, classes).
         """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        inputs = cast(self.preprocess(images), self.inputs[0])
-        logits = self.run_all({self.inputs[0].name: inputs})
-        scores = logits[self._output_names[0]].astype(np.float64)
-        if scores.ndim != 2:
+        require_whole(1, top=top)
+        outputs = self.run_all({self.inputs[0].name: self.preprocess(images)})
+        logits = outputs[self._output_names[0]]
+        if logits.ndim != 2:
             raise errors.ArtifactError(
-                f"output {self._output_names[0]!r} has shape {scores.shape}, expected (N, classes); use run()"
+                f"output {self._output_names[0]!r} has shape {logits.shape}, expected (N, classes); use run()"
             )
+        return self.predictions(logits, top=top)
+
+    def predictions(self, logits: ArrayLike, *, top: int = 5) -> list[Prediction]:
+        """What logits (N, classes) of the first output say, or (classes,) those of one sample.
+
+        Returns one :class:`Prediction` a row with the ``top`` most probable classes.
+        Probabilities are the soft-max of the row, in float64. Raises :class:`InputError` for
+        what is no such array, and :class:`ArtifactError` if the labels are not as many as its
+        classes.
+        """
+        require_whole(1, top=top)
+        scores = self._scores(logits)
         labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
         if len(labels) != scores.shape[1]:
             raise errors.ArtifactError(
@@ -254,6 +265,27 @@ class Session:
             best = tuple((int(c), labels[c], float(row[c])) for c in classes)
             predictions.append(Prediction(*best[0], best))
         return predictions
+
+    def _scores(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Logits of the first output as (N, classes) in float64."""
+        output = self.outputs[0]
+        classes = output.shape[1] if len(output.shape) == 2 else "classes"
+        try:
+            scores = np.atleast_2d(np.asarray(logits, np.float64))
+        except (TypeError, ValueError) as error:
+            raise errors.InputTypeError(
+                f"logits are {type(logits).__name__}, expected an array (N, {classes}): that of "
+                f"output {output.name!r}"
+            ) from error
+        fit = isinstance(classes, str) or scores.shape[-1] == classes
+        if scores.ndim != 2 or 0 in scores.shape or not fit:
+            raise errors.InputShapeError(
+                f"logits have shape {np.shape(logits)}, expected (N, {classes}): those of output "
+                f"{output.name!r}"
+            )
+        if self._refuse_nonfinite and not all_finite(scores):
+            raise nonfinite_error("logits", scores)
+        return scores
 
     def self_test(self) -> SelfTestReport:
         """Run the golden samples and compare with what the original network said of them.
@@ -275,12 +307,16 @@ class Session:
 
         ``inputs`` have the samples along their first axis. They are run at once where that can
         be, else in batches of :meth:`runnable_batch`, the last of which is filled up; the
-        outputs of what it was filled with are cut off. Raises what :meth:`run` raises.
+        outputs of what it was filled with are cut off. Raises what :meth:`run` raises, and
+        :class:`NotBatchableError` where samples must stay together.
         """
-        count = len(next(iter(inputs.values())))
-        size = self.runnable_batch(count)
+        feed = self._checker.bind((inputs,), {})
+        counts = {len(v) if isinstance(v, np.ndarray) and v.ndim else 0 for v in feed.values()}
+        count = counts.pop()
+        # What has not as many samples in each input is for run to take as it is, or to refuse.
+        size = count if counts or not count else self.runnable_batch(count)
         if size == count:
-            return self.run(inputs)
+            return self.run(feed)
         if self.inseparable:
             raise errors.NotBatchableError(
                 f"{self.path} runs {size} samples at a time, and {count} cannot be cut up or filled up: "
@@ -290,7 +326,7 @@ class Session:
         for begin in range(0, count, size):
             # A last batch that is not full is filled up with its last sample.
             rows = np.minimum(np.arange(begin, begin + size), count - 1)
-            parts.append(self.run({name: values[rows] for name, values in inputs.items()}))
+            parts.append(self.run({name: values[rows] for name, values in feed.items()}))
         return {
             name: np.concatenate([part[name] for part in parts])[:count]
             for name in self._output_names
@@ -315,8 +351,9 @@ class Session:
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Probabilities of logits (N, classes), each row for itself, in float64."""
     exact = scores.astype(np.float64)
-    exponent = np.exp(exact - exact.max(axis=1, keepdims=True))
-    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
+    with np.errstate(all="ignore"):  # of infinity, NaN is the answer
+        exponent = np.exp(exact - exact.max(axis=1, keepdims=True))
+        return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
 
 def _agree(listed: TensorSpec, real: TensorSpec, precision: str) -> bool:

@@ -97,7 +97,7 @@ class Tiny:
                 describe_file("golden.npz", files["golden.npz"], "golden"),
                 *(describe_file(path, *described) for path, described in further),
             ),
-            receipts={"golden": {"tolerance": {"logits": 1e-4}}},
+            receipts={"golden": {"samples": 3, "tolerance": {"logits": 1e-4}}},
             versions={"repr-deploy": "0"},
         )
         return replace(manifest, **changes), files | {path: each[0] for path, each in further}
@@ -137,8 +137,11 @@ def artifact(tiny: Tiny, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def inspect(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """`repr-inspect`: its exit status and what it shows."""
+def inspect(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    """`repr-inspect`: its exit status and what it shows, where there is no terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def inspect(*arguments: object) -> tuple[int, str]:
         return main([*map(str, arguments)]), capsys.readouterr().out

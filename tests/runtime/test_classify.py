@@ -11,7 +11,14 @@ from refusals import refuses
 
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime import Prediction, load
-from repr_runtime.errors import ArtifactError, PreprocessingMissingError
+from repr_runtime.errors import (
+    ArtifactError,
+    InputShapeError,
+    InputTypeError,
+    NonFiniteInputError,
+    OptionError,
+    PreprocessingMissingError,
+)
 
 LABELS = ("ant", "bee", "cat", "dog", "elk")
 
@@ -47,8 +54,31 @@ def test_top(artifact: Path) -> None:
         for top in (1, 2, 5, 50):
             (prediction,) = session.classify(image, top=top)
             assert prediction == Prediction(*whole.top[0], whole.top[:top])
-        with pytest.raises(ValueError, match="at least 1, got 0"):
-            session.classify(image, top=0)
+        for wrong in (0, 1.5, None):
+            for act in (session.classify, session.predictions):
+                with refuses(OptionError, f"top must be a whole number, 1 or more, got {wrong}"):
+                    act(image, top=wrong)
+
+
+def test_logits_that_were_run_elsewhere(artifact: Path) -> None:
+    images = images_of(4)
+    with load(artifact, device="cpu") as session:
+        logits = session.run(session.preprocess(images))["logits"]
+        expected = session.classify(images, top=2)
+        assert session.predictions(logits, top=2) == expected
+        assert session.predictions(logits.tolist(), top=2) == expected
+        assert session.predictions(logits[0], top=2) == expected[:1]
+        for wrong in ({"logits": logits}, "logits"):
+            with refuses(InputTypeError, f"logits are {type(wrong).__name__}", "'logits'"):
+                session.predictions(wrong)  # type: ignore[arg-type]
+        for shape in ((2, 7), (7,), (0, 5), (2, 5, 1), ()):
+            with refuses(InputShapeError, f"shape {shape}", "expected (N, 5)"):
+                session.predictions(np.zeros(shape))
+        with refuses(NonFiniteInputError, "'logits' holds 1 values"):
+            session.predictions([0, 1, np.inf, 3, 4])
+    with load(artifact, device="cpu", nonfinite="allow") as session:
+        (prediction,) = session.predictions([0, 1, np.inf, 3, 4])
+        assert np.isnan(prediction.probability)
 
 
 def test_equal_scores_keep_the_order_of_classes_and_large_ones_do_not_overflow(

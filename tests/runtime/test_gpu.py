@@ -83,7 +83,7 @@ def engine_artifact(
         outputs=(TensorSpec("logits", "float32", ("n", CLASSES)),),
         labels=None,
         preprocessing=None,
-        receipts={"golden": {"tolerance": {"logits": 1e-3}}},
+        receipts={"golden": {"samples": 3, "tolerance": {"logits": 1e-3}}},
         more={built.info.path: (built.content, "engine", "fp32")},
         engines=(built.info,),
     )

@@ -66,7 +66,9 @@ def test_an_input_may_have_any_name(tiny: Any, tmp_path: Path, name: str) -> Non
 
 AS_ARRAY = ("expected a numpy array", "np.asarray(x, np.float32)")
 AS_FLOAT32 = ("expected float32", "x.astype(np.float32)")
-DTYPES = ("float64", "float16", "uint8", ">f4", "object", "complex64")
+DTYPES = ("float64", "float16", "int8", ">f4", "object", "complex64")
+IMAGE = np.zeros((9, 7, 3), np.uint8)
+PREPROCESS = ("classify(images)", "preprocess(images)", "uint8 RGB images (H, W, 3)")
 NO_BATCH = ("(3, 4, 4)", "expected (batch, 3, 4, 4)", "batch dimension too: x[None]")
 
 
@@ -84,7 +86,18 @@ NO_BATCH = ("(3, 4, 4)", "expected (batch, 3, 4, 4)", "batch dimension too: x[No
         (X[0], errors.InputShapeError, NO_BATCH),
         (X[:, :2], errors.InputShapeError, ("(2, 2, 4, 4)", "(batch, 3, 4, 4)")),
         (X[..., None], errors.InputShapeError, ("(2, 3, 4, 4, 1)",)),
-        (X.transpose(0, 2, 3, 1), errors.InputShapeError, ("(2, 4, 4, 3)",)),
+        *(
+            (x, errors.InputShapeError, (str(x.shape), *PREPROCESS))
+            for x in (X.transpose(0, 2, 3, 1), IMAGE.astype(np.float32))
+        ),
+        *(
+            (x, errors.InputDtypeError, (f"is {x.dtype}, expected float32", *PREPROCESS))
+            for x in (IMAGE, IMAGE[None], X.astype(np.uint8), IMAGE.astype(np.float64))
+        ),
+        *(
+            (x, errors.InputTypeError, ("expected a numpy array", *PREPROCESS))
+            for x in ([IMAGE, IMAGE[:5]], memoryview(IMAGE))
+        ),
         (np.zeros((), np.float32), errors.InputShapeError, ("()",)),
         (X[:0], errors.EmptyBatchError, ("(0, 3, 4, 4)", "skip empty batches")),
     ],
@@ -95,6 +108,14 @@ def test_types_and_shapes(
     with refuses(kind, *parts) as caught:
         session.run(given)
     assert isinstance(caught.value, ValueError)
+
+
+def test_bytes_for_a_network_of_something_else_than_images(two_inputs: Path) -> None:
+    with (
+        load(two_inputs, device="cpu", threads=1) as pair,
+        refuses(errors.InputDtypeError, *AS_FLOAT32),
+    ):
+        pair.run(LEFT.astype(np.uint8), LEFT)
 
 
 def test_shape_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:
@@ -132,15 +153,22 @@ def test_not_finite_out(tiny: Any, tmp_path: Path) -> None:
         assert np.isnan(session.run(x)["y"][1, 1])
 
 
-def test_a_library_that_fails_while_running(tiny: Any, tmp_path: Path) -> None:
+def test_what_a_library_says_of_a_failure_is_in_the_error_and_not_on_stderr(
+    tiny: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("cannot be reshaped", "Input shape:{3,2}, requested shape:{5,2}")
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     shape = helper.make_tensor("value", 7, [2], [5, 2])
     nodes.insert(0, helper.make_node("Constant", [], ["shape"], value=shape))
     path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": (5, 2)})
     with load(path, device="cpu", threads=1) as session:
         assert session.run(np.zeros((5, 2), np.float32))["y"].shape == (5, 2)
-        with refuses(errors.ExecutionError, "ONNX Runtime failed to run the graph"):
+        with refuses(errors.ExecutionError, "ONNX Runtime failed to run the graph", *words):
             session.run(LEFT)
+    with refuses(errors.ModelLoadError, "refuses the graph", "Nonsense"):
+        nonsense = [helper.make_node("Nonsense", ["x"], ["y"])]
+        load(tiny.write_model(tmp_path / "b", nonsense, {"x": ("n", 2)}, {"y": ("n", 2)}))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_closed(artifact: Path) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from repr_runtime import cli as inspect_cli
 from repr_runtime.artifact.manifest import WeightsInfo
 from repr_runtime.cli import main
+from repr_runtime.machine import version_of
 
 Inspect = Callable[..., tuple[int, str]]
 COMMAND = [sys.executable, "-W", "error", "-m", "repr_runtime.cli"]
@@ -39,6 +42,31 @@ def test_a_good_artifact(lenet5: Path, inspect: Inspect) -> None:
         "\nThis artifact will run here.\n",
     ):
         assert part in shown
+
+
+def test_lines_are_wrapped_to_a_narrow_terminal_between_words(
+    artifact: Path, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (artifact / "model.onnx").unlink()
+    whole = inspect(artifact)[1]
+    assert max(map(len, whole.splitlines())) > 80  # where there is no terminal
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = inspect(artifact)[1]
+    assert narrow.split() == whole.split()
+    assert all(len(line) <= 40 or " " not in line.strip() for line in narrow.splitlines())
+    for part in (r"\nimages    RGB, .*\n          \S", r"\n\[NO\] files:.*\n     \S"):
+        assert re.search(part, narrow)
+
+
+def test_every_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [e for e in entry_points(group="console_scripts") if e.name.startswith("repr-")]
+    assert len(commands) >= 4
+    for command in commands:
+        with pytest.raises(SystemExit) as caught:
+            command.load()(["--version"])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out == f"{command.name} {version('repr-deploy')}\n"
+    assert version_of("no such distribution") == "unknown"
 
 
 def test_verifying_is_asked_for(artifact: Path, inspect: Inspect) -> None:

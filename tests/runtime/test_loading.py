@@ -2,32 +2,49 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from engine_place import Place
+from refusals import refuses
 
 from repr_runtime import load
 from repr_runtime.backends import onnxruntime as ort
+from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.errors import DeviceUnavailableError, OptionError
 from repr_runtime.loading import LoadOptions
 
 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"nonfinite": "ignore"}, "'error' or 'allow', got 'ignore'"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"instances": -1}, "instances must be at least 1, got -1"),
+        ({"nonfinite": "ignore"}, "nonfinite must be one of error, allow, got 'ignore'"),
+        ({"threads": 0}, "threads must be a whole number from 1 to 65,536, got 0"),
+        ({"threads": "2"}, "threads must be a whole number"),
+        ({"threads": 10**12}, "to 65,536, got 1000000000000"),
+        ({"instances": -1}, "instances must be a whole number from 1"),
+        ({"instances": True}, "got True"),
         ({"tuned": "speed"}, "latency, throughput, got 'speed'"),
+        ({"tuned": 3}, "latency, throughput, got 3"),
+        ({"engine": 3}, "engine must be the path of a file or folder, got 3"),
         ({"engine": "x.engine", "device": "cpu"}, "device='tensorrt', not 'cpu'"),
     ],
 )
 def test_options_check_themselves_before_anything_is_read(asked: Any, words: str) -> None:
     for make in (LoadOptions, lambda **options: load("no such folder", **options)):
-        with pytest.raises(ValueError) as caught:
+        with refuses(OptionError, words) as caught:
             make(**asked)
-        assert words in str(caught.value)
+        assert isinstance(caught.value, ValueError)
+
+
+def test_what_is_no_path_and_no_options() -> None:
+    for path in (None, 3):
+        with refuses(OptionError, f"path must be the path of a file or folder, got {path}"):
+            load(path)  # type: ignore[arg-type]
+    with refuses(OptionError, "options must be TensorRTOptions, got {'gpu': 1}"):
+        load("no such folder", options={"gpu": 1})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -70,6 +87,30 @@ def test_what_falls_back_is_a_warning(
     tuned, fell = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert tuned.startswith("model.onnx: not tuned for latency: ")
     assert fell.startswith(f"{path} runs on cpu; not on tensorrt: ")
+
+
+@pytest.mark.skipif(ort.why_not("cuda") is None, reason="CUDA can be used here")
+@pytest.mark.parametrize("device", ["cuda", "onnxruntime-tensorrt", "auto"])
+def test_a_provider_that_cannot_be_loaded_is_an_error_and_no_line_on_stderr(
+    artifact: Path,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A GPU with its driver, and not the libraries that ONNX Runtime needs."""
+    if ort.why_not("onnxruntime-tensorrt") != cuda_status().reason:
+        pytest.skip("this ONNX Runtime has no provider for GPUs")
+    monkeypatch.setattr(ort, "cuda_status", lambda: SimpleNamespace(devices=1, reason=""))
+    if device == "auto":
+        with load(artifact, device=device) as session:
+            said = session.choice
+    else:
+        with pytest.raises(DeviceUnavailableError) as caught:
+            load(artifact, device=device)
+        said = str(caught.value)
+    for part in ("cannot load its library: lib", "cannot open shared object", "install page"):
+        assert part in said
+    assert capfd.readouterr() == ("", "")
 
 
 def test_any_number_of_samples_on_a_graph_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:

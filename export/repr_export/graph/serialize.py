@@ -1,11 +1,10 @@
 """A graph as the bytes of an ONNX file, checked."""
 
-import importlib.metadata
-
 import onnx
 import onnx_ir as ir
 
 from repr_export.errors import GraphError, first_line
+from repr_runtime.machine import version_of
 
 _LARGEST = 2**31 - 1
 
@@ -31,11 +30,3 @@ def serialize(model: ir.Model) -> bytes:
             f"the graph does not pass the onnx checker: {first_line(error)}"
         ) from error
     return content
-
-
-def version_of(distribution: str) -> str:
-    """The installed version of a distribution, or "unknown"."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

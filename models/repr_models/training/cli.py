@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repr_models.command import finish, progress_bar
+from repr_models.command import finish, progress_bar, version
 from repr_models.data.cifar10 import load_cifar10
 from repr_models.errors import TrainingError
 from repr_models.files import replace_file
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train a network on CIFAR-10; writes NAME.safetensors and NAME.json. "
         "An interrupted run goes on from its last whole epoch when called again.",
     )
+    p.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     p.add_argument("name", help="a network for CIFAR-10, such as resnet20")
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
     p.add_argument("-o", "--out", type=Path, default=Path("checkpoints"), metavar="DIR")

@@ -149,6 +149,15 @@ class Manifest:
         """The precisions that there are graphs of."""
         return tuple(dict.fromkeys(f.precision or "?" for f in self.files if f.role == "graph"))
 
+    @property
+    def inseparable(self) -> str:
+        """Why requests must not be joined to a batch, such as that a sample's outputs depend on it.
+
+        "" where every sample has its own row in each output, whatever it is run with.
+        """
+        golden = self.receipts.get("golden")
+        return str(golden.get("inseparable", "")) if isinstance(golden, Mapping) else ""
+
     def graph(self, precision: str, target: str = "any") -> FileEntry | None:
         """The graph of that precision made for ``target``, else the one for any, else None."""
         found = [f for f in self.files if f.role == "graph" and f.precision == precision]

@@ -1,6 +1,9 @@
 """Runs a graph with ONNX Runtime: on the CPU, or through its CUDA or TensorRT execution provider."""
 
-from collections.abc import Callable, Mapping
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,11 @@ _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
 }
+_FATAL = 4
+"""The severity from which on it logs."""
+_LONGEST = 1000
+"""Characters of its errors, which may name every node."""
+_LIBRARIES = "see its install page for the versions of CUDA, cuDNN and TensorRT that it needs"
 _CPU = ("CPUExecutionProvider", dict[str, str]())
 # TF32 would make "fp32" mean ten bits of mantissa.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
@@ -91,7 +99,7 @@ class OnnxRuntimeBackend(Backend):
                 f"device {device!r} is not available here: {reason}; mend that, or use device='auto'"
             )
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; what matters of the rest is checked below
+        options.log_severity_level = _FATAL  # what it says of errors is in its exceptions, too
         if threads is not None:
             options.intra_op_num_threads = threads
         if setting is not None:
@@ -101,22 +109,25 @@ class OnnxRuntimeBackend(Backend):
             for name, chosen in _PROVIDERS[device]
         ]
         try:
-            self.session = ort.InferenceSession(graph, options, providers=providers)
-            if single_thread_batch:
-                options.intra_op_num_threads = 1
-                self._small = ort.InferenceSession(graph, options, providers=providers)
+            with _quiet(ort, device):
+                self.session = _open(ort, graph, options, providers)
+                if single_thread_batch:
+                    options.intra_op_num_threads = 1
+                    self._small = _open(ort, graph, options, providers)
         except Exception as error:  # its exceptions share no base but this
+            _require_library(ort, device)
             way_out = "update it, or export again with a lower --opset"
             if "NOT_IMPLEMENTED" in str(error):  # of bf16, say, on a CPU
                 way_out = f"it has no kernel for that on {device}; use another precision here"
             raise errors.ModelLoadError(
-                f"ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}; {way_out}"
+                f"ONNX Runtime {ort.__version__} refuses the graph: {_words(error)}; {way_out}"
             ) from error
         got = self.session.get_providers()
         if got[0] != _PROVIDERS[device][0][0]:  # falling back is silent
+            _require_library(ort, device)
             raise errors.DeviceUnavailableError(
-                f"device {device!r} was asked for, and ONNX Runtime fell back to {', '.join(got)}; its "
-                f"CUDA libraries could not be loaded, see its install page for the versions it needs"
+                f"device {device!r} was asked for, and ONNX Runtime fell back to {', '.join(got)}; "
+                f"{_LIBRARIES}"
             )
         self.provider_options: dict[str, dict[str, str]] = self.session.get_provider_options()
         self.device, self._place = device, ("cpu" if device == "cpu" else "cuda", gpu)
@@ -137,7 +148,7 @@ class OnnxRuntimeBackend(Backend):
             raise
         except Exception as error:  # its exceptions share no base but this
             raise errors.ExecutionError(
-                f"ONNX Runtime failed to run the graph: {_first_line(error)}"
+                f"ONNX Runtime failed to run the graph: {_words(error)}"
             ) from error
 
     def run_on_device(
@@ -174,7 +185,7 @@ class OnnxRuntimeBackend(Backend):
             binding.synchronize_outputs()
         except Exception as error:  # its exceptions share no base but this
             raise errors.ExecutionError(
-                f"ONNX Runtime failed to run the graph: {_first_line(error)}"
+                f"ONNX Runtime failed to run the graph: {_words(error)}"
             ) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
@@ -184,6 +195,38 @@ class OnnxRuntimeBackend(Backend):
         del self.session
         if self._small_batch:
             del self._small
+
+
+@contextmanager
+def _quiet(ort: Any, device: str) -> Iterator[None]:
+    """Without the lines that the library writes to stderr where a provider cannot be loaded."""
+    if device == "cpu":
+        yield
+        return
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(2)  # its default: it does not tell what was set
+
+
+def _open(ort: Any, graph: bytes, options: Any, providers: Any) -> Any:
+    # To fall back to other providers is for load to do; the library prints what it does.
+    return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+
+
+def _require_library(ort: Any, device: str) -> None:
+    """Raise :class:`DeviceUnavailableError` if the provider's library cannot be loaded."""
+    kind = {"cuda": "cuda", "onnxruntime-tensorrt": "tensorrt"}.get(device)
+    folder = Path(ort.__file__).parent / "capi"
+    for path in folder.glob(f"*onnxruntime_providers_{kind}.*"):
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            raise errors.DeviceUnavailableError(
+                f"device {device!r} was asked for, and ONNX Runtime cannot load its library: {error}; "
+                f"{_LIBRARIES}"
+            ) from error
 
 
 def _apply(setting: Setting, options: Any, ort: Any) -> None:
@@ -232,6 +275,6 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, _DTYPES[node.type], shape)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _words(error: Exception) -> str:
+    """What the library says, in one line."""
+    return " ".join(str(error).split())[:_LONGEST] or type(error).__name__

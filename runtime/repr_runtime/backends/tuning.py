@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from repr_runtime.decoding import DecodingError, decode
+from repr_runtime.errors import OptionError
 from repr_runtime.files import cache_folder, replace_file
 from repr_runtime.machine import cpu_name, usable_cores
+from repr_runtime.options import MANY, require_one_of, require_whole
 
 SCHEMA = 1
 GOALS = ("latency", "throughput")
@@ -38,7 +40,7 @@ class Setting:
     threads wait for work awake, ``arena`` and ``memory_pattern``: whether it keeps memory and
     plans it ahead, ``optimization``: how far it rewrites the graph. ``batch`` is the batch size
     that was the fastest with these, for the caller to choose.
-    Raises ``ValueError`` for what none of them may be.
+    Raises :class:`OptionError` for what none of them may be.
     """
 
     threads: int | None = None
@@ -54,16 +56,11 @@ class Setting:
             value = getattr(self, name)
             if value is None and name != "instances":
                 continue
-            if type(value) is not int or not 1 <= value <= 2**16:
-                raise ValueError(f"{name} must be a whole number above 0, got {value!r:.40}")
+            require_whole(1, MANY, **{name: value})
         for name in ("spinning", "arena", "memory_pattern"):
             if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r:.40}")
-        if self.optimization not in OPTIMIZATIONS:
-            raise ValueError(
-                f"optimization must be one of {', '.join(OPTIMIZATIONS)}, "
-                f"got {self.optimization!r:.40}"
-            )
+                raise OptionError(f"{name} must be true or false, got {getattr(self, name)!r:.40}")
+        require_one_of(OPTIMIZATIONS, optimization=self.optimization)
 
     def __str__(self) -> str:
         threads = {None: "a thread a core", 1: "1 thread"}.get(

@@ -33,6 +33,7 @@ class Joiner:
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
         refuse_nonfinite: bool,
+        images: bool = False,
     ) -> None:
         """Raises :class:`NotBatchableError` if some input or output has not a row a sample."""
         first = inputs[0].shape[0] if inputs[0].shape else None
@@ -44,7 +45,7 @@ class Joiner:
         free = tuple(TensorSpec(s.name, s.dtype, (name, *s.shape[1:])) for s in inputs)
         self._inputs = free
         self._outputs = tuple(spec.name for spec in outputs)
-        self._checker = InputChecker(free, refuse_nonfinite)
+        self._checker = InputChecker(free, refuse_nonfinite, images)
 
     def check(self, given: Any) -> Sample:
         """One sample or several: an array, or a mapping of them by input name.

@@ -1,6 +1,7 @@
 """A dynamic batcher for services: samples in from many threads, run together, answered alone."""
 
 import math
+import os
 import threading
 import time
 from collections import Counter
@@ -8,14 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.batching.arrays import Joiner, Sample
+from repr_runtime.batching.deadlines import deadline_of, missed, seconds_to
 from repr_runtime.batching.delivery import deliver, may_be_one_sample, own_copy
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
-from repr_runtime.session import Session
+from repr_runtime.options import require_seconds, require_whole
+from repr_runtime.preprocess import Images
+from repr_runtime.session import Prediction, Session
 
 Given = NDArray[Any] | Mapping[str, NDArray[Any]]
 """What is asked: an array where the network has one input, else arrays by input name."""
@@ -42,32 +47,40 @@ class Batcher:
     batches are filled up with copies of a sample (``stats().padding``), and ``max_batch`` is
     lowered to the largest there is. ``close`` it, or use it as a context manager; the session
     stays open, and must until then.
+
+    By default, as ``repr-bench --scenario server`` measures, no request waits where an instance
+    is idle, and what comes during a run goes together: the load makes the batches.
     """
 
     def __init__(
-        self, session: Session, *, max_batch: int, max_delay: float, queue_limit: int
+        self,
+        session: Session,
+        *,
+        max_batch: int = 32,
+        max_delay: float = 0.0,
+        queue_limit: int | None = None,
     ) -> None:
-        """``queue_limit`` is how many samples may wait, beside those that are run.
+        """``max_delay`` is in seconds; ``queue_limit`` samples may wait, beside those that are run.
 
+        None is 16 times ``max_batch``: whoever is taken on waits for 16 full batches at most.
         Raises :class:`NotBatchableError` for a network with an input or output that has not a
-        row for each sample, or whose outputs for a sample depend on the others of its batch.
+        row for each sample, or whose outputs for a sample depend on the others of its batch, and
+        :class:`OptionError` for settings that make no sense.
         """
+        require_whole(1, max_batch=max_batch)
+        require_seconds(0, threading.TIMEOUT_MAX, max_delay=max_delay)
+        if isinstance(session, str | os.PathLike):
+            raise errors.OptionError(f"a Batcher needs a session: Batcher(load({str(session)!r}))")
         if session.inseparable:
             raise errors.NotBatchableError(
                 f"requests to {session.path} cannot be joined: {session.inseparable}; use Session.run"
             )
-        if max_batch < 1:
-            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
-        if not 0 <= max_delay <= threading.TIMEOUT_MAX:
-            raise ValueError(f"max_delay must be 0 or more seconds, got {max_delay}")
-        self._joiner = Joiner(session.inputs, session.outputs, session.nonfinite == "error")
+        images = session.manifest.preprocessing is not None
+        self._joiner = Joiner(session.inputs, session.outputs, session.nonfinite == "error", images)
         self.session = session
         self.max_batch = min(max_batch, session.runnable_batch(max_batch))
-        if queue_limit < self.max_batch:
-            raise ValueError(
-                f"queue_limit must be at least max_batch, {self.max_batch}, got {queue_limit}: no "
-                f"batch would be full"
-            )
+        queue_limit = 16 * self.max_batch if queue_limit is None else queue_limit
+        require_whole(self.max_batch, queue_limit=queue_limit)  # else no batch would be full
         self.max_delay, self.queue_limit = max_delay, queue_limit
         self._changed = threading.Condition(threading.Lock())
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
@@ -90,11 +103,11 @@ class Batcher:
         ``time.monotonic()``: then :class:`DeadlineExceededError` is raised, and the request is
         not run if it was not begun. Raises what :meth:`submit` raises, and the session's errors.
         """
-        deadline = _deadline(timeout, deadline)
+        deadline = deadline_of(timeout, deadline)
         request = self._submit(sample, deadline)
         try:
             try:
-                return request.result(_seconds_to(deadline))
+                return request.result(seconds_to(deadline))
             except TimeoutError:
                 self._expire(request)  # unless the error is the request's own
             return request.result()
@@ -103,6 +116,48 @@ class Batcher:
             raise
         finally:
             del request  # which its error would otherwise hold in a circle
+
+    def classify(
+        self,
+        images: Images,
+        *,
+        top: int = 5,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> list[Prediction]:
+        """As :meth:`Session.classify`, through the batcher; ``timeout`` and ``deadline`` as in :meth:`run`.
+
+        The calling thread preprocesses; more than ``max_batch`` are asked for part by part.
+        """
+        require_whole(1, top=top)
+        deadline = deadline_of(timeout, deadline)
+        parts = self._parts(images)
+        return self._predictions([self.run(part, deadline=deadline) for part in parts], top)
+
+    async def classify_async(
+        self,
+        images: Images,
+        *,
+        top: int = 5,
+        timeout: float | None = None,
+        deadline: float | None = None,
+    ) -> list[Prediction]:
+        """As :meth:`classify`, in any event loop; a thread of its pool preprocesses."""
+        import asyncio  # whoever calls this has imported it
+
+        require_whole(1, top=top)
+        deadline = deadline_of(timeout, deadline)
+        parts = await asyncio.to_thread(self._parts, images)
+        answers = [await self.run_async(part, deadline=deadline) for part in parts]
+        return self._predictions(answers, top)
+
+    def _parts(self, images: Images) -> list[NDArray[Any]]:
+        inputs = self.session.preprocess(images)
+        return [inputs[i : i + self.max_batch] for i in range(0, len(inputs), self.max_batch)]
+
+    def _predictions(self, answers: Sequence[Answer], top: int) -> list[Prediction]:
+        name = self.session.outputs[0].name
+        return self.session.predictions(np.concatenate([a[name] for a in answers]), top=top)
 
     async def run_async(
         self, sample: Given, *, timeout: float | None = None, deadline: float | None = None
@@ -113,13 +168,13 @@ class Batcher:
         """
         import asyncio  # whoever calls this has imported it
 
-        deadline = _deadline(timeout, deadline)
+        deadline = deadline_of(timeout, deadline)
         request = self._submit(sample, deadline)
         answer = asyncio.wrap_future(request)
         try:
             if deadline is not None:
                 try:
-                    await asyncio.wait((answer,), timeout=_seconds_to(deadline))
+                    await asyncio.wait((answer,), timeout=seconds_to(deadline))
                 except BaseException:
                     answer.cancel()
                     raise
@@ -143,7 +198,7 @@ class Batcher:
         Raises the subclass of :class:`InputError` that says what is wrong with ``sample``,
         :class:`QueueFullError`, and :class:`BatcherClosedError`.
         """
-        return self._submit(sample, _deadline(None, deadline))
+        return self._submit(sample, deadline_of(None, deadline))
 
     def _submit(self, given: Given, deadline: float | None) -> Request:
         sample = self._joiner.check(given)
@@ -264,14 +319,7 @@ class Batcher:
 
     def _fail_expired(self, requests: Iterable[Request]) -> None:
         for request in requests:
-            given = request.deadline - request.arrived
-            what = (
-                f"no answer within {given:.3g} s; allow more time, or take on less at once"
-                if given > 0
-                else f"the deadline had passed {-given:.3g} s before the request came; deadlines are "
-                f"moments of time.monotonic()"
-            )
-            deliver(request, errors.DeadlineExceededError(what))
+            deliver(request, missed(request.deadline - request.arrived))
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -350,20 +398,3 @@ class Batcher:
             request.sample = None  # the future may be kept for long
             if is_mine:
                 deliver(request, answer)
-
-
-def _deadline(timeout: float | None, deadline: float | None) -> float | None:
-    for name, value in (("timeout", timeout), ("deadline", deadline)):
-        if value is not None and math.isnan(value):
-            raise ValueError(f"{name} is NaN, expected seconds")
-    if timeout is None:
-        return deadline
-    if deadline is not None:
-        raise ValueError("timeout and deadline say the same; give one of them")
-    return time.monotonic() + timeout
-
-
-def _seconds_to(deadline: float | None) -> float | None:
-    if deadline is None or deadline == math.inf:
-        return None
-    return min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -195,7 +195,7 @@ def test_timeout_and_deadline_are_one_question() -> None:
     with batcher(session) as made:
         with pytest.raises(ValueError, match="give one of them"):
             made.run(sample(1), timeout=1, deadline=1)
-        with pytest.raises(ValueError, match="deadline is NaN"):
+        with pytest.raises(ValueError, match="deadline must be seconds, got nan"):
             made.submit(sample(1), deadline=float("nan"))
         assert made.stats().accepted == 0
         with pytest.raises(errors.DeadlineExceededError, match=r"moments of time\.monotonic\(\)"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fake_session import LONG, FakeSession, batcher, is_answer, occupied, sample, sizes
 from numpy.typing import NDArray
+from refusals import refuses
 
 from repr_runtime import errors, load
 from repr_runtime.artifact.manifest import TensorSpec
@@ -125,11 +126,22 @@ def test_networks_without_a_row_a_sample_are_refused(inputs: Any, outputs: Any) 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_batch": 0}, {"max_delay": -1}, {"max_delay": np.inf}, {"queue_limit": 3}]
+    "changes",
+    [
+        *({"max_batch": wrong} for wrong in (0, 1.5, None)),
+        *({"max_delay": wrong} for wrong in (-1, np.inf, np.nan, "1")),
+        *({"queue_limit": wrong} for wrong in (3, "9")),
+    ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
+    ((name, value),) = changes.items()
+    with refuses(errors.OptionError, name, f"got {value!r}"):
         batcher(FakeSession(), **changes)
+
+
+def test_a_path_in_place_of_a_session() -> None:
+    with refuses(errors.OptionError, "a Batcher needs a session: Batcher(load('a'))"):
+        batcher("a")
 
 
 # Closing

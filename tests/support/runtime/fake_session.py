@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class FakeSession:
             TensorSpec("sum", "float32", (rows,)),
         )
         self.batch_size, self.instances, self.nonfinite = batch_size, instances, "error"
+        self.inseparable, self.path = "", "an artifact"
+        self.manifest = SimpleNamespace(preprocessing=None)
         self.sizes, self.fail, self.jitter = sizes, fail, jitter
         self.gate = threading.Event()
         self.gate.set()

@@ -21,6 +21,7 @@ from repr_runtime.backends.tensorrt.library import Library, sizes
 from repr_runtime.backends.tensorrt.messages import begin, last_error, logger
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.device import Cuda
+from repr_runtime.options import require_one_of, require_whole
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -58,15 +59,9 @@ class TensorRTOptions:
     runtime_cache: bool = True
 
     def __post_init__(self) -> None:
-        if self.specialization not in SPECIALIZATIONS:
-            raise ValueError(
-                f"specialization must be one of {', '.join(SPECIALIZATIONS)}, "
-                f"got {self.specialization!r}"
-            )
-        if self.contexts < 1:
-            raise ValueError(f"contexts must be at least 1, got {self.contexts}")
-        if self.gpu < 0:
-            raise ValueError(f"gpu must be 0 or more, got {self.gpu}")
+        require_one_of(SPECIALIZATIONS, specialization=self.specialization)
+        require_whole(1, contexts=self.contexts)
+        require_whole(0, gpu=self.gpu)
 
 
 @dataclass(frozen=True)

@@ -302,8 +302,8 @@ def test_timings_are_split_by_events(make: Callable[..., Made]) -> None:
 def test_options_are_checked() -> None:
     for asked, words in (
         ({"specialization": "x"}, "specialization must be one of lazy, eager, none, got 'x'"),
-        ({"contexts": 0}, "contexts must be at least 1, got 0"),
-        ({"gpu": -1}, "gpu must be 0 or more, got -1"),
+        ({"contexts": 0}, "contexts must be a whole number, 1 or more, got 0"),
+        ({"gpu": -1}, "gpu must be a whole number, 0 or more, got -1"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with refuses(errors.OptionError, words):
             TensorRTOptions(**asked)
