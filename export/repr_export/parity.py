@@ -148,6 +148,8 @@ def why_not_per_sample(
     for name, values in outputs.items():
         if not values.ndim or len(values) != count:
             return f"output {name!r} has no row for each sample"
+        if values[0].shape != alone[name][0].shape:
+            return f"the shape of output {name!r} depends on the values in its batch"
         gap = largest_gap(values[0], alone[name][0]) if count > 1 else 0.0
         if not gap <= bounds[name]:
             return (
@@ -229,6 +231,11 @@ def output_range(values: NDArray[Any]) -> float:
 def require_parity(differences: Sequence[Difference]) -> None:
     """Raise :class:`ParityError` if any output is off by more than it is allowed."""
     for row in differences:
+        if not np.isfinite(row.max_abs):
+            raise ParityError(
+                f"nothing can be proven of output {row.output!r}: it is infinite or undefined on "
+                f"{row.count} samples ({row.description}); give some that it is made for with --samples"
+            )
         if not row.relative <= row.allowed:  # a NaN is off too
             raise ParityError(
                 f"the exported graph is not the network: output {row.output!r} differs by up to "
