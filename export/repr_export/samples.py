@@ -1,5 +1,6 @@
 """What is run on both sides of an export: real images and noise, in batches that fit."""
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, first_line, in_one_line
@@ -135,12 +135,12 @@ def _noise(
 
 
 @contextmanager
-def _npz(path: Path, option: str) -> Iterator[NpzFile]:
+def _npz(path: Path, option: str) -> Iterator[Mapping[str, NDArray[Any]]]:
     try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, NpzFile):
-            raise ValueError("it holds one array without a name")
-        with content:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle
+                raise ValueError("it is no .npz file")
+        with np.load(path, allow_pickle=False) as content:
             yield content
     except Exception as error:  # what zipfile, zlib and numpy raise shares no base
         raise OptionError(
@@ -162,7 +162,7 @@ def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[s
     does not fit.
     """
     with _npz(path, option) as content:
-        arrays = {name: content[name] for name in content.files}
+        arrays = dict(content)
     if set(arrays) != {spec.name for spec in specs}:
         raise OptionError(
             f"{option} {path} holds {', '.join(arrays) or 'nothing'}; the graph's inputs are "
