@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
@@ -165,6 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from repr_export.sources.target import require_target
+
+    require_target(args.target)  # before a second goes by with imports
+
     from rich.console import Console
 
     from repr_export.download_bar import DownloadBar
@@ -254,13 +260,34 @@ def _summary(done: Exported) -> str:
             for row in manifest.receipts["fold"]["refused"]
         ),
         ("parity", manifest.receipts["parity"]["summary"]),
+        *_image_rows(manifest),
         *_batch_rows(manifest),
         *_precision_rows(manifest),
         *_layer_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
     ]
-    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+    return "\n".join(_wrapped(f"{name:<9} {text}") for name, text in rows)
+
+
+def _wrapped(line: str) -> str:
+    """``line`` as wide as a terminal is, whole for a pipe."""
+    if not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * 10, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _image_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    images = manifest.preprocessing
+    if images is None or images.resize is not None:
+        return []
+    size = "x".join(map(str, images.crop))
+    return [
+        ("images", f"of {size}, or more to cut {size} from the centre; --resize N resizes them")
+    ]
 
 
 def _layer_rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """What can go wrong between a network and its artifact; each is an :class:`ExportError`."""
 
+import re
 from dataclasses import dataclass
 
 from repr_runtime.errors import ReproError
@@ -69,6 +70,20 @@ class ParserError(EngineBuildError):
     def __init__(self, message: str, issues: tuple[ParserIssue, ...] = ()) -> None:
         super().__init__(message)
         self.issues = issues
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error at the bottom of a chain of those that were raised from another."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error of a library says, on one line of 300 characters, without its place in C++."""
+    place = r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+:\d+ .* was false\. "
+    said = re.sub(place, "", " ".join(str(error).split()))
+    return said if len(said) <= 300 else f"{said[:299]}…"
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,9 @@ from repr_export.tensorrt.options import EngineOptions
 from repr_runtime.artifact.manifest import TensorSpec
 
 DEFAULT_OPSET = 20
+OLDEST_OPSET, NEWEST_OPSET = 7, 26
+"""The versions of the standard operators that ONNX Runtime runs."""
+_FIRST_FOLDED = 9
 Triple = tuple[float, float, float]
 
 
@@ -27,9 +30,10 @@ class ExportOptions:
     (``numpy.savez``) to prove the graph on, in place of made-up ones.
     ``labels`` is a text file with one class a line. ``mean`` and
     ``std`` are a channel's, of images scaled to 0..1; ``resize`` is the shorter side before
-    the centre crop (None: the input's own). ``name`` names the artifact. ``compare_layers``
-    compares each node's output with the original's, in every precision. ``precision`` are the
-    lower precisions to add, ``engine`` how to build an engine of each precision (None: none).
+    the centre crop (None: a square input's own, else images keep their size). ``name`` names the
+    artifact. ``compare_layers`` compares each node's output with the original's, in every
+    precision. ``precision`` are the lower precisions to add, ``engine`` how to build an engine of
+    each precision (None: none).
     Raises :class:`OptionError` for values out of range.
     """
 
@@ -51,8 +55,10 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise OptionError(f"--batch must be a number from 1, or 'dynamic', got {self.batch}")
-        if self.opset is not None and not 9 <= self.opset <= 26:
-            raise OptionError(f"--opset must lie in 9..26, got {self.opset}")
+        if self.opset is not None and not _FIRST_FOLDED <= self.opset <= NEWEST_OPSET:
+            raise OptionError(
+                f"--opset must lie in {_FIRST_FOLDED}..{NEWEST_OPSET}, got {self.opset}"
+            )
         for shape in (self.input_shape or (), *(self.input_shapes or {}).values()):
             if not all(size == BATCH or (isinstance(size, int) and size > 0) for size in shape):
                 raise OptionError(f"--input must have sizes above 0, got {shape}")
@@ -60,6 +66,11 @@ class ExportOptions:
             raise OptionError("--mean and --std go together; give both or neither")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise OptionError(f"--std must be above 0 in each channel, got {self.std}")
+        if self.mean and self.std and not all(abs(v) <= 1 for v in (*self.mean, *self.std)):
+            raise OptionError(
+                f"{_shown(self.mean, self.std)} are on the scale 0..255, and these are of images scaled "
+                f"to 0..1; divide by 255: {_shown(self.mean, self.std, 255)}"
+            )
         if self.resize is not None and (self.resize < 1 or self.mean is None):
             raise OptionError(
                 f"--resize must be above 0 and goes with --mean and --std, got {self.resize}"
@@ -80,3 +91,10 @@ class ExportOptions:
             if getattr(self, name) is not None:
                 option = "input NAME=" if name == "input_shapes" else name.removesuffix("_shape")
                 raise OptionError(f"--{option} does not go with {target}; leave it out")
+
+
+def _shown(mean: Triple, std: Triple, divisor: float = 1) -> str:
+    return " ".join(
+        f"--{name} {','.join(f'{value / divisor:.4g}' for value in values)}"
+        for name, values in (("mean", mean), ("std", std))
+    )

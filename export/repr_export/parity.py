@@ -156,6 +156,8 @@ def why_not_per_sample(
     for name, values in outputs.items():
         if not values.ndim or len(values) != count:
             return f"output {name!r} has no row for each sample"
+        if values[0].shape != alone[name][0].shape:
+            return f"the shape of output {name!r} depends on the values in its batch"
         gap = largest_gap(values[0], alone[name][0]) if count > 1 else 0.0
         if not gap <= bounds[name]:
             return (
@@ -240,6 +242,11 @@ def require_parity(differences: Sequence[Difference], layers: LayerReport | None
     """Raise :class:`ParityError` if any output is off by more than it is allowed; ``layers`` say where."""
     where = "" if layers is None else f". Layer by layer: {layers}"
     for row in differences:
+        if not np.isfinite(row.max_abs):
+            raise ParityError(
+                f"nothing can be proven of output {row.output!r}: it is infinite or undefined on "
+                f"{row.count} samples ({row.description}); give some that it is made for with --samples"
+            )
         if not row.relative <= row.allowed:  # a NaN is off too
             raise ParityError(
                 f"the exported graph is not the network: output {row.output!r} differs by up to "

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from repr_export.beforehand import require_calibration, require_ready
 from repr_export.contents import manifest_and_files, total_multiply_adds
-from repr_export.errors import FoldContractError, GraphError, OptionError, ParityError
+from repr_export.errors import FoldContractError, GraphError, ParityError
 from repr_export.graph.integers import integer_values
 from repr_export.graph.multiply_adds import activation_bytes, with_shapes
 from repr_export.graph.serialize import serialize
@@ -20,9 +21,9 @@ from repr_export.passes import FoldReport, PassError, run_pipeline
 from repr_export.precision.evaluation import make_evaluation
 from repr_export.precision.variants import Variant, VariantMaker
 from repr_export.samples import given_shapes, sample_set, sample_sets, settle
-from repr_export.source import Source
 from repr_export.sources.opening import open_source
-from repr_export.tensorrt.engines import ArtifactEngine, build_engines
+from repr_export.sources.target import require_target
+from repr_export.tensorrt.engines import ArtifactEngine, build_engines, engine_shapes
 from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import Manifest
@@ -60,9 +61,11 @@ def export(
     written then.
     """
     options = options or ExportOptions()
+    require_target(target)
+    require_ready(Path(out), options)
     progress("loading the network")
     source = open_source(target, options, download)
-    _require_calibration(source, options)
+    require_calibration(source, options)
     folder = Path(out) / source.identity.folder
     check_free(folder)
 
@@ -75,10 +78,10 @@ def export(
 
     progress("comparing with the original network")
     signature = Signature.of(model)
-    signature.require_labels(source.labels)
     specs = signature.inputs
     given, arrays = given_shapes(specs, options)
     layout, shapes = lay_out(specs, given)
+    for_engines = engine_shapes(specs, layout, shapes) if options.engine else {}
     counted = with_shapes(model, layout.run_shapes(shapes))
     multiply_adds = total_multiply_adds(counted)
     at_once = _ACTIVATIONS // max(activation_bytes(counted), 1)
@@ -108,7 +111,7 @@ def export(
     engines: list[ArtifactEngine] = []
     if options.engine is not None:
         graphs = {"fp32": graph, **{v.precision: v.graph for v in variants if v.target != "cpu"}}
-        engines = build_engines(graphs, options.engine, progress)
+        engines = build_engines(graphs, options.engine, for_engines, progress)
 
     progress("writing the artifact")
     manifest, files = manifest_and_files(
@@ -116,15 +119,6 @@ def export(
     )
     write_artifact(folder, manifest, files, check=_verify)
     return Exported(folder, manifest, source.identity.note)
-
-
-def _require_calibration(source: Source, options: ExportOptions) -> None:
-    wanted = "int8" in options.precision.names and options.precision.calibration is None
-    if wanted and source.identity.source != "registry":
-        raise OptionError(
-            "int8 of a network of your own is calibrated on data like what it will see: give "
-            "--calibration, a folder of images or a file of numpy.savez with an array for each input"
-        )
 
 
 def _verify(written: Path) -> None:

@@ -1,5 +1,6 @@
 """What is run on both sides of an export: real images and noise, in batches that fit."""
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, OptionError, first_line
+from repr_export.errors import GraphError, OptionError, first_line, in_one_line
 from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout, batch_axes
 from repr_export.options import ExportOptions
 from repr_models.data.cifar10 import bundled_subset
@@ -61,7 +62,7 @@ class CpuGraph:
 
     def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with _graph_errors():
@@ -90,7 +91,7 @@ def _graph_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
-        raise GraphError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
+        raise GraphError(f"ONNX Runtime cannot run the graph: {in_one_line(error)}") from error
 
 
 def sample_sets(
@@ -118,7 +119,8 @@ def sample_sets(
     images = len(specs) == 1 and specs[0].dtype == "float32" and layout.axes == {specs[0].name: 0}
     if images and len(shape) == 3 and shape[0] == 3:
         crop = (shape[1], shape[2])
-        info = preprocessing or PreprocessingInfo(max(crop), crop, _NEUTRAL_MEAN, _NEUTRAL_STD)
+        info = preprocessing or PreprocessingInfo(None, crop, _NEUTRAL_MEAN, _NEUTRAL_STD)
+        info = replace(info, resize=max(info.resize or 0, *crop))  # the square images fill the crop
         subset = bundled_subset()
         chosen = np.resize(np.arange(len(subset)), count)
         inputs = {specs[0].name: preprocess(subset.images[chosen], info)}
@@ -140,17 +142,35 @@ def _noise(
     return generator.choice(integers.get(spec.name, np.arange(2)), shape).astype(dtype)
 
 
+@contextmanager
+def _npz(path: Path, option: str) -> Iterator[Mapping[str, NDArray[Any]]]:
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):  # numpy would take it for a pickle
+                raise ValueError("it is no .npz file")
+        with np.load(path, allow_pickle=False) as content:
+            yield content
+    except Exception as error:  # what zipfile, zlib and numpy raise shares no base
+        raise OptionError(
+            f"{option} {path} cannot be read: {first_line(error)}; give a file of numpy.savez "
+            f"with an array for each input"
+        ) from error
+
+
+def require_readable(path: Path, option: str) -> None:
+    """Raise :class:`OptionError`, which names ``option``, if ``path`` is no file of ``numpy.savez``."""
+    with _npz(path, option):
+        pass
+
+
 def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[str, NDArray[Any]]:
     """The arrays of a file of ``numpy.savez`` for each input, the batch included, by name.
 
     Raises :class:`OptionError`, which names ``option``, for a file that is missing, cannot be read, or
     does not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-    except Exception as error:  # what zipfile, zlib and numpy raise shares no base
-        raise OptionError(f"{option} {path} cannot be read: {first_line(error)}") from error
+    with _npz(path, option) as content:
+        arrays = dict(content)
     if set(arrays) != {spec.name for spec in specs}:
         raise OptionError(
             f"{option} {path} holds {', '.join(arrays) or 'nothing'}; the graph's inputs are "

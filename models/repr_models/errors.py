@@ -18,11 +18,8 @@ class ModelsError(ValueError):
 class UnknownNetworkError(ModelsError):
     """No network has that name; ``nearest`` holds the registered names that are closest to it."""
 
-    def __init__(self, name: str, nearest: Sequence[str], known: Sequence[str]) -> None:
-        hint = (
-            f"did you mean {', '.join(nearest)}?" if nearest else f"known are {', '.join(known)}."
-        )
-        super().__init__(f"there is no network called {name!r}; {hint}")
+    def __init__(self, name: str, nearest: Sequence[str]) -> None:
+        super().__init__(f"there is no network called {name!r}; did you mean {', '.join(nearest)}?")
         self.name = name
         self.nearest = tuple(nearest)
 

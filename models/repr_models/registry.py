@@ -9,7 +9,7 @@ from functools import cache, partial
 # imports the folder puts it in the function's place. It is imported here, before the function is.
 from repr_models import networks as families
 from repr_models.errors import UnknownNetworkError
-from repr_models.spec import IMAGENET, NetworkSpec, registered
+from repr_models.spec import IMAGENET, NetworkSpec, registered, stored_multiply_adds
 from repr_models.weights.bundled import is_bundled
 
 FAMILY_MODULES = (
@@ -49,6 +49,17 @@ def networks() -> Iterator[NetworkSpec]:
     yield from sorted(registered.values(), key=family)
 
 
+def require_known(name: str) -> None:
+    """Raise :class:`UnknownNetworkError` for a name that :func:`resolve` does not take.
+
+    The names are those that are registered by now or counted: no family is loaded, nor torch.
+    """
+    key, names = name.strip().lower(), {*registered, *stored_multiply_adds()}
+    known = sorted(names if "." in key else {name.partition(".")[0] for name in names})
+    if key not in known:
+        raise UnknownNetworkError(name, difflib.get_close_matches(key, known, n=3, cutoff=0.0))
+
+
 def resolve(name: str) -> NetworkSpec:
     """The network called ``name``: ``resnet20.cifar10``, or ``resnet20`` for short.
 
@@ -56,14 +67,12 @@ def resolve(name: str) -> NetworkSpec:
     does, the only variant, or else the one for ImageNet.
     Raises :class:`UnknownNetworkError`, which lists the nearest names.
     """
+    require_known(name)
     _load_families()
     key = name.strip().lower()
     if key in registered:
         return registered[key]
     variants = [spec for spec in registered.values() if spec.architecture == key]
-    if variants:
-        bundled = [spec for spec in variants if is_bundled(spec)]
-        published = [spec for spec in variants if spec.dataset is IMAGENET]
-        return (bundled or published or variants)[0]
-    known = sorted({*registered, *(spec.architecture for spec in registered.values())})
-    raise UnknownNetworkError(name, difflib.get_close_matches(key, known, n=3), known)
+    bundled = [spec for spec in variants if is_bundled(spec)]
+    published = [spec for spec in variants if spec.dataset is IMAGENET]
+    return (bundled or published or variants)[0]

@@ -4,13 +4,14 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from repr_export import cli
+from repr_export import cli, pipeline
 from repr_export.sources import opening as sources
 from repr_models.registry import resolve
 from repr_runtime import cli as inspect_cli
@@ -68,6 +69,18 @@ def test_quiet_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         (["lenet5", "--weights", "absent.pth"], "there is no checkpoint absent.pth"),
         (["lenet5", "--batch", "0"], "--batch must be a number from 1"),
         (["lenet5", "--opset", "3"], "--opset must lie in"),
+        (
+            ["lenet5", "--mean", "127,127,127", "--std", "1,1,1"],
+            "--mean 0.498,0.498,0.498 --std 0.003922",
+        ),
+        ([__file__], "is no ONNX file; a checkpoint goes with its network"),
+        (["lenet5", "--samples", "absent.npz"], "cannot be read: [Errno 2]"),
+        (["lenet5", "--samples", __file__], "it is no .npz file; give a file of numpy.savez"),
+        (["lenet5", "--int8", "--calibration", "absent"], "absent: no such folder"),
+        (
+            ["lenet5", "--int8", "--calibration", "absent.npz"],
+            "--calibration absent.npz cannot be read",
+        ),
         (["lenet5", "--name", "../up"], "--name must be usable"),
         (["lenet5", "--mean", "0,0,0"], "--mean and --std go together"),
         (["lenet5", "--opt-level", "3"], "--opt-level is for engines; give --engine too"),
@@ -101,7 +114,7 @@ def test_malformed_options_are_exit_status_2(
     with pytest.raises(SystemExit) as error:
         cli.main(["lenet5", *arguments])
     assert error.value.code == 2
-    assert "is n" in capsys.readouterr().err  # is not, is neither
+    assert re.search("is (not|neither) ", capsys.readouterr().err)
 
 
 def test_a_disk_that_is_full(
@@ -116,21 +129,47 @@ def test_a_disk_that_is_full(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_out_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("place", ["file", "file/below/it"])
+def test_out_that_cannot_be_written_is_found_before_the_work(
+    place: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (tmp_path / "file").write_text("x")
-    assert cli.main(["lenet5", "-o", str(tmp_path / "file")]) == 1
-    assert capsys.readouterr().err.startswith("repr-export: ")
+    monkeypatch.setattr(pipeline, "open_source", lambda *_: pytest.fail("it works"))
+    assert cli.main(["lenet5", "-o", str(tmp_path / place)]) == 1
+    assert "file says 'Not a directory'; choose another place with -o" in capsys.readouterr().err
 
 
-def test_without_the_extra_the_install_line_is_said(tmp_path: Path) -> None:
+def test_lines_are_as_wide_as_the_terminal_and_whole_for_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "parity    largest difference 6.7e-06, 3e-07 of the outputs' range (allowed 0.0001)"
+    assert cli._wrapped(line) == line
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    first, *more = cli._wrapped(line).splitlines()
+    assert first == "parity    largest difference 6.7e-06,"
+    assert all(part.startswith(" " * 10) and len(part) <= 40 for part in more)
+    assert " ".join([first, *map(str.strip, more)]) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("lenet5", "pip install 'repr-deploy[export]'"), ("resnet5", "did you mean resnet")],
+)
+def test_without_torch_the_install_line_is_said_and_a_wrong_name_is_wrong(
+    name: str, message: str, tmp_path: Path
+) -> None:
     """A fresh interpreter in which torch cannot be imported, as in a base install."""
     code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from repr_export import cli; sys.exit(cli.main(['lenet5']))"
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
+        f"from repr_export import cli; sys.exit(cli.main([{name!r}]))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert run.returncode == 1
-    assert "pip install 'repr-deploy[export]'" in run.stderr
+    assert message in run.stderr
     assert "Traceback" not in run.stderr

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from repr_export.errors import GraphError, OptionError
+from repr_export.errors import GraphError
 from repr_runtime.artifact.manifest import DTYPES, TensorSpec
 
 
@@ -27,19 +27,8 @@ class Signature:
             raise GraphError("the graph has no inputs: what it computes is a constant, store that")
         return cls(inputs, tuple(map(_spec, model.graph.outputs)))
 
-    def require_labels(self, labels: tuple[str, ...] | None) -> None:
-        """Raise :class:`OptionError` if ``labels`` are not as many as the network's classes."""
-        classes = self.outputs[0].shape[-1] if self.outputs[0].shape else None
-        if labels is not None and isinstance(classes, int) and classes != len(labels):
-            raise OptionError(f"there are {len(labels)} labels, the network has {classes} classes")
-
 
 def _spec(value: ir.Value) -> TensorSpec:
-    if value.type is not None and not isinstance(value.type, ir.TensorType):
-        raise GraphError(
-            f"{value.name!r} is no tensor, which is all that engines and services pass on; drop it "
-            f"from the graph (skl2onnx: zipmap=False), or turn it into tensors"
-        )
     if value.shape is None or value.dtype is None or value.name is None:
         raise GraphError(f"{value.name!r} has no shape or dtype in the graph; export it with both")
     dtype = value.dtype.numpy().name

@@ -31,7 +31,7 @@ def read_batchnorm(node: ir.Node, opset: int) -> Affine:
     if opset < FIRST_OPSET:
         raise RefusalError(
             f"its opset {opset} defines BatchNormalization differently; convert the model to "
-            f"opset {FIRST_OPSET} or later (onnx.version_converter)"
+            f"opset {FIRST_OPSET} or later (--opset 20)"
         )
     if node.attributes.get_int("training_mode", 0):
         raise RefusalError("training_mode is 1: it normalises by the statistics of each batch")

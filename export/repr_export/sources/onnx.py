@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from repr_export.errors import GraphError, OptionError, TargetError, first_line
+from repr_export.errors import GraphError, OptionError, first_line, in_one_line, innermost
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, with_shapes
 from repr_export.graph.signature import Signature
 from repr_export.graph.widen import widen
 from repr_export.layout import Arrays, Layout, lay_out
-from repr_export.options import ExportOptions
+from repr_export.options import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET, ExportOptions
 from repr_export.samples import CpuGraph, given_shapes
 from repr_export.source import Identity
-from repr_export.sources.given import preprocessing_of, read_labels
+from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_export.sources.trial import crash_of
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo
@@ -38,27 +39,28 @@ class OnnxSource:
 
     def __init__(self, path: Path, options: ExportOptions) -> None:
         options.refuse(f"the ONNX file {path}", "weights")
-        if not path.is_file():
-            raise TargetError(f"there is no file {path}")
         name = options.name or path.stem
         self.identity = Identity(name, name, None, "onnx", name)
         content = path.read_bytes()
         self.weights = WeightsInfo("onnx", path.name, hashlib.sha256(content).hexdigest(), {})
+        self.labels = read_labels(options.labels)
         self._proto = _load_proto(path)
         if options.opset is not None:
             self._proto = _convert_opset(self._proto, options.opset, path)
-        specs = Signature.of(ir.from_proto(self._proto)).inputs
+        _require_opset(self._proto, path)
+        signature = Signature.of(_model_of(self._proto))
+        require_labels(self.labels, signature.outputs[0].shape)
+        specs = signature.inputs
         layout, shapes = lay_out(specs, given_shapes(specs, options)[0])
         if options.batch is not None:
             _fix_batch(self._proto, options.batch, layout, path)
         self._graph = self._proto.SerializeToString()
-        self.labels = read_labels(options.labels)
         self.preprocessing = preprocessing_of(options, shapes[specs[0].name])
         self._run_shapes = layout.run_shapes(shapes)
         self._seconds = _EXACT_SECONDS
 
     def model(self) -> ir.Model:
-        return ir.from_proto(self._proto)
+        return _model_of(self._proto)
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return self._unoptimized(inputs)
@@ -86,7 +88,9 @@ class OnnxSource:
             for name, values in inputs.items()
         }
         try:
-            found = self._evaluator.run(None, wide)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of infinities and NaN
+                found = self._evaluator.run(None, wide)
         except Exception:  # an operator or a type that it does not know
             self._seconds = 0.0
             return None
@@ -123,8 +127,34 @@ def _load_proto(path: Path) -> onnx.ModelProto:
         _densify(proto.graph)
         _free_negative(proto.graph)
     except Exception as error:  # protobuf's, onnx's and the file system's share no base
-        raise GraphError(f"{path} is not a valid ONNX file: {first_line(error)}") from error
+        raise GraphError(f"{path} is not a valid ONNX file: {in_one_line(error)}") from error
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.WhichOneof("value") != "tensor_type":
+            raise GraphError(
+                f"{value.name!r} is no tensor, which is all that engines and services pass on; drop it "
+                f"from the graph (skl2onnx: zipmap=False), or turn it into tensors"
+            )
     return proto
+
+
+def _model_of(proto: onnx.ModelProto) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        raise GraphError(f"the graph cannot be read: {first_line(innermost(error))}") from error
+
+
+def _opset_of(proto: onnx.ModelProto) -> int | None:
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
+def _require_opset(proto: onnx.ModelProto, path: Path) -> None:
+    opset = _opset_of(proto)
+    if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise GraphError(
+            f"{path} is of opset {opset}, and {OLDEST_OPSET} to {NEWEST_OPSET} can be run; "
+            f"convert it with --opset {DEFAULT_OPSET}"
+        )
 
 
 def _densify(graph: onnx.GraphProto) -> None:
@@ -149,15 +179,15 @@ def _free_negative(graph: onnx.GraphProto) -> None:
 
 
 def _convert_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
-    current = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+    current = _opset_of(proto)
     if current == opset:
         return proto
     try:
         return onnx.version_converter.convert_version(proto, opset)
     except Exception as error:  # the converter raises RuntimeError and others
         raise GraphError(
-            f"{path} cannot be converted from opset {current} to {opset}: {first_line(error)}; "
-            f"leave --opset out"
+            f"{path} cannot be converted from opset {current} to {opset}: "
+            f"{first_line(error).rpartition(' failed: ')[2]}; leave --opset out"
         ) from error
 
 

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from repr_export.errors import TargetError
 from repr_export.options import ExportOptions
 from repr_export.source import Source
 from repr_export.sources.onnx import OnnxSource
+from repr_export.sources.target import is_graph, require_target
 from repr_export.sources.torch import from_factory, from_registry
-from repr_models.errors import UnknownNetworkError
 from repr_models.registry import resolve
 from repr_models.weights.download import Progress
 
@@ -19,14 +18,9 @@ def open_source(target: str, options: ExportOptions, download: Progress | None =
     Raises :class:`TargetError`, :class:`OptionError`, or ``repr_models.errors.ModelsError``
     for weights that are missing or do not fit.
     """
-    if target.endswith(".onnx"):
+    require_target(target)
+    if is_graph(target):
         return OnnxSource(Path(target), options)
     if ":" in target:
         return from_factory(target, options)
-    try:
-        spec = resolve(target)
-    except UnknownNetworkError as error:
-        raise TargetError(
-            f"{error} A network of your own is given as package.module:factory, a graph as FILE.onnx"
-        ) from error
-    return from_registry(target, spec, options, download)
+    return from_registry(target, resolve(target), options, download)

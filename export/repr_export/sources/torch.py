@@ -17,8 +17,8 @@ from repr_export.errors import CaptureError, OptionError, TargetError, first_lin
 from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Identity
-from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
-from repr_export.sources.given import preprocessing_of, read_labels
+from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape
+from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
 from repr_models.weights.loading import RANDOM, load_checkpoint, load_weights
@@ -54,7 +54,7 @@ class TorchSource:
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         with torch.no_grad():
             output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
-        return {OUTPUT_NAME: output.numpy()}
+        return {OUTPUT_NAME: output.detach().numpy()}
 
     def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
         network = copy.deepcopy(self.network).double()
@@ -63,7 +63,7 @@ class TorchSource:
                 output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
         except RuntimeError:  # its own forward casts to float32, or to half
             return None
-        return {OUTPUT_NAME: output.numpy()}
+        return {OUTPUT_NAME: output.detach().numpy()}
 
 
 def from_registry(
@@ -99,11 +99,15 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     options.refuse(target, "input_shapes")
     if options.input_shape is None:
         raise OptionError(f"{target} needs the shape of one sample, such as --input 3x224x224")
+    labels, preprocessing = (
+        read_labels(options.labels),
+        preprocessing_of(options, options.input_shape),
+    )
     network = _call_factory(target)
     note = ""
-    halves = {p.dtype for p in network.parameters()} & {torch.float16, torch.bfloat16}
-    if halves:
-        network, note = network.float(), "its weights are half precision; exported in float32"
+    dtypes = {t.dtype for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()}
+    if others := sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32}):
+        network, note = network.float(), f"its weights are {', '.join(others)}; exported in float32"
     name = options.name or target.rpartition(":")[2].rpartition(".")[2]
     if options.weights is None:
         weights = WeightsInfo("factory", target, None, {})
@@ -118,14 +122,23 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
         weights = WeightsInfo(RANDOM, f"seed {seed}", None, {})
     else:
         weights = WeightsInfo(**asdict(load_checkpoint(network, Path(options.weights))))
+    try:
+        output = output_shape(network.eval(), options.input_shape, options.batch)
+    except CaptureError as error:
+        if not note:
+            raise
+        raise CaptureError(
+            f"{error}, and that its forward casts to float32 alone ({note})"
+        ) from error
+    require_labels(labels, output)
     return TorchSource(
         network.eval(),
         Identity(name, name, None, "factory", name, note),
         weights,
         options.input_shape,
         options,
-        preprocessing=preprocessing_of(options, options.input_shape),
-        labels=read_labels(options.labels),
+        preprocessing=preprocessing,
+        labels=labels,
         fold=None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
@@ -166,5 +179,9 @@ def _call_factory(target: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TargetError(
             f"{target}() returns {type(network).__name__}, expected a torch.nn.Module"
+        )
+    if isinstance(network, torch.jit.ScriptModule):
+        raise TargetError(
+            f"{target} is TorchScript, which torch does not trace; give the module that it was made of"
         )
     return network

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,15 +45,25 @@ class BuiltEngine:
     seconds: float
 
 
+def require_buildable(options: EngineOptions) -> None:
+    """Raise what :func:`build_engine` raises for options that no library here builds with."""
+    library = open_library(options.edition)
+    _usable_cache(library, options)
+    _targets(library, options)
+
+
 def build_engine(
     graph: bytes,
     options: EngineOptions | None = None,
     *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> BuiltEngine:
     """Build an engine from the ONNX bytes ``graph``, weights inside, types as it has them.
 
+    ``shapes`` are the whole shapes of inputs by name, -1 for a free batch: the engine takes no
+    others, where the graph leaves more than its batch free.
     ``precision`` is what the manifest is to say of those types.
     ``progress`` gets a phase's name, its steps done and all its steps, from TensorRT's own
     progress monitor. Ctrl-C, and whatever ``progress`` raises, ends the build and is raised
@@ -81,6 +92,7 @@ def build_engine(
             accepted = parser.parse(graph)
             require_accepted(library, accepted, parser, model, messages)
             require_types(library, network, model)
+            _fix_shapes(network, shapes or {})
             config = builder.create_builder_config()
             config.progress_monitor = reporter
             profiles = _add_profiles(library, builder, config, network, options.profiles)
@@ -115,6 +127,15 @@ def build_engine(
     )
     notes += map(plain, messages.warnings)
     return BuiltEngine(content, info, receipt, tuple(notes), time.perf_counter() - started)
+
+
+def _fix_shapes(network: trt.INetworkDefinition, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the network's inputs ``shapes``: an engine may leave its batch free, and nothing else."""
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        wanted = shapes.get(tensor.name)
+        if wanted is not None and wanted != shape_of(tensor):
+            tensor.shape = wanted
 
 
 def _add_profiles(

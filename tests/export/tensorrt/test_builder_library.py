@@ -15,10 +15,13 @@ from rtx_builds import graph
 import repr_export.tensorrt.build
 import repr_export.tensorrt.builder_library
 from repr_export.errors import EngineBuildError, OptionError
-from repr_export.tensorrt.build import build_engine
+from repr_export.layout import lay_out
+from repr_export.tensorrt.build import build_engine, require_buildable
 from repr_export.tensorrt.builder_library import open_library
+from repr_export.tensorrt.engines import engine_shapes
 from repr_export.tensorrt.monitor import BuildMonitor
 from repr_export.tensorrt.options import EngineOptions
+from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.cuda.driver import CudaStatus, Gpu
 from repr_runtime.errors import MissingExtraError
 
@@ -230,6 +233,36 @@ def test_what_a_version_lacks(install: Any, option: str, flag: str) -> None:
         built(edition="tensorrt", **{option: True})
     with pytest.raises(OptionError, match="for the GPU of this machine alone"):
         built(edition="tensorrt", compute_capabilities=("8.6",))
+
+
+def test_axes_behind_the_batch_have_the_size_that_was_given(install: Any) -> None:
+    install(library(*TRT_11))
+    content = graph("(float[batch,3,h,w] x) => (float[batch,3,h,w] y) { y = Relu(x) }")
+    specs = [TensorSpec("x", "float32", ("batch", 3, "h", "w"))]
+    layout, sample = lay_out(specs, {"x": (3, 8, 9)})
+    shapes, options = engine_shapes(specs, layout, sample), EngineOptions(edition="tensorrt")
+    built = json.loads(build_engine(content, options, shapes=shapes).content)
+    assert built["profiles"] == [{"x": [[n, 3, 8, 9] for n in (1, 8, 32)]}]
+    with pytest.raises(OptionError, match=r"dimension 2 of .* is free.*--input"):
+        build_engine(content, options)
+
+
+def test_a_free_batch_that_is_not_first_is_refused() -> None:
+    specs = [TensorSpec("state", "float32", (2, "n", 64)), TensorSpec("k", "int64", ("m",))]
+    layout, sample = lay_out(specs, {"state": (2, "N", 64), "k": (5,)})
+    with pytest.raises(OptionError, match=r"'?state.* at axis 1, an engine first; .*--batch N"):
+        engine_shapes(specs, layout, sample)
+    assert engine_shapes(specs[1:], layout, sample) == {"state": (2, 1, 64), "k": (5,)}
+
+
+def test_what_cannot_be_built_is_said_before_there_is_a_graph(install: Any) -> None:
+    install(library(*TRT_11))
+    options = EngineOptions(edition="tensorrt", compute_capabilities=("8.6",))
+    with pytest.raises(OptionError, match="for the GPU of this machine alone"):
+        require_buildable(options)
+    install(None)
+    with pytest.raises(MissingExtraError, match="pip install"):
+        require_buildable(EngineOptions(edition="tensorrt"))
 
 
 # Which library

@@ -109,9 +109,22 @@ def folder_calibration(folder: str | Path, preprocessing: PreprocessingInfo) -> 
     that is missing, holds too few images, or one that cannot be read or is too small; and
     :class:`MissingExtraError` without Pillow.
     """
+    found = images_in(folder)
+    count = min(len(found), MOST_IMAGES)
+    chosen = [found[index] for index in np.linspace(0, len(found) - 1, count).round().astype(int)]
+    inputs = np.concatenate([_input(path, preprocessing) for path in chosen])
+    of = "" if count == len(found) else f" of {len(found):,}, at equal distances by name"
+    return CalibrationSet(inputs, f"{count:,} images{of}, from the folder {Path(folder).name}")
+
+
+def images_in(folder: str | Path) -> list[Path]:
+    """The images under ``folder`` by name; raises :class:`CalibrationError` if they are too few."""
     root = Path(folder)
     if not root.is_dir():
-        raise CalibrationError(f"{root}: no such folder; --calibration takes a folder of images")
+        raise CalibrationError(
+            f"{root}: no such folder; --calibration takes a folder of images, or a file of "
+            f"numpy.savez (.npz) with an array for each input"
+        )
     found = sorted(
         path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
     )
@@ -120,11 +133,7 @@ def folder_calibration(folder: str | Path, preprocessing: PreprocessingInfo) -> 
             f"{root} holds {len(found)} images ({', '.join(SUFFIXES)}), too few to calibrate on; "
             f"give at least {FEWEST_IMAGES}, better some hundred"
         )
-    count = min(len(found), MOST_IMAGES)
-    chosen = [found[index] for index in np.linspace(0, len(found) - 1, count).round().astype(int)]
-    inputs = np.concatenate([_input(path, preprocessing) for path in chosen])
-    of = "" if count == len(found) else f" of {len(found):,}, at equal distances by name"
-    return CalibrationSet(inputs, f"{count:,} images{of}, from the folder {root.name}")
+    return found
 
 
 def _input(path: Path, preprocessing: PreprocessingInfo) -> NDArray[np.float32]:
