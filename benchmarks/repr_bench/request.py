@@ -16,7 +16,7 @@ PRECISIONS = ("fp32", *LOWER)
 
 def is_own(target: str) -> bool:
     """Whether ``target`` is spelled as a network of the user's own: a file or a factory."""
-    return target.endswith(".onnx") or ":" in target
+    return (target.endswith(".onnx") or ":" in target) and not Path(target).is_dir()
 
 
 DEFAULT_SLO_MS = 15.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from repr_bench.accuracy.evaluate import Evaluation, evaluate_artifact
 from repr_bench.accuracy.golden import compare_golden
+from repr_bench.accuracy.reference import Network, original_network
 from repr_bench.analysis.run import Analysis
 from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.artifacts import find_artifact, how_to_add
@@ -25,7 +26,7 @@ from repr_bench.request import Listener, Request
 from repr_bench.results.graph import Agreement, Difference, Graph
 from repr_bench.results.results import Results, Settings
 from repr_bench.results.row import Row
-from repr_runtime import Session, load, read_manifest
+from repr_runtime import Manifest, Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
 if TYPE_CHECKING:
@@ -121,11 +122,17 @@ def _prepared(
         # Two artifacts' folders may have one name; the second is called as it was asked for.
         label = folder.name if folder.name and folder.name not in seen else target
         seen[label] = folder
-        yield from _rows_of_artifact(label, folder, request, listener, stack)
+        original = partial(original_network, target, request.own_for(target))
+        yield from _rows_of_artifact(label, folder, original, request, listener, stack)
 
 
 def _rows_of_artifact(
-    label: str, folder: Path, request: Request, listener: Listener, stack: contextlib.ExitStack
+    label: str,
+    folder: Path,
+    original: Callable[[Manifest], tuple[Network, str] | None],
+    request: Request,
+    listener: Listener,
+    stack: contextlib.ExitStack,
 ) -> Iterator[_Pending]:
     """Open its graphs, evaluate them all on the same images, and lay out their rows."""
     opened: dict[str, Session] = {}
@@ -151,6 +158,7 @@ def _rows_of_artifact(
         opened,
         request.images,
         partial(open_graph, precision="fp32"),
+        original,
         partial(listener.advance, f"accuracy of {label}"),
     )
     for precision in request.precisions:

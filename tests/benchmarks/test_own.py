@@ -1,16 +1,20 @@
 """Networks of the user's own: exported to the cache once, and measured as an artifact is."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 from onnx_bytes import model_of
+from torch import nn
 
-from repr_bench import cli
+from repr_bench import artifacts, cli
+from repr_bench.artifacts import find_artifact
 
 QUICK = ("--quick", "--seconds", "0.012", "--samples", "12", "--threads", "1", "--batch", "1")
 
@@ -68,6 +72,54 @@ def test_a_precision_that_is_off_by_more_than_is_asked_for_is_a_note_and_the_exi
     below = capsys.readouterr().out.splitlines()[3]
     assert below.startswith("mine fp16: 'y' is off by up to 0.00")
     assert below.endswith("on 4 golden samples, allowed is 1e-05")
+
+
+def test_on_images_every_precision_is_compared_with_the_original(
+    bench: Bench, write_pictures: Callable[..., Path]
+) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["y"]),
+    ]
+    Path("rgb.onnx").write_bytes(model_of(nodes, {"x": ("N", 3, 8, 8)}, {"y": ("N", 3)}))
+    pictures = ("--label-free", str(write_pictures(Path("pictures"))))
+    own = ("--mean", "0,0,0", "--std", "1,1,1")
+    status, (row,), _ = bench("rgb.onnx", *own, *pictures)
+    agreement = row["graph"]["agreement"]
+    assert (status, agreement["reference"]) == (0, "the original network")
+    assert (agreement["images"], agreement["same"], agreement["largest_shift"]) == (3, 3, 0.0)
+
+
+def test_a_factory_is_exported_again_where_what_makes_it_may_have_changed(
+    make_artifact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = 0
+
+    def export(_target: str, out: Path, *_: object) -> Path:
+        nonlocal exported
+        exported += 1
+        return make_artifact("build", parent=out)
+
+    def find(*own: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:  # each as in a process of its own
+            patch.delitem(sys.modules, "a_factory", raising=False)
+            find_artifact("a_factory:build", Path(), lambda _: None, (), ("--input=4", *own))
+            del sys.modules["a_factory"]
+        return exported
+
+    monkeypatch.setattr(artifacts, "_export", export)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(Path.cwd())
+    code = "from torch import nn\ndef build():\n    return nn.Linear(4, 3)\n"
+    Path("a_factory.py").write_text(code)
+    torch.save(nn.Linear(4, 3).state_dict(), "a.pth")
+    weights = "--weights=a.pth"
+    assert (find(weights), find(weights)) == (1, 1)
+    Path("a_factory.py").write_text(f"{code}    # as before\n")
+    assert (find(weights), find(weights)) == (2, 2)
+    torch.save(nn.Linear(4, 3).state_dict(), "a.pth")
+    assert (find(weights), find(weights, "--max-drop=1")) == (3, 4)
+    assert (find(), find()) == (5, 6)  # nobody recorded what it makes by itself
 
 
 @pytest.mark.parametrize(

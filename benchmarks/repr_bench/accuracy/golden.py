@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_bench.accuracy.reference import ORIGINAL
 from repr_bench.results.graph import Agreement, AgreementCount, Difference
 from repr_runtime.errors import MissingFileError
 from repr_runtime.self_test import read_golden
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from repr_bench.request import Tolerance
     from repr_runtime import Session
     from repr_runtime.self_test import Golden
-
-ORIGINAL = "the original network"
 
 
 def compare_golden(
