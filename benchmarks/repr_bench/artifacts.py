@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import hashlib
+import json
 import shlex
-from collections.abc import Callable, Sequence
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
-from repr_bench.request import LOWER
+from repr_bench.request import LOWER, is_own
 from repr_runtime import Manifest, ReproError, load, read_manifest
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
+from repr_runtime.files import cache_folder
 
 if TYPE_CHECKING:
+    from repr_export.options import ExportOptions
+    from repr_export.source import Source
     from repr_models.spec import NetworkSpec
 
 
@@ -64,20 +74,31 @@ def short_name(spec: NetworkSpec) -> str:
 
 
 def find_artifact(
-    target: str, artifacts: Path, tell: Callable[[str], None], precisions: Sequence[str] = ()
+    target: str,
+    artifacts: Path,
+    tell: Callable[[str], None],
+    precisions: Sequence[str] = (),
+    own: Sequence[str] = (),
 ) -> Path:
-    """The artifact folder that ``target``, a folder or a network's name, stands for.
+    """The artifact folder that ``target``, a folder, a network's name or one's own, stands for.
 
     A named network's artifact is looked for in ``artifacts`` and exported there if it is
     missing, damaged, or made of other bundled weights than those of this version, or for
     another bar. What is exported gets graphs of ``precisions`` too, as far as they keep the
     accuracy. One that is there and whole is taken as it is, also with weights of the user's
-    own: :func:`how_to_add` tells them what it lacks. ``tell`` hears what was done.
+    own: :func:`how_to_add` tells them what it lacks. A FILE.onnx, a package.module:factory, and
+    whatever ``own``, options of `repr-export`, is given for are exported to the cache, and taken
+    from there while nothing that they are made of has changed. ``tell`` hears what was done.
     Raises :class:`UsageError`, or what loading or exporting raises.
     """
     path = Path(target)
     if (path / MANIFEST_NAME).exists():
+        if own:
+            what = ", ".join(option.partition("=")[0] for option in own)
+            raise UsageError(f"{path} is an artifact already, on which {what} would have no effect")
         return path
+    if is_own(target) or own:
+        return _cached(target, export_options(target, own, precisions), tell)
     if path.is_dir() or len(path.parts) > 1 or path.is_absolute():
         read_manifest(path)  # raises the error that says what is missing
         return path
@@ -122,19 +143,115 @@ def _named(
         had = read_manifest(folder).precisions
     lower = tuple(dict.fromkeys(p for p in (*had, *precisions) if p in LOWER))
     tell(f"exporting {spec.name} to {folder}" + (f", in {', '.join(lower)} too" if lower else ""))
+    return _export(name, artifacts, export_options(name, (), lower), tell)
+
+
+def _export(target: str, out: Path, options: ExportOptions, tell: Callable[[str], None]) -> Path:
+    """Export it, in fp32 alone where a lower precision cannot be had."""
+    from repr_export.errors import CalibrationError, PrecisionError
+    from repr_export.pipeline import export
+    from repr_export.precision.options import PrecisionOptions
+
     try:
-        from repr_export.errors import CalibrationError, PrecisionError
+        return export(target, out, options).path
+    except (PrecisionError, CalibrationError) as error:  # fp32 can be measured nevertheless
+        tell(f"{error}; exporting {target} in fp32 alone")
+    return export(target, out, replace(options, precision=PrecisionOptions())).path
+
+
+def export_options(target: str, own: Sequence[str], precisions: Sequence[str]) -> ExportOptions:
+    """What ``own``, options of `repr-export` as on its command line, and ``precisions`` come to.
+
+    Raises :class:`UsageError`, ``repr_export.errors.OptionError``, or
+    :class:`repr_runtime.errors.MissingExtraError` where the exporter is not installed.
+    """
+    try:
+        from repr_export.cli import parser
         from repr_export.options import ExportOptions
-        from repr_export.pipeline import export
         from repr_export.precision.options import PrecisionOptions
     except ModuleNotFoundError as error:
         raise MissingExtraError("exporting a network", "bench", error.name) from error
-    options = ExportOptions(precision=PrecisionOptions(names=lower))
+    p = parser()
+    p.exit_on_error = False
     try:
-        return export(name, artifacts, options).path
-    except (PrecisionError, CalibrationError) as error:  # fp32 can be measured nevertheless
-        tell(f"{error}; exporting {spec.name} in fp32 alone")
-    return export(name, artifacts).path
+        args = p.parse_args([*own, "--", target])
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    shapes = dict(args.shapes_given)
+    lower = tuple(dict.fromkeys(name for name in precisions if name in LOWER))
+    return ExportOptions(
+        weights=args.weights,
+        input_shape=shapes.pop("", None),
+        input_shapes=shapes or None,
+        labels=args.labels,
+        mean=args.mean,
+        std=args.std,
+        resize=args.resize,
+        precision=PrecisionOptions(lower, max_drop=args.max_drop, calibration=args.calibration),
+    )
+
+
+def _cached(target: str, options: ExportOptions, tell: Callable[[str], None]) -> Path:
+    """Its artifact in the cache, exported where there is none of the same making."""
+    from repr_export.sources.opening import open_source
+
+    source = open_source(target, options)
+    # What a factory makes by itself may be other than before, and nobody recorded it.
+    known = source.weights.kind != "factory"
+    key = _making(target, source, options) if known else hashlib.sha256(target.encode()).hexdigest()
+    folder = cache_folder() / "exported" / key[:16] / source.identity.folder
+    if known:
+        with contextlib.suppress(ReproError):
+            for precision in read_manifest(folder).precisions:
+                load(folder, device="cpu", precision=precision).close()
+            return folder
+    tell(f"exporting {target} to {folder}")
+    return _export(target, folder.parent, options, tell)
+
+
+def _making(target: str, source: Source, options: ExportOptions) -> str:
+    """A hash of all that makes its artifact: the graph or code and weights, options, versions."""
+    from repr_export import __file__ as exporter
+
+    if target.endswith(".onnx"):
+        from repr_export.graph.serialize import serialize
+
+        made_of = [hashlib.sha256(serialize(source.model())).hexdigest()]
+    else:
+        made_of = [str(source.weights.sha256), *_loaded_code()]
+    own = (_content(path) for path in sorted(Path(exporter).parent.rglob("*.py")))
+    installed = sorted(f"{one.name} {one.version}" for one in metadata.distributions())
+    chosen = asdict(replace(options, weights=None))
+    parts = [
+        Path(target).name,
+        asdict(source.identity),
+        sys.version,
+        made_of,
+        chosen,
+        *own,
+        *installed,
+    ]
+    return hashlib.sha256(json.dumps(parts, default=_content).encode()).hexdigest()
+
+
+def _loaded_code() -> Iterator[str]:
+    """A hash of each module that is loaded and neither Python's own nor installed."""
+    known = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and not file.startswith(known) and name.partition(".")[0] != "repr_bench":
+            yield _content(Path(file))
+
+
+def _content(path: Path) -> str:
+    """What is in a file, or which files of what size and age are in a folder."""
+    if path.is_dir():
+        inside = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*")]
+        return repr(sorted(inside))
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # the export says what is wrong with it
+        return str(path)
 
 
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:

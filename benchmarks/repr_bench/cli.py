@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench import options
-from repr_bench.artifacts import default_selection
+from repr_bench.artifacts import default_selection, export_options
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.options import STANDARD_OUTPUT
-from repr_bench.request import Listener, Request, ScenarioOptions
+from repr_bench.request import Listener, Request, ScenarioOptions, is_own
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 
@@ -172,7 +172,12 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         command=("repr-bench", *arguments),
         roofline=args.roofline,
         profile=args.profile,
+        own=tuple(args.own),
+        tolerance=options.tolerance(args),
     )
+    for target in targets:
+        if is_own(target) or request.own_for(target):  # what is wrong with it is said now
+            export_options(target, request.own_for(target), request.precisions)
     return request, left_out
 
 
@@ -181,7 +186,7 @@ def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Re
     from repr_bench.report.sort import in_order
     from repr_bench.results.file import write_results, write_text
 
-    if args.json:
+    if args.json and args.json != STANDARD_OUTPUT:
         write_results(results, args.json)
         listener.tell(f"results: {args.json}")
     ordered = in_order(results, args.sort)
@@ -207,8 +212,9 @@ def _renderers(args: argparse.Namespace) -> list[tuple[Path | None, Callable[[Re
 def _print(results: Results, args: argparse.Namespace) -> None:
     """The tables, or in their place the file that goes to standard output."""
     from repr_bench.report.terminal import print_report
+    from repr_bench.results.file import to_json
 
-    for path, render in _renderers(args):
+    for path, render in ((args.json, to_json), *_renderers(args)):
         if path == STANDARD_OUTPUT:
             sys.stdout.write(render(results))
             return
@@ -216,7 +222,7 @@ def _print(results: Results, args: argparse.Namespace) -> None:
 
 
 def exit_status(results: Results) -> int:
-    """130 if interrupted, 1 if a row failed or none was measured, 3 if one is slower, else 0."""
+    """130 if interrupted, 1 if a row failed, differs or none was measured, 3 if slower, else 0."""
     if results.interrupted:
         return 130
     statuses = {
@@ -225,7 +231,8 @@ def exit_status(results: Results) -> int:
         *(row.status for row in results.end_to_end),
         *(row.status for row in results.peers),
     }
-    if "failed" in statuses or "measured" not in statuses:
+    differ = any(row.graph and row.graph.answers_differ for row in results.rows)
+    if differ or "failed" in statuses or "measured" not in statuses:
         return 1
     verdicts = results.comparison.rows if results.comparison else ()
     return 3 if any(row.verdict == "slower" for row in verdicts) else 0

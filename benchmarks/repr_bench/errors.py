@@ -5,6 +5,9 @@ BenchError (ValueError)
 └── ResultsError     a results file that cannot be read or written
 """
 
+import difflib
+from collections.abc import Collection
+
 from repr_runtime import ReproError
 
 
@@ -25,6 +28,12 @@ def sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     written_for_users = isinstance(error, ReproError | ValueError | OSError) and text
     return text if written_for_users else f"{type(error).__name__}: {text}"
+
+
+def did_you_mean(text: str, known: Collection[str]) -> str:
+    """``; did you mean …?`` with the three of ``known`` that are nearest; empty if none is near."""
+    near = difflib.get_close_matches(text.strip().lower(), known, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def above_0(**numbers: float | None) -> None:

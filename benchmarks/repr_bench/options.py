@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from repr_bench.errors import UsageError
+from repr_bench.errors import UsageError, did_you_mean
 from repr_bench.measuring.measure import Plan
-from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Tolerance, is_own
 from repr_bench.results.trials import SCENARIOS, Scenario
+from repr_models.spec import registered, stored_multiply_adds
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
@@ -33,21 +34,25 @@ def parser() -> argparse.ArgumentParser:
     """The parser; :func:`parse` says what of it does not go together."""
     p = argparse.ArgumentParser(
         prog="repr-bench",
+        usage="repr-bench [NAME|ARTIFACT|FILE.onnx|MODULE:FACTORY ...] [options]; --help lists them",
         description="Latency and accuracy of exported networks, side by side. "
-        "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate), 2 for a "
-        "wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
+        "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate) or its "
+        "outputs are off, 2 for a wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
     )
     p.add_argument(
         "targets",
         nargs="*",
-        metavar="NAME|ARTIFACT",
-        help="networks by name (exported if need be) or artifact folders; "
+        metavar="NAME|ARTIFACT|FILE.onnx|MODULE:FACTORY",
+        help="networks by name (exported if need be), artifact folders, or a network of your own, "
+        "which is exported to the cache; "
         "default: every network whose bundled weights reach their bar",
     )
     p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     _add(p, "--list", "list every network, and stop")
     _add(p, "--quiet", "no progress; the table alone")
     _add_what(p.add_argument_group("what is measured"))
+    own = "as repr-export has them; for named networks too, where no other target is exported"
+    _add_own(p.add_argument_group("a network of your own", own))
     _add_how_long(p.add_argument_group("how long, and on which images"))
     _add_more(p.add_argument_group("what else is measured, in the same run"))
     scenarios = (
@@ -71,6 +76,29 @@ def _add(
     group.add_argument(option, help=text, **(usual | more))
 
 
+def _add_own(group: argparse._ArgumentGroup) -> None:
+    for option, metavar, text in (
+        ("--weights", "FILE|random", "its checkpoint (default: what the factory made)"),
+        ("--input", "[NAME=]CxHxW", "shape of one sample; for each input"),
+        ("--labels", "FILE", "one class a line"),
+        ("--mean", "R,G,B", "of images scaled to 0..1"),
+        ("--std", "R,G,B", ""),
+        ("--resize", "N", "shorter side before the centre crop"),
+        ("--calibration", "DIR|FILE.npz", "images, or arrays by input name, to calibrate int8 on"),
+        ("--max-drop", "POINTS", "of top-1 that a lower precision may lose"),
+    ):
+        # Kept as it stands, for the export's own parser.
+        group.add_argument(
+            option,
+            dest="own",
+            action="append",
+            default=[],
+            type=f"{option}={{}}".format,
+            metavar=metavar,
+            help=text,
+        )
+
+
 def _add_what(group: argparse._ArgumentGroup) -> None:
     below = "without names: those below their bar too, which the table marks"
     _add(group, "--all-bundled", below)
@@ -85,7 +113,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
             const=name,
             help=f"measure {name} too, beside fp32; these options add up",
         )
-    group.add_argument("--device", choices=DEVICES, default="auto")
+    on = f"of {', '.join(DEVICES)} (default: auto)"
+    _add(group, "--device", on, "DEVICE", type=_device, default="auto")
     _add(group, "--threads", "CPU threads (default: one a core)", "N")
     where = "where the artifacts of named networks are (default: artifacts)"
     _add(group, "--artifacts", where, "DIR", default=Path("artifacts"))
@@ -109,6 +138,12 @@ def _add_how_long(group: argparse._ArgumentGroup) -> None:
     alone = "on any images: agreement with the original network alone, no accuracy"
     _add(images, "--label-free", alone, "DIR")
     _add(group, "--limit", "on so many of them, drawn evenly by class", "N")
+    off = (
+        "outputs of the golden samples may be off by atol + rtol * |original network's|; one that "
+        "is not given is 0 (default: the tolerance that the export found)"
+    )
+    group.add_argument("--atol", type=_tolerance, metavar="X", help=off)
+    group.add_argument("--rtol", type=_tolerance, metavar="X", help="see --atol")
 
 
 def _add_more(group: argparse._ArgumentGroup) -> None:
@@ -158,7 +193,10 @@ def _add_comparison(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    everything = "write everything, raw samples too; with --list, the list (- is standard output)"
+    everything = (
+        "write everything, raw samples too; with --list, the list (- is standard output, in place "
+        "of the table)"
+    )
     _add(group, "--json", everything, "FILE")
     _add(group, "--html", "write a self-contained page", "FILE")
     rows = (
@@ -191,13 +229,40 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         p.error(
             f"--from measures nothing, so {names} would have no effect; leave out one of the two"
         )
-    if args.csv == args.markdown == STANDARD_OUTPUT:
-        p.error("--csv - and --markdown - both go to standard output; name a file for one")
+    to_stdout = [
+        f"--{name} -"
+        for name in ("json", "csv", "markdown")
+        if getattr(args, name) == STANDARD_OUTPUT
+    ]
+    if len(to_stdout) > 1:
+        p.error(
+            f"{' and '.join(to_stdout)} all go to standard output; name files for others than one"
+        )
     if args.list and more:
         p.error("--list goes without --csv, --markdown, --sort, --with")
-    if args.json == STANDARD_OUTPUT and not args.list:
-        p.error("--json - goes with --list; give the name of a file")
+    for target in args.targets:
+        if wrong := wrong_name(target):
+            p.error(wrong)
+    if args.own and not args.targets:
+        p.error(
+            f"{args.own[0].partition('=')[0]} is for what you name: FILE.onnx, MODULE:FACTORY, …"
+        )
     return args
+
+
+def wrong_name(target: str) -> str:
+    """What is wrong with ``target`` as a network's name; empty if it is one, or no name at all.
+
+    Found without torch, which registering the networks takes seconds to import.
+    """
+    if is_own(target) or len(Path(target).parts) > 1 or Path(target).exists():
+        return ""
+    known = {*stored_multiply_adds(), *registered}
+    names = sorted({*known, *(name.partition(".")[0] for name in known)})
+    if target.strip().lower() in names:
+        return ""
+    near = did_you_mean(target, names) or "; repr-bench --list has them all"
+    return f"there is no network called {target!r}{near}"
 
 
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
@@ -206,6 +271,13 @@ def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
     seconds, samples = args.seconds or base.seconds, args.samples or base.samples
     limit = args.limit or (QUICK_IMAGES if args.quick else None)
     return replace(base, seconds=seconds, samples=samples), limit
+
+
+def tolerance(args: argparse.Namespace) -> Tolerance | None:
+    """What outputs may differ by, if it is given."""
+    if args.atol is None and args.rtol is None:
+        return None
+    return Tolerance(args.atol or 0.0, args.rtol or 0.0)
 
 
 def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
@@ -240,6 +312,10 @@ def seconds(text: str) -> float:
     return _number(text, "a number of seconds above 0", lambda value: 0 < value < math.inf)
 
 
+def _tolerance(text: str) -> float:
+    return _number(text, "a number from 0", lambda value: 0 <= value < math.inf)
+
+
 def _percent(text: str) -> float:
     return _number(text, "a percentage above 0 and up to 100", lambda value: 0 < value <= 100)
 
@@ -265,13 +341,24 @@ def _several(text: str, named: Mapping[str, Sequence[_Some]], known: str) -> tup
     found: dict[_Some, None] = {}
     for part in text.split(","):
         if part not in named:
-            raise argparse.ArgumentTypeError(f"{part!r} is not one of {known}")
+            raise _unknown(part, named, known)
         found |= dict.fromkeys(named[part])
     return tuple(found)
 
 
+def _unknown(text: str, named: Collection[str], known: str) -> argparse.ArgumentTypeError:
+    near = did_you_mean(text, named)
+    return argparse.ArgumentTypeError(f"{text!r} is not one of {known}{near}")
+
+
 def _precisions(text: str) -> tuple[str, ...]:
     return _several(text, {one: (one,) for one in PRECISIONS}, ", ".join(PRECISIONS))
+
+
+def _device(text: str) -> str:
+    if text not in DEVICES:
+        raise _unknown(text, DEVICES, ", ".join(DEVICES))
+    return text
 
 
 def _peers(text: str) -> tuple[str, ...]:

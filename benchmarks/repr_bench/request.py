@@ -13,6 +13,12 @@ LOWER = ("fp16", "bf16", "int8")
 """What an export adds to fp32 where it is asked for."""
 PRECISIONS = ("fp32", *LOWER)
 
+
+def is_own(target: str) -> bool:
+    """Whether ``target`` is spelled as a network of the user's own: a file or a factory."""
+    return (target.endswith(".onnx") or ":" in target) and not Path(target).is_dir()
+
+
 DEFAULT_SLO_MS = 15.0
 """MLPerf's bound for ResNet-50 in the server scenario (inference rules, "server")."""
 
@@ -44,8 +50,20 @@ class ScenarioOptions:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """An output may differ from the original network's by ``atol + rtol * abs(original)``."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+
+@dataclass(frozen=True)
 class Request:
-    """What to measure; ``batches`` None means 1 and 8, or what a graph is fixed to."""
+    """What to measure; ``batches`` None means 1 and 8, or what a graph is fixed to.
+
+    ``own`` are options of `repr-export` as on its command line (``--input=3x224x224``) for what is
+    exported to the cache. ``tolerance`` None is each artifact's own, that of its golden samples.
+    """
 
     targets: tuple[str, ...]
     artifacts: Path = Path("artifacts")
@@ -58,6 +76,13 @@ class Request:
     command: tuple[str, ...] = ()
     roofline: bool = False
     profile: bool = False
+    own: tuple[str, ...] = ()
+    tolerance: Tolerance | None = None
+
+    def own_for(self, target: str) -> tuple[str, ...]:
+        """``own`` for each target that :func:`is_own`, or for all where none is."""
+        for_all = not any(map(is_own, self.targets))
+        return self.own if for_all or is_own(target) else ()
 
     def __post_init__(self) -> None:
         for batch in self.batches or ():

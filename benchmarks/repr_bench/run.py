@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repr_bench.accuracy.evaluate import Evaluation, evaluate_artifact
+from repr_bench.accuracy.golden import compare_golden
+from repr_bench.accuracy.reference import Network, original_network
 from repr_bench.analysis.run import Analysis
 from repr_bench.analysis.timed_graph import TimedGraph
 from repr_bench.artifacts import find_artifact, how_to_add
@@ -18,12 +20,13 @@ from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, capture_environment, now
 from repr_bench.measuring.machine_watch import MachineWatch
 from repr_bench.measuring.measure import Plan, Timing, garbage_frozen, measure
+from repr_bench.measuring.memory import PeakMemory
 from repr_bench.measuring.reference_load import ReferenceLoad
 from repr_bench.request import Listener, Request
-from repr_bench.results.graph import Graph
+from repr_bench.results.graph import Agreement, Difference, Graph
 from repr_bench.results.results import Results, Settings
 from repr_bench.results.row import Row
-from repr_runtime import Session, load, read_manifest
+from repr_runtime import Manifest, Session, load, read_manifest
 from repr_runtime.errors import PrecisionNotFoundError
 
 if TYPE_CHECKING:
@@ -100,30 +103,51 @@ def _prepared(
     seen: dict[str, Path] = {}
     for target in request.targets:
         try:
-            folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
+            folder = find_artifact(
+                target,
+                request.artifacts,
+                listener.tell,
+                request.precisions,
+                request.own_for(target),
+            )
         except Exception as error:  # whatever goes wrong with it is its row
             row = Row(label=target, precision=None, batch=None, status="failed")
             yield _Pending(replace(row, reason=sentence(error)))
             continue
         if folder.resolve() in (path.resolve() for path in seen.values()):
             continue
-        # Two artifacts' folders may have one name; the second is called by its path.
-        label = folder.name if folder.name and folder.name not in seen else str(folder)
+        if not seen:  # what libraries take of memory once, whatever they run
+            with contextlib.suppress(Exception):  # its row will say it
+                load(folder, device=request.device, threads=request.threads).close()
+        # Two artifacts' folders may have one name; the second is called as it was asked for.
+        label = folder.name if folder.name and folder.name not in seen else target
         seen[label] = folder
-        yield from _rows_of_artifact(label, folder, request, listener, stack)
+        original = partial(original_network, target, request.own_for(target))
+        yield from _rows_of_artifact(label, folder, original, request, listener, stack)
 
 
 def _rows_of_artifact(
-    label: str, folder: Path, request: Request, listener: Listener, stack: contextlib.ExitStack
+    label: str,
+    folder: Path,
+    original: Callable[[Manifest], tuple[Network, str] | None],
+    request: Request,
+    listener: Listener,
+    stack: contextlib.ExitStack,
 ) -> Iterator[_Pending]:
     """Open its graphs, evaluate them all on the same images, and lay out their rows."""
     opened: dict[str, Session] = {}
     missing: dict[str, Row] = {}
+    golden: dict[str, tuple[Difference | None, Agreement | None]] = {}
+    peaks: dict[str, dict[int, int]] = {}
     open_graph = partial(load, folder, device=request.device, threads=request.threads)
     for precision in request.precisions:
         row = Row(label=label, precision=precision, batch=None, status="failed")
         try:
-            opened[precision] = stack.enter_context(open_graph(precision=precision))
+            memory = PeakMemory()
+            session = stack.enter_context(open_graph(precision=precision))
+            peaks[precision] = _peaks(session, _batches(session, request), memory)
+            golden[precision] = compare_golden(session, request.tolerance)
+            opened[precision] = session
         except PrecisionNotFoundError:
             how = how_to_add(read_manifest(folder), folder, precision)
             reason = f"no {precision} graph in this artifact" + (f"; {how}" if how else "")
@@ -134,6 +158,7 @@ def _rows_of_artifact(
         opened,
         request.images,
         partial(open_graph, precision="fp32"),
+        original,
         partial(listener.advance, f"accuracy of {label}"),
     )
     for precision in request.precisions:
@@ -141,10 +166,33 @@ def _rows_of_artifact(
             yield _Pending(missing[precision])
             continue
         session = opened[precision]
-        graph = _graph(folder, session, evaluations[precision])
-        fixed = session.batch_size
-        for batch in request.batches or (DEFAULT_BATCHES if fixed is None else (fixed,)):
-            yield _ready(TimedGraph(label, precision, batch, session), graph, images)
+        graph = _graph(folder, session, evaluations[precision], *golden[precision])
+        for batch in _batches(session, request):
+            ready = _ready(TimedGraph(label, precision, batch, session), graph, images)
+            yield replace(
+                ready, row=replace(ready.row, peak_memory_bytes=peaks[precision].get(batch))
+            )
+
+
+def _batches(session: Session, request: Request) -> tuple[int, ...]:
+    fixed = session.batch_size
+    return request.batches or (DEFAULT_BATCHES if fixed is None else (fixed,))
+
+
+def _peaks(session: Session, batches: Sequence[int], memory: PeakMemory) -> dict[int, int]:
+    """The peak of memory in bytes by batch size, where it can be run and is known.
+
+    ``memory`` is of before the session was loaded. A session keeps what it took, so that the
+    smallest batch has to come first.
+    """
+    loaded, found = memory.read(), dict[int, int]()
+    for batch in sorted(batches):
+        with contextlib.suppress(Exception):  # its row will say it
+            session.run(*make_feed(session, None, batch)[0])
+            peak = memory.read()
+            if peak is not None and loaded is not None:
+                found[batch] = max(loaded, peak)
+    return found
 
 
 def _ready(timed: TimedGraph, graph: Graph, images: Images | None) -> _Pending:
@@ -162,7 +210,14 @@ def _ready(timed: TimedGraph, graph: Graph, images: Images | None) -> _Pending:
     return _Pending(row, replace(timed, arrays=tuple(arrays), emulated=row.emulated))
 
 
-def _graph(folder: Path, session: Session, found: Evaluation) -> Graph:
+def _graph(
+    folder: Path,
+    session: Session,
+    found: Evaluation,
+    difference: Difference | None,
+    agreement: Agreement | None,
+) -> Graph:
+    """What is known of the graph; without labels or a reference, ``agreement`` on golden samples."""
     manifest = session.manifest
     entry = manifest.file(session.graph)
     assert entry is not None, "the session was loaded from it"
@@ -183,10 +238,11 @@ def _graph(folder: Path, session: Session, found: Evaluation) -> Graph:
         trained_top1=_number(manifest.weights.record, "accuracy", "test_top1")
         or _number(manifest.weights.record, "published_top1"),
         bar=_number(manifest.weights.record, "bar"),
-        agreement=found.agreement,
+        agreement=found.agreement or (None if found.accuracy else agreement),
         flips=found.flips,
         skipped=found.skipped,
         skip_reason=found.skip_reason,
+        difference=difference,
     )
 
 
@@ -202,7 +258,9 @@ def _measure(
 ) -> bool:
     """Time all rows that are ready; whether Ctrl-C ended it."""
     ready = [(item, item.timed) for item in pending if item.timed is not None]
-    listener.tell(f"measuring {len(ready)} rows, at least {plan.seconds:g} s each")
+    if ready:
+        rows = "1 row" if len(ready) == 1 else f"{len(ready)} rows"
+        listener.tell(f"measuring {rows}, at least {plan.seconds:g} s each")
     with garbage_frozen():
         measured = measure(
             [partial(timed.session.run, *timed.arrays) for _, timed in ready],

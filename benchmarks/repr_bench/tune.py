@@ -83,7 +83,10 @@ def tune(request: Request, goal: str, listener: Listener, console: Console) -> i
     for target in request.targets:
         for precision in request.precisions:
             try:
-                folder = find_artifact(target, request.artifacts, listener.tell, request.precisions)
+                own = request.own_for(target)
+                folder = find_artifact(
+                    target, request.artifacts, listener.tell, request.precisions, own
+                )
                 found, path = tune_artifact(request, folder, precision, goal, listener)
             except Exception as error:  # whatever goes wrong with one, the others go on
                 console.print(Text(f"{target} {precision}: {sentence(error)}"), soft_wrap=True)

@@ -74,7 +74,7 @@ class TestNames:
     def test_is_exported_in_fp32_where_a_lower_precision_costs_too_much(self) -> None:
         self.fails = True
         path, told = self.find("lenet5", "fp32", "int8")
-        assert told[-1].endswith("exporting lenet5.cifar10 in fp32 alone")
+        assert told[-1].endswith("exporting lenet5 in fp32 alone")
         assert read_manifest(path).precisions == ("fp32",)
 
     @pytest.mark.parametrize(

@@ -105,11 +105,11 @@ def test_ctrl_c_and_termination_report_and_exit_130(
         *("--batch 0", "--batch 1,x", "--batch ''", "--precision fp8", "--fp16 --precision fp32"),
         *("--int8 --precision fp32", "--seconds 0", "--seconds nan", "--seconds inf"),
         *("--samples -1", "--samples 1.5", "--threads 0", "--device tpu", "--no-such-option"),
-        *("--all-bundled lenet5", "--json - lenet5", "--tune speed", "--list --csv r.csv"),
+        *("--all-bundled lenet5", "--json - --csv -", "--tune speed", "--list --csv r.csv"),
         *("--tune latency --json r.json", "--tune latency --peers", "--tune latency --csv r.csv"),
         *("--from r.json lenet5", "--csv - --markdown -", "--scenario batch", "--scenario ''"),
         *("--instances 0", "--max-batch 0", "--slo 15", "--slo 0ms", "--slo fastms", "--slo infs"),
-        "--seed -1",
+        *("--seed -1", "--atol -1", "--rtol nan", "--weights f.pth"),
     ],
 )
 def test_wrong_command_lines_exit_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +128,44 @@ def test_files_that_cannot_be_written_are_said_before_measuring(
         status, out, err = bench(option, place)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert err.startswith(f"repr-bench: {place}")
+
+
+def test_json_to_standard_output_is_all_that_stands_there(bench: Bench) -> None:
+    status, out, err = bench("--batch", "1", "--json", "-")
+    (row,) = json.loads(out)["rows"]
+    assert (status, row["status"], row["peak_memory_bytes"] > 0) == (0, "measured", True)
+    assert err.startswith("measuring 1 row, at least 0.012 s each")
+    assert not Path("-").exists()
+
+
+def test_of_a_run_without_any_figure_the_reasons_are_all_that_is_said(bench: Bench) -> None:
+    assert bench(targets=("no/such", "nor/this")) == (
+        1,
+        "no/such: no/such is not an artifact: there is no such folder; make one with repr-export\n"
+        "nor/this: nor/this is not an artifact: there is no such folder; make one with repr-export\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("resnet200", "there is no network called 'resnet200'; did you mean resnet20, resnet"),
+        ("xyzzy --quick", "there is no network called 'xyzzy'; repr-bench --list has them all"),
+        ("--precision fp32,in8", "'in8' is not one of fp32, fp16, bf16, int8; did you mean int8?"),
+        ("--device cudda", "'cudda' is not one of auto, tensorrt, cuda, "),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_and_without_torch(line: str, near: str) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from repr_bench.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    done = in_a_process("-c", program, *line.split())
+    usage, error = done.stderr.splitlines()
+    assert (done.returncode, usage[:6]) == (2, "usage:")
+    assert near in error
 
 
 def test_data_without_cifar10_is_said_before_measuring(bench: Bench) -> None:

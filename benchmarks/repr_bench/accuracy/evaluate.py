@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_bench.accuracy.reference import Network, torch_network
+from repr_bench.accuracy.reference import TORCH, Network
 from repr_bench.results.graph import Accuracy, Agreement, AgreementCount, Flips
 from repr_models.errors import DataError
 from repr_runtime.errors import ImageError
@@ -18,14 +18,13 @@ from repr_runtime.errors import ImageError
 if TYPE_CHECKING:
     from repr_bench.inputs import EvaluationImages
     from repr_models.data.images import Images
-    from repr_runtime import Session
+    from repr_runtime import Manifest, Session
 
 FP32 = "fp32"
 MOST_AT_ONCE = 100
 PIXELS_AT_ONCE = 800_000
 """Images at a time and their pixels: what a large network's intermediate values need in memory."""
 
-TORCH = "the torch network"
 FP32_GRAPH = "its fp32 graph"
 
 Report = Callable[[int, int], None]
@@ -51,12 +50,14 @@ def evaluate_artifact(
     sessions: Mapping[str, Session],
     chosen: EvaluationImages,
     load_fp32: Callable[[], Session],
+    original: Callable[[Manifest], tuple[Network, str] | None],
     report: Report,
 ) -> tuple[Images | None, dict[str, Evaluation]]:
     """The images for the artifact whose graphs ``sessions`` run, and each one's evaluation.
 
     ``sessions`` are by precision; where lower ones come without fp32, ``load_fp32`` opens it to
-    compare with. None of the images where there are none, or none of them can be read.
+    compare with; ``original`` is the network that they were exported from, and what it is
+    called. None of the images where there are none, or none of them can be read.
     """
     if not sessions:
         return None, {}
@@ -76,7 +77,8 @@ def evaluate_artifact(
             with contextlib.suppress(Exception):
                 evaluated[FP32] = stack.enter_context(load_fp32())
         try:
-            return images, evaluate(evaluated, images, torch_network(manifest), report)
+            network, called = original(manifest) or (None, TORCH)
+            return images, evaluate(evaluated, images, network, report, called)
         except DataError as error:
             return None, {name: Evaluation(error=error) for name in sessions}
         except Exception as error:  # the latency is still worth knowing
@@ -88,18 +90,19 @@ def evaluate(
     images: Images,
     network: Network | None = None,
     report: Report = lambda _done, _total: None,
+    called: str = TORCH,
 ) -> dict[str, Evaluation]:
     """Send all ``images`` once through each of ``sessions``, one artifact's graphs by precision.
 
     An answer is right if the label has the largest logit (top-5: one of the five largest); of
     equal logits the first counts as the larger one, so that a constant output is right by
-    chance only. Answers are compared with those of ``network``, if given, else of the fp32
-    graph; right and wrong ones with fp32's. A graph that fails has its error, and the others
-    go on. ``report`` gets images done and in all. Raises :class:`DataError` if no image can be
-    read, or is large enough.
+    chance only. Answers are compared with those of ``network``, if given, which is ``called``
+    so, else of the fp32 graph; right and wrong ones with fp32's. A graph that fails has its
+    error, and the others go on. ``report`` gets images done and in all. Raises
+    :class:`DataError` if no image can be read, or is large enough.
     """
     tallies = {name: _Tally() for name in sorted(sessions, key=lambda name: name != FP32)}
-    reference = TORCH if network is not None else FP32_GRAPH if FP32 in sessions else None
+    reference = called if network is not None else FP32_GRAPH if FP32 in sessions else None
     skipped, done, used = list[str](), 0, 0
     for batch in images.batches(_at_once(sessions)):
         inputs, kept, refused = _preprocess(next(iter(sessions.values())), batch.images)

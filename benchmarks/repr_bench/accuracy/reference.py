@@ -1,17 +1,47 @@
-"""The torch network that an artifact was exported from, where it can be built again."""
+"""The network that an artifact was exported from, where it can be had again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from repr_bench.artifacts import export_options
+from repr_bench.request import is_own
+
 if TYPE_CHECKING:
     from repr_runtime import Manifest
 
+TORCH = "the torch network"
+ORIGINAL = "the original network"
+
 Network = Callable[[NDArray[Any]], NDArray[Any]]
 """From inputs (n, 3, height, width) float32 to logits (n, classes)."""
+
+
+def original_network(
+    target: str, own: Sequence[str], manifest: Manifest
+) -> tuple[Network, str] | None:
+    """What ``manifest`` was exported from, and what it is called; None if it cannot be had.
+
+    It is ``target``, with ``own``, options of `repr-export`, where that is exported to the cache,
+    and takes any batch size; else see :func:`torch_network`. Raises what opening it raises.
+    """
+    if not is_own(target) and not own:
+        network = torch_network(manifest)
+        return None if network is None else (network, TORCH)
+    from repr_export.sources.opening import open_source
+
+    first = manifest.inputs[0]
+    if len(manifest.inputs) > 1 or not isinstance(first.shape[0], str):
+        return None
+    source = open_source(target, export_options(target, own, ()))
+
+    def run(inputs: NDArray[Any]) -> NDArray[Any]:
+        return next(iter(source.reference({first.name: inputs}).values()))
+
+    return run, ORIGINAL
 
 
 def torch_network(manifest: Manifest) -> Network | None:

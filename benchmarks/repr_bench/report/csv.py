@@ -16,7 +16,7 @@ CSV_COLUMNS = (
     *(name + end for name in _FIGURES for end in ("", "_low", "_high")),
     *("flips_lost", "flips_gained", "flips_p_value", "samples", "emulated", "below_bar"),
     *("graph_bytes", "parameters", "multiply_adds", "device", "weights", "artifact"),
-    *("slo_ms", "held_rate"),
+    *("slo_ms", "held_rate", "largest_difference", "within_tolerance", "peak_memory_bytes"),
 )
 """``_low`` and ``_high`` are the ends of the 95 % interval; what is not known is empty."""
 
@@ -40,11 +40,15 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
     for row in results.rows:
         found = _common("graph", row, "repr-bench", row.samples)
         found["emulated"] = _yes(row.emulated)
+        found["peak_memory_bytes"] = row.peak_memory_bytes
         if graph := row.graph:
             found |= {"graph_bytes": graph.bytes, "parameters": graph.parameters}
             found |= {"multiply_adds": graph.multiply_adds, "device": graph.device}
             found |= {"weights": graph.weights, "artifact": graph.artifact}
             found["below_bar"] = _yes(graph.below_bar)
+            if graph.difference:
+                found["largest_difference"] = graph.difference.largest
+                found["within_tolerance"] = _yes(graph.difference.within)
             if flips := graph.flips:
                 found |= {"flips_lost": flips.lost, "flips_gained": flips.gained}
                 found["flips_p_value"] = flips.p_value

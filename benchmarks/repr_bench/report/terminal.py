@@ -10,11 +10,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from repr_bench.report.document import KINDS, NOTHING, Note, Section, Table
+from repr_bench.report.sections.figures import problems
 from repr_bench.report.sections.order import sections
 from repr_bench.results.results import Results
 
 MOST_NOTES = 3
-"""Below the tables of a section: the gravest; all of them stand on the page."""
+"""Below the tables of a section: the gravest, but every problem; all of them stand on the page."""
 _TONES = {"": "", "bad": "red", "good": "green", "warning": "yellow", "heading": "bold"}
 
 
@@ -23,8 +24,13 @@ def print_report(
 ) -> None:
     """Print every table, the gravest notes below it, and where the rest is to be read.
 
+    Of a run that measured nothing the reasons alone.
     ``saved`` is the JSON file that has these results, ``page`` the file with all notes, if any.
     """
+    if not results.has_figures:
+        for note in problems(results):
+            _print_note(note, console)
+        return
     left: dict[str, None] = {}
     more = 0
     for section in sections(results):
@@ -55,9 +61,10 @@ def print_section(section: Section, console: Console, left: dict[str, None]) -> 
         (note for note in section.notes if note.kind != "meaning"),
         key=lambda note: KINDS.index(note.kind),
     )
-    for note in grave[:MOST_NOTES]:
+    told = max(MOST_NOTES, sum(note.kind == "problem" for note in grave))
+    for note in grave[:told]:
         _print_note(note, console)
-    return len(section.notes) - len(grave[:MOST_NOTES])
+    return len(section.notes) - len(grave[:told])
 
 
 def _print_note(note: Note, console: Console) -> None:

@@ -15,13 +15,16 @@ from repr_bench.statistics import intervals, verdict
 from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
-SCHEMA = 2
+SCHEMA = 3
 ADDED = (
-    *("left_out", "machine", "yardstick", "comparison", "roofline", "profiles", "scenarios"),
-    *("end_to_end", "peers", "others", "quick", "trained_top1", "bar", "agreement", "flips"),
-    *("skipped", "skip_reason"),
+    ("difference", "peak_memory_bytes"),
+    (
+        *("left_out", "machine", "yardstick", "comparison", "roofline", "profiles", "scenarios"),
+        *("end_to_end", "peers", "others", "quick", "trained_top1", "bar", "agreement", "flips"),
+        *("skipped", "skip_reason"),
+    ),
 )
-"""What a file of schema 1 may lack; all else is in every file."""
+"""What a file of schema 2 may lack, and what one of schema 1 too; all else is in every file."""
 
 
 def to_json(results: Results) -> str:
@@ -61,7 +64,7 @@ def from_json(text: str, place: str = "results") -> Results:
             f"pip install -U repr-deploy"
         )
     try:
-        optional = ADDED if schema == 1 else ()
+        optional = [name for names in ADDED[: SCHEMA - schema] for name in names]
         results: Results = decode(Results, body, place, ignored=_IGNORED, optional=optional)
     except DecodingError as error:
         raise ResultsError(f"{error}; was the file altered?") from error

@@ -102,13 +102,39 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How far the golden samples' outputs are from the original network's.
+
+    Of the ``output`` that is furthest for its bound, ``atol + rtol * abs(original)`` for each
+    value: ``largest`` is the largest absolute difference, None if one is not finite. ``within``
+    says whether every value of every output keeps its bound.
+    """
+
+    output: str
+    largest: float | None
+    atol: float
+    rtol: float
+    within: bool
+    samples: int
+
+    def __str__(self) -> str:
+        off = "not finite" if self.largest is None else f"off by up to {self.largest:.3g}"
+        relative = f" + {self.rtol:.3g}·|original|" if self.rtol else ""
+        return (
+            f"{self.output!r} is {off} on {self.samples} golden samples, allowed is "
+            f"{self.atol:.3g}{relative}"
+        )
+
+
+@dataclass(frozen=True)
 class Graph:
     """The graph that was timed, and what it got right; ``accuracy_note`` says why not known.
 
     ``trained_top1`` (0 to 1) is what is on record of the weights on all test images (by training,
     their file or who published them), ``bar`` what bundled ones should reach; None where there is
     none. ``flips`` are those from the artifact's fp32 graph, None for itself. Of the images,
-    ``skipped`` could not be used, the first for ``skip_reason``.
+    ``skipped`` could not be used, the first for ``skip_reason``. ``difference`` is None without
+    golden samples.
     """
 
     artifact: str
@@ -130,6 +156,12 @@ class Graph:
     flips: Flips | None = None
     skipped: int = 0
     skip_reason: str = ""
+    difference: Difference | None = None
+
+    @property
+    def answers_differ(self) -> bool:
+        """Whether its outputs are further from the original network's than is allowed."""
+        return self.difference is not None and not self.difference.within
 
     @property
     def below_bar(self) -> bool:

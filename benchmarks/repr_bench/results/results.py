@@ -52,3 +52,10 @@ class Results:
     end_to_end: tuple[StageRow, ...] = ()
     peers: tuple[PeerRow, ...] = ()
     others: tuple[OtherRow, ...] = ()
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether any row of any kind has something measured, or another tool's run is there."""
+        timed = any(row.samples for row in self.rows) or any(row.rounds_ns for row in self.peers)
+        asked = any(row.queries for row in self.scenarios)
+        return timed or asked or any(row.calls for row in self.end_to_end) or bool(self.others)

@@ -20,6 +20,9 @@ class Row:
 
     ``reason`` says why a row that is not ``measured`` is not. Where an artifact fails as a
     whole, ``precision`` and ``batch`` are None. ``inputs`` says what was fed.
+    ``peak_memory_bytes`` is by how much loading the graph's session and running it once at this
+    batch size, the smaller ones before, raised the peak of this process's resident memory: of the
+    machine's own, not a GPU's; None where the system (all but Linux) does not say.
     """
 
     label: str
@@ -32,6 +35,7 @@ class Row:
     warmup_ns: tuple[int, ...] = ()
     steady: bool = False
     rounds_ns: tuple[tuple[int, ...], ...] = ()
+    peak_memory_bytes: int | None = None
 
     @property
     def samples(self) -> int:

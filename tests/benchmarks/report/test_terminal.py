@@ -25,7 +25,7 @@ from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.columns import COLUMNS, shown_columns
 from repr_bench.report.sections.figures import cautions
 from repr_bench.report.terminal import MOST_NOTES
-from repr_bench.results.graph import Accuracy, Flips
+from repr_bench.results.graph import Accuracy, Difference, Flips
 from repr_bench.results.results import Results
 
 printed = partial(shown, terminal=True)
@@ -65,6 +65,17 @@ def test_very_narrow_terminal_gets_a_block_for_each_row() -> None:
     lines = bare(printed(RESULTS, 40)).splitlines()
     assert {"  precision: fp32", "  p50 ms: 11", "  mult-adds M: 0.65"} <= {*lines}
     assert max(map(len, lines)) <= 40
+
+
+@pytest.mark.parametrize("results", [RESULTS, everything()])
+def test_no_line_of_a_very_narrow_terminal_is_longer_and_no_color_is_obeyed(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert re.search(r"\x1b\[[\d;]*3\dm", printed(everything(), 40))
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = printed(results, 40)
+    assert not re.search(r"\x1b\[[\d;]*[349]\dm", text)
+    assert max(map(len, bare(text).splitlines())) <= 40
 
 
 def test_pipe_is_plain_and_cuts_nothing() -> None:
@@ -241,6 +252,42 @@ def test_below_a_table_stand_the_gravest_notes_and_where_the_rest_is() -> None:
     assert below[2].startswith("Careful: the machine was busy as the run began (load 2)")
     assert re.fullmatch(r"\d+ more notes: repr-bench --from FILE.* --html PAGE.*", below[-1])
     assert "nearest rank" not in shown(with_row(rounds_ns=CALM))  # no meanings, however few
+
+
+def test_every_failure_is_said_each_reason_once() -> None:
+    failed = [replace(FAILED, label=name, reason=f"{name} broke") for name in "abcd"]
+    again = replace(failed[3], precision="int8")
+    below = shown(replace(RESULTS, rows=(ROW, *failed, again))).splitlines()[7:]
+    assert below[:4] == [
+        *(f"{name} fp32: {name} broke" for name in "abc"),
+        "d fp32, d int8: d broke",
+    ]
+    assert re.fullmatch(r"\d+ more notes: .*", below[4])
+
+
+def test_a_run_that_measured_nothing_says_why_and_nothing_else() -> None:
+    failed = replace(RESULTS, rows=(FAILED, replace(FAILED, precision="int8")))
+    for terminal in (False, True):
+        text = bare(shown(failed, 80, terminal=terminal))
+        assert text == "mine fp32, mine int8: model.onnx was altered\n"
+
+
+def test_outputs_that_are_off_are_a_problem_of_the_graph_once() -> None:
+    off = Difference("logits", 0.31, 1e-3, 0.01, within=False, samples=4)
+    (row,) = with_graph(difference=off).rows
+    whole = replace(RESULTS, rows=(row, replace(row, batch=8), replace(row, precision="int8")))
+    told = "'logits' is off by up to 0.31 on 4 golden samples, allowed is 0.001 + 0.01·|original|"
+    assert shown(whole).splitlines()[4:6] == [f"lenet5 fp32: {told}", f"lenet5 int8: {told}"]
+    assert "off by" not in plain(with_graph(difference=replace(off, within=True)))
+
+
+@pytest.mark.parametrize(("taken", "cell"), [(1_230_000, "1.2"), (368_900_000, "369")])
+def test_the_peak_of_memory_is_a_column_where_it_is_known(taken: int, cell: str) -> None:
+    header, line = shown(with_row(peak_memory_bytes=taken)).splitlines()[:2]
+    place = header.index("peak MB") + len("peak MB")
+    assert line[:place].endswith(f" {cell}")
+    assert "peak MB" not in shown(RESULTS)
+    assert f"{cell} " not in bare(printed(with_row(peak_memory_bytes=taken), 80)).splitlines()[3]
 
 
 def test_the_last_line_names_the_files_that_there_are() -> None:

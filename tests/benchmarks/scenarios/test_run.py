@@ -175,7 +175,7 @@ def test_what_fails_is_a_row_for_each_scenario(
         *[(1, "no/such", "failed")] * 2,
         *[(1, "linear", "absent")] * 2,
     ]
-    assert "no/such server: no/such is not an artifact" in capsys.readouterr().out
+    assert "no/such: no/such is not an artifact" in capsys.readouterr().out
     assert "linear fp16 server: no fp16 graph in this artifact" in said(found)
 
 

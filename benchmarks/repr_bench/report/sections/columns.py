@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from repr_bench.report.document import NOTHING, Line, Table, table
+from repr_bench.report.document import NOTHING, Line, Table, Tone, table
 from repr_bench.report.rows import AnyRow, answer_of, graph_of, latency_of, rate_of
 from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
@@ -15,8 +15,9 @@ from repr_bench.statistics.intervals import Figure, decimals
 
 TOP1, AGREE = "top-1 % (95 %)", "agree % (95 %)"
 TOP5, FLIPS = "top-5 % (95 %)", "flips (McNemar)"
+MEMORY = "peak MB"
 _WORDS = ("network", "precision")
-_SPARE = ("mult-adds M", "params M", "graph MB", TOP5, FLIPS, AGREE, "p90 ms", "p99 ms")
+_SPARE = (MEMORY, "mult-adds M", "params M", "graph MB", TOP5, FLIPS, AGREE, "p90 ms", "p99 ms")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ def _millions(title: str, name: str) -> Column:
     return Column(title, value, text)
 
 
+def _memory(row: AnyRow) -> int | None:
+    return row.peak_memory_bytes if isinstance(row, Row) else None
+
+
+def _memory_text(row: AnyRow) -> str:
+    found = _memory(row)
+    return NOTHING if found is None else f"{found / 1e6:,.{0 if found >= 1e8 else 1}f}"
+
+
 def _flips(row: AnyRow) -> Flips | None:
     graph = graph_of(row)
     return graph.flips if graph else None
@@ -132,6 +142,7 @@ COLUMNS = (
     _figure(AGREE, partial(answer_of, name="agreement_percent"), agreement_text, optional=True),
     Column(FLIPS, _flips_value, _flips_text, optional=True),
     _millions("graph MB", "bytes"),
+    Column(MEMORY, _memory, _memory_text, optional=True),
     _millions("params M", "parameters"),
     _millions("mult-adds M", "multiply_adds"),
 )
@@ -152,7 +163,7 @@ def figures_table(results: Results) -> Table:
     lines = [
         Line(
             cells=tuple(column.text(row) for column in columns),
-            tone="" if row.status == "measured" else "warning",
+            tone=_tone(row),
             below=tuple(_interval(column.title, row) for column in columns),
         )
         for row in results.rows
@@ -160,6 +171,12 @@ def figures_table(results: Results) -> Table:
     lines += [Line(tuple(column.text(other) for column in columns)) for other in results.others]
     titles = [column.title for column in columns]
     return table("Table of figures", titles, lines, _WORDS, _SPARE)
+
+
+def _tone(row: Row) -> Tone:
+    if row.graph and row.graph.answers_differ:
+        return "bad"
+    return "" if row.status == "measured" else "warning"
 
 
 def _interval(title: str, row: Row) -> str:

@@ -8,7 +8,7 @@ from repr_bench.report.sections.agreement import (
     record_cautions,
     unlabelled_details,
 )
-from repr_bench.report.sections.columns import BELOW_BAR, figures_table
+from repr_bench.report.sections.columns import BELOW_BAR, MEMORY, figures_table
 from repr_bench.report.sections.machine import NOISE_RULE, machine_cautions, warm_up
 from repr_bench.results.results import Results
 from repr_bench.statistics import intervals
@@ -47,14 +47,21 @@ def _how(results: Results, *, details: bool) -> list[str]:
 
 
 def problems(results: Results) -> tuple[Note, ...]:
-    """Why a row has no figures, a note each."""
+    """Why rows have no figures, a note for each reason."""
     found = [*notes("problem", [INTERRUPTED] if results.interrupted else [])]
+    rows: dict[tuple[Kind, str], list[str]] = {}
     for row in results.rows:
         if row.reason:
             # What was asked for and is not there comes before any caution on what is.
             kind: Kind = "finding" if row.status == "absent" else "problem"
-            found.append(Note(kind, f"{title_of(row)}: {row.reason}"))
-    return tuple(found)
+            rows.setdefault((kind, row.reason), []).append(title_of(row))
+    found += [Note(kind, f"{', '.join(of)}: {reason}") for (kind, reason), of in rows.items()]
+    differ = {
+        f"{row.label} {row.precision}: {row.graph.difference}": None
+        for row in results.rows
+        if row.graph and row.graph.answers_differ
+    }
+    return (*found, *notes("problem", differ))
 
 
 def cautions(results: Results) -> list[str]:
@@ -107,6 +114,11 @@ def meanings(results: Results, *, details: bool = True) -> list[str]:
         f"{settings.rounds} rounds. images/s = images timed / time timed.",
         intervals.PERCENTILE_FORMULA,
     ]
+    if any(row.peak_memory_bytes is not None for row in rows):
+        found.append(
+            f"{MEMORY}: by how much loading the session and running it once at this batch size raised "
+            f"the peak of the process's resident memory (a GPU's own is not in it)."
+        )
     if text := warm_up(results):
         found.append(text)
     if any(row.noisy for row in results.rows):
