@@ -79,7 +79,7 @@ def export(
     progress("comparing with the original network")
     signature = Signature.of(model)
     specs = signature.inputs
-    given, arrays = given_shapes(specs, options)
+    given, arrays = given_shapes(specs, options.shapes_of(specs), options.samples)
     layout, shapes = lay_out(specs, given)
     for_engines = engine_shapes(specs, layout, shapes) if options.engine else {}
     counted = with_shapes(model, layout.run_shapes(shapes))

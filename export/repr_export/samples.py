@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from repr_export.errors import GraphError, OptionError, first_line, in_one_line
 from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout, batch_axes
-from repr_export.options import ExportOptions
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
 from repr_runtime.preprocess import preprocess
@@ -188,16 +187,15 @@ def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[s
 
 
 def given_shapes(
-    specs: Sequence[TensorSpec], options: ExportOptions
+    specs: Sequence[TensorSpec], given: dict[str, Dims], file: Path | None
 ) -> tuple[dict[str, Dims], dict[str, NDArray[Any]] | None]:
-    """The shapes that were given for these inputs, by name, and the arrays, if such were given.
+    """The shapes of these inputs, by name, and the arrays in ``file``, if there is one.
 
     Where there are arrays the shapes are theirs. Raises :class:`OptionError`.
     """
-    given = options.shapes_of(specs)
-    if options.samples is None:
+    if file is None:
         return given, None
-    arrays = read_samples(options.samples, specs, "--samples")
+    arrays = read_samples(file, specs, "--samples")
     shapes: dict[str, Dims] = {}
     for name, axis in batch_axes(specs, given).items():
         shape = arrays[name].shape

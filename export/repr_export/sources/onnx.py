@@ -51,7 +51,8 @@ class OnnxSource:
         signature = Signature.of(_model_of(self._proto))
         require_labels(self.labels, signature.outputs[0].shape)
         specs = signature.inputs
-        layout, shapes = lay_out(specs, given_shapes(specs, options)[0])
+        given, _ = given_shapes(specs, options.shapes_of(specs), options.samples)
+        layout, shapes = lay_out(specs, given)
         if options.batch is not None:
             _fix_batch(self._proto, options.batch, layout, path)
         self._graph = self._proto.SerializeToString()
