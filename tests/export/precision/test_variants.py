@@ -138,8 +138,13 @@ def test_options_that_do_not_go_together(changes: dict[str, object], message: st
 
 def test_int8_needs_to_know_how_images_become_inputs(tmp_path: Path) -> None:
     source = export("lenet5", tmp_path).path / "model.onnx"
-    with pytest.raises(OptionError, match="--mean and --std"):
+    with pytest.raises(OptionError, match="give --calibration"):
         export(str(source), tmp_path / "out", INT8)
+    for number in range(16):
+        (tmp_path / f"{number}.png").touch()  # never read
+    chosen = replace(INT8, precision=replace(INT8.precision, calibration=tmp_path))
+    with pytest.raises(OptionError, match="--mean and --std"):
+        export(str(source), tmp_path / "out", chosen)
 
 
 def test_the_command_says_what_each_precision_does(
