@@ -187,7 +187,7 @@ def _run(args: argparse.Namespace) -> int:
         args.input_shape = shapes.pop("", None)
         args.input_shapes = shapes or None
         options = ExportOptions(**_fields_of(ExportOptions, args))
-        console = Console(stderr=True, quiet=args.quiet)
+        console = Console(file=sys.stderr, quiet=args.quiet)  # whatever is done to it meanwhile
         with (
             console.status(f"{args.target}: starting") as status,
             closing(DownloadBar(console, status)) as download,

@@ -210,11 +210,7 @@ class VariantMaker:
             arrays = read_samples(given, self.specs, "--calibration")
             samples = sample_set(arrays, self.evaluation.samples.layout, given.name)
             return CalibrationSet(samples, samples.description)
-        if self.preprocessing is None:
-            raise OptionError(
-                "int8 from images needs to know how they become inputs; give --mean and --std, or a "
-                "file of numpy.savez with the inputs themselves as --calibration"
-            )
+        assert self.preprocessing is not None, "an export asks for it before the work"
         if given is None:
             return bundled_calibration(self.preprocessing)
         return folder_calibration(given, self.preprocessing)
