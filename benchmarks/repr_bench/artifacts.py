@@ -112,6 +112,9 @@ def how_to_add(manifest: Manifest, folder: Path, precision: str) -> str:
 
     if precision not in LOWER or precision in manifest.precisions:
         return ""
+    with contextlib.suppress(OSError):  # where there is no place for a cache
+        if cache_folder() in folder.parents:  # it was asked for there, in vain
+            return ""
     # An artifact is exported as a whole, so that what it has must be asked for again.
     lower = [name for name in (*manifest.precisions, precision) if name in LOWER]
     options = " ".join(f"--{name}" for name in lower)

@@ -122,7 +122,8 @@ def _prepared(
         # Two artifacts' folders may have one name; the second is called as it was asked for.
         label = folder.name if folder.name and folder.name not in seen else target
         seen[label] = folder
-        original = partial(original_network, target, request.own_for(target))
+        own = request.own_for(target)
+        original = partial(original_network, target, own, request.precisions)
         yield from _rows_of_artifact(label, folder, original, request, listener, stack)
 
 

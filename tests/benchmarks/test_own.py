@@ -83,8 +83,10 @@ def test_on_images_every_precision_is_compared_with_the_original(
     ]
     Path("rgb.onnx").write_bytes(model_of(nodes, {"x": ("N", 3, 8, 8)}, {"y": ("N", 3)}))
     pictures = ("--label-free", str(write_pictures(Path("pictures"))))
-    own = ("--mean", "0,0,0", "--std", "1,1,1")
-    status, (row,), _ = bench("rgb.onnx", *own, *pictures)
+    own = ("--mean", "0,0,0", "--std", "1,1,1", "--int8", "--calibration", "pictures")
+    status, (row, int8), told = bench("rgb.onnx", *own, *pictures)
+    assert (int8["status"], int8["reason"]) == ("absent", "no int8 graph in this artifact")
+    assert "exporting rgb.onnx in fp32 alone" in told
     agreement = row["graph"]["agreement"]
     assert (status, agreement["reference"]) == (0, "the original network")
     assert (agreement["images"], agreement["same"], agreement["largest_shift"]) == (3, 3, 0.0)

@@ -21,12 +21,12 @@ Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def original_network(
-    target: str, own: Sequence[str], manifest: Manifest
+    target: str, own: Sequence[str], precisions: Sequence[str], manifest: Manifest
 ) -> tuple[Network, str] | None:
     """What ``manifest`` was exported from, and what it is called; None if it cannot be had.
 
-    It is ``target``, with ``own``, options of `repr-export`, where that is exported to the cache,
-    and takes any batch size; else see :func:`torch_network`. Raises what opening it raises.
+    It is ``target``, where that was exported to the cache with ``own``, options of `repr-export`,
+    in ``precisions``, and takes any batch size; else see :func:`torch_network`. Raises what opening it raises.
     """
     if not is_own(target) and not own:
         network = torch_network(manifest)
@@ -36,7 +36,7 @@ def original_network(
     first = manifest.inputs[0]
     if len(manifest.inputs) > 1 or not isinstance(first.shape[0], str):
         return None
-    source = open_source(target, export_options(target, own, ()))
+    source = open_source(target, export_options(target, own, precisions))
 
     def run(inputs: NDArray[Any]) -> NDArray[Any]:
         return next(iter(source.reference({first.name: inputs}).values()))
