@@ -1,6 +1,6 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
 # `make test`:  environment, then formatting, lint, types and the tests.
-# `make test-large`: the larger networks of each family, whose blocks `make test` has proven.
+# `make test-large`: the larger networks of each family, of which `make test` has the smaller.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= bench-results

@@ -53,6 +53,7 @@ def test_a_network_that_amplifies_rounding_allows_its_graph_as_much() -> None:
     assert judged(own=0.05, graphs=0.06).allowed == PARITY_BOUND
 
 
+@pytest.mark.large
 @pytest.mark.slow
 def test_a_deep_network_of_drawn_weights_is_exported_and_proves_itself(tmp_path: Path) -> None:
     exported = export("plain56", tmp_path, ExportOptions(weights="random"))

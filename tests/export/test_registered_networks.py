@@ -45,9 +45,11 @@ LARGER = (
     *(f"{kind}{depth}.cifar10" for kind in ("plain", "resnet") for depth in (32, 44, 56)),
     *("resnet110.cifar10", "preact_resnet1001.cifar10", "resnet50_gn.imagenet"),
     *(f"resnet{depth}.imagenet" for depth in (34, 101, 152)),
-    *("resnext101_32x8d.imagenet", *(f"densenet{depth}.imagenet" for depth in (121, 169, 201))),
+    *(f"densenet{depth}.imagenet" for depth in (121, 169, 201)),
+    *(f"{name}.imagenet" for name in ("resnet50", "resnext50_32x4d", "resnext101_32x8d")),
+    *(f"{name}.imagenet" for name in ("inception_v4", "inception_resnet_v2")),
 )
-"""More of the same blocks as a network that stands beside them: `make test-large` has them."""
+"""Each has a smaller network of its family beside it: `make test-large` has these."""
 
 
 def seconds(spec: NetworkSpec) -> float:

@@ -38,6 +38,7 @@ def test_resnet20_becomes_clean(graphs):
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.large
 @pytest.mark.slow
 def test_resnet50_folds_53_of_53_with_biases_of_the_right_shape(graphs):
     model = graphs.capture("resnet50.imagenet", size=64)
