@@ -17,11 +17,13 @@ ROOMS = {
     "repr_models": "models",
     "repr_export": "export",
     "repr_runtime": "runtime",
+    "repr_serve": "runtime",
     "repr_bench": "benchmarks",
 }
 ARROWS = {
     "repr_models": set[str](),
     "repr_runtime": set[str](),
+    "repr_serve": {"repr_runtime"},
     "repr_export": {"repr_models", "repr_runtime"},
     "repr_bench": {"repr_export", "repr_models", "repr_runtime"},
 }

@@ -59,16 +59,16 @@ def read_consistently(folder: str | os.PathLike[str], read: Callable[[], T]) -> 
     then says nothing of either artifact, and it is called again.
     """
     for _ in range(_REPLACED_LIMIT):
-        before = _identity(Path(folder))
+        before = identity(Path(folder))
         try:
             return read()
         except (errors.ArtifactError, OSError):
-            if _identity(Path(folder)) == before:
+            if identity(Path(folder)) == before:
                 raise
     return read()
 
 
-def _identity(folder: Path) -> tuple[int, ...] | None:
+def identity(folder: Path) -> tuple[int, ...] | None:
     """Differs for each folder that stood at this path; None while there is none."""
     try:
         status = folder.stat()

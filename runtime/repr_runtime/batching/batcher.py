@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from repr_runtime import errors
 from repr_runtime.batching.arrays import Joiner, Sample
 from repr_runtime.batching.deadlines import deadline_of, missed, seconds_to
-from repr_runtime.batching.delivery import deliver, may_be_one_sample, own_copy
+from repr_runtime.batching.delivery import deliver, hand_over, may_be_one_sample, own_copy
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
 from repr_runtime.options import require_seconds, require_whole
@@ -86,7 +87,7 @@ class Batcher:
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
         self._closed = False
         self._counts, self._batches = Counter[str](), Counter[int]()
-        self._wait_total = self._wait_longest = 0.0
+        self._wait_total = self._wait_longest = self._run_total = 0.0
         self._workers = [
             threading.Thread(target=self._work, name=f"repr-batcher-{index}", daemon=True)
             for index in range(session.instances)
@@ -170,22 +171,20 @@ class Batcher:
 
         deadline = deadline_of(timeout, deadline)
         request = self._submit(sample, deadline)
-        answer = asyncio.wrap_future(request)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        request.add_done_callback(partial(hand_over, loop, answer))
+        left = seconds_to(deadline)
+        timer = None if left is None else loop.call_later(left, self._expire, request)
         try:
-            if deadline is not None:
-                try:
-                    await asyncio.wait((answer,), timeout=seconds_to(deadline))
-                except BaseException:
-                    answer.cancel()
-                    raise
-                if not answer.done():
-                    self._expire(request)
             return await answer
         except BaseException:
             request.cancel()
             raise
         finally:
-            del request, answer
+            if timer is not None:
+                timer.cancel()
+            del request, answer, timer
 
     def submit(self, sample: Given, *, deadline: float | None = None) -> Future[Answer]:
         """The future outputs for ``sample``, by name.
@@ -242,6 +241,7 @@ class Batcher:
                 batches=dict(sorted(self._batches.items())),
                 wait_total=self._wait_total,
                 wait_longest=self._wait_longest,
+                run_total=self._run_total,
             )
 
     def close(self, *, drain: bool = True) -> None:
@@ -349,8 +349,7 @@ class Batcher:
     def _start(self, batch: Sequence[Request], now: float) -> None:
         samples = sum(request.rows for request in batch)
         self._batches[samples] += 1
-        self._counts["running"] += len(batch)
-        self._counts["started"] += len(batch)
+        self._counts.update(running=len(batch), started=len(batch))
         for request in batch:
             request.state = State.RUNNING
             request.set_running_or_notify_cancel()
@@ -382,10 +381,11 @@ class Batcher:
     def _run(self, samples: Sequence[Sample]) -> list[Answer]:
         rows = sum(sample.rows for sample in samples)
         size = self.session.runnable_batch(rows)
-        if size > rows:
-            with self._changed:
-                self._counts["padding"] += size - rows
+        begin = time.monotonic()
         outputs = self.session.run(self._joiner.join(samples, size))
+        with self._changed:
+            self._run_total += time.monotonic() - begin
+            self._counts["padding"] += size - rows
         return self._joiner.split(outputs, samples, size)
 
     def _finish(self, batch: Sequence[Request], answers: Sequence[Answer | BaseException]) -> None:

@@ -2,9 +2,14 @@
 
 import copy
 import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from repr_runtime.batching.queue import Answer, Request
 from repr_runtime.errors import CudaError, DeviceMemoryError, SessionClosedError
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def deliver(request: Request, answer: Answer | BaseException) -> None:
@@ -35,3 +40,22 @@ def own_copy(error: BaseException) -> BaseException:
         return error
     mine.__cause__ = error.__cause__
     return mine.with_traceback(error.__traceback__)
+
+
+def hand_over(
+    loop: "asyncio.AbstractEventLoop", waiting: "asyncio.Future[Answer]", request: Future[Answer]
+) -> None:
+    """Complete ``waiting``, a future of ``loop``, as ``request`` was; called in any thread."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_complete, waiting, request)
+
+
+def _complete(waiting: "asyncio.Future[Answer]", request: Future[Answer]) -> None:
+    if waiting.done():  # its task was cancelled
+        return
+    if request.cancelled():
+        waiting.cancel()
+    elif (error := request.exception()) is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(request.result())

@@ -13,9 +13,10 @@ class BatcherStats:
     because the batcher was closed), ``expired`` (its deadline passed), ``cancelled``,
     ``waiting`` or ``running``. Those ``refused``, by a full queue or after ``close``, come on
     top; wrong inputs count nowhere. ``batches`` says of each number of samples how often so
-    many were run together; ``padding`` counts the samples that filled up batches, ``retried``
-    the batches whose requests were run again one by one. ``started`` requests waited
-    ``wait_total`` seconds in all for their start, and ``wait_longest`` at most.
+    many were run together, and ``run_total`` how many seconds all of them took; ``padding``
+    counts the samples that filled up batches, ``retried`` the batches whose requests were run
+    again one by one. ``started`` requests waited ``wait_total`` seconds in all for their start,
+    and ``wait_longest`` at most.
     """
 
     accepted: int = 0
@@ -30,5 +31,6 @@ class BatcherStats:
     wait_total: float = 0.0
     wait_longest: float = 0.0
     batches: dict[int, int] = field(default_factory=dict)
+    run_total: float = 0.0
     padding: int = 0
     retried: int = 0

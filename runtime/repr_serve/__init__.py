@@ -1,0 +1,40 @@
+"""repr_serve: artifacts as a service. Needs the extra ``serve``; knows `repr_runtime` alone."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from repr_serve.http import HttpApp, HttpOptions
+from repr_serve.metrics import Metrics
+from repr_serve.service import ModelOptions, Service, Source
+from repr_serve.settings import Settings
+
+__all__ = ["HttpApp", "HttpOptions", "ModelOptions", "Service", "Settings", "Source", "app"]
+
+Artifacts = (
+    str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Iterable[str | os.PathLike[str]]
+)
+
+
+def app(
+    artifacts: Artifacts, *, models: ModelOptions | None = None, http: HttpOptions | None = None
+) -> HttpApp:
+    """An ASGI application that serves the artifacts: to be run by any ASGI server, or mounted.
+
+    ``artifacts`` are folders, one or several, or such by the names they are served under. They
+    are loaded here and now, and their golden samples run. What is mounted in another
+    application is closed by its owner: ``app.service.close(drain=10)``. Raises
+    :class:`ReproError`.
+    """
+    if isinstance(artifacts, Mapping):
+        sources = [Source(name, Path(path)) for name, path in artifacts.items()]
+    else:
+        one = isinstance(artifacts, str | os.PathLike)
+        sources = [Source.parse(path) for path in ([artifacts] if one else artifacts)]
+    service = Service(sources, models)
+    try:
+        service.load_all()
+    except BaseException:
+        service.close()
+        raise
+    return HttpApp(service, Metrics(service), HttpOptions() if http is None else http, True)

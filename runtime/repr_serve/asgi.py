@@ -1,0 +1,118 @@
+"""What any ASGI server gives and takes: bodies read within bounds, answers, clients that went away."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Self
+
+from repr_serve.errors import BodyTooLargeError, EncodingError, RequestError, SlowClientError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Fields = list[tuple[bytes, bytes]]
+
+_SOON = 0.02  # seconds; what is answered within them is not worth watching
+
+
+class ClientGoneError(Exception):
+    """There is nobody any more to answer."""
+
+
+def fields_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """The fields of the request's head. Raises :class:`RequestError` where one has two values."""
+    given: Fields = scope["headers"]
+    fields = dict(given)
+    if len(fields) != len(given):
+        for name, value in given:
+            if fields[name] != value and name not in (b"accept", b"via", b"forwarded"):
+                raise RequestError(f"the request has two values of {name.decode('latin-1'):.60}")
+    return fields
+
+
+async def reply(send: Send, status: int, head: Fields, body: bytes) -> None:
+    """A whole answer."""
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Exchange:
+    """One request, while it is read and worked on; made for those that are done in no time.
+
+    While this is entered, its task is cancelled when the body is not there after ``seconds``, and
+    after it was read, when the client goes away; that becomes a :class:`SlowClientError` or a
+    :class:`ClientGoneError`. One timer for both, since each costs as much as a small network.
+    """
+
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self._receive, self._seconds = receive, seconds
+        self._began = time.monotonic()
+        self._watch: asyncio.Task[None] | None = None
+        self._reading, self._why = True, ""
+
+    async def body(self, fields: Mapping[bytes, bytes], limit: int) -> bytes:
+        """The whole body. Raises :class:`BodyTooLargeError` as soon as it is known to be.
+
+        And :class:`EncodingError` if it is compressed, which could be any length.
+        """
+        encoding = fields.get(b"content-encoding", b"identity")
+        if encoding not in (b"", b"identity"):
+            raise EncodingError(f"content-encoding {encoding!r:.30} is not taken; send it as it is")
+        length = fields.get(b"content-length")
+        if length is not None and int(length) > limit:  # the server has seen that it is a number
+            raise BodyTooLargeError(
+                f"the body has {int(length):,} bytes, at most {limit:,} are taken"
+            )
+        parts, total, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            part = message.get("body", b"")
+            parts.append(part)
+            total += len(part)
+            if total > limit:
+                raise BodyTooLargeError(f"the body has more than {limit:,} bytes")
+            more = message.get("more_body", False)
+        self._reading = False
+        if time.monotonic() - self._began > _SOON:  # the timer is set for the body's end
+            self._timer.cancel()
+            self._timer = self._loop.call_later(_SOON, self._look)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _look(self) -> None:
+        left = self._seconds - (time.monotonic() - self._began)
+        if not self._reading:
+            self._watch = self._loop.create_task(self._until_gone())
+        elif left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._cancel("slow")
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._cancel("gone")
+
+    def _cancel(self, why: str) -> None:
+        self._why = why
+        if self._task is not None:
+            self._task.cancel()
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(_SOON, self._look)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if not self._why or kind is not asyncio.CancelledError or self._task is None:
+            return
+        self._task.uncancel()
+        if self._why == "gone":
+            raise ClientGoneError
+        raise SlowClientError(f"the body did not arrive within {self._seconds:g} s")

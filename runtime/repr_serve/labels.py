@@ -1,0 +1,104 @@
+"""Pictures in, labels out: files are decoded and made to inputs by a pool, beside the event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from repr_runtime import Prediction, errors
+from repr_runtime.machine import usable_cores
+from repr_serve.errors import EncodingError, RequestError
+from repr_serve.images import decode
+from repr_serve.service import Model, Service
+
+MOST_PICTURES = 64
+"""In one request."""
+
+_PER_CORE = 16  # requests that may wait for their pictures to be decoded
+
+
+class Labeller:
+    """The pool that decodes, and a bound on what waits for it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        cores = usable_cores()
+        self._pool = ThreadPoolExecutor(cores, "repr-decode")
+        self._limit, self._pending = cores * _PER_CORE, 0
+
+    async def pictures(self, content_type: bytes, body: bytes) -> Sequence[bytes]:
+        """The files in the body: one as it is, or the parts of a form.
+
+        Raises :class:`RequestError`, and :class:`EncodingError` for what is neither.
+        """
+        kind = content_type.partition(b";")[0].strip().lower()
+        if kind == b"multipart/form-data":
+            return await _parts(content_type, body)
+        if kind and not kind.startswith(b"image/") and kind != b"application/octet-stream":
+            raise EncodingError(
+                f"content-type {kind!r:.60}: send a picture, image/jpeg, image/png or image/webp, or "
+                f"several as multipart/form-data"
+            )
+        if not body:
+            raise RequestError("the request has no body: send a picture, JPEG, PNG or WebP")
+        return (body,)
+
+    async def label(
+        self, model: Model, pictures: Sequence[bytes], top: int, deadline: float
+    ) -> tuple[Model, list[Prediction]]:
+        """The ``top`` labels of each picture, and the model that gave them.
+
+        Raises :class:`ImageError`, :class:`QueueFullError` and what ``Session.preprocess``,
+        ``Service.infer`` and ``Session.predictions`` raise.
+        """
+        if self._pending >= self._limit:
+            raise errors.QueueFullError(
+                f"the pictures of {self._pending} requests wait to be decoded; try again later"
+            )
+        self._pending += 1
+        try:
+            loop = asyncio.get_running_loop()
+            inputs = await loop.run_in_executor(self._pool, _prepare, model, pictures)
+        finally:
+            self._pending -= 1
+        size = model.max_batch or len(inputs)
+        name, first = model.inputs[0].name, model.outputs[0].name
+        logits = []
+        for begin in range(0, len(inputs), size):
+            part = {name: inputs[begin : begin + size]}
+            model, outputs = await self._service.infer(model, part, deadline)
+            logits.append(outputs[first])
+        return model, model.session.predictions(np.concatenate(logits), top=top)
+
+
+def _prepare(model: Model, pictures: Sequence[bytes]) -> NDArray[Any]:
+    """One after the other, so that no more than one is there in its full size."""
+    return np.concatenate([model.session.preprocess(decode(picture)) for picture in pictures])
+
+
+async def _parts(content_type: bytes, body: bytes) -> list[bytes]:
+    async def whole() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = MultiPartParser(
+        Headers(raw=[(b"content-type", content_type)]),
+        whole(),  # type: ignore[arg-type]  it asks for a generator and only iterates
+        max_files=MOST_PICTURES,
+        max_fields=MOST_PICTURES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RequestError(f"the form cannot be read: {error.message}") from error
+    try:
+        files = [await f.read() for _, f in form.multi_items() if isinstance(f, UploadFile)]
+    finally:
+        await form.close()
+    if not files:
+        raise RequestError("the form has no files: each picture is a part with a filename")
+    return files

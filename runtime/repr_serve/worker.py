@@ -1,0 +1,87 @@
+"""One process of the service: models are loaded before it listens, and drained when it ends."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from repr_runtime import errors
+from repr_serve.asgi import Receive, Scope, Send
+from repr_serve.http import HttpApp
+from repr_serve.metrics import Metrics
+from repr_serve.service import Service
+from repr_serve.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Makes the application where it is to run; sent to each process as what was asked for."""
+
+    settings: Settings
+
+    def __call__(self) -> "Application":
+        return Application(self.settings)
+
+
+class Application:
+    """The HTTP application with its models and its gRPC side, which begin and end with the server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.service = Service(settings.sources, settings.models)
+        self._metrics = Metrics(self.service)
+        self._http = HttpApp(self.service, self._metrics, settings.http)
+        self._grpc: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._http(scope, receive, send)
+            return
+        await receive()
+        try:
+            await self._start()
+        except errors.ReproError as error:
+            _log.critical("%s", error)
+            if self._settings.workers > 1:  # the others serve on, and this one is started again
+                logging.shutdown()
+                os._exit(1)
+            await send({"type": "lifespan.startup.failed"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        raise_open_files()
+        await asyncio.to_thread(self.service.load_all)
+        settings = self._settings
+        if settings.grpc_port is not None:
+            from repr_serve import grpc
+
+            self._grpc = await grpc.start(self.service, self._metrics, settings)
+        if settings.watch:
+            self.service.watch(settings.watch)
+        _log.info("ready: %s", ", ".join(f"{m.name} {m.version}" for m in self.service.models))
+
+    async def _stop(self) -> None:
+        self.service.draining = True
+        if self._grpc is not None:
+            await self._grpc.stop(self._settings.drain)
+        # HTTP has answered its requests, or given up on them, before the server says that it ends.
+        await asyncio.to_thread(self.service.close, 1.0)
+        _log.info("ended: all that was taken on is answered")
+
+
+def raise_open_files() -> None:
+    """As many connections as the system allows, not the few that a shell begins with."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2**20), hard))

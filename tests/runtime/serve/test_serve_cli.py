@@ -1,0 +1,201 @@
+"""The command: what it refuses before the work, how it ends, and that its workers share a port."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving import ask, numbers, tensor
+
+from repr_serve.cli import main
+
+INFER = "/v2/models/tiny/infer"
+
+
+class Process:
+    """The command in a process of its own."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "repr_serve.cli", *map(str, arguments), "--device", "cpu"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(self.process.stderr)  # grows as lines come
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and (self.process.poll() is None or self.lines):
+            if found := re.search(pattern, "".join(self.lines)):
+                return found
+            time.sleep(0.01)
+        raise AssertionError("".join(self.lines))
+
+
+@contextmanager
+def command(*arguments: object) -> Iterator[Process]:
+    made = Process(*arguments, "--port", 0)
+    try:
+        yield made
+    finally:
+        made.process.terminate()
+        try:
+            made.process.wait(20)
+        finally:
+            made.process.kill()
+
+
+def test_it_serves_takes_up_exports_and_ends_in_good_order(tiny: Any, artifact: Path) -> None:
+    x = tiny.inputs(1)
+    with command(artifact, "--no-grpc", "--watch", 0.05, "--json") as served:
+        served.wait_for("ready: tiny")
+        reply = ask(served.port, INFER, {"inputs": [tensor(x)]})
+        np.testing.assert_allclose(numbers(reply), tiny.logits(x), atol=1e-4)
+        tiny.write(artifact, seed=1)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            reply = ask(served.port, INFER, {"inputs": [tensor(x)]})
+            if np.allclose(numbers(reply), tiny.logits(x, 1), atol=1e-4):
+                break
+        else:
+            raise AssertionError("the new export was not taken up")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(20) == 0
+        for line in served.lines:
+            assert {"time", "level", "message"} <= set(json.loads(line))
+        assert "ended" in served.lines[-1]
+
+
+def test_what_was_taken_on_is_answered_at_the_end(tiny: Any, artifact: Path) -> None:
+    """A request waits for company longer than the signal takes."""
+    x = tiny.inputs(1)[0]  # one sample is not run at once, as a small batch is
+    replies: list[Any] = []
+    with command(artifact, "--no-grpc", "--max-delay", 1) as served:
+        served.wait_for("ready: tiny")
+        asking = threading.Thread(
+            target=lambda: replies.append(ask(served.port, INFER, {"inputs": [tensor(x)]}))
+        )
+        asking.start()
+        end = time.monotonic() + 10
+        while b'repr_waiting{model="tiny"} 1.0' not in ask(served.port, "/metrics").body:
+            assert time.monotonic() < end
+        served.process.send_signal(signal.SIGTERM)
+        asking.join(20)
+        assert served.process.wait(20) == 0
+    np.testing.assert_allclose(numbers(replies[0]), tiny.logits(x[None])[0], atol=1e-4)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes: those that uvicorn spawned, not the one that tracks resources."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [
+        child
+        for child in map(int, text.split())
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_when_a_worker_is_killed_the_others_answer(tiny: Any, artifact: Path) -> None:
+    """Three processes are started, each of which imports all: seconds, on a busy machine."""
+    x = tiny.inputs(1)
+    body = {"inputs": [tensor(x)]}
+    with command(artifact, "--no-grpc", "--workers", 2) as served:
+        end = time.monotonic() + 60
+        while "".join(served.lines).count("ready: tiny") < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        workers = children(served.process.pid)
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        answered = 0
+        for _ in range(40):
+            with contextlib.suppress(ConnectionError):  # what the killed one had accepted
+                answered += ask(served.port, INFER, body).status == 200
+        assert answered >= 38
+        while len(children(served.process.pid)) < 2 or workers[0] in children(served.process.pid):
+            assert time.monotonic() < end, "nothing took its place"
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "70000"], "port must be a whole number from 0 to 65,535, got 70000"),
+        (["--grpc-port", "8000"], "HTTP and gRPC cannot both have port 8000"),
+        (["--tls-cert", "a.pem"], "both a certificate and its key"),
+        (["--tls-cert", "a.pem", "--tls-key", "b.pem"], "a.pem is not a file"),
+        (["--workers", "2", "--allow-control"], "--allow-control is for one worker"),
+        (["--workers", "0"], "workers must be a whole number from 1"),
+        (["--max-batch", "0"], "max_batch must be"),
+        (["--timeout", "0"], "timeout must be seconds"),
+        (["--api-key-file", "none"], "none cannot be read"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
+        (["again/tiny"], "two models are called 'tiny'"),
+        (["a b=c"], "letters, digits"),
+    ],
+)
+def test_a_mistake_is_told_before_the_work(
+    artifact: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(artifact), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert (words in said, len(said.splitlines())) == (True, 1), said
+
+
+def test_keys_are_long_and_read_from_a_file(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    for content, words in (("# none\n", "has no keys"), ("short\n", "less than 16 characters")):
+        file.write_text(content)
+        assert main([str(artifact), "--api-key-file", str(file)]) == 2
+        assert words in capsys.readouterr().err
+    file.write_text("# ours\nkey of many characters\n")
+    with command(artifact, "--no-grpc", "--api-key-file", file) as served:
+        served.wait_for("ready: tiny")
+        assert ask(served.port, "/v2/health/ready").status == 200
+        assert ask(served.port, "/v2/models/tiny").status == 401
+        right = {"Authorization": "Bearer key of many characters"}
+        assert ask(served.port, "/v2/models/tiny", head=right).status == 200
+
+
+def test_the_environment_sets_what_has_a_value(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REPR_SERVE_MAX_BATCH", "0")
+    assert main([str(artifact)]) == 2
+    assert "max_batch must be" in capsys.readouterr().err
+    monkeypatch.setenv("REPR_SERVE_DEVICE", "abacus")
+    assert main([str(artifact)]) == 2
+    assert "device must be one of auto" in capsys.readouterr().err
+
+
+def test_an_artifact_that_cannot_be_served_ends_it_with_its_reason(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        arguments = [str(tmp_path / "none"), "--port", "0", "--no-grpc", "--workers", str(workers)]
+        done = subprocess.run(
+            [sys.executable, "-m", "repr_serve.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+        assert "is not an artifact: there is no such folder" in done.stderr
