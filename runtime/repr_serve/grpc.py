@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.machine import version_of
-from repr_serve import rest, wire
-from repr_serve.cards import metadata
 from repr_serve.errors import (
     CANCELLED,
     ControlForbiddenError,
@@ -24,9 +22,11 @@ from repr_serve.errors import (
 )
 from repr_serve.http import EXTENSIONS, has_key
 from repr_serve.metrics import Metrics
+from repr_serve.oip import rest, wire
+from repr_serve.oip.cards import metadata
+from repr_serve.oip.tensors import NAMES, Signature, signature_of
 from repr_serve.service import Service
 from repr_serve.settings import Settings
-from repr_serve.tensors import NAMES, Signature, signature_of
 
 _log = logging.getLogger(__name__)
 _CONTENTS = {

@@ -23,7 +23,6 @@ from starlette.routing import Route
 
 from repr_runtime import errors
 from repr_runtime.machine import version_of
-from repr_serve import rest
 from repr_serve.asgi import (
     ClientGoneError,
     Exchange,
@@ -34,7 +33,6 @@ from repr_serve.asgi import (
     fields_of,
     reply,
 )
-from repr_serve.cards import card, metadata
 from repr_serve.errors import (
     CANCELLED,
     ControlForbiddenError,
@@ -45,8 +43,10 @@ from repr_serve.errors import (
 )
 from repr_serve.labels import Labeller
 from repr_serve.metrics import CONTENT_TYPE, Metrics
+from repr_serve.oip import rest
+from repr_serve.oip.cards import card, metadata
+from repr_serve.oip.tensors import signature_of
 from repr_serve.service import Model, Service
-from repr_serve.tensors import signature_of
 
 _log = logging.getLogger(__name__)
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/(infer|classify)")

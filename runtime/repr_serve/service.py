@@ -104,7 +104,8 @@ class Model:
         self.inputs, self.outputs = self.session.inputs, self.session.outputs
         self.version = hashlib.sha256(self.manifest.to_bytes()).hexdigest()[:12]
         self.max_batch = self.runner.max_batch
-        self.quick_rows = _quick_rows(self.session) if isinstance(self.runner, Batcher) else 0
+        most = self.max_batch or 0  # of what is never run in one batch with others: none
+        self.quick_rows = min(most, _quick_rows(self.session)) if most else 0
         self._asked = 0
         self._ranks = {spec.name: len(spec.shape) for spec in self.inputs}
         self._direct, self._direct_seconds = Counter[int](), 0.0

@@ -17,8 +17,9 @@ from serving import held, running
 from tritonclient.grpc import service_pb2 as published
 from tritonclient.utils import InferenceServerException
 
-from repr_serve import HttpOptions, ModelOptions, Service, Settings, Source, wire
-from repr_serve.worker import Application
+from repr_serve import HttpOptions, ModelOptions, Service, Settings, Source
+from repr_serve.oip import wire
+from repr_serve.server.worker import Application
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
 
@@ -197,24 +198,29 @@ def test_bytes_that_are_no_message_and_too_many_are_refused(both: Both) -> None:
 def test_a_full_queue_a_deadline_and_a_client_that_goes_away(both: Both) -> None:
     model = both.service.model("tiny")
     before = model.stats()
-    with triton_grpc.InferenceServerClient(both.grpc) as ask, held(model) as entered:
-        done: list[Any] = []
+    with triton_grpc.InferenceServerClient(both.grpc) as ask:
+        with held(model) as entered:
+            done: list[Any] = []
 
-        def submit() -> Any:
-            return ask.async_infer("tiny", [given(triton_grpc)], lambda *ended: done.append(ended))
+            def submit() -> Any:
+                return ask.async_infer(
+                    "tiny", [given(triton_grpc)], lambda **ended: done.append(ended)
+                )
 
-        jobs = [submit()]
-        assert entered.acquire(timeout=10)
-        jobs += [submit(), submit()]
-        until(lambda: model.stats().waiting == 2)
-        with pytest.raises(InferenceServerException, match="4 samples wait, and 4 may"):
-            ask.infer("tiny", [given(triton_grpc)])
-        jobs.pop().cancel()
-        until(lambda: model.stats().waiting == 1)
-        with pytest.raises(InferenceServerException, match=r"no answer within|Deadline Exceeded"):
-            ask.infer("tiny", [given(triton_grpc)], client_timeout=0.2)
-        until(lambda: model.stats().waiting == 1)
-    until(lambda: len(done) >= 2)  # the one that was cancelled may say nothing
+            jobs = [submit()]
+            assert entered.acquire(timeout=10)
+            jobs += [submit(), submit()]
+            until(lambda: model.stats().waiting == 2)
+            with pytest.raises(InferenceServerException, match="4 samples wait, and 4 may"):
+                ask.infer("tiny", [given(triton_grpc)])
+            jobs.pop().cancel()
+            until(lambda: model.stats().waiting == 1)
+            with pytest.raises(
+                InferenceServerException, match=r"no answer within|Deadline Exceeded"
+            ):
+                ask.infer("tiny", [given(triton_grpc)], client_timeout=0.2)
+            until(lambda: model.stats().waiting == 1)
+        until(lambda: len(done) >= 2)  # the one that was cancelled may say nothing
     after = model.stats()
     assert after.answered - before.answered == 2
     assert after.cancelled + after.expired - before.cancelled - before.expired == 2

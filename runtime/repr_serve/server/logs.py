@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
 def log_settings(as_json: bool, level: str) -> dict[str, Any]:
     """For ``logging.config.dictConfig``: everything to the standard error."""
     text = {"format": "%(asctime)s %(levelname)-7s %(message)s"}
-    formatter = {"()": "repr_serve.logs.JsonFormatter"} if as_json else text
+    formatter = {"()": "repr_serve.server.logs.JsonFormatter"} if as_json else text
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from repr_serve.errors import RequestError
-from repr_serve.tensors import NAMES, Layout, Signature, Wanted
+from repr_serve.oip.tensors import NAMES, Layout, Signature, Wanted
 
 HEADER_LENGTH = b"inference-header-content-length"
 _JSON = (b"content-type", b"application/json")

@@ -1,0 +1,1 @@
+"""The process around the application: connections, its log, its beginning and end."""
