@@ -271,7 +271,8 @@ def run_samples(
     for name in runs[0]:
         values = [run[name] for run in runs]
         per_sample = all(
-            v.ndim and len(v) == len(part) for v, part in zip(values, parts, strict=True)
+            v.ndim and len(v) == len(part) and v.shape[1:] == values[0].shape[1:]
+            for v, part in zip(values, parts, strict=True)
         )
         joined[name] = (
             np.concatenate(values)[:count]

@@ -8,8 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from repr_export.errors import ExportError
+from repr_export.errors import ExportError, PrecisionError
+from repr_export.options import ExportOptions
 from repr_export.pipeline import export
+from repr_export.precision.options import PrecisionOptions
 from repr_runtime import load
 from repr_runtime.errors import NonFiniteOutputError
 
@@ -139,3 +141,27 @@ def test_refused_with_a_way_out(
     with pytest.raises(ExportError, match=message):
         export(write(text, **weights), tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "opset", "message"),
+    [
+        (f"{X}(float[n,n] y) {{ t = Transpose(x) y = MatMul(x, t) }}", 20, ""),
+        (f"{X}{Y} {{ y = MatMul(x, w) }}", 9, "fp16 needs opset 10, .*export it with --opset 10"),
+        (
+            "g (float16[n,4] x) => (float16[n,4] y) { y = MatMul(x, h) }",
+            20,
+            "none is in fp32 as it is.*leave --fp16 out",
+        ),
+        (f"{X}{Y} {{ y = Relu(x) }}", 20, "no multiply-adds to do in it; leave --fp16 out"),
+    ],
+)
+def test_half_precision(write: Any, tmp_path: Path, text: str, opset: int, message: str) -> None:
+    weights = {"w": np.eye(4, dtype=np.float32), "h": np.eye(4, dtype=np.float16)}
+    used = {name: values for name, values in weights.items() if f", {name})" in text}
+    options = ExportOptions(precision=PrecisionOptions(names=("fp16",)))
+    if not message:
+        assert export(write(text, opset=opset, **used), tmp_path / "o", options)
+        return
+    with pytest.raises(PrecisionError, match=message):
+        export(write(text, opset=opset, **used), tmp_path / "o", options)
