@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +198,8 @@ def _run(args: argparse.Namespace) -> int:
                 status.update(f"{args.target}: {step}")
 
             out = DEFAULT_OUT if args.out is None else args.out
-            done = export(args.target, out, options, progress=tell, download=download)
+            with redirect_stdout(sys.stderr):  # what a network of the user's prints is no result
+                done = export(args.target, out, options, progress=tell, download=download)
     except ModelsError as error:
         print(f"repr-export: {error}", file=sys.stderr)
         return 1

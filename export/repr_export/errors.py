@@ -26,6 +26,10 @@ class GraphError(ExportError):
     """A graph that cannot be read, checked or run."""
 
 
+class RunError(GraphError):
+    """A graph that ONNX Runtime opens, and cannot run on the inputs that it got."""
+
+
 class FoldContractError(ExportError):
     """Not as many BatchNorms folded as the network promises."""
 

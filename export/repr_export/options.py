@@ -13,6 +13,8 @@ from repr_runtime.artifact.manifest import TensorSpec
 DEFAULT_OPSET = 20
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 """The versions of the standard operators that ONNX Runtime runs."""
+NEWEST_IR = 13
+"""The version of the file format that it reads; what later ones add, none of these operators needs."""
 _FIRST_FOLDED = 9
 Triple = tuple[float, float, float]
 

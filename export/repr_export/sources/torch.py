@@ -17,7 +17,7 @@ from repr_export.errors import CaptureError, OptionError, TargetError, first_lin
 from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Identity
-from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape
+from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape, quiet
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
@@ -52,14 +52,14 @@ class TorchSource:
         """The network ran when it was captured."""
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
         return {OUTPUT_NAME: output.detach().numpy()}
 
     def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
         network = copy.deepcopy(self.network).double()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
         except RuntimeError:  # its own forward casts to float32, or to half
             return None
@@ -160,7 +160,7 @@ def _call_factory(target: str) -> nn.Module:
                 f"or install it"
             ) from error
         raise TargetError(f"{module_name} needs the module {missing!r}; install it") from error
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise TargetError(
             f"importing {module_name} fails: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -172,7 +172,7 @@ def _call_factory(target: str) -> nn.Module:
         found = getattr(found, part)
     try:
         network = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # whatever the user's factory raises
+    except (Exception, SystemExit) as error:  # whatever the user's factory raises
         raise TargetError(
             f"{target}() fails: {type(error).__name__}: {first_line(error)}; it is called without arguments"
         ) from error
@@ -180,8 +180,16 @@ def _call_factory(target: str) -> nn.Module:
         raise TargetError(
             f"{target}() returns {type(network).__name__}, expected a torch.nn.Module"
         )
-    if isinstance(network, torch.jit.ScriptModule):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise TargetError(
-            f"{target} is TorchScript, which torch does not trace; give the module that it was made of"
+            f"{target} is TorchScript, or holds some, which torch does not trace; give the module that "
+            f"it was made of"
         )
-    return network
+    if any(".quantized" in type(module).__module__ for module in network.modules()):
+        raise TargetError(
+            f"{target} is quantized by torch, for its own kernels; give the network in floating point: "
+            f"--int8 quantizes it"
+        )
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise TargetError(f"{target} has weights on the device 'meta', which holds none; use 'cpu'")
+    return network.cpu()
