@@ -144,6 +144,18 @@ def parser() -> argparse.ArgumentParser:
     engine.add_argument(
         "--tf32", action="store_true", help="let fp32 products be rounded to 10 bits of mantissa"
     )
+    triton = p.add_argument_group("Triton Inference Server")
+    triton.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a model of each graph and engine to this model repository too",
+    )
+    triton.add_argument(
+        "--triton-backend",
+        choices=("onnxruntime", "openvino"),
+        help="what runs the graphs there (default: onnxruntime)",
+    )
     p.add_argument("--quiet", action="store_true", help="say nothing on success")
     p.add_argument("--json", action="store_true", help="everything, for a program")
     return p
@@ -203,7 +215,10 @@ def _run(args: argparse.Namespace) -> int:
         print(f"repr-export: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps({"artifact": str(done.path), "manifest": asdict(done.manifest)}, indent=1))
+        said = {"artifact": str(done.path), "manifest": asdict(done.manifest)}
+        if done.triton is not None:
+            said["triton"] = done.triton.as_dict()
+        print(json.dumps(said, indent=1))
     elif not args.quiet:
         print(_summary(done))
     return 0
@@ -266,6 +281,7 @@ def _summary(done: Exported) -> str:
         *_layer_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
+        *_triton_rows(done),
     ]
     return "\n".join(_wrapped(f"{name:<9} {text}") for name, text in rows)
 
@@ -319,6 +335,15 @@ def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("engine", f"{what}: {engines[engine.path]['summary']}"))
     notes = {note: None for receipt in engines.values() for note in receipt["notes"]}
     return rows + [("", note) for note in notes]
+
+
+def _triton_rows(done: Exported) -> list[tuple[str, str]]:
+    if done.triton is None:
+        return []
+    return [
+        ("triton", ", ".join(map(str, done.triton.models))),
+        *(("", reason) for reason in done.triton.left_out),
+    ]
 
 
 if __name__ == "__main__":
