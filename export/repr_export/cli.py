@@ -1,5 +1,7 @@
 """The command `repr-export`: arguments, progress and what a person reads afterwards."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
@@ -13,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repr_models.completion import complete, completes, networks_and_graphs
 from repr_runtime.errors import MissingExtraError, ReproError
 from repr_runtime.machine import version_of
 
@@ -60,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "proven equal to the network, with everything that a service needs.",
     )
     p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
-    p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
+    target = p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
+    completes(target, networks_and_graphs)
     p.add_argument("-o", "--out", type=Path, default=None, metavar="DIR", help="default: artifacts")
     p.add_argument("--name", help="name of the artifact's folder in DIR (default: the target's)")
     p.add_argument(
@@ -163,7 +167,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong arguments, 130 when interrupted."""
-    args = parser().parse_args(argv)
+    p = parser()
+    complete(p)
+    args = p.parse_args(argv)
     try:
         return _run(args)
     except ModuleNotFoundError as error:
