@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from repr_export.beforehand import require_calibration, require_ready
-from repr_export.contents import manifest_and_files, total_multiply_adds
+from repr_export.contents import Contents, total_multiply_adds
 from repr_export.errors import FoldContractError, GraphError, ParityError
 from repr_export.graph.integers import integer_values
 from repr_export.graph.multiply_adds import activation_bytes, with_shapes
@@ -128,9 +128,9 @@ def export(
         engines = build_engines(graphs, options.engine, for_engines, progress)
 
     progress("writing the artifact")
-    manifest, files = manifest_and_files(
+    manifest, files = Contents(
         source, model, graph, signature, multiply_adds, fold, parity, variants, engines
-    )
+    ).artifact()
     write_artifact(folder, manifest, files, check=_verify)
     if options.triton is None:
         return Exported(folder, manifest, source.identity.note)
