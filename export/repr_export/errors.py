@@ -46,6 +46,10 @@ class CalibrationError(ExportError):
     """Images to measure int8 ranges on that are missing, damaged or too few."""
 
 
+class TritonError(ExportError):
+    """A model that cannot be put into a Triton model repository."""
+
+
 class EngineBuildError(ExportError):
     """TensorRT could not build an engine."""
 

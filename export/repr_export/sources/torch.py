@@ -4,7 +4,7 @@ import copy
 import difflib
 import importlib
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
-from repr_models.weights.loading import RANDOM, load_checkpoint, load_weights
+from repr_models.weights.loading import RANDOM, WeightsSource, load_checkpoint, load_weights
 from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
@@ -79,12 +79,13 @@ def from_registry(
         source = replace(source, record={**source.record, "bar": spec.bar})
     pre = spec.preprocessing
     asked = target.strip().lower()
-    note = "" if asked == spec.name else f"{asked} is {spec.name}"
+    notes = [] if asked == spec.name else [f"{asked} is {spec.name}"]
+    note = "; ".join([*notes, *source.rewritten])
     dataset, folder = spec.dataset.name, options.name or asked
     return TorchSource(
         network.eval(),
         Identity(spec.name, spec.architecture, dataset, "registry", folder, note),
-        WeightsInfo(**asdict(source)),
+        _info(source),
         spec.input_shape,
         options,
         preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
@@ -92,6 +93,10 @@ def from_registry(
         fold=spec.fold,
         parameters=spec.parameters,  # without heads that serve training alone
     )
+
+
+def _info(source: WeightsSource) -> WeightsInfo:
+    return WeightsInfo(source.kind, source.location, source.sha256, source.record)
 
 
 def from_factory(target: str, options: ExportOptions) -> TorchSource:
@@ -105,6 +110,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     )
     network = _call_factory(target)
     note = ""
+    rewritten: tuple[str, ...] = ()
     dtypes = {t.dtype for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()}
     if others := sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32}):
         network, note = network.float(), f"its weights are {', '.join(others)}; exported in float32"
@@ -121,7 +127,8 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
             ) from error
         weights = WeightsInfo(RANDOM, f"seed {seed}", None, {})
     else:
-        weights = WeightsInfo(**asdict(load_checkpoint(network, Path(options.weights))))
+        source = load_checkpoint(network, Path(options.weights))
+        weights, rewritten = _info(source), source.rewritten
     try:
         output = output_shape(network.eval(), options.input_shape, options.batch)
     except CaptureError as error:
@@ -133,7 +140,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     require_labels(labels, output)
     return TorchSource(
         network.eval(),
-        Identity(name, name, None, "factory", name, note),
+        Identity(name, name, None, "factory", name, "; ".join(filter(None, (note, *rewritten)))),
         weights,
         options.input_shape,
         options,
