@@ -55,7 +55,7 @@ def environment_section(results: Results) -> Section:
         *_meanwhile(results),
         ("Command", " ".join(results.command)),
     )
-    return Section("environment", "Environment", facts=facts, page_only=True)
+    return Section("environment", "Environment", facts=facts, page_only=True, folded=True)
 
 
 def _environment(environment: Environment) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from repr_bench.report.document import Section
+from repr_bench.report.frontier import plotted
 from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.comparison import comparison_section
 from repr_bench.report.sections.figures import figures_section, formulae_section
@@ -27,7 +28,8 @@ def _all(results: Results, *, page: bool) -> Iterator[Section]:
     if results.comparison:
         yield comparison_section(results.comparison)
     if figures:
-        yield Section("pareto", "Latency and accuracy", page_only=True)
+        if plotted(results.rows):
+            yield Section("pareto", "Latency and accuracy", page_only=True)
         yield agreement_section(results)
     if results.roofline:
         yield roofline_section(results, results.roofline)
@@ -38,6 +40,6 @@ def _all(results: Results, *, page: bool) -> Iterator[Section]:
     if results.peers:
         yield peers_section(results.peers)
     if figures:
-        yield Section("distributions", "Samples", page_only=True)
+        yield Section("distributions", "Samples", page_only=True, folded=True)
         yield formulae_section(results)
     yield environment_section(results)
