@@ -77,9 +77,9 @@ def export(
     folder = Path(out) / source.identity.folder
     check_free(folder)
     if options.triton is not None:
-        lower, engines = options.precision.names, options.engine is not None
-        names = model_names(source.identity.folder, lower, engines=engines)
-        check_repository(options.triton, names)
+        lower = options.precision.names
+        names = model_names(folder.name, lower, engines=options.engine is not None)
+        check_repository(options.triton, names, folder)
 
     progress("capturing the graph")
     model = source.model()

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,13 @@ def write_triton(
             left_out.append(f"{engine.path} is left out: {reason or 'its graph is not there'}")
         else:
             models.append(_model(folder, manifest, graph, "tensorrt", engine))
-    check_repository(root, [model.name for model in models])
+    check_repository(root, [model.name for model in models], folder)
     for model in models:
         place = root / model.name
         try:
             root.mkdir(parents=True, exist_ok=True)
-            write_folder(
-                place,
-                model.files(),
-                free=lambda place=place: _check_place(place),
-                beside=_beside(root),
-            )
+            free = partial(_check_place, place)
+            write_folder(place, model.files(), free=free, beside=_beside(root))
         except OSError as error:
             raise TritonError(
                 f"the Triton model {place} cannot be written: {error}; the artifact {artifact} is whole"
@@ -92,8 +89,16 @@ def model_names(name: str, precisions: Sequence[str], *, engines: bool) -> list[
     return names + [_name(name, f"{kind}-tensorrt") for kind in kinds if engines]
 
 
-def check_repository(directory: Path, names: Sequence[str]) -> None:
-    """Raise :class:`TritonError` unless models of these ``names`` may be written to ``directory``."""
+def check_repository(directory: Path, names: Sequence[str], artifact: Path) -> None:
+    """Raise :class:`TritonError` unless models of these ``names`` may be written to ``directory``.
+
+    It must be apart from the folder of the ``artifact``.
+    """
+    root, own = directory.resolve(), artifact.resolve()
+    if own.parent == root or own in (root, *root.parents):
+        raise TritonError(
+            f"{directory} has the artifact {artifact} itself; give another folder to --triton"
+        )
     for name in names:
         if not _NAME.fullmatch(name):
             raise TritonError(

@@ -346,6 +346,8 @@ def test_what_no_export_wrote_is_never_replaced(
             "'my net' cannot be the name of a Triton model",
         ),
         (["--triton", "taken"], "lenet5 holds 1/model.py, which no export wrote"),
+        (["--triton", "artifacts"], "artifacts has the artifact artifacts/lenet5 itself"),
+        (["--triton", "artifacts/lenet5/models"], "give another folder to --triton"),
         (["--triton-backend", "openvino"], "give --triton DIR too"),
     ],
 )
