@@ -8,6 +8,7 @@ number may be another, ``<!-- not run: needs … -->`` that this machine lacks w
 """
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -63,6 +64,7 @@ class Reader:
             return None
         if named := re.match(r"# (\S+\.\w+)\n", content):
             Path(named[1]).write_text(content, "utf-8")
+            importlib.invalidate_caches()  # as a new process would have none
         elif language == "python":
             with said() as out:
                 exec(compile(content, self.page, "exec"), self.names)
@@ -186,6 +188,7 @@ def test_a_page_that_holds_is_followed() -> None:
         + block("$ echo 'p50  0.25 ms fp32'\np50 12.5 ms fp32")
         + "<!-- not run: needs a GPU -->\n"
         + block("$ false")
-        + block("print(1 + 1)", "python")
+        + block("# note.py\nVALUE = 2", "python")
+        + block("import note\n\nprint(note.VALUE)", "python")
         + block("2", "")
     )
