@@ -8,6 +8,7 @@ number may be another, ``<!-- not run: needs … -->`` that this machine lacks w
 """
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "repr-bench": bench,
 }
 NOT_RUN = re.compile(r"<!-- not run: needs (a GPU|a server of Triton|a network|a port) -->")
+STATUS = "echo $?\n"
 NUMBER = re.compile(r"(?<!\w)\d[\d.,]*(?:e[+-]?\d+)?")
 
 
@@ -63,6 +65,7 @@ class Reader:
             return None
         if named := re.match(r"# (\S+\.\w+)\n", content):
             Path(named[1]).write_text(content, "utf-8")
+            importlib.invalidate_caches()  # as a new process would have none
         elif language == "python":
             with said() as out:
                 exec(compile(content, self.page, "exec"), self.names)
@@ -71,7 +74,8 @@ class Reader:
             for command, shown in re.findall(
                 r"^\$ ((?:.*\\\n)*.*\n)((?:(?!\$ ).*\n)*)", content, re.M
             ):
-                self.compare(command, shown, self.run(command), marker)
+                vary = "" if command == STATUS else marker
+                self.compare(command, shown, self.run(command), vary)
         elif not language and printed is not None:
             self.compare("Python", content, printed, marker)
         else:
@@ -79,7 +83,7 @@ class Reader:
         return None
 
     def run(self, command: str) -> str:
-        if command == "echo $?\n":
+        if command == STATUS:
             status, self.status = self.status, 0
             return f"{status}\n"
         assert self.status == 0, f"the command before {command} gave {self.status}"
@@ -163,6 +167,7 @@ def block(content: str, language: str = "console") -> str:
         block("$ printf 'one\\ntwo\\n'\none"),
         block("$ printf 'one\\ntwo\\n'\n…\nthree"),
         "<!-- figures vary -->\n" + block("$ echo 1 ms\n2 s"),
+        "<!-- figures vary -->\n" + block("$ false\n$ echo $?\n3"),
         "<!-- not run: too slow -->\n" + block("$ echo on"),
         block("$ repr-inspect nowhere"),
         block("$ repr-inspect --help\nnothing"),
@@ -186,6 +191,7 @@ def test_a_page_that_holds_is_followed() -> None:
         + block("$ echo 'p50  0.25 ms fp32'\np50 12.5 ms fp32")
         + "<!-- not run: needs a GPU -->\n"
         + block("$ false")
-        + block("print(1 + 1)", "python")
+        + block("# note.py\nVALUE = 2", "python")
+        + block("import note\n\nprint(note.VALUE)", "python")
         + block("2", "")
     )
