@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from repr_bench.report.dates import moment
 from repr_bench.report.frontier import comparable, counts
-from repr_bench.report.rows import title_of
+from repr_bench.report.rows import AnyRow, title_of
 from repr_bench.report.sections.agreement import SIGNIFICANT
 from repr_bench.report.sections.columns import probability, with_wilson
 from repr_bench.report.sections.scenarios import with_interval
@@ -185,7 +185,7 @@ def _fast(rows: Sequence[Row]) -> tuple[str, str, Point]:
     unknown = "Accuracy", f"{known}."
     if len(members) == 1:
         rate = first.images_per_second
-        speed = f" ({with_interval(rate)} images/s)" if rate else ""
+        speed = f", {_with_unit(rate, 'images/s')}" if rate else ""
         title = f"{_name(first)}: {_p50(first)} ms at batch {batch}"
         return title, f"{_ms(first)}{speed}.", unknown
     each = "; ".join(f"{_name(row)} {_ms(row)}" for row in fastest[:_MOST_NAMES])
@@ -210,7 +210,12 @@ def _nothing(results: Results) -> str:
         failed = sum(row.status == "failed" for row in results.rows)
         many = f"{failed} of {len(results.rows)} row{'s' * (len(results.rows) > 1)} failed"
         return f"Nothing was measured: {many}" if failed else "Nothing was measured"
-    kinds = (*results.scenarios, *results.end_to_end, *results.peers, *results.others)
+    kinds: tuple[AnyRow, ...] = (
+        *results.scenarios,
+        *results.end_to_end,
+        *results.peers,
+        *results.others,
+    )
     networks = len({row.label for row in kinds})
     return f"{networks} network{'s' * (networks != 1)} measured"
 
@@ -239,7 +244,7 @@ def _speed(pairs: _Pairs) -> str:
         return "emulated here, which says nothing of its speed" if emulated else "not timed"
     sizes = Counter(row.batch or 0 for _, row in timed)
     most = [size for size in sorted(sizes) if sizes[size] == max(sizes.values())]
-    texts = []
+    texts: list[str] = []
     for batch in dict.fromkeys((most[0], most[-1])):
         ratios = {row.label: _logs(full, row) for full, row in timed if row.batch == batch}
         mean = geometric_mean(tuple(ratios.values()))
@@ -346,9 +351,13 @@ def _name(row: Row) -> str:
 
 
 def _ms(row: Row) -> str:
+    return _with_unit(_p50(row), "ms")
+
+
+def _with_unit(figure: Figure, unit: str) -> str:
     """``0.363 ms (0.361–0.365)``."""
-    value, bracket, interval = with_interval(_p50(row)).partition(" (")
-    return f"{value} ms{bracket}{interval}"
+    value, bracket, interval = with_interval(figure).partition(" (")
+    return f"{value} {unit}{bracket}{interval}"
 
 
 def _percent(figure: Figure) -> str:

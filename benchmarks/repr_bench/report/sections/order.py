@@ -1,6 +1,7 @@
 """A whole run as the sections of a report, in the order of every renderer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from repr_bench.report.document import Section
 from repr_bench.report.frontier import plotted
@@ -21,6 +22,10 @@ def sections(results: Results, *, page: bool = False) -> list[Section]:
 
 
 def _all(results: Results, *, page: bool) -> Iterator[Section]:
+    if page and not results.has_figures:  # the reasons alone
+        yield replace(figures_section(results, page=page), tables=())
+        yield environment_section(results)
+        return
     scenarios = bool(results.scenarios or results.end_to_end)
     figures = bool(results.rows or results.others or not scenarios)
     if figures:
