@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements.lock
 	$(BIN)/python -m pip install -q --no-deps tensorrt-stubs==10.13.0.35.1  # they ask for tensorrt itself
-	$(BIN)/python -m pip install -q --no-deps tritonclient==2.73.0  # it asks for a protobuf older than onnx's
+	$(BIN)/python -m pip install -q --no-deps tritonclient==2.73.0  # it asks for an older protobuf
 	$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 

@@ -6,9 +6,13 @@ import argparse
 import contextlib
 import hashlib
 import json
+import os
+import secrets
 import shlex
+import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -21,6 +25,10 @@ from repr_runtime import Manifest, ReproError, load, read_manifest
 from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
 from repr_runtime.files import cache_folder
+
+_KEPT = 20
+"""So many artifacts of one's own networks stay in the cache."""
+_IN_USE = 24 * 3600  # seconds since a run took one: that run may go on
 
 if TYPE_CHECKING:
     from repr_export.options import ExportOptions
@@ -202,14 +210,30 @@ def _cached(target: str, options: ExportOptions, tell: Callable[[str], None]) ->
     # What a factory makes by itself may be other than before, and nobody recorded it.
     known = source.weights.kind != "factory"
     key = _making(target, source, options) if known else hashlib.sha256(target.encode()).hexdigest()
-    folder = cache_folder() / "exported" / key[:16] / source.identity.folder
+    entry = cache_folder() / "exported" / key[:16]
+    folder = entry / source.identity.folder
+    with contextlib.suppress(OSError):  # it is used now, and none of the oldest
+        os.utime(entry)
     if known:
         with contextlib.suppress(ReproError):
             for precision in read_manifest(folder).precisions:
                 load(folder, device="cpu", precision=precision).close()
             return folder
     tell(f"exporting {target} to {folder}")
-    return _export(target, folder.parent, options, tell)
+    made = _export(target, entry, options, tell)
+    _forget_oldest(entry.parent)
+    return made
+
+
+def _forget_oldest(exported: Path) -> None:
+    """Remove what was used longest ago of the cache, but for the newest and what may be in use."""
+    with contextlib.suppress(OSError):  # of another run, which removes the same
+        entries = sorted(exported.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for entry in entries[_KEPT:]:
+            if time.time() - entry.stat().st_mtime > _IN_USE:
+                gone = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}")
+                entry.rename(gone)  # so that nobody takes the half of it
+                shutil.rmtree(gone, ignore_errors=True)
 
 
 def _making(target: str, source: Source, options: ExportOptions) -> str:

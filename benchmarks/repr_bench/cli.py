@@ -1,5 +1,7 @@
 """The command `repr-bench`: read the options, run or read a file, write files, print the table."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
@@ -20,6 +22,7 @@ from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.options import STANDARD_OUTPUT
 from repr_bench.request import Listener, Request, ScenarioOptions, is_own
+from repr_models.completion import complete
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
 
@@ -34,6 +37,7 @@ INSTALL = "pip install 'repr-deploy[bench]'"
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is that of the help text."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    complete(options.parser())
     args = options.parse(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that it lacks becomes "?"

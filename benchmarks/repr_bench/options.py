@@ -13,6 +13,7 @@ from repr_bench.errors import UsageError, did_you_mean
 from repr_bench.measuring.measure import Plan
 from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Tolerance, is_own
 from repr_bench.results.trials import SCENARIOS, Scenario
+from repr_models.completion import completes, listed, networks_and_graphs
 from repr_models.spec import registered, stored_multiply_adds
 from repr_runtime.backends.tuning import GOALS
 from repr_runtime.loading import DEVICES
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "Exit status 0, 1 if a row failed (a server scenario too that settled on no rate) or its "
         "outputs are off, 2 for a wrong command line, 3 if --compare found a row slower, 130 when interrupted.",
     )
-    p.add_argument(
+    targets = p.add_argument(
         "targets",
         nargs="*",
         metavar="NAME|ARTIFACT|FILE.onnx|MODULE:FACTORY",
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "which is exported to the cache; "
         "default: every network whose bundled weights reach their bar",
     )
+    completes(targets, networks_and_graphs)
     p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     _add(p, "--list", "list every network, and stop")
     _add(p, "--quiet", "no progress; the table alone")
@@ -66,14 +68,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    group: argparse._ActionsContainer, option: str, text: str, metavar: str = "", **more: Any
-) -> None:
+    group: argparse._ActionsContainer,
+    option: str,
+    text: str,
+    metavar: str = "",
+    **more: Any,
+) -> argparse.Action:
     """A flag, where there is no ``metavar``; else an option with a count (``N``), or a path."""
     if not metavar:
-        group.add_argument(option, action="store_true", help=text)
-        return
+        return group.add_argument(option, action="store_true", help=text)
     usual: dict[str, Any] = {"type": whole_number if metavar == "N" else Path, "metavar": metavar}
-    group.add_argument(option, help=text, **(usual | more))
+    return group.add_argument(option, help=text, **(usual | more))
 
 
 def _add_own(group: argparse._ArgumentGroup) -> None:
@@ -104,7 +109,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
     _add(group, "--all-bundled", below)
     _add(group, "--batch", "batch sizes (default: 1,8)", "N,…", type=whole_numbers)
     of = f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them"
-    _add(group, "--precision", of, "P,…", type=_precisions)
+    completes(_add(group, "--precision", of, "P,…", type=_precisions), listed(PRECISIONS))
     for name in LOWER:
         group.add_argument(
             f"--{name}",
@@ -114,7 +119,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
             help=f"measure {name} too, beside fp32; these options add up",
         )
     on = f"of {', '.join(DEVICES)} (default: auto)"
-    _add(group, "--device", on, "DEVICE", type=_device, default="auto")
+    device = _add(group, "--device", on, "DEVICE", type=_device, default="auto")
+    completes(device, listed(DEVICES))
     _add(group, "--threads", "CPU threads (default: one a core)", "N")
     where = "where the artifacts of named networks are (default: artifacts)"
     _add(group, "--artifacts", where, "DIR", default=Path("artifacts"))

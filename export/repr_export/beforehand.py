@@ -12,12 +12,14 @@ from repr_export.tensorrt.build import require_buildable
 
 
 def require_ready(out: Path, options: ExportOptions) -> None:
-    """Raise unless ``out`` can be written, the files that ``options`` name can be read, and engines built.
+    """Raise unless ``out`` can be written, the files that ``options`` name be read, and engines built.
 
     Raises :class:`OptionError`, :class:`repr_export.errors.CalibrationError` for a folder of
     images, and what :func:`repr_export.tensorrt.build.require_buildable` raises.
     """
-    _require_writable(out)
+    _require_writable(out, "-o")
+    if options.triton is not None:
+        _require_writable(options.triton, "--triton")
     if options.samples is not None:
         require_readable(options.samples, "--samples")
     given = options.precision.calibration
@@ -29,7 +31,7 @@ def require_ready(out: Path, options: ExportOptions) -> None:
         require_buildable(options.engine)
 
 
-def _require_writable(out: Path) -> None:
+def _require_writable(out: Path, option: str) -> None:
     place = next(part for part in (out, *out.absolute().parents) if part.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -37,7 +39,7 @@ def _require_writable(out: Path) -> None:
     except OSError as error:
         raise OptionError(
             f"nothing can be written to {out}: {place} says {error.strerror!r}; choose another "
-            f"place with -o"
+            f"place with {option}"
         ) from error
 
 

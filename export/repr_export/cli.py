@@ -1,5 +1,7 @@
 """The command `repr-export`: arguments, progress and what a person reads afterwards."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
@@ -8,11 +10,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repr_models.completion import complete, completes, networks_and_graphs
 from repr_runtime.errors import MissingExtraError, ReproError
 from repr_runtime.machine import version_of
 
@@ -60,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "proven equal to the network, with everything that a service needs.",
     )
     p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
-    p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
+    target = p.add_argument("target", help="a network's name, package.module:factory, or FILE.onnx")
+    completes(target, networks_and_graphs)
     p.add_argument("-o", "--out", type=Path, default=None, metavar="DIR", help="default: artifacts")
     p.add_argument("--name", help="name of the artifact's folder in DIR (default: the target's)")
     p.add_argument(
@@ -144,6 +148,18 @@ def parser() -> argparse.ArgumentParser:
     engine.add_argument(
         "--tf32", action="store_true", help="let fp32 products be rounded to 10 bits of mantissa"
     )
+    triton = p.add_argument_group("Triton Inference Server")
+    triton.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a model of each graph and engine to this model repository too",
+    )
+    triton.add_argument(
+        "--triton-backend",
+        choices=("onnxruntime", "openvino"),
+        help="what runs the graphs there (default: onnxruntime)",
+    )
     p.add_argument("--quiet", action="store_true", help="say nothing on success")
     p.add_argument("--json", action="store_true", help="everything, for a program")
     return p
@@ -151,7 +167,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong arguments, 130 when interrupted."""
-    args = parser().parse_args(argv)
+    p = parser()
+    complete(p)
+    args = p.parse_args(argv)
     try:
         return _run(args)
     except ModuleNotFoundError as error:
@@ -198,12 +216,16 @@ def _run(args: argparse.Namespace) -> int:
                 status.update(f"{args.target}: {step}")
 
             out = DEFAULT_OUT if args.out is None else args.out
-            done = export(args.target, out, options, progress=tell, download=download)
+            with redirect_stdout(sys.stderr):  # what a network of the user's prints is no result
+                done = export(args.target, out, options, progress=tell, download=download)
     except ModelsError as error:
         print(f"repr-export: {error}", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps({"artifact": str(done.path), "manifest": asdict(done.manifest)}, indent=1))
+        said = {"artifact": str(done.path), "manifest": asdict(done.manifest)}
+        if done.triton is not None:
+            said["triton"] = done.triton.as_dict()
+        print(json.dumps(said, indent=1))
     elif not args.quiet:
         print(_summary(done))
     return 0
@@ -266,6 +288,7 @@ def _summary(done: Exported) -> str:
         *_layer_rows(manifest),
         ("files", ", ".join(f"{f.path} {f.bytes / 1e6:.2f} MB" for f in manifest.files)),
         ("artifact", str(done.path)),
+        *_triton_rows(done),
     ]
     return "\n".join(_wrapped(f"{name:<9} {text}") for name, text in rows)
 
@@ -319,6 +342,15 @@ def _precision_rows(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("engine", f"{what}: {engines[engine.path]['summary']}"))
     notes = {note: None for receipt in engines.values() for note in receipt["notes"]}
     return rows + [("", note) for note in notes]
+
+
+def _triton_rows(done: Exported) -> list[tuple[str, str]]:
+    if done.triton is None:
+        return []
+    return [
+        ("triton", ", ".join(map(str, done.triton.models))),
+        *(("", reason) for reason in done.triton.left_out),
+    ]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ class GraphError(ExportError):
     """A graph that cannot be read, checked or run."""
 
 
+class RunError(GraphError):
+    """A graph that ONNX Runtime opens, and cannot run on the inputs that it got."""
+
+
 class FoldContractError(ExportError):
     """Not as many BatchNorms folded as the network promises."""
 
@@ -40,6 +44,10 @@ class PrecisionError(ExportError):
 
 class CalibrationError(ExportError):
     """Images to measure int8 ranges on that are missing, damaged or too few."""
+
+
+class TritonError(ExportError):
+    """A model that cannot be put into a Triton model repository."""
 
 
 class EngineBuildError(ExportError):

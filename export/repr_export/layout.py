@@ -173,6 +173,10 @@ def _sample_shape(
         for index, size in enumerate(spec.shape)
         if index != axis
     ]
+    if 0 in dims:
+        raise GraphError(
+            f"the input {spec} is always empty; take it out of the graph, or leave that size free"
+        )
     free = [size for size in dims if isinstance(size, str)]
     if free:
         example = (
@@ -181,8 +185,12 @@ def _sample_shape(
             else "x".join(str(size if isinstance(size, int) else 16) for size in dims)
         )
         name = "" if spec is specs[0] else f"{spec.name}="
+        other = ""
+        if len(free) == 1 and axis is not None and isinstance(spec.shape[axis], int):
+            whole = "x".join("N" if size == free[0] else str(size) for size in spec.shape)
+            other = f", or --input {spec.name}={whole} if {free[0]} is the batch"
         raise OptionError(
             f"the input {spec} leaves {', '.join(free)} free; give one sample's shape, such as "
-            f"--input {name}{example}"
+            f"--input {name}{example}{other}"
         )
     return tuple(int(size) for size in dims)

@@ -8,11 +8,14 @@ from repr_export.errors import OptionError
 from repr_export.layout import BATCH, Dims
 from repr_export.precision.options import PrecisionOptions
 from repr_export.tensorrt.options import EngineOptions
+from repr_export.triton.config import Backend
 from repr_runtime.artifact.manifest import TensorSpec
 
 DEFAULT_OPSET = 20
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 """The versions of the standard operators that ONNX Runtime runs."""
+NEWEST_IR = 13
+"""The version of the file format that it reads; what later ones add, none of these operators needs."""
 _FIRST_FOLDED = 9
 Triple = tuple[float, float, float]
 
@@ -33,7 +36,8 @@ class ExportOptions:
     the centre crop (None: a square input's own, else images keep their size). ``name`` names the
     artifact. ``compare_layers`` compares each node's output with the original's, in every
     precision. ``precision`` are the lower precisions to add, ``engine`` how to build an engine of
-    each precision (None: none).
+    each precision (None: none). ``triton`` is a Triton model repository to write it to as well,
+    ``triton_backend`` which of Triton's backends runs the graphs there (None: ``onnxruntime``).
     Raises :class:`OptionError` for values out of range.
     """
 
@@ -51,6 +55,8 @@ class ExportOptions:
     compare_layers: bool = False
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     engine: EngineOptions | None = None
+    triton: Path | None = None
+    triton_backend: Backend | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -75,6 +81,8 @@ class ExportOptions:
             raise OptionError(
                 f"--resize must be above 0 and goes with --mean and --std, got {self.resize}"
             )
+        if self.triton_backend is not None and self.triton is None:
+            raise OptionError("--triton-backend is for a model repository; give --triton DIR too")
         if self.name is not None and (
             not self.name or self.name.startswith(".") or set(self.name) & set("/\\:\0")
         ):

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from repr_export.beforehand import require_calibration, require_ready
-from repr_export.contents import manifest_and_files, total_multiply_adds
+from repr_export.contents import Contents, total_multiply_adds
 from repr_export.errors import FoldContractError, GraphError, ParityError
 from repr_export.graph.integers import integer_values
 from repr_export.graph.multiply_adds import activation_bytes, with_shapes
@@ -24,6 +24,13 @@ from repr_export.samples import given_shapes, sample_set, sample_sets, settle
 from repr_export.sources.opening import open_source
 from repr_export.sources.target import require_target
 from repr_export.tensorrt.engines import ArtifactEngine, build_engines, engine_shapes
+from repr_export.triton.repository import (
+    TritonModels,
+    check_repository,
+    model_names,
+    require_servable,
+    write_triton,
+)
 from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import Manifest
@@ -36,11 +43,12 @@ _ACTIVATIONS = 2 * 2**30  # bytes of all values of a run: as much as ONNX Runtim
 
 @dataclass(frozen=True)
 class Exported:
-    """An artifact that was written: where, what its manifest says, a note on the target."""
+    """An artifact that was written: where, what its manifest says, a note on the target, where else."""
 
     path: Path
     manifest: Manifest
     note: str
+    triton: TritonModels | None = None
 
 
 def export(
@@ -68,6 +76,10 @@ def export(
     require_calibration(source, options)
     folder = Path(out) / source.identity.folder
     check_free(folder)
+    if options.triton is not None:
+        lower = options.precision.names
+        names = model_names(folder.name, lower, engines=options.engine is not None)
+        check_repository(options.triton, names, folder)
 
     progress("capturing the graph")
     model = source.model()
@@ -79,6 +91,8 @@ def export(
     progress("comparing with the original network")
     signature = Signature.of(model)
     specs = signature.inputs
+    if options.triton is not None:
+        require_servable((*specs, *signature.outputs))
     given, arrays = given_shapes(specs, options.shapes_of(specs), options.samples)
     layout, shapes = lay_out(specs, given)
     for_engines = engine_shapes(specs, layout, shapes) if options.engine else {}
@@ -114,11 +128,15 @@ def export(
         engines = build_engines(graphs, options.engine, for_engines, progress)
 
     progress("writing the artifact")
-    manifest, files = manifest_and_files(
+    manifest, files = Contents(
         source, model, graph, signature, multiply_adds, fold, parity, variants, engines
-    )
+    ).artifact()
     write_artifact(folder, manifest, files, check=_verify)
-    return Exported(folder, manifest, source.identity.note)
+    if options.triton is None:
+        return Exported(folder, manifest, source.identity.note)
+    progress("writing the Triton models")
+    models = write_triton(folder, options.triton, options.triton_backend or "onnxruntime")
+    return Exported(folder, manifest, source.identity.note, models)
 
 
 def _verify(written: Path) -> None:

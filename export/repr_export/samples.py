@@ -11,7 +11,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from repr_export.errors import GraphError, OptionError, first_line, in_one_line
+from repr_export.errors import (
+    GraphError,
+    OptionError,
+    RunError,
+    first_line,
+    in_one_line,
+    innermost,
+)
 from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout, batch_axes
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
@@ -56,7 +63,8 @@ class CpuGraph:
     """An ONNX graph opened on the CPU, to be called with inputs by name.
 
     ``input`` is the name of its first input, ``batch`` that one's first dimension where it is
-    fixed, ``dtypes`` are numpy's by input name. Raises :class:`GraphError` if it cannot be opened, or run.
+    fixed, ``dtypes`` are numpy's by input name. Raises :class:`GraphError` if it cannot be opened, or run
+    (:class:`RunError`).
     """
 
     def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
@@ -64,7 +72,7 @@ class CpuGraph:
         options.log_severity_level = 4
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        with _graph_errors():
+        with _graph_errors(GraphError):
             self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.dtypes = {i.name: _numpy_type(i.type) for i in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -74,7 +82,7 @@ class CpuGraph:
         self.batch = first if isinstance(first, int) else None
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        with _graph_errors():
+        with _graph_errors(RunError):
             outputs = self._session.run(self._outputs, dict(inputs))
         return dict(zip(self._outputs, outputs, strict=True))
 
@@ -86,11 +94,11 @@ def _numpy_type(kind: str) -> str:
 
 
 @contextmanager
-def _graph_errors() -> Iterator[None]:
+def _graph_errors(kind: type[GraphError]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
-        raise GraphError(f"ONNX Runtime cannot run the graph: {in_one_line(error)}") from error
+        raise kind(f"ONNX Runtime cannot run the graph: {in_one_line(error)}") from error
 
 
 def sample_sets(
@@ -177,9 +185,13 @@ def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[s
         )
     for spec in specs:
         array = arrays[spec.name]
-        if len(array.shape) != len(spec.shape) or array.dtype != spec.dtype or not array.size:
+        if len(array.shape) != len(spec.shape) or array.dtype != spec.dtype:
             raise OptionError(
                 f"{option} {path}: {spec.name!r} is {array.dtype}{list(array.shape)}, the graph takes {spec}"
+            )
+        if not array.size:
+            raise OptionError(
+                f"{option} {path}: {spec.name!r} is empty, {list(array.shape)}; give it a size of 1 or more"
             )
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise OptionError(f"{option} {path}: {spec.name!r} holds NaN; mend it")
@@ -235,9 +247,13 @@ def settle(sets: tuple[SampleSet, ...], network: Network) -> tuple[SampleSet, ..
         network(first.run_of([0, 1]))
     except GraphError as error:
         network(first.run_of([0]))
-        layout = replace(first.layout, size=1, alone=f"it takes one sample at a time ({error})")
+        layout = replace(first.layout, size=1, alone=_one_at_a_time(error))
         return tuple(replace(samples, layout=layout) for samples in sets)
     return sets
+
+
+def _one_at_a_time(error: GraphError) -> str:
+    return f"it takes one sample at a time ({in_one_line(innermost(error))})"
 
 
 def run_samples(
@@ -255,7 +271,8 @@ def run_samples(
     for name in runs[0]:
         values = [run[name] for run in runs]
         per_sample = all(
-            v.ndim and len(v) == len(part) for v, part in zip(values, parts, strict=True)
+            v.ndim and len(v) == len(part) and v.shape[1:] == values[0].shape[1:]
+            for v, part in zip(values, parts, strict=True)
         )
         joined[name] = (
             np.concatenate(values)[:count]

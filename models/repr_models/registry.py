@@ -49,13 +49,19 @@ def networks() -> Iterator[NetworkSpec]:
     yield from sorted(registered.values(), key=family)
 
 
-def require_known(name: str) -> None:
-    """Raise :class:`UnknownNetworkError` for a name that :func:`resolve` does not take.
+def known_names() -> list[str]:
+    """Every name that :func:`resolve` takes, those for short too.
 
-    The names are those that are registered by now or counted: no family is loaded, nor torch.
+    Of networks that are registered by now or counted: no family is loaded, nor torch.
     """
-    key, names = name.strip().lower(), {*registered, *stored_multiply_adds()}
-    known = sorted(names if "." in key else {name.partition(".")[0] for name in names})
+    names = {*registered, *stored_multiply_adds()}
+    return sorted(names | {name.partition(".")[0] for name in names})
+
+
+def require_known(name: str) -> None:
+    """Raise :class:`UnknownNetworkError` for a name that is none of :func:`known_names`."""
+    key = name.strip().lower()
+    known = [name for name in known_names() if ("." in name) is ("." in key)]
     if key not in known:
         raise UnknownNetworkError(name, difflib.get_close_matches(key, known, n=3, cutoff=0.0))
 

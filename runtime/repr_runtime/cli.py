@@ -1,5 +1,7 @@
 """The command `repr-inspect ARTIFACT`: what an artifact is, and whether it will run here."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 import argparse
 import json
 import logging
@@ -36,14 +38,30 @@ def parser() -> argparse.ArgumentParser:
         help="check every SHA-256 and the golden samples; list the files and how they were made",
     )
     p.add_argument("--device", choices=DEVICES, default="auto")
-    p.add_argument("--precision", default="fp32", help="which graph to try (default: fp32)")
+    precision = p.add_argument(
+        "--precision", default="fp32", help="which graph to try (default: fp32)"
+    )
+    precision.completer = _precisions  # type: ignore[attr-defined]
     p.add_argument("--json", action="store_true", help="everything, for a program")
     return p
 
 
+def _precisions(parsed_args: argparse.Namespace, **_: object) -> tuple[str, ...]:
+    """What a shell completes: the artifact's own."""
+    try:
+        return read_manifest(parsed_args.artifact).precisions
+    except ReproError:
+        return ()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 if the artifact will run here, 1 if not."""
-    args = parser().parse_args(argv)
+    p = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(p)
+    args = p.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)  # the report says what a warning would
     try:
         checks = preflight(

@@ -40,7 +40,8 @@ def preflight(
         if device == "tensorrt":
             checks += _engine_questions(root, manifest, precision, batch)
         name = "runs here"
-        with load(root, device=device, precision=precision) as session:
+        # infinities that the original gives as well are no fault: the golden samples say
+        with load(root, device=device, precision=precision, nonfinite="allow") as session:
             checks.append(Check(name, True, session.choice))
             if verify:
                 name = "self-test"

@@ -59,10 +59,11 @@ class Golden:
                     f"its graph gives {values.shape}; export it again"
                 )
             with np.errstate(invalid="ignore"):  # of infinities; NaN is more than any tolerance
-                differences = np.abs(values.astype(np.float64) - reference)
+                gaps = np.abs(values.astype(np.float64) - reference)
+            differences = np.where(values == reference, 0.0, gaps)  # as of the same infinities
             largest = float(differences.max(initial=0.0))
             found.append((_ratio(largest, self.tolerances[name]), largest, self.tolerances[name]))
-            if reference.ndim == 2:
+            if reference.ndim == 2 and reference.size:
                 same = values.argmax(1) == reference.argmax(1)
                 agreement = min(agreement, float(np.mean(same)))
         ratio, worst, tolerance = max(found, key=lambda row: row[0])

@@ -206,9 +206,12 @@ class Session:
     def _nonfinite(self, outputs: list[NDArray[Any]]) -> errors.NonFiniteOutputError:
         pairs = zip(self._output_names, outputs, strict=True)
         broken = ", ".join(repr(name) for name, values in pairs if not all_finite(values))
+        full = self.precision == "fp32"
+        cause = "" if full else f": the {self.precision} graph overflows on them"
+        way = "if it should," if full else "use another precision, or"
         return errors.NonFiniteOutputError(
-            f"output {broken} holds NaN or infinity for finite inputs: the {self.precision} graph "
-            f"overflows on them; use another precision, or load with nonfinite='allow'"
+            f"output {broken} holds NaN or infinity for finite inputs{cause}; {way} load with "
+            f"nonfinite='allow'"
         )
 
     def preprocess(self, images: Images) -> NDArray[Any]:

@@ -1,7 +1,9 @@
 """Networks of the user's own: exported to the cache once, and measured as an artifact is."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,38 @@ def test_a_factory_is_exported_again_where_what_makes_it_may_have_changed(
     torch.save(nn.Linear(4, 3).state_dict(), "a.pth")
     assert (find(weights), find(weights, "--max-drop=1")) == (3, 4)
     assert (find(), find()) == (5, 6)  # nobody recorded what it makes by itself
+
+
+def test_the_cache_keeps_the_newest_and_what_may_be_in_use(
+    cache_folder: Path, make_artifact: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_target: str, out: Path, *_: object) -> Path:
+        return make_artifact("mine", parent=out)
+
+    monkeypatch.setattr(artifacts, "_export", export)
+    exported, now, day = cache_folder / "exported", time.time(), 86_400
+
+    def fill(name: str, age: float) -> None:
+        (exported / name / "net").mkdir(parents=True)
+        (exported / name / "net" / "model.onnx").write_bytes(b"x")
+        os.utime(exported / name, (now - age, now - age))
+
+    def find(scale: float) -> Path:
+        write_graph(scale)
+        return find_artifact("mine.onnx", Path(), lambda _: None)
+
+    for number in range(30):
+        fill(f"old{number:02}", (2 + number) * day)
+    first = find(1.0)
+    old = [f"old{number:02}" for number in range(19)]
+    assert sorted(os.listdir(exported)) == sorted([first.parent.name, *old])
+    os.utime(first.parent, (now - 9 * day,) * 2)
+    assert find(1.0) == first  # used again, and so none of the oldest
+    for number in range(30):
+        fill(f"used{number:02}", day / 2)
+    second = find(2.0)
+    used = [f"used{number:02}" for number in range(30)]
+    assert sorted(os.listdir(exported)) == sorted([first.parent.name, second.parent.name, *used])
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,14 @@ LARGER = (
     *(f"{name}.imagenet" for name in ("mobilenet_v1", "mobilenet_v2")),
     *(f"{name}.imagenet" for name in ("shufflenet_v1", "shufflenet_v2")),
     *(f"{kind}{depth}.cifar10" for kind in ("plain", "resnet") for depth in (32, 44, 56)),
-    *("resnet110.cifar10", "preact_resnet1001.cifar10", "resnet50_gn.imagenet"),
+    *("resnet110.cifar10", "resnet50_gn.imagenet", "inception_v3.imagenet"),
+    *(f"{name}.cifar10" for name in ("densenet_bc100", "preact_resnet164", "preact_resnet1001")),
     *(f"resnet{depth}.imagenet" for depth in (34, 101, 152)),
     *(f"densenet{depth}.imagenet" for depth in (121, 169, 201)),
     *(f"{name}.imagenet" for name in ("resnet50", "resnext50_32x4d", "resnext101_32x8d")),
     *(f"{name}.imagenet" for name in ("inception_v4", "inception_resnet_v2")),
 )
-"""Each has a smaller network of its family beside it: `make test-large` has these."""
+"""Smaller networks have their blocks, or torch traces them for minutes: `make test-large` has these."""
 
 
 def seconds(spec: NetworkSpec) -> float:

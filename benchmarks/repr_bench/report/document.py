@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -87,7 +87,8 @@ class Section:
     """One subject: ``text`` introduces it, ``parts`` are its subsections.
 
     ``name`` is its anchor on the page; ``facts`` are pairs of a name and a text. One that is
-    ``page_only`` has plots, or says at length what a table has no room for.
+    ``page_only`` has plots, or says at length what a table has no room for; a ``folded`` one is
+    opened by who wants to know.
     """
 
     name: str
@@ -98,6 +99,13 @@ class Section:
     parts: tuple[Section, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     page_only: bool = False
+    folded: bool = False
+
+    def all_notes(self) -> Iterator[Note]:
+        """Its notes, and those of its parts."""
+        yield from self.notes
+        for part in self.parts:
+            yield from part.all_notes()
 
     def said(self, *kinds: Kind) -> list[str]:
         """The notes of these kinds, in their order."""

@@ -91,7 +91,7 @@ class Ratio:
     @cached_property
     def figure(self) -> Figure:
         """The geometric mean over the rounds."""
-        return _geometric_mean((self.logs,))
+        return geometric_mean((self.logs,))
 
 
 def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
@@ -112,7 +112,7 @@ class Overall:
     @cached_property
     def mean(self) -> Figure:
         """The geometric mean of the networks' ratios."""
-        return _geometric_mean(tuple(found.logs for found in self.ratios))
+        return geometric_mean(tuple(found.logs for found in self.ratios))
 
     @cached_property
     def least(self) -> Ratio:
@@ -147,7 +147,7 @@ def _paired(rows: Mapping[tuple[tuple[str, str], str], PeerRow], peer: str) -> l
 
 
 @lru_cache(maxsize=256)  # the same ratio stands in the plot, the table and the sentences
-def _geometric_mean(networks: tuple[tuple[float, ...], ...]) -> Figure:
+def geometric_mean(networks: tuple[tuple[float, ...], ...]) -> Figure:
     """Over networks, of which each has the logarithms of its rounds, drawn on their own."""
     generator, drawn = np.random.default_rng(0), []
     value = math.exp(sum(sum(logs) / len(logs) for logs in networks) / len(networks))

@@ -28,6 +28,7 @@ from repr_export.passes.result import PassResult
 _MAX_ROUNDS = 8
 """Folding uncovers more to fold; graphs seen so far settle after two or three rounds."""
 
+_CONSTANT_INTS = 12  # the opset from which a Constant may be given as integers
 _SPLIT_INPUT, _NUM_OUTPUTS = 13, 18  # opsets from which Split has its sizes as input, or a number
 _LIBRARY_LIMIT, _LARGEST_FILL = 2**18, 2**25  # elements of what the library computes, and of a fill
 
@@ -39,9 +40,13 @@ def fold_constants(model: ir.Model) -> PassResult:
     """
     before = sum(1 for _ in graph_nodes(model))
     opset = opset_of(model)
-    sequences = any(is_op(node, "SplitToSequence") for node in graph_nodes(model))
-    if sequences and opset < _SPLIT_INPUT:
-        return PassResult(0, "nodes computed")  # the library would write a Split of a later opset
+    sequences = any(
+        is_op(node, op_type)
+        for node in graph_nodes(model)
+        for op_type in ("SplitToSequence", "ConcatFromSequence")
+    )
+    if sequences and opset < _SPLIT_INPUT:  # the library would write operators of a later opset
+        return PassResult(0, "nodes computed")
     with _overridable_defaults_set_aside(model):
         for _ in range(_MAX_ROUNDS):
             result = fold_constants_ir(
@@ -53,6 +58,8 @@ def fold_constants(model: ir.Model) -> PassResult:
             )
             if not (_fill_large(model) or result.modified):
                 break
+    if opset < _CONSTANT_INTS:
+        _name_constants_by_value(model)
     if opset < _NUM_OUTPUTS:
         for node in graph_nodes(model):
             if is_op(
@@ -61,6 +68,15 @@ def fold_constants(model: ir.Model) -> PassResult:
                 node.attributes.pop("num_outputs", None)
     after = sum(1 for _ in graph_nodes(model))
     return PassResult(before - after, "nodes computed")
+
+
+def _name_constants_by_value(model: ir.Model) -> None:
+    """Give the library's Constants of integers the one attribute that they had in an older opset."""
+    for node in graph_nodes(model):
+        for name in ("value_int", "value_ints"):
+            if is_op(node, "Constant") and name in node.attributes:
+                array = np.array(node.attributes.pop(name).value, np.int64)
+                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
 
 
 def _should_fold(node: ir.Node) -> bool | None:

@@ -39,7 +39,7 @@ def compare_outputs(
         if ours.shape != theirs.shape:
             raise PrecisionError(
                 f"in {precision} the output {name!r} has another shape, {ours.shape} in place of "
-                f"{theirs.shape}: it depends on the values; keep it in fp32"
+                f"{theirs.shape}: it depends on the values; leave --{precision} out"
             )
         if theirs.dtype.kind != "f":
             rows.append(OutputError(name, float(np.mean(ours != theirs)), None))
@@ -49,7 +49,7 @@ def compare_outputs(
         if not np.isfinite(a).all():
             raise PrecisionError(
                 f"the {precision} graph gives values of {name!r} that are not finite: a value "
-                "overflows; keep the nodes that make it in fp32"
+                f"overflows; leave --{precision} out"
             )
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
         cosine = float(a @ b) / norms if norms else float(a.any() == b.any())

@@ -131,7 +131,8 @@ def require_precision(receipt: PrecisionReceipt, precision: str) -> None:
         return
     if not receipt.total:
         raise PrecisionError(
-            f"{precision} was asked for, and the graph has no multiply-adds to do in it"
+            f"{precision} was asked for, and the graph has no multiply-adds to do in it; "
+            f"leave --{precision} out"
         )
     others = [node for node in receipt.nodes if node.precision != precision]
     others.sort(key=lambda node: -node.multiply_adds)
@@ -142,7 +143,7 @@ def require_precision(receipt: PrecisionReceipt, precision: str) -> None:
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     raise PrecisionError(
         f"{precision} was asked for, but {got:.1%} of the multiply-adds came out in it, at least "
-        f"{MINIMUM_SHARE:.0%} must; not in it: {', '.join(names)}{more}"
+        f"{MINIMUM_SHARE:.0%} must; not in it: {', '.join(names)}{more}; leave --{precision} out"
     )
 
 
@@ -241,7 +242,7 @@ def compare_accuracy(
         raise PrecisionError(
             f"the {precision} graph gives logits that are not finite for {int(broken.sum())} of "
             f"{len(ours)} images, the first being image {int(np.argmax(broken))}: a value "
-            "overflows; keep the nodes that make it in fp32"
+            f"overflows; leave --{precision} out"
         )
     before, after = theirs.argmax(axis=1), ours.argmax(axis=1)
     top = np.sort(theirs, axis=1)[:, -2:]

@@ -113,7 +113,8 @@ class VariantMaker:
         require_precision(receipt, name)
         if not report.half:
             kept = "; ".join(f"{node.node}: {node.reason}" for node in report.kept[:3])
-            raise PrecisionError(f"no node can compute in {name} ({kept}); leave --{name} out")
+            why = kept or "none is in fp32 as it is"
+            raise PrecisionError(f"no node can compute in {name} ({why}); leave --{name} out")
         # ONNX Runtime's CPU kernels would skip the rounding: the emulation does not.
         emulated = serialize(emulate_half(copy))
         outputs = _widened_run(emulated, self.evaluation, io)

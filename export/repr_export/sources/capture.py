@@ -1,6 +1,7 @@
 """A torch network becomes an `onnx_ir` model: traced by torch.export, not optimised by anyone."""
 
 import contextlib
+import inspect
 import io
 import logging
 import traceback
@@ -30,9 +31,9 @@ def capture(
     """
     network = network.eval()
     example = _example(input_shape, batch)
-    dynamic = None if batch is not None else ({0: torch.export.Dim("batch", min=1)},)
+    dynamic = None if batch is not None else _free_batch(network)
     output_shape(network, input_shape, batch)
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 network,
@@ -67,12 +68,20 @@ def capture(
     return model
 
 
+def _free_batch(network: nn.Module) -> tuple[object, ...]:
+    """The one input's first dimension as free, in the structure of the network's own arguments."""
+    first = {0: torch.export.Dim("batch", min=1)}
+    parameters = inspect.signature(network.forward).parameters.values()
+    variadic = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in list(parameters)[:1])
+    return ((first,),) if variadic else (first,)
+
+
 def output_shape(
     network: nn.Module, input_shape: tuple[int, ...], batch: int | None
 ) -> tuple[int, ...]:
     """The shape of the tensor that ``network`` makes of zeros; :class:`CaptureError` if it makes none."""
     example = _example(input_shape, batch)
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         try:
             output = network(example)
         except Exception as error:  # whatever the user's network raises
@@ -123,12 +132,15 @@ def _cause(error: BaseException, hint: str) -> str:
             f"what it does depends on the values in a tensor{where}, and a graph does the same for all; "
             f"choose by torch.where or torch.cond"
         )
-    return f"{first_line(error)}{where}{hint}"
+    said = first_line(error)
+    if "No ONNX function found" in said:
+        hint = "; ONNX has no such operator, do the same with others"
+    return f"{said}{where}{hint}"
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's reports and warnings: what matters of them is in its errors."""
+def quiet() -> Iterator[None]:
+    """Without what torch and the network report, warn and print: what matters is in their errors."""
     level, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable()
     try:

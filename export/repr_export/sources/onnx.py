@@ -14,12 +14,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from repr_export.errors import GraphError, OptionError, first_line, in_one_line, innermost
+from repr_export.errors import GraphError, OptionError, RunError, first_line, in_one_line, innermost
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, with_shapes
 from repr_export.graph.signature import Signature
 from repr_export.graph.widen import widen
 from repr_export.layout import Arrays, Layout, lay_out
-from repr_export.options import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET, ExportOptions
+from repr_export.options import (
+    DEFAULT_OPSET,
+    NEWEST_IR,
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    ExportOptions,
+)
 from repr_export.samples import CpuGraph, given_shapes
 from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
@@ -59,16 +65,27 @@ class OnnxSource:
         self.preprocessing = preprocessing_of(options, shapes[specs[0].name])
         self._run_shapes = layout.run_shapes(shapes)
         self._seconds = _EXACT_SECONDS
+        self._mend_samples = (
+            "if made-up inputs are why, give real ones with --samples FILE.npz"
+            if options.samples is None
+            else f"mend the arrays in {options.samples}"
+        )
 
     def model(self) -> ir.Model:
         return _model_of(self._proto)
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        return self._unoptimized(inputs)
+        try:
+            return self._unoptimized(inputs)
+        except RunError as error:
+            raise RunError(f"{error}; {self._mend_samples}") from error
 
     @cached_property
     def _unoptimized(self) -> CpuGraph:
-        return CpuGraph(self._graph, optimize=False)
+        try:
+            return CpuGraph(self._graph, optimize=False)
+        except GraphError as error:
+            raise GraphError(f"{error}; {_opening_hint(error, _opset_of(self._proto))}") from error
 
     def try_out(self, inputs: Arrays) -> None:
         """Run the graph in another process; raises :class:`GraphError` if that one crashes."""
@@ -124,11 +141,17 @@ class OnnxSource:
 def _load_proto(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path)
+        proto.ir_version = min(proto.ir_version, NEWEST_IR)
+        _mend_shapes(proto)
         onnx.checker.check_model(proto)
         _densify(proto.graph)
         _free_negative(proto.graph)
+    except GraphError:
+        raise
     except Exception as error:  # protobuf's, onnx's and the file system's share no base
         raise GraphError(f"{path} is not a valid ONNX file: {in_one_line(error)}") from error
+    if not proto.graph.output:
+        raise GraphError(f"{path} has no outputs, so that it computes nothing; write it with some")
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.WhichOneof("value") != "tensor_type":
             raise GraphError(
@@ -145,6 +168,14 @@ def _model_of(proto: onnx.ModelProto) -> ir.Model:
         raise GraphError(f"the graph cannot be read: {first_line(innermost(error))}") from error
 
 
+def _opening_hint(error: GraphError, opset: int | None) -> str:
+    if not any(lack in str(error) for lack in ("find an implementation", "not a registered")):
+        return "mend it where it was made"
+    others = "write it with other operators or types"
+    newer = opset is not None and opset > DEFAULT_OPSET
+    return f"try --opset {DEFAULT_OPSET}, or {others}" if newer else others
+
+
 def _opset_of(proto: onnx.ModelProto) -> int | None:
     return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
 
@@ -154,21 +185,59 @@ def _require_opset(proto: onnx.ModelProto, path: Path) -> None:
     if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise GraphError(
             f"{path} is of opset {opset}, and {OLDEST_OPSET} to {NEWEST_OPSET} can be run; "
-            f"convert it with --opset {DEFAULT_OPSET}"
+            f"convert it with --opset {NEWEST_OPSET if opset > NEWEST_OPSET else DEFAULT_OPSET}"
         )
 
 
+def _mend_shapes(proto: onnx.ModelProto) -> None:
+    """Where outputs say no shape, or shapes contradict what follows from the inputs', the latter hold."""
+    tensors = [output for output in proto.graph.output if output.type.HasField("tensor_type")]
+    try:
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        del proto.graph.value_info[:]
+        wrong = tensors
+    else:
+        wrong = [output for output in tensors if not output.type.tensor_type.HasField("shape")]
+    if not wrong:
+        return
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = {
+        output.name: output for output in onnx.shape_inference.infer_shapes(bare).graph.output
+    }
+    for output in wrong:
+        if inferred[output.name].type.tensor_type.HasField("shape"):
+            output.CopyFrom(inferred[output.name])
+        elif not output.type.tensor_type.HasField("shape"):
+            raise GraphError(
+                f"output {output.name!r} has no shape, and none follows from those of the inputs; give "
+                f"each input and output one, free sizes by a name"
+            )
+
+
 def _densify(graph: onnx.GraphProto) -> None:
-    """Sparse initializers become dense ones, which all that follows can read."""
+    """Sparse initializers and Constants become dense ones, which all that follows can read."""
     for sparse in graph.sparse_initializer:
-        dense = np.zeros(tuple(sparse.dims), numpy_helper.to_array(sparse.values).dtype)
-        indices = numpy_helper.to_array(sparse.indices)
-        if indices.ndim == 1:
-            dense.flat[indices] = numpy_helper.to_array(sparse.values)
-        else:
-            dense[tuple(indices.T)] = numpy_helper.to_array(sparse.values)
-        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+        graph.initializer.append(_dense(sparse, sparse.values.name))
     del graph.sparse_initializer[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                dense = _dense(attribute.sparse_tensor, node.output[0])
+                attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    dense = np.zeros(tuple(sparse.dims), numpy_helper.to_array(sparse.values).dtype)
+    indices = numpy_helper.to_array(sparse.indices)
+    if indices.ndim == 1:
+        dense.flat[indices] = numpy_helper.to_array(sparse.values)
+    else:
+        dense[tuple(indices.T)] = numpy_helper.to_array(sparse.values)
+    return numpy_helper.from_array(dense, name)
 
 
 def _free_negative(graph: onnx.GraphProto) -> None:
@@ -186,9 +255,11 @@ def _convert_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.Model
     try:
         return onnx.version_converter.convert_version(proto, opset)
     except Exception as error:  # the converter raises RuntimeError and others
+        runs = current is None or OLDEST_OPSET <= current <= NEWEST_OPSET
+        way_out = "leave --opset out" if runs else f"write it in {OLDEST_OPSET} to {NEWEST_OPSET}"
         raise GraphError(
             f"{path} cannot be converted from opset {current} to {opset}: "
-            f"{first_line(error).rpartition(' failed: ')[2]}; leave --opset out"
+            f"{first_line(error).rpartition(' failed: ')[2]}; {way_out}"
         ) from error
 
 

@@ -4,7 +4,7 @@ import copy
 import difflib
 import importlib
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from repr_export.errors import CaptureError, OptionError, TargetError, first_lin
 from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Identity
-from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape
+from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape, quiet
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
-from repr_models.weights.loading import RANDOM, load_checkpoint, load_weights
+from repr_models.weights.loading import RANDOM, WeightsSource, load_checkpoint, load_weights
 from repr_models.weights.randomize import randomize
 from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 
@@ -52,14 +52,14 @@ class TorchSource:
         """The network ran when it was captured."""
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
         return {OUTPUT_NAME: output.detach().numpy()}
 
     def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
         network = copy.deepcopy(self.network).double()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), quiet():
                 output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
         except RuntimeError:  # its own forward casts to float32, or to half
             return None
@@ -79,12 +79,13 @@ def from_registry(
         source = replace(source, record={**source.record, "bar": spec.bar})
     pre = spec.preprocessing
     asked = target.strip().lower()
-    note = "" if asked == spec.name else f"{asked} is {spec.name}"
+    notes = [] if asked == spec.name else [f"{asked} is {spec.name}"]
+    note = "; ".join([*notes, *source.rewritten])
     dataset, folder = spec.dataset.name, options.name or asked
     return TorchSource(
         network.eval(),
         Identity(spec.name, spec.architecture, dataset, "registry", folder, note),
-        WeightsInfo(**asdict(source)),
+        _info(source),
         spec.input_shape,
         options,
         preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
@@ -92,6 +93,10 @@ def from_registry(
         fold=spec.fold,
         parameters=spec.parameters,  # without heads that serve training alone
     )
+
+
+def _info(source: WeightsSource) -> WeightsInfo:
+    return WeightsInfo(source.kind, source.location, source.sha256, source.record)
 
 
 def from_factory(target: str, options: ExportOptions) -> TorchSource:
@@ -105,6 +110,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     )
     network = _call_factory(target)
     note = ""
+    rewritten: tuple[str, ...] = ()
     dtypes = {t.dtype for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()}
     if others := sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - {torch.float32}):
         network, note = network.float(), f"its weights are {', '.join(others)}; exported in float32"
@@ -121,7 +127,8 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
             ) from error
         weights = WeightsInfo(RANDOM, f"seed {seed}", None, {})
     else:
-        weights = WeightsInfo(**asdict(load_checkpoint(network, Path(options.weights))))
+        source = load_checkpoint(network, Path(options.weights))
+        weights, rewritten = _info(source), source.rewritten
     try:
         output = output_shape(network.eval(), options.input_shape, options.batch)
     except CaptureError as error:
@@ -133,7 +140,7 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     require_labels(labels, output)
     return TorchSource(
         network.eval(),
-        Identity(name, name, None, "factory", name, note),
+        Identity(name, name, None, "factory", name, "; ".join(filter(None, (note, *rewritten)))),
         weights,
         options.input_shape,
         options,
@@ -160,7 +167,7 @@ def _call_factory(target: str) -> nn.Module:
                 f"or install it"
             ) from error
         raise TargetError(f"{module_name} needs the module {missing!r}; install it") from error
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise TargetError(
             f"importing {module_name} fails: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -172,7 +179,7 @@ def _call_factory(target: str) -> nn.Module:
         found = getattr(found, part)
     try:
         network = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # whatever the user's factory raises
+    except (Exception, SystemExit) as error:  # whatever the user's factory raises
         raise TargetError(
             f"{target}() fails: {type(error).__name__}: {first_line(error)}; it is called without arguments"
         ) from error
@@ -180,8 +187,16 @@ def _call_factory(target: str) -> nn.Module:
         raise TargetError(
             f"{target}() returns {type(network).__name__}, expected a torch.nn.Module"
         )
-    if isinstance(network, torch.jit.ScriptModule):
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         raise TargetError(
-            f"{target} is TorchScript, which torch does not trace; give the module that it was made of"
+            f"{target} is TorchScript, or holds some, which torch does not trace; give the module that "
+            f"it was made of"
         )
-    return network
+    if any(".quantized" in type(module).__module__ for module in network.modules()):
+        raise TargetError(
+            f"{target} is quantized by torch, for its own kernels; give the network in floating point: "
+            f"--int8 quantizes it"
+        )
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise TargetError(f"{target} has weights on the device 'meta', which holds none; use 'cpu'")
+    return network.cpu()

@@ -92,7 +92,7 @@ def build_engine(
             accepted = parser.parse(graph)
             require_accepted(library, accepted, parser, model, messages)
             require_types(library, network, model)
-            _fix_shapes(network, shapes or {})
+            _fix_shapes(library, network, shapes or {})
             config = builder.create_builder_config()
             config.progress_monitor = reporter
             profiles = _add_profiles(library, builder, config, network, options.profiles)
@@ -129,13 +129,17 @@ def build_engine(
     return BuiltEngine(content, info, receipt, tuple(notes), time.perf_counter() - started)
 
 
-def _fix_shapes(network: trt.INetworkDefinition, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _fix_shapes(
+    library: BuilderLibrary,
+    network: trt.INetworkDefinition,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
     """Give the network's inputs ``shapes``: an engine may leave its batch free, and nothing else."""
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         wanted = shapes.get(tensor.name)
         if wanted is not None and wanted != shape_of(tensor):
-            tensor.shape = wanted
+            tensor.shape = library.trt.Dims(wanted)
 
 
 def _add_profiles(

@@ -1,5 +1,7 @@
 """The command ``repr-train``: its arguments, what it prints, the files it writes."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_models.command import finish, progress_bar, version
+from repr_models.completion import complete, completes, network_names
 from repr_models.data.cifar10 import load_cifar10
 from repr_models.errors import TrainingError
 from repr_models.files import replace_file
@@ -37,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
         "An interrupted run goes on from its last whole epoch when called again.",
     )
     p.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    p.add_argument("name", help="a network for CIFAR-10, such as resnet20")
+    name = p.add_argument("name", help="a network for CIFAR-10, such as resnet20")
+    completes(name, _trainable)
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
     p.add_argument("-o", "--out", type=Path, default=Path("checkpoints"), metavar="DIR")
     p.add_argument("--seed", type=_integer(0, _MAX_SEED), default=0)
@@ -71,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _trainable(prefix: str, **_: object) -> list[str]:
+    return [name for name in network_names(prefix) if name.endswith(CIFAR10.name)]
+
+
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
     bounds = f"at least {low}" if high is None else f"in {low}..{high}"
 
@@ -86,7 +94,9 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
-    args = parser().parse_args(argv)
+    p = parser()
+    complete(p)
+    args = p.parse_args(argv)
     return finish("repr-train", lambda: _run(args), "from the last whole epoch")
 
 

@@ -8,6 +8,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,17 @@ _STATED_KEYS = ("best_prec1", "best_acc1", "best_acc", "acc")
 _LISTED = 8
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that a network has: the top-1 that it states, 0 to 1, and what was changed in it.
+
+    ``rewritten`` has a sentence for each change, but for names that its publisher is known to give.
+    """
+
+    top1: float | None
+    rewritten: tuple[str, ...]
+
+
 def read_file(path: Path) -> bytes:
     """The bytes of a checkpoint; raises :class:`WeightsError`."""
     if not path.is_file():
@@ -44,8 +56,8 @@ def load_content(
     path: Path,
     spec: NetworkSpec | None = None,
     renames: Renames = (),
-) -> float | None:
-    """Load the checkpoint ``content`` into ``network``, in place; the top-1 that it states, 0 to 1.
+) -> Loaded:
+    """Load the checkpoint ``content`` into ``network``, in place.
 
     ``path`` says by its suffix what it is a file of, and messages name it. Keys are renamed by
     the regular expressions ``renames``, in order, and those of a head of another usual name. All
@@ -60,10 +72,12 @@ def load_content(
     else:
         loaded = _parse_pickle(content, path)
     state = _renamed(_state_dict(loaded, path), renames, path)
-    state = _with_head_of(network, state)
+    state, head = _with_head_of(network, state)
     _check_fit(network, state, path, spec)
-    network.load_state_dict(with_zeros_on_both_sides(network, state, version), strict=True)
-    return _stated_top1(loaded)
+    fitted = with_zeros_on_both_sides(network, state, version)
+    network.load_state_dict(fitted, strict=True)
+    moved = "" if fitted is state else "the zero channels of its shortcuts were moved to both sides"
+    return Loaded(_stated_top1(loaded), tuple(filter(None, (head, moved))))
 
 
 def _stated_top1(loaded: object) -> float | None:
@@ -163,8 +177,8 @@ def _renamed(state: dict[str, Tensor], renames: Renames, path: Path) -> dict[str
     return renamed
 
 
-def _with_head_of(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with its last layer called as the network's, if both have a usual name."""
+def _with_head_of(network: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """``state`` with its last layer called as the network's, if both have a usual name; what was done."""
     own = network.state_dict()
 
     def head(keys: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
@@ -172,13 +186,14 @@ def _with_head_of(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
 
     match head(own, state), head(state, own):
         case [wanted], [given]:
-            return {
+            renamed = {
                 f"{wanted}.{key.removeprefix(f'{given}.')}"
                 if key.startswith(f"{given}.")
                 else key: v
                 for key, v in state.items()
             }
-    return state
+            return renamed, f"its last layer, {given}, was taken for {wanted}"
+    return state, ""
 
 
 def _check_fit(

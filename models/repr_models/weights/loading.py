@@ -31,12 +31,14 @@ class WeightsSource:
     of the file (None for random ones), ``record`` what training wrote of it (empty where there
     is none; ``accuracy`` and ``data`` alone, where others' training left its top-1 in the file);
     of published ones, ``source`` and ``published_top1`` (0 to 1), as stated by others.
+    ``rewritten`` are sentences on what was changed in it for the network.
     """
 
     kind: str
     location: str
     sha256: str | None
     record: Mapping[str, Any]
+    rewritten: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -88,9 +90,10 @@ def _load_published(
 
     path = fetch(published, progress)
     content = read_file(path)
-    load_content(network, content, path, spec, published.renames)
+    loaded = load_content(network, content, path, spec, published.renames)
     record = {"source": published.source, "published_top1": published.top1}
-    return WeightsSource("published", published.url, hashlib.sha256(content).hexdigest(), record)
+    digest = hashlib.sha256(content).hexdigest()
+    return WeightsSource("published", published.url, digest, record, loaded.rewritten)
 
 
 def load_checkpoint(
@@ -110,13 +113,13 @@ def load_checkpoint(
     path = Path(path)
     content = read_file(path)
     renames = spec.published.renames if spec is not None and spec.published is not None else ()
-    stated = load_content(network, content, path, spec, renames)
+    loaded = load_content(network, content, path, spec, renames)
     digest = hashlib.sha256(content).hexdigest()
     record = _record_beside(path, digest)
-    if not record and stated is not None:
+    if not record and loaded.top1 is not None:
         where = {"description": "the test set of whoever trained it, as the file states"}
-        record = {"accuracy": {"test_top1": stated}, "data": {"test": where}}
-    return WeightsSource("file", path.name, digest, record)
+        record = {"accuracy": {"test_top1": loaded.top1}, "data": {"test": where}}
+    return WeightsSource("file", path.name, digest, record, loaded.rewritten)
 
 
 def _record_beside(path: Path, digest: str) -> dict[str, Any]:

@@ -54,25 +54,43 @@ def write_artifact(
         if listed[path] != expected:
             raise ValueError(f"the manifest's entry for {path} is not of this content")
     parse_manifest(manifest.to_bytes())  # what is written can be read
-    check_free(root)
+    sealed = {**contents, MANIFEST_NAME: manifest.to_bytes()}
+    write_folder(root, sealed, free=lambda: check_free(root), check=check)
+    return manifest
+
+
+def write_folder(
+    root: Path,
+    contents: Mapping[str, bytes],
+    *,
+    free: Callable[[], object],
+    check: Callable[[Path], object] = lambda _: None,
+    beside: Path | None = None,
+) -> None:
+    """Write ``contents`` (path within it to bytes) to the folder ``root``, as a whole or not at all.
+
+    It is made in a hidden folder of ``beside`` (default: where ``root`` is), which must be on the
+    same file system. ``free`` raises unless ``root`` may be replaced, ``check`` as for
+    :func:`write_artifact`. Raises what they raise, and ``OSError``.
+    """
+    free()
     root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}.{_RUN}.{secrets.token_hex(8)}")
+    beside = beside or root.parent
+    _remove_abandoned(root, beside)
+    partial = beside / f"{_partial_prefix(root)}{os.getpid()}.{_RUN}.{secrets.token_hex(8)}"
     partial.mkdir()
     try:
         for path, content in contents.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             write_flushed(partial / path, content)
-        write_flushed(partial / MANIFEST_NAME, manifest.to_bytes())
         for below in (partial, *(entry for entry in partial.rglob("*") if entry.is_dir())):
             flush_folder(below)
         check(partial)
-        check_free(root)  # writing took a while; what came there since is not ours to remove
+        free()  # writing took a while; what came there since is not ours to remove
         _put_in_place(partial, root)
         flush_folder(root.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return manifest
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:
@@ -160,11 +178,11 @@ def _partial_prefix(root: Path) -> str:
     return f".{root.name}.partial.{host}."
 
 
-def _remove_abandoned(root: Path) -> None:
-    """Remove what killed writers of this machine left beside ``root``."""
+def _remove_abandoned(root: Path, beside: Path) -> None:
+    """Remove what killed writers of ``root`` on this machine left in the folder ``beside``."""
     if os.name != "posix":  # os.kill(pid, 0) ends the process on Windows
         return
-    for path in root.parent.glob(glob.escape(_partial_prefix(root)) + "*"):
+    for path in beside.glob(glob.escape(_partial_prefix(root)) + "*"):
         pid, run = (path.name.removeprefix(_partial_prefix(root)) + ".").split(".")[:2]
         if pid.isdecimal() and not _lives(int(pid), run):
             shutil.rmtree(path, ignore_errors=True)

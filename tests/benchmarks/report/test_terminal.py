@@ -211,7 +211,7 @@ def test_unlabelled_images_show_agreement_on_the_page_in_its_table_alone() -> No
     ):
         assert expected in text
     page = render_page(whole)
-    assert "answers as its fp32 graph" not in page
+    assert "where its margin is" not in page
     assert page.count("1,990 of 2,000") == 1
 
 

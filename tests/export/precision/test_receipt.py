@@ -96,7 +96,7 @@ def test_precision_that_did_not_come_out_is_refused_by_name_and_many_are_counted
         require_precision(receipt, "fp16")
     assert str(caught.value) == (
         "fp16 was asked for, but 80.0% of the multiply-adds came out in it, at least 90% must; "
-        "not in it: Gemm 'b' (fp32, 20.0%)"
+        "not in it: Gemm 'b' (fp32, 20.0%); leave --fp16 out"
     )
 
     layers = "".join(f" [n{i}] h{i + 1} = Gemm(h{i}, w)" for i in range(7))

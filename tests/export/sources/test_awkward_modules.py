@@ -1,5 +1,6 @@
 """Torch modules that are unlike a classifier of images: exported right, or refused in a sentence."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from repr_export.errors import CaptureError, OptionError, TargetError
+from repr_export.cli import main
+from repr_export.errors import CaptureError, OptionError, ParityError, TargetError
 from repr_export.options import ExportOptions
 from repr_export.pipeline import export
 from repr_export.sources import torch as source
@@ -68,6 +70,44 @@ def scripted() -> nn.Module:
         return torch.jit.trace(Flat(), torch.zeros(1, *SHAPE))  # type: ignore[no-any-return, no-untyped-call]
 
 
+class Loud(Flat):
+    """Takes any arguments, as wrappers do; prints and warns at each run."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        print("running")
+        warnings.warn("old", stacklevel=1)
+        return super().forward(*inputs)
+
+
+class Counts(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += 1
+        return super().forward(x) + self.runs
+
+
+def around_scripted() -> nn.Module:
+    return nn.Sequential(scripted())
+
+
+def quantized() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})  # type: ignore[no-any-return, no-untyped-call]
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Flat()
+
+
+def exits() -> nn.Module:
+    raise SystemExit("usage: model.py --size N")
+
+
 def options(**chosen: object) -> ExportOptions:
     return ExportOptions(input_shape=SHAPE, **chosen)  # type: ignore[arg-type]
 
@@ -103,9 +143,28 @@ def test_what_no_graph_can_be_made_of() -> None:
         ),
         ("Complex", CaptureError, "complex64.*let it return a dense tensor of float32"),
         ("scripted", TargetError, "is TorchScript.*give the module that it was made of"),
+        ("around_scripted", TargetError, "is TorchScript, or holds some"),
+        ("quantized", TargetError, "is quantized by torch.* --int8 quantizes it"),
+        ("on_meta", TargetError, "weights on the device 'meta'"),
+        ("exits", TargetError, "fails: SystemExit: usage: model.py --size N"),
     ):
         with pytest.raises(kind, match=message):
             open_source(f"{__name__}:{factory}", options())
+
+
+def test_what_a_network_prints_is_no_result(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [f"{__name__}:Loud", "--input", "3x2x2", "--json", "-o", str(tmp_path)]
+    assert main(command) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["manifest"]["network"]["name"] == "Loud"
+    assert "old" not in said.err
+
+
+def test_a_network_that_changes_its_own_state(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"another output 'logits' each time .*its own state"):
+        export(f"{__name__}:Counts", tmp_path, options())
 
 
 def test_labels_are_counted_before_anything_is_traced(

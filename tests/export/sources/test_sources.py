@@ -81,7 +81,8 @@ def checkpoint(module: str, path: Path) -> nn.Module:
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
         if key.endswith("running_var"):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) * 1e-2)
-    torch.save({"epoch": 3, "state_dict": {f"module.{key}": v for key, v in state.items()}}, path)
+    others = {f"module.{key.replace('head', 'linear')}": v for key, v in state.items()}
+    torch.save({"epoch": 3, "state_dict": others}, path)
     return network.eval()
 
 
@@ -99,6 +100,7 @@ def test_a_factory_with_conv_bias_another_eps_and_a_batchnorm_that_stays(
     )
     done = export(f"{user_module}:Small", tmp_path / "out", options)
     assert done.path == tmp_path / "out" / "Small"
+    assert done.note == "its last layer, linear, was taken for head"
     fold = done.manifest.receipts["fold"]
     assert fold["summary"] == "1 of 2 BatchNorms folded"
     assert "pad" in fold["refused"][0]["reason"]

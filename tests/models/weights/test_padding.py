@@ -81,6 +81,8 @@ def test_a_published_checkpoint_computes_what_its_network_does(head: str, tmp_pa
     source = load_checkpoint(network, tmp_path / "resnet20.th", spec)
     torch.testing.assert_close(logits(network), logits(published))
     assert source.record["accuracy"]["test_top1"] == pytest.approx(0.9173)
+    renamed = ("its last layer, linear, was taken for fc",) if head == "linear" else ()
+    assert source.rewritten == renamed
     assert "as the file states" in source.record["data"]["test"]["description"]
 
 
@@ -92,7 +94,8 @@ def test_a_checkpoint_of_the_codecs_first_version_is_moved(name: str, tmp_path: 
     randomize(earlier, name, spec.input_shape)
     metadata = {METADATA_KEY: json.dumps({"version": 1, "encoding": {}})}
     save_file(earlier.state_dict(), tmp_path / "w.safetensors", metadata)
-    load_checkpoint(network, tmp_path / "w.safetensors", spec)
+    source = load_checkpoint(network, tmp_path / "w.safetensors", spec)
+    assert source.rewritten == ("the zero channels of its shortcuts were moved to both sides",)
     expected = logits(earlier)
     assert float((logits(network) - expected).abs().max()) < 1e-4 * float(expected.abs().max())
     network.load_state_dict(earlier.state_dict())
@@ -117,5 +120,6 @@ def test_a_file_that_does_not_say_is_tried_both_ways(earlier: bool, tmp_path: Pa
         }
         assert not torch.equal(state["fc.weight"], bundled.state_dict()["fc.weight"])
     torch.save(dict(state), tmp_path / "w.pth")
-    load_checkpoint(network, tmp_path / "w.pth", spec)
+    source = load_checkpoint(network, tmp_path / "w.pth", spec)
+    assert bool(source.rewritten) is earlier
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in bundled.state_dict().items())

@@ -1,20 +1,25 @@
 """All plots of a run, by the section of the page that they stand in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from repr_bench.report.plots.figures import distribution_plot, pareto_plot
-from repr_bench.report.plots.peers import common_limits, ratio_plot
-from repr_bench.report.plots.roofline import roofline_plot
-from repr_bench.report.plots.scenarios import SERVER_CAPTION, server_plot
+from repr_bench.report.frontier import plotted
+from repr_bench.report.plots.canvas import Key
+from repr_bench.report.plots.figures import (
+    distribution_keys,
+    distribution_plot,
+    pareto_keys,
+    pareto_plot,
+)
+from repr_bench.report.plots.peers import common_limits, ratio_keys, ratio_plot
+from repr_bench.report.plots.roofline import roofline_keys, roofline_plot
+from repr_bench.report.plots.scenarios import SERVER_TEXT, server_keys, server_plot
 from repr_bench.report.rows import title_of
 from repr_bench.report.sections.peers import overalls
-from repr_bench.report.sections.scenarios import server_name
 from repr_bench.results.peers import PeerRow
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Roofline, reached_by
 from repr_bench.results.row import Row
-from repr_bench.statistics.intervals import CONFIDENCE_PERCENT
 
 
 class Plot(NamedTuple):
@@ -22,14 +27,15 @@ class Plot(NamedTuple):
 
     svg: str
     caption: str
-    wide: bool = False
+    keys: Sequence[Key] = ()
 
 
 class Plots(NamedTuple):
-    """Drawings that stand together, and what they show."""
+    """Drawings that stand together, what they show, and the legend that all of them share."""
 
     text: str
     plots: Sequence[Plot] = ()
+    keys: Sequence[Key] = ()
 
 
 def drawn(results: Results) -> Mapping[str, Plots]:
@@ -38,29 +44,31 @@ def drawn(results: Results) -> Mapping[str, Plots]:
     found = {"pareto": _pareto(timed), "distributions": _distributions(timed)}
     if results.roofline:
         found["roofline"] = _rooflines(results, results.roofline)
-    for number, row in enumerate(results.scenarios):
-        if row.trials:
-            name = server_name(number)
-            found[name] = Plots("", [Plot(server_plot(row, name), SERVER_CAPTION, wide=True)])
+    if servers := [*_servers(results)]:
+        found["scenarios"] = Plots(SERVER_TEXT, servers)
     if results.peers:
         found["peers"] = _peers(results.peers)
     return found
 
 
+def _servers(results: Results) -> Iterator[Plot]:
+    for number, row in enumerate(results.scenarios):
+        if row.trials:
+            svg = server_plot(row, f"server{number}")
+            yield Plot(svg, title_of(row), server_keys(row))
+
+
 def _pareto(rows: Sequence[Row]) -> Plots:
-    """A plot for each batch size and set of images: accuracies on others cannot be compared."""
-    groups: dict[tuple[int, str], list[Row]] = {}
-    for row in rows:
-        if row.graph and row.graph.accuracy and row.batch and not row.emulated:
-            groups.setdefault((row.batch, row.graph.accuracy.description), []).append(row)
-    if not groups:
-        return Plots("No row has both a latency that counts and an accuracy.")
+    """A plot for each batch size and set of images that says more than bars do."""
     return Plots(
-        f"To the left is faster, up is better. The line joins the networks that no other beats in "
-        f"both. Bars are {CONFIDENCE_PERCENT} % intervals.",
+        "To the left is faster, up is more accurate.",
         [
-            Plot(pareto_plot(members, f"pareto{number}"), f"Batch {batch}. {images}", wide=True)
-            for number, ((batch, images), members) in enumerate(sorted(groups.items()))
+            Plot(
+                pareto_plot(members, f"pareto{number}"),
+                f"Batch {batch}. {images}",
+                pareto_keys(members),
+            )
+            for number, ((batch, images), members) in enumerate(plotted(rows).items())
         ],
     )
 
@@ -75,6 +83,7 @@ def _distributions(rows: Sequence[Row]) -> Plots:
             Plot(distribution_plot(row, f"row{number}"), _how_timed(row))
             for number, row in enumerate(rows)
         ],
+        distribution_keys(),
     )
 
 
@@ -90,21 +99,15 @@ def _rooflines(results: Results, roofline: Roofline) -> Plots:
     reached = reached_by(roofline, results.rows)
     if not reached:
         return Plots("No row has a share of a ceiling.")
+    plots = []
+    for batch in sorted({row.work.batch for row in reached}):
+        rows = [row for row in reached if row.work.batch == batch]
+        svg = roofline_plot(roofline, rows, f"roofline{batch}")
+        plots.append(Plot(svg, f"Batch {batch}", roofline_keys(roofline, rows)))
     return Plots(
         "To the right are networks that compute more with each byte; the line is what the "
-        "machine allows. The dashed line is what its second-level cache would.",
-        [
-            Plot(
-                roofline_plot(
-                    roofline,
-                    [row for row in reached if row.work.batch == batch],
-                    f"roofline{batch}",
-                ),
-                f"Batch {batch}",
-                wide=True,
-            )
-            for batch in sorted({row.work.batch for row in reached})
-        ],
+        "machine allows.",
+        plots,
     )
 
 
@@ -114,10 +117,10 @@ def _peers(rows: tuple[PeerRow, ...]) -> Plots:
         return Plots("")
     limits = common_limits([found for _, found in groups])
     return Plots(
-        "Right of the line at 1 ours is faster. Bars are 95 % intervals; the diamond is the "
-        "geometric mean over networks.",
+        "Right of the line at 1 ours is faster.",
         [
             Plot(ratio_plot(what, found, limits, f"peer{number}"), what)
             for number, (what, found) in enumerate(groups)
         ],
+        ratio_keys(),
     )

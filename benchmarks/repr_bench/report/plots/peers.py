@@ -2,19 +2,29 @@
 
 from collections.abc import Sequence
 
-from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, decimal_ticks, one_axes, to_svg
+from repr_bench.report.plots.canvas import (
+    ACCENT,
+    INK,
+    SECOND,
+    WIDTH,
+    Key,
+    decimal_ticks,
+    key,
+    one_axes,
+    to_svg,
+)
 from repr_bench.results.peers import Overall
-from repr_bench.statistics.intervals import times
+from repr_bench.statistics.intervals import CONFIDENCE_PERCENT, times
 
-_WIDTH, _ROW, _FRAME = 6.4, 0.26, 0.75
-"""Inches: the plot's width, the height of a network, and that of everything else."""
+_ROW, _FRAME = 0.26, 0.75
+"""Inches: the height of a network, and that of everything else."""
 _ROOM = 1.1
 """Left and right of the outermost interval, as a factor."""
 
 
 def ratio_plot(what: str, found: Overall, limits: tuple[float, float], prefix: str) -> str:
     """Each network's ratio and the mean, a line each, between ``limits`` on a log axis."""
-    size = _WIDTH, _ROW * (len(found.ratios) + 1) + _FRAME
+    size = WIDTH, _ROW * (len(found.ratios) + 1) + _FRAME
     figure, axes = one_axes(size, "times as fast (log scale)", log="x", grid="x")
     axes.set_xlim(*limits)
     axes.axvline(1.0, color=INK, linewidth=1, zorder=1)
@@ -30,6 +40,16 @@ def ratio_plot(what: str, found: Overall, limits: tuple[float, float], prefix: s
     decimal_ticks(axes.xaxis, _steps(limits))
     summary = "; ".join(f"{name}: {times(ratio)}" for name, ratio, *_ in lines)
     return to_svg(figure, prefix, f"Ours against {what}", summary)
+
+
+def ratio_keys() -> list[Key]:
+    """The legend of :func:`ratio_plot`."""
+    return [
+        key("dot", ACCENT, "a network"),
+        key("diamond", SECOND, "geometric mean over networks"),
+        key("whisker", ACCENT, f"{CONFIDENCE_PERCENT} % interval"),
+        key("line", INK, "as fast as ours"),
+    ]
 
 
 def common_limits(groups: Sequence[Overall]) -> tuple[float, float]:

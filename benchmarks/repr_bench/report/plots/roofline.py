@@ -5,8 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import ACCENT, INK, SECOND, name_points, one_axes, to_svg, write
-from repr_bench.results.roofline import Reached, Roofline
+from repr_bench.report.plots.canvas import (
+    HEIGHT,
+    INK,
+    SECOND,
+    WIDTH,
+    Key,
+    colour_of,
+    key,
+    name_points,
+    one_axes,
+    precision_keys,
+    to_svg,
+)
+from repr_bench.results.roofline import Peak, Reached, Roofline
 
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
@@ -15,16 +27,13 @@ _ROOM = 1.6
 def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> str:
     """Intensity against 10⁹ operations a second of ``rows``, below the roofs; both axes log."""
     across, up = "operations a byte (log scale)", "10⁹ operations a second (log scale)"
-    figure, axes = one_axes((9.0, 5.6), across, up, log="xy")
+    figure, axes = one_axes((WIDTH, HEIGHT), across, up, log="xy")
     points = [(row.work.intensity, row.gflops) for row in rows]
     int8 = any(row.work.precision == "int8" for row in rows)
-    _draw_roofs(axes, roofline, points, int8=int8)
+    roofs = _draw_roofs(axes, roofline, points, int8=int8)
     for row, point in zip(rows, points, strict=True):
-        colour = SECOND if row.work.precision == "int8" else ACCENT
-        axes.plot(*point, "o", color=colour, markersize=6, zorder=3)
-    alone = {row.work.precision for row in rows} == {"fp32"}
-    names = [row.work.label if alone else f"{row.work.label} {row.work.precision}" for row in rows]
-    name_points(figure, axes, points, names)
+        axes.plot(*point, "o", color=colour_of(row.work.precision), markersize=6, zorder=3)
+    name_points(figure, axes, points, [row.work.label for row in rows], lines=roofs)
     summary = "; ".join(
         f"{row.work.label} {row.work.precision}: {row.work.intensity:.4g} operations a byte, "
         f"{row.gflops:.4g} GFLOP/s, {row.share_percent:.3g} % of {row.ceiling:.4g}"
@@ -35,21 +44,41 @@ def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> s
 
 def _draw_roofs(
     axes: Axes, roofline: Roofline, points: Sequence[tuple[float, float]], *, int8: bool
-) -> None:
+) -> list[list[tuple[float, float]]]:
+    """Draw the roofs over ``points``, and say where they run."""
     across, up = zip(*points, strict=True)
     memory, cache = roofline.best("memory"), roofline.best("cache")
-    peaks = [p for p in (roofline.best("float32"), roofline.best("int8") if int8 else None) if p]
+    peaks = _peaks(roofline, int8=int8)
     assert memory is not None, "rows without a roof are not drawn"
     ridge = peaks[0].rate / memory.rate
     left, right = min(*across, ridge) / _ROOM, max(*across, ridge) * _ROOM
     x = np.geomspace(left, right, 200)
+    roofs = []
     for peak, colour in zip(peaks, (INK, SECOND), strict=False):
-        axes.plot(x, np.minimum(peak.rate, x * memory.rate), color=colour, linewidth=1.2, zorder=1)
-        if cache is not None:
-            roof = np.minimum(peak.rate, x * cache.rate)
-            axes.plot(x, roof, "--", color=colour, linewidth=0.8, zorder=1)
-        name = f"{peak.kind} {peak.rate:,.0f}"
-        write(axes, name, (right, peak.rate), (0, 3), ha="right", color=colour)
+        for rate, style in ((memory.rate, "-"), (cache.rate if cache else None, "--")):
+            if rate is not None:
+                roof = np.minimum(peak.rate, x * rate)
+                width = 1.2 if style == "-" else 0.8
+                axes.plot(x, roof, style, color=colour, linewidth=width, zorder=1)
+                corner = peak.rate / rate
+                ends = [left, *([corner] if left < corner < right else []), right]
+                roofs.append([(at, min(peak.rate, at * rate)) for at in ends])
     axes.set_xlim(left, right)
     top = max(*up, *(peak.rate for peak in peaks)) * _ROOM
     axes.set_ylim(min(*up, *(left * memory.rate for _ in peaks)) / _ROOM, top)
+    return roofs
+
+
+def _peaks(roofline: Roofline, *, int8: bool) -> list[Peak]:
+    return [p for p in (roofline.best("float32"), roofline.best("int8") if int8 else None) if p]
+
+
+def roofline_keys(roofline: Roofline, rows: Sequence[Reached]) -> list[Key]:
+    """The legend of :func:`roofline_plot`."""
+    found = precision_keys(row.work.precision for row in rows)
+    peaks = _peaks(roofline, int8=any(row.work.precision == "int8" for row in rows))
+    for peak, colour in zip(peaks, (INK, SECOND), strict=False):
+        found.append(key("line", colour, f"{peak.kind} from memory, {peak.rate:,.0f} at most"))
+    if roofline.best("cache") is not None:
+        found.append(key("dash", INK, "the same from the second-level cache"))
+    return found

@@ -5,19 +5,35 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from repr_bench.report.plots.canvas import ACCENT, FAINT, INK, SECOND, one_axes, to_svg, write
+from repr_bench.report.plots.canvas import (
+    ACCENT,
+    FAINT,
+    HEIGHT,
+    INK,
+    SECOND,
+    WIDTH,
+    Key,
+    Mark,
+    key,
+    one_axes,
+    to_svg,
+)
 from repr_bench.report.rows import title_of
 from repr_bench.results.scenarios import ScenarioRow
 from repr_bench.results.trials import RateTrial, per_second
+from repr_bench.statistics.intervals import CONFIDENCE_PERCENT
 
 _ROOM = 1.6
 """Above and below the latencies, as a factor."""
-SERVER_CAPTION = (
-    "Full marks held the bound, hollow ones did not; arrows at the edge are percentiles that no "
-    "answer bounds. Bars are 95 % intervals. The table has the same figures, and says where the load "
-    "generator was late: there nobody knows what the network does."
+SERVER_TEXT = (
+    "Latency of a server against the rate that is offered. Arrows at the upper edge are percentiles "
+    "that no answer bounds. The tables have the same figures, and say where the load generator was "
+    "late: there nobody knows what the network does."
 )
-_CURVES = ((50, ACCENT, "s"), (99, SECOND, "o"))
+_CURVES: tuple[tuple[int, str, str, Mark], ...] = (
+    (50, ACCENT, "s", "square"),
+    (99, SECOND, "o", "dot"),
+)
 """Percentile, colour and mark: a mark of its own, for readers who see no difference in colour."""
 
 
@@ -30,7 +46,7 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     if not row.trials:
         raise ValueError(f"{title_of(row)} tried no rates, there is nothing to draw")
     across, up = "offered queries/s (log scale)", "latency, ms (log scale)"
-    figure, axes = one_axes((9.0, 3.6), across, up, log="xy")
+    figure, axes = one_axes((WIDTH, HEIGHT), across, up, log="xy")
     bound = row.trials[0].slo_ms
     # by rate, the confirming run of a rate last
     trials = sorted(row.trials, key=lambda trial: (trial.offered, trial.confirms))
@@ -40,22 +56,26 @@ def server_plot(row: ScenarioRow, prefix: str) -> str:
     axes.set_ylim(low, max(shown) * _ROOM)
     first, last = trials[0].offered, trials[-1].offered
     room = max(last / first, 1.5) ** 0.06
-    axes.set_xlim(first / room, last * room**2)  # to the right the curves' names stand
+    axes.set_xlim(first / room, last * room)
     axes.axhline(bound, color=INK, linewidth=1, linestyle="--", zorder=1)
-    _write(axes, f"bound {bound:g} ms", (axes.get_xlim()[0], bound), (4, 3), "left")
     if row.rate is not None:
         axes.axvline(row.rate, color=INK, linewidth=1, linestyle=":", zorder=1)
-        # below the curves, on the side where there is more room
-        text, at = f"{per_second(row.rate)}/s confirmed", (row.rate, low)
-        if row.rate**2 > first * last:
-            _write(axes, text, at, (-4, 4), "right")
-        else:
-            _write(axes, text, at, (4, 4), "left")
-    for percent, colour, mark in _CURVES:
+    for percent, colour, mark, _ in _CURVES:
         _draw(axes, trials, percent, colour, mark)
     return to_svg(
         figure, prefix, f"Latency against offered rate, {title_of(row)}", _describe(row, trials)
     )
+
+
+def server_keys(row: ScenarioRow) -> list[Key]:
+    """The legend of :func:`server_plot`."""
+    found = [key(mark, colour, f"p{percent}") for percent, colour, _, mark in _CURVES]
+    found.append(key("ring", SECOND, "hollow: the bound was missed"))
+    found.append(key("whisker", FAINT, f"{CONFIDENCE_PERCENT} % interval"))
+    found.append(key("dash", INK, f"bound {row.trials[0].slo_ms:g} ms"))
+    if row.rate is not None:
+        found.append(key("dots", INK, f"{per_second(row.rate)}/s confirmed"))
+    return found
 
 
 def _describe(row: ScenarioRow, trials: Sequence[RateTrial]) -> str:
@@ -104,16 +124,3 @@ def _draw(axes: Axes, trials: Sequence[RateTrial], percent: int, colour: str, ma
         )
     if line:
         axes.plot([*line], [*line.values()], color=colour, linewidth=1, zorder=2)
-        _write(axes, f"p{percent}", [*line.items()][-1], (8, 0), "left", colour)
-
-
-def _write(
-    axes: Axes,
-    text: str,
-    at: tuple[float, float],
-    offset: tuple[float, float],
-    side: str,
-    colour: str = INK,
-) -> None:
-    up = "bottom" if offset[1] else "center"
-    write(axes, text, at, offset, ha=side, va=up, color=colour, annotation_clip=False)

@@ -76,7 +76,7 @@ def unlabelled_details(results: Results) -> list[str]:
 
 def agreement_section(results: Results) -> Section:
     """Whose answers are those of its reference, and how far: a line for each graph."""
-    blank = Section("agreement", "Agreement", page_only=True)
+    blank = Section("agreement", "Agreement", page_only=True, folded=True)
     compared = [(name, graph.agreement) for name, graph in _graphs(results) if graph.agreement]
     if not compared:
         return replace(blank, text="No graph was compared with another network's answers.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from repr_bench.report.dates import moment
 from repr_bench.report.document import NOTHING, Line, Note, Section, Tone, notes, table
 from repr_bench.report.rows import title_of
 from repr_bench.results.comparison import Comparison, RowVerdict
@@ -19,7 +20,7 @@ def comparison_section(comparison: Comparison) -> Section:
     return Section(
         "comparison",
         "Comparison",
-        text=f"Compared with {comparison.old}, measured {comparison.started}.",
+        text=f"Compared with {comparison.old}, measured {moment(comparison.started)}.",
         tables=(table("Table of verdicts", titles, lines, ("network", "precision", "verdict")),),
         notes=(*_doubts(comparison), *notes("meaning", explanations(comparison))),
     )

@@ -37,7 +37,9 @@ def formulae_section(results: Results) -> Section:
         intervals.ACCURACY_INTERVAL_FORMULA,
         "Figures are shown with the digits that their interval supports, four at most.",
     ]
-    return Section("formulae", "Formulae", notes=notes("meaning", sentences), page_only=True)
+    return Section(
+        "formulae", "Formulae", notes=notes("meaning", sentences), page_only=True, folded=True
+    )
 
 
 def _how(results: Results, *, details: bool) -> list[str]:

@@ -36,9 +36,8 @@ def machine_cautions(results: Results) -> Iterator[str]:
         yield f"the fastest CPU's clock went between {min(clocks):,.0f} and {max(clocks):,.0f} MHz"
     yield from _of_gpus(rounds)
     timed = [row for row in results.rows if row.samples]
-    noisy = [
-        f"{title_of(row)} ({spread_percent(row.rounds_ns):.2g} %)" for row in timed if row.noisy
-    ]
+    spreads = [(title_of(row), spread_percent(row.rounds_ns)) for row in timed if row.noisy]
+    noisy = [f"{name} ({spread:,.{'2g' if spread < 100 else '0f'}} %)" for name, spread in spreads]
     if noisy:
         yield (
             f"too noisy to tell a change of {NOISY_PERCENT:g} %, with the spread of the rounds: "
@@ -55,7 +54,7 @@ def environment_section(results: Results) -> Section:
         *_meanwhile(results),
         ("Command", " ".join(results.command)),
     )
-    return Section("environment", "Environment", facts=facts, page_only=True)
+    return Section("environment", "Environment", facts=facts, page_only=True, folded=True)
 
 
 def _environment(environment: Environment) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """A whole run as the sections of a report, in the order of every renderer."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from repr_bench.report.document import Section
+from repr_bench.report.frontier import plotted
 from repr_bench.report.sections.agreement import agreement_section
 from repr_bench.report.sections.comparison import comparison_section
 from repr_bench.report.sections.figures import figures_section, formulae_section
@@ -20,6 +22,10 @@ def sections(results: Results, *, page: bool = False) -> list[Section]:
 
 
 def _all(results: Results, *, page: bool) -> Iterator[Section]:
+    if page and not results.has_figures:  # the reasons alone
+        yield replace(figures_section(results, page=page), tables=())
+        yield environment_section(results)
+        return
     scenarios = bool(results.scenarios or results.end_to_end)
     figures = bool(results.rows or results.others or not scenarios)
     if figures:
@@ -27,7 +33,8 @@ def _all(results: Results, *, page: bool) -> Iterator[Section]:
     if results.comparison:
         yield comparison_section(results.comparison)
     if figures:
-        yield Section("pareto", "Latency and accuracy", page_only=True)
+        if plotted(results.rows):
+            yield Section("pareto", "Latency and accuracy", page_only=True)
         yield agreement_section(results)
     if results.roofline:
         yield roofline_section(results, results.roofline)
@@ -38,6 +45,6 @@ def _all(results: Results, *, page: bool) -> Iterator[Section]:
     if results.peers:
         yield peers_section(results.peers)
     if figures:
-        yield Section("distributions", "Samples", page_only=True)
+        yield Section("distributions", "Samples", page_only=True, folded=True)
         yield formulae_section(results)
     yield environment_section(results)

@@ -71,7 +71,7 @@ def _part(results: Results, profile: Profile) -> Section:
             table(f"Operators of {name}", OPERATORS, _operators(profile), WORDS),
             table(f"Slowest layers of {name}", LAYERS, layers, WORDS, _SPARE),
         )
-    return Section("", f"Profile of {name}", text=summary(profile), tables=tables)
+    return Section("", f"Profile of {name}", text=summary(profile), tables=tables, folded=True)
 
 
 def _ms(microseconds: float) -> str:

@@ -68,18 +68,13 @@ def scenarios_section(results: Results) -> Section:
 
 
 def _servers(results: Results) -> Iterator[Section]:
-    for number, row in enumerate(results.scenarios):
+    for row in results.scenarios:
         if row.trials:
             heading = f"{title_of(row)}: rates in the order they were tried"
             rates = table(
                 heading, _TRIAL_TITLES, map(_trial_line, row.trials), ("verdict",), _SPARE_OF_TRIALS
             )
-            yield Section(server_name(number), heading, tables=(rates,))
-
-
-def server_name(number: int) -> str:
-    """What the part of the scenario row of that number is called."""
-    return f"server{number}"
+            yield Section("", heading, tables=(rates,), folded=True)
 
 
 def _ways(results: Results) -> Iterator[Section]:

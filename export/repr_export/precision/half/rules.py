@@ -146,7 +146,7 @@ def reasons_for_fp32(
 
 def _reason(node: ir.Node, opset: int, fmt: HalfFormat) -> str | None:
     if bodies_of(node):
-        return f"the body of an {node.op_type} is left as it is"
+        return f"the body of {node.op_type} is left as it is"
     signature = signature_of(node, opset, fmt)
     if signature is None:
         return f"{node.domain or 'ONNX'}'s {node.op_type} is not known to take {fmt.name}"

@@ -117,7 +117,7 @@ def test_bodies_go_on_reading_fp32(graphs: Any, halve: Any) -> None:
     for flag in (True, False):
         feeds = {"x": graphs.draw(4, 4, seed=3), "flag": np.array(flag)}
         report = halve(model.clone(), feeds=feeds, build=False)
-        assert reasons(report) == {"If": "the body of an If is left as it is"}
+        assert reasons(report) == {"If": "the body of If is left as it is"}
         assert report.casts == 4
 
 
