@@ -53,7 +53,7 @@ _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/(infer|classify)"
 _OPEN = ("/v2/health/live", "/v2/health/ready", "/")
 _TIMEOUT = b"x-request-timeout"
 _PAGE = {
-    "content-security-policy": "default-src 'none'; connect-src 'self'; img-src blob:; "
+    "content-security-policy": "default-src 'none'; connect-src 'self'; img-src blob: data:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'self'",
     "x-content-type-options": "nosniff",
 }

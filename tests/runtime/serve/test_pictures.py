@@ -3,12 +3,11 @@
 import io
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ask, running
+from serving import ask, picture_file, pixels, running
 
 from repr_runtime import errors
 from repr_serve import HttpApp, ModelOptions, app
@@ -17,20 +16,10 @@ from repr_serve.images import MOST_PIXELS, decode
 CLASSIFY = "/v2/models/tiny/classify"
 
 
-def pixels(seed: int = 0) -> Any:
-    return np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)
-
-
-def file_of(array: Any, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, kind, **options)
-    return stream.getvalue()
-
-
 FILES = {
-    "png": file_of(pixels(), "PNG"),
-    "jpeg": file_of(pixels(), "JPEG"),
-    "webp": file_of(pixels(), "WEBP", lossless=True),
+    "png": picture_file("PNG"),
+    "jpeg": picture_file("JPEG"),
+    "webp": picture_file("WEBP", lossless=True),
 }
 
 
@@ -53,7 +42,7 @@ def test_a_picture_has_the_label_that_the_session_gives_it(
 def test_several_come_as_a_form_and_top_says_how_many_labels(port: int, served: HttpApp) -> None:
     parts = b"".join(
         b'--b\r\ncontent-disposition: form-data; name="p"; filename="f"\r\n\r\n'
-        + file_of(pixels(seed), "PNG")
+        + picture_file("PNG", pixels(seed))
         + b"\r\n"
         for seed in range(6)  # more than go into one batch
     )
@@ -133,14 +122,14 @@ def test_pictures_are_turned_upright_and_made_rgb() -> None:
     array = pixels()
     turned = Image.Exif()
     turned[0x0112] = 6  # to be turned by a quarter, clockwise
-    upright = decode(file_of(array, "PNG", exif=turned))
+    upright = decode(picture_file("PNG", array, exif=turned))
     np.testing.assert_array_equal(upright, np.rot90(array, -1))
     grey = array[..., 0]
-    np.testing.assert_array_equal(decode(file_of(grey, "PNG")), np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(decode(picture_file("PNG", grey)), np.stack([grey] * 3, -1))
     deep = grey.astype(np.uint16) * 257  # 16 bits a pixel
-    np.testing.assert_array_equal(decode(file_of(deep, "PNG")), np.stack([grey] * 3, -1))
+    np.testing.assert_array_equal(decode(picture_file("PNG", deep)), np.stack([grey] * 3, -1))
     alpha = np.concatenate([array, array[..., :1]], -1)
-    np.testing.assert_array_equal(decode(file_of(alpha, "PNG")), array)
+    np.testing.assert_array_equal(decode(picture_file("PNG", alpha)), array)
     assert decode(FILES["jpeg"]).shape == (9, 7, 3)
     with pytest.raises(errors.ImageError, match=f"at most {MOST_PIXELS:,}"):
         decode(png_of_size(10_000, 5_001))

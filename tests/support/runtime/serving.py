@@ -1,6 +1,7 @@
 """A service that runs in a thread of the test, and what asks it."""
 
 import http.client
+import io
 import json
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from PIL import Image
 
 from repr_serve.service import Model
 
@@ -106,3 +108,15 @@ def numbers(reply: Reply, output: int = 0) -> NDArray[Any]:
     """The numbers of an output that came as JSON."""
     found = reply.json["outputs"][output]
     return np.array(found["data"], np.float64).reshape(found["shape"])
+
+
+def pixels(seed: int = 0) -> NDArray[np.uint8]:
+    """A picture of noise, (9, 7, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)
+
+
+def picture_file(kind: str, array: NDArray[Any] | None = None, **options: Any) -> bytes:
+    """A picture, by default that of seed 0, as a file: ``PNG``, ``JPEG`` …"""
+    stream = io.BytesIO()
+    Image.fromarray(pixels() if array is None else array).save(stream, kind, **options)
+    return stream.getvalue()
