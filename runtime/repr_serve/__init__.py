@@ -6,7 +6,8 @@ from pathlib import Path
 
 from repr_serve.http import HttpApp, HttpOptions
 from repr_serve.metrics import Metrics
-from repr_serve.service import ModelOptions, Service, Source
+from repr_serve.model import ModelOptions, Source
+from repr_serve.service import Service
 from repr_serve.settings import Settings
 
 __all__ = ["HttpApp", "HttpOptions", "ModelOptions", "Service", "Settings", "Source", "app"]

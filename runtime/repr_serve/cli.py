@@ -18,10 +18,10 @@ from repr_runtime.machine import version_of
 from repr_runtime.options import require_one_of
 from repr_runtime.preflight import preflight
 from repr_serve.http import HttpOptions
+from repr_serve.model import ModelOptions, Source
 from repr_serve.server.connection import Connection
 from repr_serve.server.logs import log_settings
 from repr_serve.server.worker import Worker
-from repr_serve.service import ModelOptions, Source
 from repr_serve.settings import Settings, environment, read_keys
 
 LEVELS = ("debug", "info", "warning", "error")

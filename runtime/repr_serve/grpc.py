@@ -127,6 +127,7 @@ class Servicer:
             request = _parse(_Request, content)
             model = self._service.model(request.model_name, request.model_version)
             name = model.name
+            model.require_room()
             signature = signature_of(model)
             parameters = _values(request.parameters)
             deadline = self._service.deadline(context.time_remaining())

@@ -43,10 +43,11 @@ from repr_serve.errors import (
 )
 from repr_serve.labels import Labeller
 from repr_serve.metrics import CONTENT_TYPE, Metrics
+from repr_serve.model import Model
 from repr_serve.oip import rest
 from repr_serve.oip.cards import card, metadata
 from repr_serve.oip.tensors import signature_of
-from repr_serve.service import Model, Service
+from repr_serve.service import Service
 
 _log = logging.getLogger(__name__)
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/(infer|classify)")
@@ -151,6 +152,7 @@ class HttpApp:
         try:
             with exchange:
                 model = self.service.model(name, version)
+                model.require_room()
                 given = fields.get(_TIMEOUT)
                 deadline = self.service.deadline(None if given is None else _seconds(given))
                 body = await exchange.body(fields, self.options.max_body)

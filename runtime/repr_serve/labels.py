@@ -14,7 +14,8 @@ from repr_runtime import Prediction, errors
 from repr_runtime.machine import usable_cores
 from repr_serve.errors import EncodingError, RequestError
 from repr_serve.images import decode
-from repr_serve.service import Model, Service
+from repr_serve.model import Model
+from repr_serve.service import Service
 
 MOST_PICTURES = 64
 """In one request."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from repr_runtime import errors
 from repr_runtime.options import require_seconds, require_whole
 from repr_serve.http import HttpOptions
-from repr_serve.service import ModelOptions, Source
+from repr_serve.model import ModelOptions, Source
 
 _MOST_WORKERS = 256
 _SHORTEST_KEY = 16

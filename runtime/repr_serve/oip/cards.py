@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from repr_runtime.artifact.manifest import TensorSpec
+from repr_serve.model import Model
 from repr_serve.oip.tensors import NAMES, shape_of
-from repr_serve.service import Model
 
 _PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx"}
 

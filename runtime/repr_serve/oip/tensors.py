@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_serve.errors import RequestError
-from repr_serve.service import Model
+from repr_serve.model import Model
 
 DATATYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),

@@ -37,6 +37,8 @@ def log_settings(as_json: bool, level: str) -> dict[str, Any]:
         "loggers": {
             "repr_serve": {"level": level.upper()},
             "repr_runtime": {"level": "WARNING" if level == "info" else level.upper()},
-            "uvicorn": {"level": "WARNING"},
+            # What a client sends wrong is its own matter: it could write as many lines as it likes.
+            "uvicorn": {"level": "ERROR"},
+            "python_multipart": {"level": "ERROR"},
         },
     }

@@ -15,7 +15,7 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
-from repr_serve.service import Model
+from repr_serve.model import Model
 
 
 @dataclass(frozen=True)
