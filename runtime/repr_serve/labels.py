@@ -20,6 +20,9 @@ from repr_serve.service import Service
 MOST_PICTURES = 64
 """In one request."""
 
+_ANY_BYTES = (b"application/octet-stream", b"application/x-www-form-urlencoded")
+"""The second is what curl says of all that it sends."""
+
 _PER_CORE = 16  # requests that may wait for their pictures to be decoded
 
 
@@ -40,7 +43,7 @@ class Labeller:
         kind = content_type.partition(b";")[0].strip().lower()
         if kind == b"multipart/form-data":
             return await _parts(content_type, body)
-        if kind and not kind.startswith(b"image/") and kind != b"application/octet-stream":
+        if kind and not kind.startswith(b"image/") and kind not in _ANY_BYTES:
             raise EncodingError(
                 f"content-type {kind!r:.60}: send a picture, image/jpeg, image/png or image/webp, or "
                 f"several as multipart/form-data"

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +47,17 @@ class Source:
         if given and "/" not in name:
             return cls(name, Path(path))
         return cls(Path(text).resolve().name, Path(text))
+
+
+def require_distinct(sources: Sequence[Source]) -> None:
+    """Raise :class:`OptionError` unless there are some, each with a name of its own."""
+    if not sources:
+        raise errors.OptionError("there is nothing to serve: name the folder of an artifact")
+    names = [source.name for source in sources]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise errors.OptionError(
+            f"two models are called {twice[0]!r}; give one another name: NAME=PATH"
+        )
 
 
 @dataclass(frozen=True)

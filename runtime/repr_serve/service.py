@@ -15,7 +15,7 @@ from repr_runtime.artifact.manifest import MANIFEST_NAME
 from repr_runtime.artifact.reading import identity
 from repr_runtime.batching.queue import Answer
 from repr_serve.errors import ModelNotFoundError, NotReadyError
-from repr_serve.model import Model, ModelOptions, Source
+from repr_serve.model import Model, ModelOptions, Source, require_distinct
 
 _log = logging.getLogger(__name__)
 
@@ -50,17 +50,10 @@ class Service:
 
     def __init__(self, sources: Sequence[Source], options: ModelOptions | None = None) -> None:
         """Raises :class:`OptionError` if there is no source, or two have one name."""
+        require_distinct(sources)
         self.options = ModelOptions() if options is None else options
         self.draining = False
         self._slots = {source.name: _Slot(source) for source in sources}
-        if not sources:
-            raise errors.OptionError("there is nothing to serve: name the folder of an artifact")
-        if len(self._slots) < len(sources):
-            names = [source.name for source in sources]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise errors.OptionError(
-                f"two models are called {twice!r}; give one another name: NAME=PATH"
-            )
         self._stop_watching = threading.Event()
 
     @property

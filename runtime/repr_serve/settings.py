@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from repr_runtime import errors
 from repr_runtime.options import require_seconds, require_whole
 from repr_serve.http import HttpOptions
-from repr_serve.model import ModelOptions, Source
+from repr_serve.model import ModelOptions, Source, require_distinct
 
 _MOST_WORKERS = 256
 _SHORTEST_KEY = 16
@@ -38,6 +39,7 @@ class Settings:
     log_level: str = "info"
 
     def __post_init__(self) -> None:
+        require_distinct(self.sources)
         require_whole(0, 65535, port=self.port)
         if self.grpc_port is not None:
             require_whole(0, 65535, grpc_port=self.grpc_port)
@@ -50,9 +52,14 @@ class Settings:
             raise errors.OptionError(
                 "TLS takes both a certificate and its key: --tls-cert and --tls-key"
             )
-        for path in (self.tls_cert, self.tls_key):
-            if path is not None and not path.is_file():
-                raise errors.OptionError(f"{path} is not a file; give a PEM file")
+        if self.tls_cert is not None:
+            try:
+                ssl.create_default_context().load_cert_chain(self.tls_cert, self.tls_key)
+            except OSError as error:  # of ssl, too
+                raise errors.OptionError(
+                    f"{self.tls_cert} and {self.tls_key} are no certificate and its key ({error}); "
+                    f"give two PEM files"
+                ) from error
         if self.workers > 1 and self.http.allow_control:
             raise errors.OptionError(
                 "--allow-control is for one worker: a request to load a model reaches one only; use --watch"

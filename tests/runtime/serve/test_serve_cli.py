@@ -140,7 +140,10 @@ def test_when_a_worker_is_killed_the_others_answer(tiny: Any, artifact: Path) ->
         (["--port", "70000"], "port must be a whole number from 0 to 65,535, got 70000"),
         (["--grpc-port", "8000"], "HTTP and gRPC cannot both have port 8000"),
         (["--tls-cert", "a.pem"], "both a certificate and its key"),
-        (["--tls-cert", "a.pem", "--tls-key", "b.pem"], "a.pem is not a file"),
+        (
+            ["--tls-cert", "a.pem", "--tls-key", "b.pem"],
+            "a.pem and b.pem are no certificate and its key",
+        ),
         (["--workers", "2", "--allow-control"], "--allow-control is for one worker"),
         (["--workers", "0"], "workers must be a whole number from 1"),
         (["--max-batch", "0"], "max_batch must be"),
