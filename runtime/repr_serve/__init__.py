@@ -30,8 +30,8 @@ def app(
     if isinstance(artifacts, Mapping):
         sources = [Source(name, Path(path)) for name, path in artifacts.items()]
     else:
-        one = isinstance(artifacts, str | os.PathLike)
-        sources = [Source.parse(path) for path in ([artifacts] if one else artifacts)]
+        paths = [artifacts] if isinstance(artifacts, str | os.PathLike) else artifacts
+        sources = [Source.parse(path) for path in paths]
     service = Service(sources, models)
     try:
         service.load_all()

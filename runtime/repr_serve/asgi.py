@@ -48,6 +48,7 @@ class Exchange:
     def __init__(self, receive: Receive, seconds: float) -> None:
         self._receive, self._seconds = receive, seconds
         self._began = time.monotonic()
+        self._timer: asyncio.TimerHandle
         self._watch: asyncio.Task[None] | None = None
         self._reading, self._why = True, ""
 

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from repr_runtime.errors import ImageError
 
@@ -43,7 +43,7 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     except Exception as error:  # what its decoders raise shares no base but this
         what = (
             "is none of JPEG, PNG and WebP"
-            if isinstance(error, Image.UnidentifiedImageError)
+            if isinstance(error, UnidentifiedImageError)
             else (f"cannot be decoded ({error!s:.100})")
         )
         raise ImageError(f"the picture {what}") from error

@@ -1,7 +1,7 @@
 """Pictures in, labels out: files are decoded and made to inputs by a pool, beside the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -86,12 +86,12 @@ def _prepare(model: Model, pictures: Sequence[bytes]) -> NDArray[Any]:
 
 
 async def _parts(content_type: bytes, body: bytes) -> list[bytes]:
-    async def whole() -> AsyncIterator[bytes]:
+    async def whole() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(
         Headers(raw=[(b"content-type", content_type)]),
-        whole(),  # type: ignore[arg-type]  it asks for a generator and only iterates
+        whole(),
         max_files=MOST_PICTURES,
         max_fields=MOST_PICTURES,
     )

@@ -33,12 +33,23 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
         self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        self.lines.extend(self.process.stderr)  # grows as lines come
+        with self.process.stderr as said:
+            self.lines.extend(said)  # grows as lines come
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         end = time.monotonic() + 60
@@ -55,11 +66,7 @@ def command(*arguments: object) -> Iterator[Process]:
     try:
         yield made
     finally:
-        made.process.terminate()
-        try:
-            made.process.wait(20)
-        finally:
-            made.process.kill()
+        made.end()
 
 
 def test_it_serves_takes_up_exports_and_ends_in_good_order(tiny: Any, artifact: Path) -> None:
