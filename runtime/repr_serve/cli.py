@@ -1,6 +1,7 @@
 """The command `repr-serve [NAME=]ARTIFACT…`: the runtime as a service."""
 
 import argparse
+import contextlib
 import logging
 import logging.config
 import signal
@@ -177,16 +178,19 @@ def serve(settings: Settings, listener: socket.socket) -> int:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at that address, which does not listen yet: nobody is kept waiting for the models."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-    except OSError as error:
-        raise OptionError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port or --host"
-        ) from error
+    with contextlib.ExitStack() as unless_bound:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, kind, protocol, _, address = found[0]
+            made = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError as error:
+            raise OptionError(
+                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port "
+                f"or --host"
+            ) from error
+        unless_bound.pop_all()
     made.set_inheritable(True)
     return made
 
