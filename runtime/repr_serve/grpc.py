@@ -103,7 +103,7 @@ class Servicer:
             try:
                 if name not in ("ServerLive", "ServerReady"):
                     self._check_key(context)
-                made = response(**await work(_parse(request, content)))
+                made = response(**await work(parse(request, content)))
                 return bytes(made.SerializeToString())
             except Exception as error:
                 await _abort(context, error)
@@ -124,7 +124,7 @@ class Servicer:
         name, outcome = "", "ok"
         try:
             self._check_key(context)
-            request = _parse(_Request, content)
+            request = parse(_Request, content)
             model = self._service.model(request.model_name, request.model_version)
             name = model.name
             model.require_room()
@@ -133,7 +133,7 @@ class Servicer:
             deadline = self._service.deadline(context.time_remaining())
             if (own := rest.timeout_of(parameters)) is not None:
                 deadline = min(deadline, self._service.deadline(own))
-            inputs = _inputs(request, signature)
+            inputs = inputs_of(request, signature)
             asked = [signature.output(output.name) for output in request.outputs]
             for output in request.outputs:
                 _values(output.parameters)
@@ -205,7 +205,7 @@ class Servicer:
         return {}
 
 
-def _parse(kind: Any, content: bytes) -> Any:
+def parse(kind: Any, content: bytes) -> Any:
     try:
         return kind.FromString(content)
     except DecodeError as error:
@@ -224,7 +224,7 @@ def _values(parameters: Any) -> Mapping[str, Any]:
     return found
 
 
-def _inputs(request: Any, signature: Signature) -> dict[str, NDArray[Any]]:
+def inputs_of(request: Any, signature: Signature) -> dict[str, NDArray[Any]]:
     """The arrays of a request; raises :class:`InputError` and :class:`RequestError`."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
