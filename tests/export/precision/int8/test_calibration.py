@@ -263,7 +263,7 @@ def test_only_float_tensors_have_ranges_and_one_that_overflows_is_named(graphs: 
     [
         (
             "g (float[N,4] x, float[N,4] z) => (float[N,4] y) { y = Add(x, z) }",
-            r"\['z'\] are missing",
+            r"\['z'\]\)? are missing",
         ),
         ("g (int64[N,4] x) => (int64[N,4] y) { y = Neg(x) }", "Unexpected input data type"),
         (RELU.replace("4", "3"), "cannot run the graph: "),
