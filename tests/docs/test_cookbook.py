@@ -4,7 +4,8 @@ A block whose first line is ``# FILE`` is that file. In a console block a line `
 and what stands below it is what it must say; its status must be 0, unless ``$ echo $?`` comes next. The
 plain block behind a Python block is what that printed. ``…`` stands for anything, on a line of its own
 for any lines. Comments in the page's source say more of the block below: ``<!-- figures vary -->`` that each
-number may be another, ``<!-- not run: needs … -->`` that this machine lacks what it takes.
+number may be another, ``<!-- figures vary; a busy machine cannot tell -->`` that the verdict may be that, too,
+and ``<!-- not run: needs … -->`` that this machine lacks what it takes.
 """
 
 import contextlib
@@ -37,6 +38,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 NOT_RUN = re.compile(r"<!-- not run: needs (a GPU|a server of Triton|a network|a port) -->")
 STATUS = "echo $?\n"
+VARY = "<!-- figures vary -->"
+BUSY = "<!-- figures vary; a busy machine cannot tell -->"
 NUMBER = re.compile(r"(?<!\w)\d[\d.,]*(?:e[+-]?\d+)?")
 
 
@@ -60,7 +63,7 @@ class Reader:
 
     def block(self, language: str, content: str, marker: str, printed: str | None) -> str | None:
         """Take one block; what it printed, if it is Python."""
-        assert marker in ("", "<!-- figures vary -->") or NOT_RUN.fullmatch(marker), marker
+        assert marker in ("", VARY, BUSY) or NOT_RUN.fullmatch(marker), marker
         if NOT_RUN.fullmatch(marker):
             return None
         if named := re.match(r"# (\S+\.\w+)\n", content):
@@ -74,8 +77,10 @@ class Reader:
             for command, shown in re.findall(
                 r"^\$ ((?:.*\\\n)*.*\n)((?:(?!\$ ).*\n)*)", content, re.M
             ):
-                vary = "" if command == STATUS else marker
-                self.compare(command, shown, self.run(command), vary)
+                said_now = self.run(command)
+                if marker == BUSY and "cannot tell:" in said_now:
+                    break
+                self.compare(command, shown, said_now, "" if command == STATUS else marker)
         elif not language and printed is not None:
             self.compare("Python", content, printed, marker)
         else:
@@ -166,8 +171,9 @@ def block(content: str, language: str = "console") -> str:
         block("$ echo 0.25\n0.24"),
         block("$ printf 'one\\ntwo\\n'\none"),
         block("$ printf 'one\\ntwo\\n'\n…\nthree"),
-        "<!-- figures vary -->\n" + block("$ echo 1 ms\n2 s"),
-        "<!-- figures vary -->\n" + block("$ false\n$ echo $?\n3"),
+        f"{VARY}\n" + block("$ echo 1 ms\n2 s"),
+        f"{VARY}\n" + block("$ false\n$ echo $?\n3"),
+        f"{BUSY}\n" + block("$ echo faster\nslower"),
         "<!-- not run: too slow -->\n" + block("$ echo on"),
         block("$ repr-inspect nowhere"),
         block("$ repr-inspect --help\nnothing"),
@@ -187,7 +193,9 @@ def test_a_page_that_holds_is_followed() -> None:
     Reader("page").follow(
         block("# note.txt\ntext", "")
         + block("$ cat note.txt\n…\ntext\n$ echo 0.25 ms\n0.25…\n$ false\n$ echo $?\n1")
-        + "<!-- figures vary -->\n"
+        + f"{BUSY}\n"
+        + block("$ echo cannot tell: why\nslower\n$ echo $?\n3")
+        + f"{VARY}\n"
         + block("$ echo 'p50  0.25 ms fp32'\np50 12.5 ms fp32")
         + "<!-- not run: needs a GPU -->\n"
         + block("$ false")

@@ -177,7 +177,7 @@ def _fast(rows: Sequence[Row]) -> tuple[str, str, Point]:
     fastest = _fastest(members)
     first = fastest[0]
     why = first.graph.accuracy_note if first.graph else ""
-    known = why or "is not known"
+    known = f"not known{f': {why}' if why else ''}"
     agreement = first.graph.agreement if first.graph else None
     if agreement:
         known += f". {_name(first)} answers as {agreement.reference} on "

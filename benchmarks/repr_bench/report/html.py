@@ -8,7 +8,7 @@ import jinja2
 from repr_bench.report.dates import span
 from repr_bench.report.document import Section
 from repr_bench.report.headline import headline
-from repr_bench.report.latency_bars import bar_keys, panels
+from repr_bench.report.latency_bars import bar_keys, beside, panels
 from repr_bench.report.plots.drawn import drawn
 from repr_bench.report.sections.order import sections
 from repr_bench.results.results import Results
@@ -29,6 +29,7 @@ def render_page(results: Results) -> str:
         plots=drawn(results),
         panels=panels(results),
         bar_keys=bar_keys(results),
+        beside=beside(results),
         asides=list(_asides(found)),
     )
     return f"{page}\n"

@@ -59,6 +59,18 @@ def panels(results: Results) -> list[Panel]:
     ]
 
 
+def beside(results: Results) -> str:
+    """What stands beside the bars, in a sentence."""
+    graphs = [row.graph for row in results.rows if row.samples and row.graph]
+    images = dict.fromkeys(graph.accuracy.description for graph in graphs if graph.accuracy)
+    if images:
+        return f"Beside it top-1 with its 95 % interval, on {'; '.join(images)}."
+    compared = dict.fromkeys(graph.agreement.reference for graph in graphs if graph.agreement)
+    if compared:
+        return f"Beside it the share of the same answers as {' or '.join(compared)}."
+    return ""
+
+
 def bar_keys(results: Results) -> list[Key]:
     """The legend of all panels."""
     found = precision_keys((row.precision for row in results.rows if row.samples), "bar")

@@ -25,7 +25,7 @@ from repr_export.precision.int8.calibration import (
     folder_calibration,
 )
 from repr_export.precision.int8.quantizable import TARGETS, Target
-from repr_export.precision.int8.quantize import Quantized, quantize
+from repr_export.precision.int8.quantize import Quantized, quantize, require_quantizable
 from repr_export.precision.int8.ranges import Ranges, measure_ranges
 from repr_export.precision.int8.sensitivity import bisect, scan
 from repr_export.precision.options import PrecisionOptions
@@ -124,6 +124,7 @@ class VariantMaker:
         )
 
     def _int8(self, graph: bytes) -> list[Variant]:
+        require_quantizable(graph)
         calibration = self._calibration()
         ranges = measure_ranges(graph, calibration, self.options.method, progress=self._count)
         variants = []

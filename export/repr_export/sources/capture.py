@@ -92,7 +92,7 @@ def output_shape(
     if not isinstance(output, torch.Tensor):
         raise CaptureError(
             f"the network returns {type(output).__name__}, expected one tensor; wrap it in a module "
-            f"that returns the tensor to deploy"
+            f"that returns the tensor to deploy, or give FILE.onnx, which may have several outputs"
         )
     if output.is_complex() or output.dtype == torch.bfloat16 or output.layout != torch.strided:
         raise CaptureError(

@@ -113,7 +113,7 @@ def test_without_accuracy_speed_is_told_alone() -> None:
     one = of(row("mine", "fp32", 1, None, **note))
     assert one.title == "mine fp32: 1.002 ms at batch 1"
     assert "images/s" in one.lead
-    assert about(one, "Accuracy") == "its output is no (N, classes)."
+    assert about(one, "Accuracy") == "not known: its output is no (N, classes)."
     two = of(row("mine", "fp32", 2, None), row("mine", "int8", 1, None, agreement=AGREEMENT))
     assert two.title == "Fastest: mine int8"
     assert "mine int8 answers as its fp32 graph on 99.50 % (99.1–99.7)" in about(two, "Accuracy")

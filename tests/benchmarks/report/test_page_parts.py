@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_results import GRAPH, MS, RESULTS, ROW, with_row
+from page_results import AGREEMENT, GRAPH, MS, RESULTS, ROW, with_graph, with_row
 
 from repr_bench.report.dates import moment, span
 from repr_bench.report.frontier import comparable, pareto_front, plotted
-from repr_bench.report.latency_bars import bar_keys, panels
+from repr_bench.report.latency_bars import bar_keys, beside, panels
 from repr_bench.report.plots.canvas import name_points, one_axes
 from repr_bench.results.row import Row
 
@@ -56,6 +56,10 @@ def test_bars_begin_at_zero_share_their_scale_and_have_the_accuracy_beside_them(
     ]
     assert (bars[0].latency, bars[0].accuracy, bars[0].within) == ("40.00", "75.00", "73.1–76.8")
     assert first.remarks == ["Hollow: emulated on this device, its latency says nothing."]
+    assert beside(RESULTS) == "Beside it top-1 with its 95 % interval, on 2,000 made-up images."
+    assert beside(with_graph(accuracy=None)) == ""
+    compared = with_graph(accuracy=None, agreement=AGREEMENT)
+    assert beside(compared) == "Beside it the share of the same answers as its fp32 graph."
     keys = bar_keys(replace(RESULTS, rows=(slow, fast)))
     assert [key.text for key in keys] == ["int8", "fp16", "95 % interval of the latency"]
     assert panels(replace(RESULTS, rows=())) == []

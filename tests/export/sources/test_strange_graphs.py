@@ -165,3 +165,11 @@ def test_half_precision(write: Any, tmp_path: Path, text: str, opset: int, messa
         return
     with pytest.raises(PrecisionError, match=message):
         export(write(text, opset=opset, **used), tmp_path / "o", options)
+
+
+def test_int8_is_refused_before_anything_is_measured(write: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", x=np.zeros((32, 4), np.float32))
+    precision = PrecisionOptions(names=("int8",), calibration=tmp_path / "c.npz")
+    target = write("g (float[n,4] x) => (bool[n,4] y) { y = IsNaN(x) }")
+    with pytest.raises(PrecisionError, match=r"no Conv, Gemm or MatMul in it.*leave --int8 out"):
+        export(target, tmp_path / "o", ExportOptions(precision=precision))

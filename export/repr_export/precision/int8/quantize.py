@@ -19,6 +19,7 @@ from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.standard import lift_constants
 from repr_export.precision.int8.qdq import insert_qdq
 from repr_export.precision.int8.quantizable import (
+    TARGETS,
     Quantizable,
     Target,
     find_quantizable,
@@ -138,13 +139,19 @@ def cpu_has_vnni() -> bool:
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
+def require_quantizable(graph: bytes) -> None:
+    """Raise what :func:`quantize` would raise of ``graph`` for any target, before the work."""
+    for target in TARGETS:
+        _prepare(graph, target)
+
+
 def _prepare(graph: bytes, target: Target) -> tuple[ir.Model, Quantizable]:
     try:
         model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph)))
     except Exception as error:  # protobuf's and onnx's share no base
         raise GraphError(f"the graph cannot be read: {first_line(error)}") from error
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph_nodes(model)):
-        raise GraphError("the graph is quantized already; give the fp32 graph")
+        raise GraphError("the graph is quantized already; give the fp32 graph, or leave --int8 out")
     if opset_of(model) < _OPSET:
         raise GraphError(
             f"int8 weights per channel need opset {_OPSET} or later, the graph has "
@@ -157,7 +164,7 @@ def _prepare(graph: bytes, target: Target) -> tuple[ir.Model, Quantizable]:
         layers = _listed(found.kept) or "no Conv, Gemm or MatMul in it"
         raise PrecisionError(
             f"the graph has no layer to quantize: {layers}; int8 needs constant fp32 weights, and "
-            "keeps the first and last layers"
+            "keeps the first and last layers; leave --int8 out"
         )
     return model, found
 
