@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ class Application:
         self._metrics = Metrics(self.service)
         self._http = HttpApp(self.service, self._metrics, settings.http)
         self._grpc: Any = None
+        self._ending: asyncio.Future[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
@@ -66,12 +69,33 @@ class Application:
             self._grpc = await grpc.start(self.service, self._metrics, settings)
         if settings.watch:
             self.service.watch(settings.watch)
+        self._drain_at_once()
         _log.info("ready: %s", ", ".join(f"{m.name} {m.version}" for m in self.service.models))
 
-    async def _stop(self) -> None:
+    def _drain_at_once(self) -> None:
+        """Begin to end at the signal: the server says so only when HTTP is at its end."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before: Any = signal.getsignal(number)
+
+            def handle(number: int, frame: Any, before: Any = before) -> None:
+                loop.call_soon_threadsafe(self._drain)
+                before(number, frame)
+
+            if callable(before):
+                signal.signal(number, handle)
+
+    def _drain(self) -> None:
         self.service.draining = True
-        if self._grpc is not None:
-            await self._grpc.stop(self._settings.drain)
+        if self._grpc is not None and self._ending is None:
+            self._ending = asyncio.ensure_future(self._grpc.stop(self._settings.drain))
+
+    async def _stop(self) -> None:
+        self._drain()
+        if self._ending is not None:
+            await self._ending
         # HTTP has answered its requests, or given up on them, before the server says that it ends.
         await asyncio.to_thread(self.service.close, 1.0)
         _log.info("ended: all that was taken on is answered")

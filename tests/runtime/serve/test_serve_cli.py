@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from serving import ask, numbers, tensor
 
 from repr_serve.cli import main
@@ -90,23 +91,38 @@ def test_it_serves_takes_up_exports_and_ends_in_good_order(tiny: Any, artifact: 
         assert "ended" in served.lines[-1]
 
 
-def test_what_was_taken_on_is_answered_at_the_end(tiny: Any, artifact: Path) -> None:
-    """A request waits for company longer than the signal takes."""
+def test_what_was_taken_on_is_answered_at_the_end_by_both_protocols(
+    tiny: Any, artifact: Path
+) -> None:
+    """The requests wait for company longer than the signal takes."""
     x = tiny.inputs(1)[0]  # one sample is not run at once, as a small batch is
-    replies: list[Any] = []
-    with command(artifact, "--no-grpc", "--max-delay", 1) as served:
+    found: list[Any] = []
+    with command(artifact, "--grpc-port", 0, "--max-delay", 1) as served:
+        place = served.wait_for(r"listening on grpc://(\S+)")[1]
         served.wait_for("ready: tiny")
-        asking = threading.Thread(
-            target=lambda: replies.append(ask(served.port, INFER, {"inputs": [tensor(x)]}))
-        )
-        asking.start()
+
+        def over_http() -> None:
+            found.append(numbers(ask(served.port, INFER, {"inputs": [tensor(x)]})))
+
+        def over_grpc() -> None:
+            with triton.InferenceServerClient(place) as client:
+                given = triton.InferInput("input", x.shape, "FP32")
+                given.set_data_from_numpy(x)
+                found.append(client.infer("tiny", [given]).as_numpy("logits"))
+
+        asking = [threading.Thread(target=one) for one in (over_http, over_grpc)]
+        for thread in asking:
+            thread.start()
         end = time.monotonic() + 10
-        while b'repr_waiting{model="tiny"} 1.0' not in ask(served.port, "/metrics").body:
+        while b'repr_waiting{model="tiny"} 2.0' not in ask(served.port, "/metrics").body:
             assert time.monotonic() < end
         served.process.send_signal(signal.SIGTERM)
-        asking.join(20)
+        for thread in asking:
+            thread.join(20)
         assert served.process.wait(20) == 0
-    np.testing.assert_allclose(numbers(replies[0]), tiny.logits(x[None])[0], atol=1e-4)
+    for logits in found:
+        np.testing.assert_allclose(logits, tiny.logits(x[None])[0], atol=1e-4)
+    assert len(found) == 2
 
 
 def children(pid: int) -> list[int]:
