@@ -61,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-grpc", action="store_true", help="HTTP alone")
     p.add_argument("--device", choices=DEVICES, default=environment("device", "auto"))
     option("precision", "fp32", str, "which graph to serve", "NAME")
-    option("instances", None, int, "runs side by side of each model", "N")
+    option(
+        "instances",
+        None,
+        int,
+        "runs side by side of each model (default: on a CPU, one a core, each of one thread)",
+        "N",
+    )
     option("max-batch", "32", int, "samples that are run together at most", "N")
     option("max-delay", "0", float, "how long a request may wait for company", "SECONDS")
     option("queue-limit", None, int, "samples that may wait (default: 16 full batches)", "N")
@@ -91,6 +97,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         max_delay=args.max_delay,
         queue_limit=args.queue_limit,
         timeout=args.timeout,
+        processes=max(1, args.workers),
     )
     http = HttpOptions(
         max_body=args.max_body,

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime import Batcher, BatcherStats, SelfTestReport, Session, errors, load
+from repr_runtime.backends.onnxruntime import why_not
 from repr_runtime.batching.queue import Answer
+from repr_runtime.machine import usable_cores
 from repr_runtime.options import require_seconds, require_whole
 from repr_serve.alone import Alone
 
@@ -64,6 +66,8 @@ def require_distinct(sources: Sequence[Source]) -> None:
 class ModelOptions:
     """How every model is loaded and asked; ``timeout`` and ``max_delay`` are in seconds.
 
+    ``instances`` None is, on a CPU, one of one thread for each core, shared out to ``processes``:
+    a graph's own threads wait for work awake, and would take the cores that requests are read on.
     ``timeout`` is given to a request that brings none, and is the most that one may bring.
     The others are those of :func:`repr_runtime.load` and :class:`repr_runtime.Batcher`.
     Raises :class:`OptionError`.
@@ -76,6 +80,7 @@ class ModelOptions:
     max_delay: float = 0.0
     queue_limit: int | None = None
     timeout: float = 30.0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         require_whole(1, max_batch=self.max_batch)
@@ -99,7 +104,7 @@ class Model:
             source.path,
             device=options.device,
             precision=options.precision,
-            instances=options.instances,
+            instances=_instances(options),
         )
         try:
             self.report: SelfTestReport = self.session.self_test()
@@ -181,6 +186,13 @@ class Model:
         self.runner.close(drain=drain)
         if drain:  # else something may still be running, whose session must not go
             self.session.close()
+
+
+def _instances(options: ModelOptions) -> int | None:
+    on_cpu = options.device == "cpu" or (options.device == "auto" and why_not("cuda") is not None)
+    if options.instances is not None or not on_cpu:
+        return options.instances
+    return max(1, usable_cores() // options.processes)
 
 
 def _runner(session: Session, options: ModelOptions) -> Batcher | Alone:

@@ -11,7 +11,7 @@ from serving import running
 
 from repr_serve import HttpApp, ModelOptions, Service, Source, app
 
-CPU = ModelOptions(device="cpu", max_batch=4, timeout=20)
+CPU = ModelOptions(device="cpu", instances=1, max_batch=4, timeout=20)
 
 
 @pytest.fixture

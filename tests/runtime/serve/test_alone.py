@@ -32,7 +32,9 @@ def service(tiny: Any, tmp_path: Path) -> Any:
         golden=golden,
         receipts={"golden": receipt},
     )
-    made = Service([Source("centred", path)], ModelOptions(device="cpu", queue_limit=2))
+    made = Service(
+        [Source("centred", path)], ModelOptions(device="cpu", instances=1, queue_limit=2)
+    )
     made.load_all()
     yield made
     made.close()

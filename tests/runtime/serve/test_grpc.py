@@ -43,7 +43,7 @@ def both(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     path = tiny.write(tmp_path_factory.mktemp("both") / "tiny")
     settings = Settings(
         sources=[Source("tiny", path)],
-        models=ModelOptions(device="cpu", max_batch=4, queue_limit=4, timeout=20),
+        models=ModelOptions(device="cpu", instances=1, max_batch=4, queue_limit=4, timeout=20),
         http=HttpOptions(allow_control=True, max_body=2**20),
         grpc_port=free_port(),
     )
@@ -251,7 +251,7 @@ def test_keys_are_asked_for_in_both_protocols(tiny: Any, tmp_path: Path) -> None
 
     settings = Settings(
         sources=[Source("tiny", tiny.write(tmp_path / "tiny"))],
-        models=ModelOptions(device="cpu"),
+        models=ModelOptions(device="cpu", instances=1),
         http=HttpOptions(keys=(sha256(b"open sesame").digest(),)),
         grpc_port=free_port(),
     )

@@ -74,7 +74,7 @@ def test_outputs_are_chosen_by_name_and_nested_data_is_taken(tiny: Any, port: in
 
 
 def test_several_inputs_and_a_version(pair: Path) -> None:
-    made = app({"pair": pair}, models=ModelOptions(device="cpu"))
+    made = app({"pair": pair}, models=ModelOptions(device="cpu", instances=1))
     left, right = np.array([[1, 2]], np.float32), np.array([[10, 20]], np.float32)
     head = {"inputs": [tensor(right, "right", binary=True), tensor(left, "left")]}
     body, fields = binary_request(head, right.tobytes())
@@ -192,7 +192,7 @@ def test_what_is_not_there_has_its_status_and_an_error(
 
 
 def test_a_full_queue_is_503_at_once_and_a_deadline_504(tiny: Any, artifact: Path) -> None:
-    options = ModelOptions(device="cpu", max_batch=1, queue_limit=1, timeout=20)
+    options = ModelOptions(device="cpu", instances=1, max_batch=1, queue_limit=1, timeout=20)
     made = app({"tiny": artifact}, models=options)
     body = {"inputs": [tensor(tiny.inputs(1))]}
     replies: list[Reply] = []
@@ -223,7 +223,7 @@ def test_a_full_queue_is_503_at_once_and_a_deadline_504(tiny: Any, artifact: Pat
 
 
 def test_a_client_that_goes_away_is_cancelled(tiny: Any, artifact: Path) -> None:
-    made = app({"tiny": artifact}, models=ModelOptions(device="cpu", max_batch=1))
+    made = app({"tiny": artifact}, models=ModelOptions(device="cpu", instances=1, max_batch=1))
     model = made.service.model("tiny")
     body, fields = binary_request({"inputs": [tensor(tiny.inputs(1))]})
     head = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n".encode()

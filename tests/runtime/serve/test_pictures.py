@@ -113,7 +113,7 @@ def test_what_is_no_picture_is_told_what_to_send(
 
 
 def test_a_network_without_preprocessing_says_so(pair: Path) -> None:
-    made = app({"pair": pair}, models=ModelOptions(device="cpu"))
+    made = app({"pair": pair}, models=ModelOptions(device="cpu", instances=1))
     with running(made) as port:
         reply = ask(port, "/v2/models/pair/classify", FILES["png"])
     assert (reply.status, "how images become inputs" in reply.json["error"]) == (400, True)

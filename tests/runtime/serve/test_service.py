@@ -12,10 +12,11 @@ from refusals import refuses
 from serving import held
 
 from repr_runtime import errors
+from repr_runtime.machine import usable_cores
 from repr_serve import ModelOptions, Service, Source
 from repr_serve.errors import ModelNotFoundError, NotReadyError
 
-CPU = ModelOptions(device="cpu", max_batch=4, timeout=20)
+CPU = ModelOptions(device="cpu", instances=1, max_batch=4, timeout=20)
 
 
 def ask(service: Service, x: Any, name: str = "tiny", seconds: float = 20) -> Any:
@@ -257,3 +258,15 @@ def test_closing_ends_in_time_though_something_hangs(tiny: Any, service: Service
         waiting.join(10)
         assert [type(error) for error in failed] == [errors.BatcherClosedError]
     running.join(10)
+
+
+def test_a_cpus_cores_are_shared_out_to_instances_of_one_thread(artifact: Path) -> None:
+    for options, expected in (
+        (ModelOptions(device="cpu"), usable_cores()),
+        (ModelOptions(device="cpu", processes=10**6), 1),
+        (ModelOptions(device="cpu", instances=3), 3),
+    ):
+        service = Service([Source("tiny", artifact)], options)
+        service.load_all()
+        assert service.model("tiny").session.instances == expected
+        service.close()
