@@ -7,7 +7,9 @@ import logging.config
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
@@ -133,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"repr-serve: error: {error}", file=sys.stderr)
         return 2
     logging.config.dictConfig(log_settings(settings.log_json, settings.log_level))
-    with listener:
+    with listener, tempfile.TemporaryDirectory(prefix="repr-serve-") as shared:
+        if settings.workers > 1:
+            settings = replace(settings, shared=Path(shared))
         return serve(settings, listener)
 
 

@@ -21,7 +21,8 @@ _SHORTEST_KEY = 16
 class Settings:
     """``drain`` and ``watch`` are in seconds; ``watch`` 0 does not look for new exports.
 
-    ``grpc_port`` None: no gRPC. Raises :class:`OptionError` for what none may be.
+    ``grpc_port`` None: no gRPC. ``shared`` is a folder where several workers keep their counts.
+    Raises :class:`OptionError` for what none may be.
     """
 
     sources: Sequence[Source]
@@ -37,6 +38,7 @@ class Settings:
     tls_key: Path | None = None
     log_json: bool = False
     log_level: str = "info"
+    shared: Path | None = None
 
     def __post_init__(self) -> None:
         require_distinct(self.sources)

@@ -35,7 +35,7 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.service = Service(settings.sources, settings.models)
-        self._metrics = Metrics(self.service)
+        self._metrics = Metrics(self.service, settings.shared)
         self._http = HttpApp(self.service, self._metrics, settings.http)
         self._grpc: Any = None
         self._ending: asyncio.Future[None] | None = None
@@ -98,6 +98,7 @@ class Application:
             await self._ending
         # HTTP has answered its requests, or given up on them, before the server says that it ends.
         await asyncio.to_thread(self.service.close, 1.0)
+        self._metrics.close()
         _log.info("ended: all that was taken on is answered")
 
 

@@ -152,6 +152,9 @@ def test_when_a_worker_is_killed_the_others_answer(tiny: Any, artifact: Path) ->
             with contextlib.suppress(ConnectionError):  # what the killed one had accepted
                 answered += ask(served.port, INFER, body).status == 200
         assert answered >= 38
+        time.sleep(1.2)  # in which each has written its counts, whoever is asked for them
+        counted = f'outcome="ok",protocol="http"}} {answered}.0'
+        assert all(counted in ask(served.port, "/metrics").body.decode() for _ in range(5))
         while len(children(served.process.pid)) < 2 or workers[0] in children(served.process.pid):
             assert time.monotonic() < end, "nothing took its place"
             time.sleep(0.02)
