@@ -1,41 +1,35 @@
 """repr_serve: artifacts as a service. Needs the extra ``serve``; knows `repr_runtime` alone."""
 
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from repr_serve.http import HttpApp, HttpOptions
-from repr_serve.metrics import Metrics
-from repr_serve.model import ModelOptions, Source
-from repr_serve.service import Service
-from repr_serve.settings import Settings
+from repr_runtime.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from repr_serve.http import HttpApp, HttpOptions
+    from repr_serve.model import ModelOptions, Source
+    from repr_serve.mounting import app
+    from repr_serve.service import Service
+    from repr_serve.settings import Settings
 
 __all__ = ["HttpApp", "HttpOptions", "ModelOptions", "Service", "Settings", "Source", "app"]
 
-Artifacts = (
-    str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Iterable[str | os.PathLike[str]]
-)
+_PLACES = {
+    "app": "mounting",
+    "HttpApp": "http",
+    "HttpOptions": "http",
+    "ModelOptions": "model",
+    "Service": "service",
+    "Settings": "settings",
+    "Source": "model",
+}
 
 
-def app(
-    artifacts: Artifacts, *, models: ModelOptions | None = None, http: HttpOptions | None = None
-) -> HttpApp:
-    """An ASGI application that serves the artifacts: to be run by any ASGI server, or mounted.
-
-    ``artifacts`` are folders, one or several, or such by the names they are served under. They
-    are loaded here and now, and their golden samples run. What is mounted in another
-    application is closed by its owner: ``app.service.close(drain=10)``. Raises
-    :class:`ReproError`.
-    """
-    if isinstance(artifacts, Mapping):
-        sources = [Source(name, Path(path)) for name, path in artifacts.items()]
-    else:
-        paths = [artifacts] if isinstance(artifacts, str | os.PathLike) else artifacts
-        sources = [Source.parse(path) for path in paths]
-    service = Service(sources, models)
+def __getattr__(name: str) -> Any:
+    """Imported when it is asked for, so that the command can say what is not installed."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        service.load_all()
-    except BaseException:
-        service.close()
-        raise
-    return HttpApp(service, Metrics(service), HttpOptions() if http is None else http, True)
+        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("repr_serve", "serve", error.name) from error

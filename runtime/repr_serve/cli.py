@@ -1,34 +1,31 @@
 """The command `repr-serve [NAME=]ARTIFACT…`: the runtime as a service."""
 
+from __future__ import annotations
+
 import argparse
-import contextlib
-import logging
 import logging.config
-import signal
-import socket
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import uvicorn
-from uvicorn.supervisors import Multiprocess
-
-from repr_runtime.errors import OptionError, ReproError
+from repr_runtime.errors import MissingExtraError, OptionError
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
 from repr_runtime.options import require_one_of
-from repr_runtime.preflight import preflight
-from repr_serve.http import HttpOptions
-from repr_serve.model import ModelOptions, Source
-from repr_serve.server.connection import Connection
-from repr_serve.server.logs import log_settings
-from repr_serve.server.worker import Worker
-from repr_serve.settings import Settings, environment, read_keys
+
+if TYPE_CHECKING:
+    from repr_serve.settings import Settings
 
 LEVELS = ("debug", "info", "warning", "error")
-_log = logging.getLogger("repr_serve")
+
+
+def environment(option: str, default: str | None = None) -> str | None:
+    """What ``REPR_SERVE_OPTION`` says in place of the default of ``--option``."""
+    return os.environ.get("REPR_SERVE_" + option.upper().replace("-", "_"), default)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,6 +88,10 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Raises :class:`OptionError`."""
+    from repr_serve.http import HttpOptions
+    from repr_serve.model import ModelOptions, Source
+    from repr_serve.settings import Settings, read_keys
+
     models = ModelOptions(
         device=args.device,
         precision=args.precision,
@@ -127,10 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 at the end, 1 if the artifacts cannot be served, 2 for a mistake."""
     args = parser().parse_args(argv)
     try:
+        from repr_serve.server.logs import log_settings
+        from repr_serve.server.serving import bind, serve
+
         require_one_of(DEVICES, device=args.device)  # argparse looks at no default
         require_one_of(LEVELS, log_level=args.log_level)
         settings = settings_of(args)
         listener = bind(settings.host, settings.port)
+    except ModuleNotFoundError as error:
+        print(MissingExtraError("repr-serve", "serve", error.name), file=sys.stderr)
+        return 1
     except OptionError as error:
         print(f"repr-serve: error: {error}", file=sys.stderr)
         return 2
@@ -139,71 +146,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.workers > 1:
             settings = replace(settings, shared=Path(shared))
         return serve(settings, listener)
-
-
-def serve(settings: Settings, listener: socket.socket) -> int:
-    """Serve on the bound socket until a signal ends it."""
-    config = uvicorn.Config(
-        Worker(settings),
-        factory=True,
-        loop="auto",
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_config=log_settings(settings.log_json, settings.log_level),
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        workers=settings.workers,
-        timeout_graceful_shutdown=max(1, round(settings.drain)),
-        timeout_keep_alive=75,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    if settings.exposed:
-        _log.warning("whoever reaches %s may ask: there is no --api-key-file", settings.host)
-    scheme = "http" if settings.tls_cert is None else "https"
-    host, port = listener.getsockname()[:2]
-    _log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
-    if settings.workers > 1:
-        for source in settings.sources:
-            options = settings.models
-            checks = preflight(source.path, device=options.device, precision=options.precision)
-            if failed := [check.detail for check in checks if not check.passed]:
-                _log.critical("%s: %s", source.name, "; ".join(failed))
-                return 1
-        Multiprocess(config, sockets=[listener]).run()
-        return 0
-    # The server ends in good order at these signals, and then raises them once more.
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-    server = uvicorn.Server(config)
-    try:
-        server.run(sockets=[listener])
-    except (SystemExit, ReproError):
-        return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, which does not listen yet: nobody is kept waiting for the models."""
-    with contextlib.ExitStack() as unless_bound:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, kind, protocol, _, address = found[0]
-            made = unless_bound.enter_context(socket.socket(family, kind, protocol))
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(address)
-        except OSError as error:
-            raise OptionError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port "
-                f"or --host"
-            ) from error
-        unless_bound.pop_all()
-    made.set_inheritable(True)
-    return made
 
 
 if __name__ == "__main__":

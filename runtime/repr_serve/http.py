@@ -92,6 +92,7 @@ class HttpApp:
             exception_handlers={
                 HTTPException: _not_there,
                 errors.ReproError: _failed,
+                ClientGoneError: _gone,
                 Exception: _failed,
             },
         )
@@ -357,6 +358,10 @@ async def _failed(_: Request, error: Exception) -> Response:
     response = Response(body, status)
     response.raw_headers = head
     return response
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=CANCELLED.http)  # nobody reads it
 
 
 async def _not_there(_: Request, error: Exception) -> Response:

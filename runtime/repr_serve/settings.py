@@ -2,7 +2,6 @@
 
 import hashlib
 import ipaddress
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,8 +95,3 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     if any(len(key) < _SHORTEST_KEY for key in keys):
         raise errors.OptionError(f"{path} has a key of less than {_SHORTEST_KEY} characters")
     return tuple(hashlib.sha256(key.encode()).digest() for key in keys)
-
-
-def environment(option: str, default: str | None = None) -> str | None:
-    """What ``REPR_SERVE_OPTION`` says in place of the default of ``--option``."""
-    return os.environ.get("REPR_SERVE_" + option.upper().replace("-", "_"), default)

@@ -228,3 +228,14 @@ def test_an_artifact_that_cannot_be_served_ends_it_with_its_reason(tmp_path: Pat
         )
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
         assert "is not an artifact: there is no such folder" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "orjson"])
+def test_without_its_extra_it_says_what_to_install(artifact: Path, missing: str) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"from repr_serve.cli import main; sys.exit(main([{str(artifact)!r}, '--port', '0']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    words = f"repr-serve needs the extra 'serve' (no module {missing!r}): pip install"
+    assert (done.returncode, done.stderr.startswith(words)) == (1, True), done.stderr
