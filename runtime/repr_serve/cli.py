@@ -1,5 +1,7 @@
 """The command `repr-serve [NAME=]ARTIFACT…`: the runtime as a service."""
 
+# PYTHON_ARGCOMPLETE_OK
+
 from __future__ import annotations
 
 import argparse
@@ -126,7 +128,12 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 at the end, 1 if the artifacts cannot be served, 2 for a mistake."""
-    args = parser().parse_args(argv)
+    p = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        import argcomplete
+
+        argcomplete.autocomplete(p)
+    args = p.parse_args(argv)
     try:
         from repr_serve.server.logs import log_settings
         from repr_serve.server.serving import bind, serve
