@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.machine import version_of
+from repr_serve import tracing
 from repr_serve.errors import (
     CANCELLED,
     ControlForbiddenError,
@@ -154,7 +155,11 @@ class Servicer:
             await _abort(context, error)
             raise
         finally:
-            self._metrics.count(name, "grpc", outcome, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._metrics.count(name, "grpc", outcome, seconds)
+            given = dict(context.invocation_metadata() or ())
+            traced = {key: str(given[key]) for key in tracing.CONTEXT if key in given}
+            tracing.record("grpc", name, outcome, seconds, traced)
 
     async def _live(self, _: Any) -> dict[str, Any]:
         return {"live": True}

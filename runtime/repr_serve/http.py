@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from repr_runtime import errors
 from repr_runtime.machine import version_of
+from repr_serve import tracing
 from repr_serve.asgi import (
     ClientGoneError,
     Exchange,
@@ -172,8 +173,14 @@ class HttpApp:
         finally:
             seconds = time.monotonic() - began
             self.metrics.count(name, "http", outcome, seconds)
+            traced = {
+                key: fields[key.encode()].decode("latin-1")
+                for key in tracing.CONTEXT
+                if key.encode() in fields
+            }
+            tracing.record("http", name, outcome, seconds, traced)
             if _log.isEnabledFor(logging.DEBUG):
-                trace = fields.get(b"traceparent", b"").decode("latin-1")
+                trace = traced.get("traceparent", "")
                 _log.debug("%s %s %.6f s %s", scope["path"], outcome, seconds, trace)
 
     async def _infer(

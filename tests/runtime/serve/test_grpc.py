@@ -1,6 +1,5 @@
 """The protocol over gRPC and over HTTP, asked by Triton's client; its messages are those published."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from serving import held, running
+from serving import free_port, held, running
 from tritonclient.grpc import service_pb2 as published
 from tritonclient.utils import InferenceServerException
 
@@ -22,11 +21,6 @@ from repr_serve.oip import wire
 from repr_serve.server.worker import Application
 
 X = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 @dataclass

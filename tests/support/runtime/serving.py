@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -120,3 +121,8 @@ def picture_file(kind: str, array: NDArray[Any] | None = None, **options: Any) -
     stream = io.BytesIO()
     Image.fromarray(pixels() if array is None else array).save(stream, kind, **options)
     return stream.getvalue()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])

@@ -1,0 +1,33 @@
+"""A span of OpenTelemetry for each request, where that is installed: a client's trace goes on in it."""
+
+import time
+from collections.abc import Mapping
+
+try:
+    from opentelemetry import propagate, trace
+except ModuleNotFoundError:
+    _INSTALLED = False
+else:
+    _INSTALLED = True
+
+CONTEXT = ("traceparent", "tracestate")
+"""The fields of W3C's trace context."""
+
+
+def record(
+    protocol: str, model: str, outcome: str, seconds: float, carrier: Mapping[str, str]
+) -> None:
+    """A request has come to its end now; ``carrier`` has the fields of ``CONTEXT`` that it came with."""
+    if not _INSTALLED:
+        return
+    end = time.time_ns()
+    span = trace.get_tracer("repr_serve").start_span(
+        f"infer {model}".strip(),
+        context=propagate.extract(carrier) if carrier else None,
+        kind=trace.SpanKind.SERVER,
+        start_time=end - int(seconds * 1e9),
+        attributes={"protocol": protocol, "model": model, "outcome": outcome},
+    )
+    if outcome != "ok":
+        span.set_status(trace.StatusCode.ERROR, outcome)
+    span.end(end)
