@@ -157,9 +157,9 @@ class Servicer:
         finally:
             seconds = time.monotonic() - began
             self._metrics.count(name, "grpc", outcome, seconds)
-            given = dict(context.invocation_metadata() or ())
-            traced = {key: str(given[key]) for key in tracing.CONTEXT if key in given}
-            tracing.record("grpc", name, outcome, seconds, traced)
+            if tracing.active():
+                texts = {key: str(value) for key, value in context.invocation_metadata() or ()}
+                tracing.record("grpc", name, outcome, seconds, texts)
 
     async def _live(self, _: Any) -> dict[str, Any]:
         return {"live": True}

@@ -173,14 +173,11 @@ class HttpApp:
         finally:
             seconds = time.monotonic() - began
             self.metrics.count(name, "http", outcome, seconds)
-            traced = {
-                key: fields[key.encode()].decode("latin-1")
-                for key in tracing.CONTEXT
-                if key.encode() in fields
-            }
-            tracing.record("http", name, outcome, seconds, traced)
+            if tracing.active():
+                texts = {k.decode("latin-1"): v.decode("latin-1") for k, v in fields.items()}
+                tracing.record("http", name, outcome, seconds, texts)
             if _log.isEnabledFor(logging.DEBUG):
-                trace = traced.get("traceparent", "")
+                trace = fields.get(b"traceparent", b"").decode("latin-1")
                 _log.debug("%s %s %.6f s %s", scope["path"], outcome, seconds, trace)
 
     async def _infer(

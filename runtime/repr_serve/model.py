@@ -216,11 +216,11 @@ def _quick_rows(session: Session) -> int:
     }
     taken = []
     try:
-        for _ in range(6):
+        for _ in range(30):  # the fastest tells, on a machine that has other work
             begin = time.perf_counter()
             session.run(inputs)
             taken.append(time.perf_counter() - begin)
-            if taken[-1] > 20 * _QUICK:  # no other run will be so much faster
+            if len(taken) == 3 and min(taken) > 5 * _QUICK:  # no other will be so much faster
                 return 0
     except errors.ReproError:  # zeros are not for every network
         return 0

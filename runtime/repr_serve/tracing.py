@@ -10,23 +10,30 @@ except ModuleNotFoundError:
 else:
     _INSTALLED = True
 
-CONTEXT = ("traceparent", "tracestate")
-"""The fields of W3C's trace context."""
+
+def active() -> bool:
+    """Whether anything would become of a span."""
+    return _INSTALLED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def record(
     protocol: str, model: str, outcome: str, seconds: float, carrier: Mapping[str, str]
 ) -> None:
-    """A request has come to its end now; ``carrier`` has the fields of ``CONTEXT`` that it came with."""
-    if not _INSTALLED:
-        return
+    """A request has come to its end now; of ``carrier`` the fields of W3C's trace context are read.
+
+    Only while :func:`active`.
+    """
     end = time.time_ns()
-    span = trace.get_tracer("repr_serve").start_span(
-        f"infer {model}".strip(),
-        context=propagate.extract(carrier) if carrier else None,
-        kind=trace.SpanKind.SERVER,
-        start_time=end - int(seconds * 1e9),
-        attributes={"protocol": protocol, "model": model, "outcome": outcome},
+    span = (
+        trace.get_tracer_provider()
+        .get_tracer("repr_serve")
+        .start_span(
+            f"infer {model}".strip(),
+            context=propagate.extract(carrier),
+            kind=trace.SpanKind.SERVER,
+            start_time=end - int(seconds * 1e9),
+            attributes={"protocol": protocol, "model": model, "outcome": outcome},
+        )
     )
     if outcome != "ok":
         span.set_status(trace.StatusCode.ERROR, outcome)

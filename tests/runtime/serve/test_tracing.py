@@ -21,7 +21,7 @@ def test_each_request_is_a_span_of_its_clients_trace(
 ) -> None:
     kept, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    monkeypatch.setattr(tracing.trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(tracing.trace, "get_tracer_provider", lambda: provider)
     settings = Settings(
         sources=[Source("tiny", artifact)],
         models=ModelOptions(device="cpu", instances=1),
