@@ -141,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_one_of(DEVICES, device=args.device)  # argparse looks at no default
         require_one_of(LEVELS, log_level=args.log_level)
         settings = settings_of(args)
+        if settings.grpc_port:  # which gRPC itself binds, when the models are there
+            bind(settings.host, settings.grpc_port, "--grpc-port").close()
         listener = bind(settings.host, settings.port)
     except ModuleNotFoundError as error:
         print(MissingExtraError("repr-serve", "serve", error.name), file=sys.stderr)

@@ -64,7 +64,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
     return 0
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket at that address, which does not listen yet: nobody is kept waiting for the models."""
     with contextlib.ExitStack() as unless_bound:
         try:
@@ -75,7 +75,7 @@ def bind(host: str, port: int) -> socket.socket:
             made.bind(address)
         except OSError as error:
             raise OptionError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port "
+                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another {option} "
                 f"or --host"
             ) from error
         unless_bound.pop_all()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -175,7 +176,7 @@ def test_when_a_worker_is_killed_the_others_answer(tiny: Any, artifact: Path) ->
         (["--max-batch", "0"], "max_batch must be"),
         (["--timeout", "0"], "timeout must be seconds"),
         (["--api-key-file", "none"], "none cannot be read"),
-        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:"),
         (["again/tiny"], "two models are called 'tiny'"),
         (["a b=c"], "letters, digits"),
     ],
@@ -186,6 +187,17 @@ def test_a_mistake_is_told_before_the_work(
     assert main([str(artifact), *arguments]) == 2
     said = capsys.readouterr().err
     assert (words in said, len(said.splitlines())) == (True, 1), said
+
+
+def test_a_port_that_is_taken_is_told_before_the_work(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        for option in ("--port", "--grpc-port"):
+            assert main([str(artifact), "--port", "0", option, taken]) == 2
+            words = f"cannot listen on 127.0.0.1:{taken} (Address already in use); choose another {option}"
+            assert words in capsys.readouterr().err
 
 
 def test_keys_are_long_and_read_from_a_file(
