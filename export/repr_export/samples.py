@@ -170,14 +170,27 @@ def require_readable(path: Path, option: str) -> None:
         pass
 
 
+def read_arrays(path: Path, option: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a file of ``numpy.savez`` by name; raises :class:`OptionError`, naming ``option``."""
+    with _npz(path, option) as content:
+        arrays = dict(content)
+    for name, array in arrays.items():
+        if not array.size:
+            raise OptionError(
+                f"{option} {path}: {name!r} is empty, {list(array.shape)}; give it a size of 1 or more"
+            )
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise OptionError(f"{option} {path}: {name!r} holds NaN; mend it")
+    return arrays
+
+
 def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[str, NDArray[Any]]:
     """The arrays of a file of ``numpy.savez`` for each input, the batch included, by name.
 
     Raises :class:`OptionError`, which names ``option``, for a file that is missing, cannot be read, or
     does not fit.
     """
-    with _npz(path, option) as content:
-        arrays = dict(content)
+    arrays = read_arrays(path, option)
     if set(arrays) != {spec.name for spec in specs}:
         raise OptionError(
             f"{option} {path} holds {', '.join(arrays) or 'nothing'}; the graph's inputs are "
@@ -189,12 +202,6 @@ def read_samples(path: Path, specs: Sequence[TensorSpec], option: str) -> dict[s
             raise OptionError(
                 f"{option} {path}: {spec.name!r} is {array.dtype}{list(array.shape)}, the graph takes {spec}"
             )
-        if not array.size:
-            raise OptionError(
-                f"{option} {path}: {spec.name!r} is empty, {list(array.shape)}; give it a size of 1 or more"
-            )
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise OptionError(f"{option} {path}: {spec.name!r} holds NaN; mend it")
     return arrays
 
 
@@ -244,7 +251,7 @@ def settle(sets: tuple[SampleSet, ...], network: Network) -> tuple[SampleSet, ..
     if first.layout.size is not None:
         return sets
     try:
-        network(first.run_of([0, 1]))
+        network(first.run_of([0, min(1, len(first) - 1)]))
     except GraphError as error:
         network(first.run_of([0]))
         layout = replace(first.layout, size=1, alone=_one_at_a_time(error))

@@ -136,6 +136,7 @@ class Graphs:
 @functools.cache
 def captured(name: str, size: int | None) -> ir.Model:
     """The registered network ``name``, randomised, captured from torch without optimization."""
+    from repr_export.sources.calling import call_on
     from repr_export.sources.capture import capture
     from repr_models.registry import resolve
     from repr_models.weights.randomize import randomize
@@ -145,7 +146,7 @@ def captured(name: str, size: int | None) -> ir.Model:
     shape = (channels, size or height, size or width)
     network = spec.build().eval()
     randomize(network, name, shape)
-    return capture(network, shape, batch=None, opset=20)
+    return capture(call_on(network, shape), batch=None, opset=20)
 
 
 @pytest.fixture(scope="session")

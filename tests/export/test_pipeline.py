@@ -161,6 +161,7 @@ def test_labels_must_be_as_many_as_classes(graphs: Any, tmp_path: Path) -> None:
         export(str(tmp_path / "small.onnx"), tmp_path / "out", options)
 
 
+@pytest.mark.large
 @pytest.mark.slow
 def test_an_imagenet_network_is_proven_at_its_full_size(tmp_path: Path) -> None:
     manifest = export("resnet18.imagenet", tmp_path, RANDOM).manifest
@@ -236,6 +237,7 @@ print(kills)
 """
 
 
+@pytest.mark.large
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_fifty_kills_leave_whole_artifacts_or_none(tmp_path: Path) -> None:

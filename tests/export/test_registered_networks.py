@@ -20,7 +20,8 @@ from repr_export.passes import run_pipeline
 from repr_export.precision.half.convert import to_half
 from repr_export.precision.int8.quantize import quantize
 from repr_export.precision.int8.ranges import Range, Ranges
-from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture
+from repr_export.sources.calling import INPUT_NAME, OUTPUT_NAME, call_on
+from repr_export.sources.capture import capture
 from repr_export.tensorrt.build import BuiltEngine, build_engine
 from repr_export.tensorrt.options import EngineOptions
 from repr_models.count import multiply_adds
@@ -96,7 +97,7 @@ def test_goes_the_whole_way(spec: NetworkSpec) -> None:
     side = min(spec.smallest_side, spec.input_shape[1])
     network = spec.build().eval()
     randomize(network, spec.name, (3, side, side))
-    model = capture(network, (3, side, side), batch=None, opset=DEFAULT_OPSET)
+    model = capture(call_on(network, (3, side, side)), batch=None, opset=DEFAULT_OPSET)
 
     fold = run_pipeline(model).fold
     assert (len(fold.folded), len(fold.refused)) == (spec.fold.folded, spec.fold.kept)

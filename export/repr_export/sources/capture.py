@@ -6,44 +6,40 @@ import io
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
-from torch import nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from repr_export.errors import CaptureError, first_line
-
-INPUT_NAME = "input"
-OUTPUT_NAME = "logits"
+from repr_export.sources.calling import INPUT_NAME, OUTPUT_NAME, Call
 
 
-def capture(
-    network: nn.Module, input_shape: tuple[int, ...], *, batch: int | None, opset: int
-) -> ir.Model:
-    """Trace ``network`` in eval mode into a model with one input (batch, *input_shape) float32.
+def capture(call: Call, *, batch: int | None, opset: int) -> ir.Model:
+    """Trace a network in eval mode into a model with the inputs and outputs of ``call``.
 
     ``batch`` None keeps the batch size free. The exporter's own optimiser is off: it fuses
     BatchNorm uncounted, and has fused it wrongly before (pytorch issues 166797, 169178).
     Raises :class:`CaptureError`.
     """
-    network = network.eval()
-    example = _example(input_shape, batch)
-    dynamic = None if batch is not None else _free_batch(network)
-    output_shape(network, input_shape, batch)
+    call.eval()
+    example = _example(call, batch)
+    outputs = list(run_once(call, batch))
+    # A network of one tensor each way is traced as it is, without the call around it.
+    plain = call.by_position and outputs == [OUTPUT_NAME]
     with quiet():
         try:
             program = torch.onnx.export(
-                network,
-                (example,),
+                call.network if plain else call,
+                example,
                 dynamo=True,
                 optimize=False,
                 opset_version=opset,
-                dynamic_shapes=dynamic,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                dynamic_shapes=None if batch is not None else _free_batch(call, plain),
+                input_names=[INPUT_NAME] if plain else None,
+                output_names=outputs if plain else None,
                 verbose=False,
             )
         except Exception as error:  # torch raises many kinds, all of them about this network
@@ -52,14 +48,17 @@ def capture(
     if program is None:
         raise CaptureError("torch.onnx.export returned nothing; update torch to 2.9 or later")
     model = program.model
-    _separate(model.graph)
-    shape = model.graph.inputs[0].shape
-    if batch is None and (shape is None or isinstance(shape[0], int)):
-        # The exporter fixes a dimension rather than fail.
-        raise CaptureError(
-            "the network works for one batch size alone (torch fixed it while tracing); "
-            "give it with --batch N"
+    _name(model.graph, [entry.name for entry in call.inputs], outputs)
+    for entry, value in zip(call.inputs, model.graph.inputs, strict=True):
+        fixed_axis = value.shape is None or (
+            entry.axis is not None and isinstance(value.shape[entry.axis], int)
         )
+        if batch is None and fixed_axis:
+            # The exporter fixes a dimension rather than fail.
+            raise CaptureError(
+                "the network works for one batch size alone (torch fixed it while tracing); "
+                "give it with --batch N"
+            )
     got = model.opset_imports.get("")
     if got != opset:
         raise CaptureError(
@@ -68,53 +67,79 @@ def capture(
     return model
 
 
-def _free_batch(network: nn.Module) -> tuple[object, ...]:
-    """The one input's first dimension as free, in the structure of the network's own arguments."""
-    first = {0: torch.export.Dim("batch", min=1)}
-    parameters = inspect.signature(network.forward).parameters.values()
+def _free_batch(call: Call, plain: bool) -> tuple[object, ...]:
+    """Each input's batch axis as free, of one size, in the structure of the arguments."""
+    batch = torch.export.Dim("batch", min=1)
+    axes = tuple({} if entry.axis is None else {entry.axis: batch} for entry in call.inputs)
+    parameters = inspect.signature(call.network.forward).parameters.values()
     variadic = any(parameter.kind == parameter.VAR_POSITIONAL for parameter in list(parameters)[:1])
-    return ((first,),) if variadic else (first,)
+    return axes if plain and not variadic else (axes,)
 
 
-def output_shape(
-    network: nn.Module, input_shape: tuple[int, ...], batch: int | None
-) -> tuple[int, ...]:
-    """The shape of the tensor that ``network`` makes of zeros; :class:`CaptureError` if it makes none."""
-    example = _example(input_shape, batch)
+def run_once(call: Call, batch: int | None) -> dict[str, torch.Tensor]:
+    """The outputs of ``call`` by name, of its own samples; :class:`CaptureError` if it cannot be run."""
+    example = _example(call, batch)
     with torch.no_grad(), quiet():
         try:
-            output = network(example)
+            outputs = call.outputs(*example)
+        except CaptureError:
+            raise
         except Exception as error:  # whatever the user's network raises
+            raise failure(call, example, error) from error
+    for name, output in outputs.items():
+        if output.is_complex() or output.dtype == torch.bfloat16 or output.layout != torch.strided:
             raise CaptureError(
-                f"the network fails on one float32 tensor of shape {tuple(example.shape)}: "
-                f"{first_line(error)}; check --input, or give FILE.onnx if it takes anything else"
-            ) from error
-    if not isinstance(output, torch.Tensor):
-        raise CaptureError(
-            f"the network returns {type(output).__name__}, expected one tensor; wrap it in a module "
-            f"that returns the tensor to deploy, or give FILE.onnx, which may have several outputs"
-        )
-    if output.is_complex() or output.dtype == torch.bfloat16 or output.layout != torch.strided:
-        raise CaptureError(
-            f"the network returns {output.dtype} ({output.layout}); let it return a dense tensor of "
-            f"float32"
-        )
-    return tuple(output.shape)
+                f"the network returns {output.dtype} ({output.layout}) as {name}; let it return a dense "
+                f"tensor of float32"
+            )
+    return outputs
 
 
-def _example(input_shape: tuple[int, ...], batch: int | None) -> torch.Tensor:
+def failure(call: Call, tensors: Sequence[torch.Tensor], error: Exception) -> CaptureError:
+    """What to say of a network that fails on those inputs."""
+    shown = [
+        f"{str(t.dtype).removeprefix('torch.')} tensor of shape {tuple(t.shape)}" for t in tensors
+    ]
+    named = (f"{entry.name}, {text}" for entry, text in zip(call.inputs, shown, strict=True))
+    said = f"one {shown[0]}" if call.by_position else " and ".join(named)
+    return CaptureError(
+        f"the network fails on {said}: {first_line(error)}; check --input and --samples FILE.npz, which "
+        f"gives real inputs, and all that are not float32"
+    )
+
+
+def _example(call: Call, batch: int | None) -> tuple[torch.Tensor, ...]:
     # With a free batch the example must not be 1, which torch.export would take for a constant.
-    return torch.zeros(2 if batch is None else batch, *input_shape)
+    return tuple(entry.tensor(2 if batch is None else batch) for entry in call.inputs)
 
 
-def _separate(graph: ir.Graph) -> None:
-    """An input that is the output as well is one value, which has one name: an Identity makes two."""
-    (output,) = graph.outputs
-    if output.is_graph_input():
-        output.name = INPUT_NAME
-        copy = ir.Value(name=OUTPUT_NAME, shape=output.shape, type=output.type)
-        graph.append(ir.node("Identity", [output], outputs=[copy]))
-        graph.outputs[0] = copy
+def _name(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the graph's inputs and outputs these names, and the weights those in the network.
+
+    An output that is an input, a weight, or another output as well is one value, which has one
+    name: an Identity makes two.
+    """
+    taken = {*inputs, *outputs}
+    for value in [*graph.initializers.values()]:
+        inner = str(value.name).removeprefix("network.")
+        if inner not in taken and inner not in graph.initializers:
+            value.name = inner
+    nodes = ir.traversal.RecursiveGraphIterator(graph)
+    values = [*graph.inputs, *(v for node in nodes for v in node.outputs)]
+    for place, value in enumerate(values):
+        if value.name in taken:
+            value.name = f"{value.name}.{place}"
+    for value, name in zip(graph.inputs, inputs, strict=True):
+        value.name = name
+    named: set[ir.Value] = set()
+    for place, (output, name) in enumerate(zip([*graph.outputs], outputs, strict=True)):
+        if output.is_graph_input() or output.is_initializer() or output in named:
+            copy = ir.Value(name=name, shape=output.shape, type=output.type)
+            graph.append(ir.node("Identity", [output], outputs=[copy]))
+            graph.outputs[place] = copy
+        else:
+            output.name = name
+            named.add(output)
 
 
 def _cause(error: BaseException, hint: str) -> str:

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from repr_export.errors import CaptureError, OptionError, TargetError, first_line
+from repr_export.errors import CaptureError, OptionError, RunError, TargetError, first_line
 from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Identity
-from repr_export.sources.capture import INPUT_NAME, OUTPUT_NAME, capture, output_shape, quiet
+from repr_export.sources.calling import Call, call_of, call_on
+from repr_export.sources.capture import capture, failure, quiet, run_once
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
 from repr_models.weights.download import Progress
@@ -30,10 +31,9 @@ from repr_runtime.artifact.manifest import PreprocessingInfo, WeightsInfo
 class TorchSource:
     """A torch module with its parameters loaded, in eval mode."""
 
-    network: nn.Module
+    call: Call
     identity: Identity
     weights: WeightsInfo
-    input_shape: tuple[int, ...]
     options: ExportOptions
     preprocessing: PreprocessingInfo | None
     labels: tuple[str, ...] | None
@@ -41,29 +41,33 @@ class TorchSource:
     parameters: int | None
 
     def model(self) -> ir.Model:
-        return capture(
-            self.network,
-            self.input_shape,
-            batch=self.options.batch,
-            opset=self.options.opset or DEFAULT_OPSET,
-        )
+        opset = self.options.opset or DEFAULT_OPSET
+        return capture(self.call, batch=self.options.batch, opset=opset)
 
     def try_out(self, inputs: Arrays) -> None:
         """The network ran when it was captured."""
 
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        with torch.no_grad(), quiet():
-            output = self.network(torch.from_numpy(inputs[INPUT_NAME]))
-        return {OUTPUT_NAME: output.detach().numpy()}
-
-    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
-        network = copy.deepcopy(self.network).double()
+        tensors = self._tensors(inputs)
         try:
             with torch.no_grad(), quiet():
-                output = network(torch.from_numpy(inputs[INPUT_NAME]).double())
+                outputs = self.call.outputs(*tensors)
+        except Exception as error:  # whatever the user's network raises
+            raise RunError(str(failure(self.call, tensors, error))) from error
+        return {name: output.detach().numpy() for name, output in outputs.items()}
+
+    def exact(self, inputs: Arrays) -> dict[str, NDArray[Any]] | None:
+        call = Call(copy.deepcopy(self.call.network), self.call.inputs)
+        wide = (t.double() if t.is_floating_point() else t for t in self._tensors(inputs))
+        try:
+            with torch.no_grad(), quiet():
+                outputs = call.double().outputs(*wide)
         except RuntimeError:  # its own forward casts to float32, or to half
             return None
-        return {OUTPUT_NAME: output.detach().numpy()}
+        return {name: output.detach().numpy() for name, output in outputs.items()}
+
+    def _tensors(self, inputs: Arrays) -> list[torch.Tensor]:
+        return [torch.tensor(inputs[entry.name]) for entry in self.call.inputs]
 
 
 def from_registry(
@@ -83,10 +87,9 @@ def from_registry(
     note = "; ".join([*notes, *source.rewritten])
     dataset, folder = spec.dataset.name, options.name or asked
     return TorchSource(
-        network.eval(),
+        call_on(network.eval(), spec.input_shape),
         Identity(spec.name, spec.architecture, dataset, "registry", folder, note),
         _info(source),
-        spec.input_shape,
         options,
         preprocessing=PreprocessingInfo(pre.resize, (pre.crop, pre.crop), pre.mean, pre.std),
         labels=spec.dataset.labels,
@@ -101,14 +104,12 @@ def _info(source: WeightsSource) -> WeightsInfo:
 
 def from_factory(target: str, options: ExportOptions) -> TorchSource:
     """The network that ``package.module:factory`` makes."""
-    options.refuse(target, "input_shapes")
-    if options.input_shape is None:
+    if options.input_shape is None and options.input_shapes is None and options.samples is None:
         raise OptionError(f"{target} needs the shape of one sample, such as --input 3x224x224")
-    labels, preprocessing = (
-        read_labels(options.labels),
-        preprocessing_of(options, options.input_shape),
-    )
+    labels = read_labels(options.labels)
     network = _call_factory(target)
+    call = call_of(network, target, options)
+    preprocessing = preprocessing_of(options, call.inputs[0].shape)
     note = ""
     rewritten: tuple[str, ...] = ()
     dtypes = {t.dtype for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()}
@@ -118,37 +119,44 @@ def from_factory(target: str, options: ExportOptions) -> TorchSource:
     if options.weights is None:
         weights = WeightsInfo("factory", target, None, {})
     elif str(options.weights) == RANDOM:
+        noise = _noise(call)
+        lone = None if call.by_position else noise
         try:
-            seed = randomize(network, name, options.input_shape)
+            seed = randomize(call, name, call.inputs[0].shape, lone)
         except Exception as error:  # whatever the user's network raises
-            raise CaptureError(
-                f"the network fails on an input of shape {options.input_shape}: "
-                f"{first_line(error)}; check --input"
-            ) from error
+            raise failure(call, noise, error) from error
         weights = WeightsInfo(RANDOM, f"seed {seed}", None, {})
     else:
         source = load_checkpoint(network, Path(options.weights))
         weights, rewritten = _info(source), source.rewritten
     try:
-        output = output_shape(network.eval(), options.input_shape, options.batch)
+        outputs = run_once(call.eval(), options.batch)
     except CaptureError as error:
         if not note:
             raise
         raise CaptureError(
             f"{error}, and that its forward casts to float32 alone ({note})"
         ) from error
-    require_labels(labels, output)
+    require_labels(labels, next(iter(outputs.values())).shape)
     return TorchSource(
-        network.eval(),
+        call,
         Identity(name, name, None, "factory", name, "; ".join(filter(None, (note, *rewritten)))),
         weights,
-        options.input_shape,
         options,
         preprocessing=preprocessing,
         labels=labels,
         fold=None,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
+
+
+def _noise(call: Call) -> list[torch.Tensor]:
+    """Four samples of each input: noise, but for integers."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [entry.tensor(4) for entry in call.inputs]
+    return [
+        torch.randn(t.shape, generator=generator) if t.is_floating_point() else t for t in tensors
+    ]
 
 
 def _call_factory(target: str) -> nn.Module:

@@ -11,14 +11,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def randomize(network: nn.Module, name: str, input_shape: Sequence[int]) -> int:
+def randomize(
+    network: nn.Module,
+    name: str,
+    input_shape: Sequence[int],
+    inputs: Sequence[Tensor] | None = None,
+) -> int:
     """Draw every parameter from a seed made of ``name``, in place; returns the seed.
 
     The same name gives the same network, whatever its own initialisation was. Weights of
     convolutions and linear layers keep the signal's size: variance 2 / fan_in (He et al.
     2015, §2.2). Scales and shifts of normalisations are drawn away from the identity,
     since folding an identity would prove nothing; BatchNorm statistics are those of four
-    noise images of ``input_shape`` sent through the network, without which the signal of
+    noise images of ``input_shape``, or of ``inputs``, sent through the network, without which the signal of
     a deep network dies out or explodes. They are the same up to the rounding of the
     machine's convolutions.
     """
@@ -47,7 +52,7 @@ def randomize(network: nn.Module, name: str, input_shape: Sequence[int]) -> int:
             module.reset_running_stats()
             module.momentum = None  # the plain average: here, of one batch
             module.train()
-        network(_noise(input_shape, generator))
+        network(*([_noise(input_shape, generator)] if inputs is None else inputs))
         for module, momentum in settings:
             module.momentum = momentum
         network.train(training)

@@ -128,6 +128,7 @@ def name_points(
     to_pixels = axes.transData.transform
     at = to_pixels(points)
     solid = _squares(at, 4)  # points, names and lines to names, which do not cross
+    written = np.empty((0, 4))
     thin = np.concatenate(
         [np.empty((0, 4)), *(_squares(_places(to_pixels(line)), 1) for line in lines)]
     )
@@ -140,11 +141,13 @@ def name_points(
         chosen = min(  # the first that covers nothing, or what covers least
             inside if len(inside) else boxes[:1],
             key=lambda box: (
+                _overlaps(box[None], written),  # two names in one place are no names
                 _overlaps(np.concatenate((box[None], _leader(place, box))), solid)
-                + _overlaps(box[None], thin)
+                + _overlaps(box[None], thin),
             ),
         )
         leader = _leader(place, chosen)
+        written = np.concatenate((written, chosen[None]))
         solid = np.concatenate((solid, chosen[None], leader))
         axes.annotate(
             text.replace("$", r"\$"),  # a dollar sign would begin a formula
