@@ -128,12 +128,12 @@ class Servicer:
             request = parse(_Request, content)
             model = self._service.model(request.model_name, request.model_version)
             name = model.name
-            model.require_room()
             signature = signature_of(model)
             parameters = _values(request.parameters)
             deadline = self._service.deadline(context.time_remaining())
             if (own := rest.timeout_of(parameters)) is not None:
                 deadline = min(deadline, self._service.deadline(own))
+            model.require_room(deadline)
             inputs = inputs_of(request, signature)
             asked = [signature.output(output.name) for output in request.outputs]
             for output in request.outputs:

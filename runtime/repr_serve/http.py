@@ -42,12 +42,12 @@ from repr_serve.errors import (
     RequestError,
     status_of,
 )
-from repr_serve.labels import Labeller
 from repr_serve.metrics import CONTENT_TYPE, Metrics
 from repr_serve.model import Model
 from repr_serve.oip import rest
 from repr_serve.oip.cards import card, metadata
 from repr_serve.oip.tensors import signature_of
+from repr_serve.pictures.labels import Labeller
 from repr_serve.service import Service
 
 _log = logging.getLogger(__name__)
@@ -154,9 +154,9 @@ class HttpApp:
         try:
             with exchange:
                 model = self.service.model(name, version)
-                model.require_room()
                 given = fields.get(_TIMEOUT)
                 deadline = self.service.deadline(None if given is None else _seconds(given))
+                model.require_room(deadline)
                 body = await exchange.body(fields, self.options.max_body)
                 head, content = await work(scope, fields, model, body, deadline)
             await reply(send, 200, head, content)

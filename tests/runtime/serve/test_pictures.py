@@ -11,7 +11,7 @@ from serving import ask, picture_file, pixels, running
 
 from repr_runtime import errors
 from repr_serve import HttpApp, ModelOptions, app
-from repr_serve.images import MOST_PIXELS, decode
+from repr_serve.pictures.files import MOST_PIXELS, decode
 
 CLASSIFY = "/v2/models/tiny/classify"
 

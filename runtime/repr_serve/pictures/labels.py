@@ -13,8 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from repr_runtime import Prediction, errors
 from repr_runtime.machine import usable_cores
 from repr_serve.errors import EncodingError, RequestError
-from repr_serve.images import decode
 from repr_serve.model import Model
+from repr_serve.pictures.files import decode
 from repr_serve.service import Service
 
 MOST_PICTURES = 64
