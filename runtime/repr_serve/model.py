@@ -119,7 +119,7 @@ class Model:
         self.max_batch = self.runner.max_batch
         most = self.max_batch or 0  # of what is never run in one batch with others: none
         self.quick_rows = min(most, _quick_rows(self.session)) if most else 0
-        self._asked, self._pace = 0, Pace()
+        self._asked, self._pace = 0, Pace(options.max_delay)
         together = (self.max_batch or 1) * self.session.instances
         self._most_asked = self.runner.queue_limit + together  # each has one sample or more
         self._ranks = {spec.name: len(spec.shape) for spec in self.inputs}
@@ -164,10 +164,11 @@ class Model:
             rows = {len(x) for name, x in inputs.items() if x.ndim == ranks.get(name)}
             if len(rows) == 1 and (count := rows.pop()) <= self.quick_rows:
                 return self._run_now(inputs, count)
+        ahead, begin = self._asked, time.monotonic()
         self._asked += 1
         try:
             answer = await self.runner.run_async(inputs, deadline=deadline)
-            self._pace.answered(self._asked - 1)
+            self._pace.answered(ahead, time.monotonic() - begin)
             return answer
         finally:
             self._asked -= 1

@@ -1,32 +1,27 @@
-"""How fast requests are answered while some wait, and so how long a new one would."""
+"""How long requests take, for each that was before them, and so how long a new one would."""
 
-import time
+_WEIGHT = 0.1
+"""Of the last one that was answered, in the mean of all: some tens of them tell of a change."""
 
-_WINDOW = 0.1  # seconds
 _MARGIN = 1.5
 """What comes in batches is not answered evenly: better to refuse one more than to answer it late."""
 
 
 class Pace:
-    """Measured only while there is a backlog: where nothing waits, nobody is told to."""
+    """Every answer tells it anew; where nothing waits nobody is told to."""
 
-    def __init__(self) -> None:
-        self._rate = 0.0  # requests a second; 0 as long as it is not known
-        self._began, self._count, self._backlog = time.monotonic(), 0, False
+    def __init__(self, delay: float) -> None:
+        """``delay``: for how many seconds a request may wait for company, whoever is before it."""
+        self._delay = delay
+        self._each = 0.0  # seconds; 0 as long as it is not known
 
-    def answered(self, left: int) -> None:
-        """One was, and ``left`` are waiting or being run."""
-        self._count += 1
-        now = time.monotonic()
-        span = now - self._began
-        if span >= _WINDOW:
-            if self._backlog:
-                rate = self._count / span
-                self._rate = (self._rate + rate) / 2 if self._rate else rate
-            self._began, self._count, self._backlog = now, 0, True
-        if not left:
-            self._backlog = False
+    def answered(self, ahead: int, seconds: float) -> None:
+        """One was, in so many seconds; when it came, ``ahead`` others were waiting or being run."""
+        each = max(0.0, seconds - self._delay) / (ahead + 1)
+        self._each += (each - self._each) * (_WEIGHT if self._each else 1.0)
 
     def wait(self, ahead: int) -> float:
         """About how many seconds it takes to answer one that comes behind ``ahead`` others."""
-        return _MARGIN * (ahead + 1) / self._rate if self._rate and ahead > 1 else 0.0
+        if ahead < 2 or not self._each:
+            return 0.0
+        return self._delay + _MARGIN * (ahead + 1) * self._each
