@@ -27,8 +27,8 @@ class ExportOptions:
     ``weights`` is a checkpoint's path, ``"random"``, or None (bundled ones for a registered
     network, what the factory made for a factory). ``batch`` None keeps the batch size free.
     ``opset`` None is 20 for torch networks and the file's own for ONNX files.
-    ``input_shape`` is one sample's of the first input, without the batch; needed for factories,
-    and for ONNX files with free dimensions; ``input_shapes`` are shapes by input name, as
+    ``input_shape`` is one sample's of the first input, without the batch; factories need it or
+    another of these, ONNX files with free dimensions too; ``input_shapes`` are shapes by input name, as
     :func:`repr_export.layout.lay_out` takes them. ``samples`` is a file of arrays by input name
     (``numpy.savez``) to prove the graph on, in place of made-up ones.
     ``labels`` is a text file with one class a line. ``mean`` and
