@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from repr_runtime import BatcherStats, Session, errors
 from repr_runtime.batching.deadlines import missed, seconds_to
+from repr_runtime.batching.pace import Pace
 from repr_runtime.batching.queue import Answer
 
 
@@ -30,6 +31,7 @@ class Alone:
         self._instances = session.instances
         self._pool = ThreadPoolExecutor(self._instances, "repr-alone")
         self._lock = threading.Lock()
+        self._pace = Pace(session.instances)
         self._closed = False
         self._counts = Counter[str]()
         self._wait_total = self._wait_longest = self._run_total = 0.0
@@ -40,15 +42,8 @@ class Alone:
         """As ``Batcher.run_async``; raises what that does."""
         arrived = time.monotonic()
         with self._lock:
-            refused = self._closed or self._counts["waiting"] >= self.queue_limit
-            self._counts["refused" if refused else "accepted"] += 1
-            if self._closed:
-                raise errors.BatcherClosedError("the model is closed; ask for the one in its place")
-            if refused:
-                raise errors.QueueFullError(
-                    f"{self.queue_limit} requests wait, and no more may; try again later"
-                )
-            self._counts["waiting"] += 1
+            self._refuse(deadline, arrived)
+            self._counts.update(accepted=1, waiting=1)
             request = self._pool.submit(self._run, sample, arrived, deadline)
         answer = asyncio.wrap_future(request)
         try:
@@ -62,6 +57,29 @@ class Alone:
             if request.cancel():  # it was never begun, and will not be
                 self._count(waiting=-1, cancelled=1)
 
+    def require_room(self, *, deadline: float | None = None) -> None:
+        """As ``Batcher.require_room``."""
+        with self._lock:
+            self._refuse(deadline, time.monotonic())
+
+    def _refuse(self, deadline: float | None, now: float) -> None:
+        waiting = self._counts["waiting"]
+        takes = 0.0 if deadline is None else self._pace.takes(1, waiting, now)
+        late = takes > 0 and deadline is not None and now + takes > deadline
+        if not (self._closed or late or waiting >= self.queue_limit):
+            return
+        self._counts["refused"] += 1
+        if self._closed:
+            raise errors.BatcherClosedError("the model is closed; ask for the one in its place")
+        if late:
+            raise errors.QueueFullError(
+                f"{waiting} requests wait, and an answer takes about {takes:.2g} s, longer than is left; "
+                f"try again later, or allow more time"
+            )
+        raise errors.QueueFullError(
+            f"{self.queue_limit} requests wait, and no more may; try again later"
+        )
+
     def _run(
         self, sample: Mapping[str, NDArray[Any]], arrived: float, deadline: float | None
     ) -> Answer:
@@ -70,6 +88,7 @@ class Alone:
         with self._lock:
             self._wait_total += now - arrived
             self._wait_longest = max(self._wait_longest, now - arrived)
+            self._pace.begun(1, now)
         outcome = "failed"
         try:
             if deadline is not None and deadline <= now:
@@ -81,7 +100,11 @@ class Alone:
         finally:
             self._count(running=-1, **{outcome: 1})
             with self._lock:
-                self._run_total += time.monotonic() - now
+                seconds = time.monotonic() - now
+                self._run_total += seconds
+                self._pace.ended()
+                if outcome == "answered":
+                    self._pace.ran(1, seconds)
 
     def _count(self, **changes: int) -> None:
         with self._lock:

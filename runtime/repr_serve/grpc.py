@@ -142,9 +142,7 @@ class Servicer:
             response = _Response(model_name=model.name, model_version=model.version, id=request.id)
             for output in asked or signature.outputs:
                 array = outputs[output]
-                response.outputs.add(
-                    name=output, datatype=NAMES[array.dtype.name], shape=array.shape
-                )
+                response.outputs.add(name=output, datatype=NAMES[array.dtype], shape=array.shape)
                 response.raw_output_contents.append(array.tobytes())
             return bytes(response.SerializeToString())
         except asyncio.CancelledError:

@@ -20,7 +20,6 @@ from repr_runtime.batching.queue import Answer
 from repr_runtime.machine import usable_cores
 from repr_runtime.options import require_seconds, require_whole
 from repr_serve.alone import Alone
-from repr_serve.pace import Pace
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -119,9 +118,7 @@ class Model:
         self.max_batch = self.runner.max_batch
         most = self.max_batch or 0  # of what is never run in one batch with others: none
         self.quick_rows = min(most, _quick_rows(self.session)) if most else 0
-        self._asked, self._pace = 0, Pace(options.max_delay)
-        together = (self.max_batch or 1) * self.session.instances
-        self._most_asked = self.runner.queue_limit + together  # each has one sample or more
+        self._asked = 0
         self._ranks = {spec.name: len(spec.shape) for spec in self.inputs}
         self._direct, self._direct_seconds = Counter[int](), 0.0
         self.load_seconds = time.monotonic() - started
@@ -142,16 +139,8 @@ class Model:
         Or would be answered too late, as the last ones tell. What is refused before it is read
         costs next to nothing, and leaves the time to those that can be answered.
         """
-        wait = self._pace.wait(self._asked)
-        if wait and wait > deadline - time.monotonic():
-            raise errors.QueueFullError(
-                f"{self._asked} requests are before this one, and take about {wait:.2g} s; try again "
-                f"later, or allow more time"
-            )
-        if self._asked >= self._most_asked:
-            raise errors.QueueFullError(
-                f"{self._asked} requests are waiting or being run, no more are taken; try again later"
-            )
+        if self._asked:
+            self.runner.require_room(deadline=deadline)
 
     async def infer(self, inputs: Mapping[str, NDArray[Any]], deadline: float) -> Answer:
         """Outputs by name; raises what ``Batcher.run_async`` does.
@@ -164,12 +153,9 @@ class Model:
             rows = {len(x) for name, x in inputs.items() if x.ndim == ranks.get(name)}
             if len(rows) == 1 and (count := rows.pop()) <= self.quick_rows:
                 return self._run_now(inputs, count)
-        ahead, begin = self._asked, time.monotonic()
         self._asked += 1
         try:
-            answer = await self.runner.run_async(inputs, deadline=deadline)
-            self._pace.answered(ahead, time.monotonic() - begin)
-            return answer
+            return await self.runner.run_async(inputs, deadline=deadline)
         finally:
             self._asked -= 1
 

@@ -14,6 +14,9 @@ from repr_runtime.inputs import InputChecker
 Key = tuple[tuple[int, ...], ...]
 """The shape of each input without its first dimension: samples of one key can be joined."""
 
+Given = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""What is asked: an array where the network has one input, else arrays by input name."""
+
 
 @dataclass(frozen=True)
 class Sample:

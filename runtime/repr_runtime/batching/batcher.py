@@ -5,29 +5,24 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Self
 
 from repr_runtime import errors
-from repr_runtime.batching.arrays import Joiner, Sample
+from repr_runtime.batching.arrays import Given, Joiner, Sample
+from repr_runtime.batching.classifying import Classifying
 from repr_runtime.batching.deadlines import deadline_of, missed, seconds_to
 from repr_runtime.batching.delivery import deliver, hand_over, may_be_one_sample, own_copy
+from repr_runtime.batching.pace import Pace
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
 from repr_runtime.options import require_seconds, require_whole
-from repr_runtime.preprocess import Images
-from repr_runtime.session import Prediction, Session
-
-Given = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""What is asked: an array where the network has one input, else arrays by input name."""
+from repr_runtime.session import Session
 
 
-class Batcher:
+class Batcher(Classifying):
     """Answers requests from any number of threads and event loops, through one session.
 
     Requests that arrive close together are run as one batch, and each gets its own rows of the
@@ -86,6 +81,7 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
         self._closed = False
+        self._pace = Pace(session.instances)
         self._counts, self._batches = Counter[str](), Counter[int]()
         self._wait_total = self._wait_longest = self._run_total = 0.0
         self._workers = [
@@ -117,48 +113,6 @@ class Batcher:
             raise
         finally:
             del request  # which its error would otherwise hold in a circle
-
-    def classify(
-        self,
-        images: Images,
-        *,
-        top: int = 5,
-        timeout: float | None = None,
-        deadline: float | None = None,
-    ) -> list[Prediction]:
-        """As :meth:`Session.classify`, through the batcher; ``timeout`` and ``deadline`` as in :meth:`run`.
-
-        The calling thread preprocesses; more than ``max_batch`` are asked for part by part.
-        """
-        require_whole(1, top=top)
-        deadline = deadline_of(timeout, deadline)
-        parts = self._parts(images)
-        return self._predictions([self.run(part, deadline=deadline) for part in parts], top)
-
-    async def classify_async(
-        self,
-        images: Images,
-        *,
-        top: int = 5,
-        timeout: float | None = None,
-        deadline: float | None = None,
-    ) -> list[Prediction]:
-        """As :meth:`classify`, in any event loop; a thread of its pool preprocesses."""
-        import asyncio  # whoever calls this has imported it
-
-        require_whole(1, top=top)
-        deadline = deadline_of(timeout, deadline)
-        parts = await asyncio.to_thread(self._parts, images)
-        answers = [await self.run_async(part, deadline=deadline) for part in parts]
-        return self._predictions(answers, top)
-
-    def _parts(self, images: Images) -> list[NDArray[Any]]:
-        inputs = self.session.preprocess(images)
-        return [inputs[i : i + self.max_batch] for i in range(0, len(inputs), self.max_batch)]
-
-    def _predictions(self, answers: Sequence[Answer], top: int) -> list[Prediction]:
-        name = self.session.outputs[0].name
-        return self.session.predictions(np.concatenate([a[name] for a in answers]), top=top)
 
     async def run_async(
         self, sample: Given, *, timeout: float | None = None, deadline: float | None = None
@@ -210,20 +164,11 @@ class Batcher:
         until = math.inf if deadline is None else deadline
         request = Request(sample, now, until, self.max_delay, self._withdraw)
         expired: list[Request] = []
-        refusal: Exception | None = None
         with self._changed:
             if self._waiting.rows + sample.rows > self.queue_limit:
                 expired = self._take_expired(now)
-            if self._closed:
-                refusal = errors.BatcherClosedError("the batcher is closed; make a new one")
-            elif self._waiting.rows + sample.rows > self.queue_limit:
-                refusal = errors.QueueFullError(
-                    f"{self._waiting.rows} samples wait, and {self.queue_limit} may; try again later, "
-                    f"with more instances, or allow more with queue_limit"
-                )
-            if refusal is not None:
-                self._counts["refused"] += 1
-            else:
+            refusal = self._refusal(sample.rows, deadline, now)
+            if refusal is None:
                 self._counts["accepted"] += 1
                 if self._waiting.add(request):
                     self._changed.notify()
@@ -231,6 +176,37 @@ class Batcher:
         if refusal is not None:
             raise refusal
         return request
+
+    def require_room(self, rows: int = 1, *, deadline: float | None = None) -> None:
+        """Raise what :meth:`submit` would for a request of so many samples, whatever they are.
+
+        For a service that refuses before it reads: :class:`QueueFullError`, if the queue is full
+        or the answer would come after ``deadline``, and :class:`BatcherClosedError`.
+        """
+        with self._changed:
+            refusal = self._refusal(rows, deadline, time.monotonic())
+        if refusal is not None:
+            raise refusal
+
+    def _refusal(self, rows: int, deadline: float | None, now: float) -> Exception | None:
+        waiting = self._waiting.rows
+        refusal: Exception | None = None
+        if self._closed:
+            refusal = errors.BatcherClosedError("the batcher is closed; make a new one")
+        elif waiting + rows > self.queue_limit:
+            refusal = errors.QueueFullError(
+                f"{waiting} samples wait, and {self.queue_limit} may; try again later, with more "
+                f"instances, or allow more with queue_limit"
+            )
+        elif deadline is not None:
+            takes = self._pace.takes(self._size(rows), waiting, now)
+            if takes and now + takes > deadline:
+                refusal = errors.QueueFullError(
+                    f"{waiting} samples wait, and an answer takes about {takes:.2g} s, longer than the "
+                    f"{max(0.0, deadline - now):.2g} s left; try again later, or allow more time"
+                )
+        self._counts["refused"] += refusal is not None
+        return refusal
 
     def stats(self) -> BatcherStats:
         """What happened up to now; a copy that does not change any more."""
@@ -324,6 +300,8 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next_batch():
             self._answer(batch)
+            with self._changed:
+                self._pace.ended()
             del batch  # which would keep its requests while this waits for others
 
     def _next_batch(self) -> list[Request]:
@@ -334,7 +312,8 @@ class Batcher:
                 expired = self._take_expired(now)
                 when, key = self._waiting.due() or (None, ())
                 if when is not None and (self._closed or when <= now):
-                    batch = self._waiting.take(key)
+                    batch, late = self._waiting.take(key, now, self._expected)
+                    expired += [request for request in late if self._settle(request, "expired")]
                     self._start(batch, now)
                     if self._waiting.count:  # another worker's, unless it comes to nothing
                         self._changed.notify()
@@ -346,9 +325,19 @@ class Batcher:
             if batch:
                 return batch
 
+    def _size(self, rows: int) -> int:
+        try:
+            return self.session.runnable_batch(rows)
+        except errors.SessionClosedError:  # which the run will tell its requests
+            return rows
+
+    def _expected(self, rows: int) -> float:
+        return self._pace.expected(self._size(rows))
+
     def _start(self, batch: Sequence[Request], now: float) -> None:
         samples = sum(request.rows for request in batch)
         self._batches[samples] += 1
+        self._pace.begun(self._size(samples), now)
         self._counts.update(running=len(batch), started=len(batch))
         for request in batch:
             request.state = State.RUNNING
@@ -383,8 +372,10 @@ class Batcher:
         size = self.session.runnable_batch(rows)
         begin = time.monotonic()
         outputs = self.session.run(self._joiner.join(samples, size))
+        seconds = time.monotonic() - begin
         with self._changed:
-            self._run_total += time.monotonic() - begin
+            self._run_total += seconds
+            self._pace.ran(size, seconds)
             self._counts["padding"] += size - rows
         return self._joiner.split(outputs, samples, size)
 

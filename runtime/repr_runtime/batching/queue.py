@@ -127,15 +127,32 @@ class WaitingRequests:
             return next(iter(group.requests)).arrived
         return min(request.start_by for request in group.requests)
 
-    def take(self, key: Key) -> list[Request]:
-        """Removes the oldest requests of that shape, as many as fit into a batch."""
+    def take(
+        self, key: Key, now: float, expected: Callable[[int], float]
+    ) -> tuple[list[Request], list[Request]]:
+        """Removes the oldest requests of that shape, as many as fit into a batch.
+
+        ``expected`` says how many seconds a batch of so many samples takes: no more are taken than
+        are answered in time. Those that cannot be any more, not even alone, are given apart; if
+        none can be, the newest is run all the same, since what is expected may have changed.
+        """
         batch: list[Request] = []
-        rows = 0
+        late: list[Request] = []
+        rows, until = 0, math.inf
         for request in self._groups[key].requests:
-            rows += request.rows
-            if rows > self._max_batch:
+            together = rows + request.rows
+            if together > self._max_batch:
+                break
+            if request.deadline < math.inf and now + expected(request.rows) > request.deadline:
+                late.append(request)
+                continue
+            earliest = min(until, request.deadline)
+            if batch and earliest < math.inf and now + expected(together) > earliest:
                 break
             batch.append(request)
-        for request in batch:
+            rows, until = together, earliest
+        if not batch:
+            batch.append(late.pop())
+        for request in (*batch, *late):
             self.remove(request)
-        return batch
+        return batch, late

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_serve.model import Model
 from repr_serve.oip.tensors import NAMES, shape_of
@@ -23,7 +25,7 @@ def metadata(model: Model) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": NAMES[spec.dtype], "shape": shape_of(spec)}
+    return {"name": spec.name, "datatype": NAMES[np.dtype(spec.dtype)], "shape": shape_of(spec)}
 
 
 def card(model: Model) -> dict[str, Any]:

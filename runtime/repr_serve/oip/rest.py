@@ -162,7 +162,7 @@ def _head(
         array = outputs[output.name]
         tensor: dict[str, Any] = {
             "name": output.name,
-            "datatype": NAMES[array.dtype.name],
+            "datatype": NAMES[array.dtype],
             "shape": array.shape,
         }
         if output.binary:

@@ -22,7 +22,7 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 }
 """The protocol's names of numpy's types."""
 
-NAMES = {dtype.name: name for name, dtype in DATATYPES.items()}
+NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _HALVES = ("FP16", "BF16")
 """What is taken for FP32 as well: each such number is one of FP32's."""
 
@@ -104,7 +104,7 @@ class Signature:
         dtype = self.dtypes[spec.name]
         sizes, count = _sizes(spec, shape)
         size = dtype.itemsize
-        if datatype != NAMES[dtype.name]:
+        if datatype != NAMES[dtype]:
             if spec.dtype != "float32" or datatype not in _HALVES:
                 raise _wrong_datatype(spec, datatype)
             size = 2
@@ -125,7 +125,7 @@ class Signature:
         spec = self.input(name)
         dtype = self.dtypes[spec.name]
         sizes, count = _sizes(spec, shape)
-        if datatype != NAMES[dtype.name]:
+        if datatype != NAMES[dtype]:
             raise _wrong_datatype(spec, datatype)
         try:
             found = np.array(values)
@@ -164,7 +164,7 @@ def signature_of(model: Model) -> Signature:
 
 def describe(spec: TensorSpec) -> str:
     """A tensor in the protocol's words: ``'input' FP32 [-1, 3, 32, 32]``."""
-    return f"{spec.name!r} {NAMES[spec.dtype]} {shape_of(spec)}"
+    return f"{spec.name!r} {NAMES[np.dtype(spec.dtype)]} {shape_of(spec)}"
 
 
 def shape_of(spec: TensorSpec) -> list[int]:
@@ -201,5 +201,5 @@ def _cast(spec: TensorSpec, found: NDArray[Any], dtype: np.dtype[Any]) -> NDArra
             int(found.min()) >= limits.min and int(found.max()) <= limits.max
         )
     if not whole:
-        raise RequestError(f"input {spec.name!r}: data has values that {NAMES[dtype.name]} has not")
+        raise RequestError(f"input {spec.name!r}: data has values that {NAMES[dtype]} has not")
     return found.astype(dtype)

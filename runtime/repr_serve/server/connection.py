@@ -9,6 +9,35 @@ _HEAD_SECONDS = 10.0
 _LONGEST_HEAD = 64 * 1024  # bytes
 
 
+class _Together:
+    """A transport that sends at once what is written in one go: uvicorn writes head and body apart.
+
+    Each write wakes the client, and costs as much as parsing a request.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def _flush(self) -> None:
+        if self._parts:
+            whole = b"".join(self._parts)
+            self._parts.clear()
+            self._transport.write(whole)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """A request's head must be there ``_HEAD_SECONDS`` after its first byte, or the connection.
 
@@ -19,7 +48,8 @@ class Connection(HttpToolsProtocol):
     _in_head, _head_bytes = True, 0
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        together: Any = _Together(transport, self.loop)
+        super().connection_made(together)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

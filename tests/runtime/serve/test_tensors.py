@@ -20,7 +20,7 @@ def signature(dtype: str, shape: tuple[int | str, ...] = ("n", 2)) -> Signature:
 
 
 def test_every_dtype_of_an_artifact_has_a_name() -> None:
-    assert set(NAMES) == DTYPES
+    assert {dtype.name for dtype in NAMES} == DTYPES
     assert set(DATATYPES) == set(NAMES.values())
 
 
@@ -81,7 +81,7 @@ def test_half_precision_is_taken_for_fp32_without_a_change() -> None:
 )
 def test_numbers_that_the_type_has_not_are_refused(dtype: str, values: Any) -> None:
     with pytest.raises(RequestError, match="input 'x'"):
-        signature(dtype).of_values("x", NAMES[dtype], [1, 2], values)
+        signature(dtype).of_values("x", NAMES[np.dtype(dtype)], [1, 2], values)
 
 
 def test_a_bool_is_0_or_1() -> None:
