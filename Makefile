@@ -1,6 +1,6 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
 # `make test`:  environment, then formatting, lint, types and the tests.
-# `make test-large`: the larger networks of each family, of which `make test` has the smaller.
+# `make test-large`: what takes long: larger networks of each family, real photographs, long runs of the service.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= bench-results
@@ -42,8 +42,8 @@ $(CHECKPOINT): | $(STAMP)
 test: check $(CHECKPOINT)
 	$(PYTEST) -m "not large" $(PYTEST_ARGS)
 
-test-large: env
-	$(PYTEST) -m large tests/export $(PYTEST_ARGS)
+test-large: env $(CHECKPOINT)
+	$(PYTEST) -m large $(PYTEST_ARGS)
 
 bench: env
 	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html

@@ -1,10 +1,12 @@
 """The CPU that this process runs on, and the packages that it finds there."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -63,3 +65,10 @@ def _cpu_facts() -> dict[str, str]:
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     return facts
+
+
+def step_back(nice: int) -> None:
+    """Let this thread run when the others have no need to: by its niceness, which Linux has of each."""
+    if nice and sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

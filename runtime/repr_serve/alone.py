@@ -14,6 +14,7 @@ from repr_runtime import BatcherStats, Session, errors
 from repr_runtime.batching.deadlines import missed, seconds_to
 from repr_runtime.batching.pace import Pace
 from repr_runtime.batching.queue import Answer
+from repr_runtime.machine import step_back
 
 
 class Alone:
@@ -26,10 +27,10 @@ class Alone:
     max_batch: int | None = None
     """Samples of one request: whatever the network takes."""
 
-    def __init__(self, session: Session, queue_limit: int) -> None:
+    def __init__(self, session: Session, queue_limit: int, nice: int = 0) -> None:
         self.session, self.queue_limit = session, queue_limit
         self._instances = session.instances
-        self._pool = ThreadPoolExecutor(self._instances, "repr-alone")
+        self._pool = ThreadPoolExecutor(self._instances, "repr-alone", step_back, (nice,))
         self._lock = threading.Lock()
         self._pace = Pace(session.instances)
         self._closed = False

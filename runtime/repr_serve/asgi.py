@@ -13,7 +13,26 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Fields = list[tuple[bytes, bytes]]
 
+_LAG_WEIGHT = 0.05
+_LAG_KNOWN = 1.0  # seconds; what was seen before them says nothing any more
 _SOON = 0.02  # seconds; what is answered within them is not worth watching
+
+
+class Lag:
+    """How late an event loop is at what it has to do, in seconds, as was seen last."""
+
+    def __init__(self) -> None:
+        self._seconds, self._seen = 0.0, 0.0
+
+    def saw(self, seconds: float) -> None:
+        self._seconds += _LAG_WEIGHT * (seconds - self._seconds)
+        self._seen = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        if self._seconds and time.monotonic() - self._seen > _LAG_KNOWN:
+            self._seconds = 0.0
+        return self._seconds
 
 
 class ClientGoneError(Exception):
@@ -45,8 +64,8 @@ class Exchange:
     :class:`ClientGoneError`. One timer for both, since each costs as much as a small network.
     """
 
-    def __init__(self, receive: Receive, seconds: float) -> None:
-        self._receive, self._seconds = receive, seconds
+    def __init__(self, receive: Receive, seconds: float, lag: Lag) -> None:
+        self._receive, self._seconds, self._lag = receive, seconds, lag
         self._began = time.monotonic()
         self._timer: asyncio.TimerHandle
         self._watch: asyncio.Task[None] | None = None
@@ -83,6 +102,7 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _look(self) -> None:
+        self._lag.saw(self._loop.time() - self._timer.when())
         left = self._seconds - (time.monotonic() - self._began)
         if not self._reading:
             self._watch = self._loop.create_task(self._until_gone())

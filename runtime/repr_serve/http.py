@@ -28,6 +28,7 @@ from repr_serve.asgi import (
     ClientGoneError,
     Exchange,
     Fields,
+    Lag,
     Receive,
     Scope,
     Send,
@@ -83,7 +84,7 @@ class HttpApp:
     ) -> None:
         """``owns_service``: it is closed when the server that runs this says that it ends."""
         self.service, self.metrics, self.options = service, metrics, options
-        self._owns = owns_service
+        self._owns, self._lag = owns_service, Lag()
         self._labeller = Labeller(service)
         self._readers = WeakKeyDictionary[Model, rest.Reader]()
         self._control = ThreadPoolExecutor(1, "repr-control")
@@ -124,7 +125,7 @@ class HttpApp:
         await self._answer(
             scope,
             fields,
-            Exchange(receive, self.options.read_timeout),
+            Exchange(receive, self.options.read_timeout, self._lag),
             send,
             work,
             name,
@@ -155,7 +156,7 @@ class HttpApp:
             with exchange:
                 model = self.service.model(name, version)
                 given = fields.get(_TIMEOUT)
-                deadline = self.service.deadline(None if given is None else _seconds(given))
+                deadline = self._deadline(None if given is None else _seconds(given))
                 model.require_room(deadline)
                 body = await exchange.body(fields, self.options.max_body)
                 head, content = await work(scope, fields, model, body, deadline)
@@ -180,6 +181,10 @@ class HttpApp:
                 trace = fields.get(b"traceparent", b"").decode("latin-1")
                 _log.debug("%s %s %.6f s %s", scope["path"], outcome, seconds, trace)
 
+    def _deadline(self, seconds: float | None) -> float:
+        """Until when a request is to be run: it was read late already, and is answered as late."""
+        return self.service.deadline(seconds) - 2 * self._lag.seconds
+
     async def _infer(
         self, _: Scope, fields: Mapping[bytes, bytes], model: Model, body: bytes, deadline: float
     ) -> tuple[Fields, bytes]:
@@ -188,7 +193,7 @@ class HttpApp:
             reader = self._readers.setdefault(model, rest.Reader(signature_of(model)))
         plan, inputs = reader.read(body, fields.get(rest.HEADER_LENGTH))
         if plan.timeout is not None:
-            deadline = min(deadline, self.service.deadline(plan.timeout))
+            deadline = min(deadline, self._deadline(plan.timeout))
         model, outputs = await self.service.infer(model, inputs, deadline)
         return rest.answer(model.name, model.version, plan, outputs)
 
@@ -274,7 +279,7 @@ class HttpApp:
         return _json(card(_found(self.service, request)))
 
     async def _index(self, request: Request) -> Response:
-        with Exchange(request.receive, self.options.read_timeout) as exchange:
+        with Exchange(request.receive, self.options.read_timeout, self._lag) as exchange:
             body = await exchange.body(fields_of(request.scope), 2**16)
         try:
             asked = orjson.loads(body or b"{}")

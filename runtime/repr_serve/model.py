@@ -24,6 +24,9 @@ from repr_serve.alone import Alone
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LONGEST = 24 * 3600.0  # seconds
+NICE = 10
+"""Who computes steps back behind who reads, refuses and answers: that is soon done, and is waited for."""
+
 _QUICK = 2e-4  # seconds; handing a request to another thread and back costs about as much
 
 
@@ -199,10 +202,11 @@ def _runner(session: Session, options: ModelOptions) -> Batcher | Alone:
             max_batch=options.max_batch,
             max_delay=options.max_delay,
             queue_limit=options.queue_limit,
+            nice=NICE,
         )
     except errors.NotBatchableError as error:
         _log.info("%s: each request is run by itself: %s", session.path, error)
-        return Alone(session, options.queue_limit or 16 * session.instances)
+        return Alone(session, options.queue_limit or 16 * session.instances, NICE)
 
 
 def _quick_rows(session: Session) -> int:

@@ -45,6 +45,8 @@ LARGER = (
     *(f"{name}.imagenet" for name in ("shufflenet_v1", "shufflenet_v2")),
     *(f"{kind}{depth}.cifar10" for kind in ("plain", "resnet") for depth in (32, 44, 56)),
     *("resnet110.cifar10", "resnet50_gn.imagenet", "inception_v3.imagenet"),
+    *(f"{name}.cifar10" for name in ("resnet50", "resnet56_gn", "inception_resnet")),
+    *(f"{name}.cifar10" for name in ("mobilenet_v2", "shufflenet_v2")),
     *(f"{name}.cifar10" for name in ("densenet_bc100", "preact_resnet164", "preact_resnet1001")),
     *(f"resnet{depth}.imagenet" for depth in (34, 101, 152)),
     *(f"densenet{depth}.imagenet" for depth in (121, 169, 201)),

@@ -18,6 +18,7 @@ from repr_runtime.batching.delivery import deliver, hand_over, may_be_one_sample
 from repr_runtime.batching.pace import Pace
 from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
+from repr_runtime.machine import step_back
 from repr_runtime.options import require_seconds, require_whole
 from repr_runtime.session import Session
 
@@ -55,16 +56,20 @@ class Batcher(Classifying):
         max_batch: int = 32,
         max_delay: float = 0.0,
         queue_limit: int | None = None,
+        nice: int = 0,
     ) -> None:
         """``max_delay`` is in seconds; ``queue_limit`` samples may wait, beside those that are run.
 
         None is 16 times ``max_batch``: whoever is taken on waits for 16 full batches at most.
+        ``nice``, 0 to 19, lets the threads that run batches step back behind those that read
+        requests and refuse them, where the system is Linux.
         Raises :class:`NotBatchableError` for a network with an input or output that has not a
         row for each sample, or whose outputs for a sample depend on the others of its batch, and
         :class:`OptionError` for settings that make no sense.
         """
         require_whole(1, max_batch=max_batch)
         require_seconds(0, threading.TIMEOUT_MAX, max_delay=max_delay)
+        require_whole(0, 19, nice=nice)
         if isinstance(session, str | os.PathLike):
             raise errors.OptionError(f"a Batcher needs a session: Batcher(load({str(session)!r}))")
         if session.inseparable:
@@ -77,7 +82,7 @@ class Batcher(Classifying):
         self.max_batch = min(max_batch, session.runnable_batch(max_batch))
         queue_limit = 16 * self.max_batch if queue_limit is None else queue_limit
         require_whole(self.max_batch, queue_limit=queue_limit)  # else no batch would be full
-        self.max_delay, self.queue_limit = max_delay, queue_limit
+        self.max_delay, self.queue_limit, self._nice = max_delay, queue_limit, nice
         self._changed = threading.Condition(threading.Lock())
         self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
         self._closed = False
@@ -298,6 +303,7 @@ class Batcher(Classifying):
             deliver(request, missed(request.deadline - request.arrived))
 
     def _work(self) -> None:
+        step_back(self._nice)
         while batch := self._next_batch():
             self._answer(batch)
             with self._changed:

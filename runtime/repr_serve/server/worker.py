@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,8 @@ class Application:
         if settings.watch:
             self.service.watch(settings.watch)
         self._drain_at_once()
+        gc.collect()
+        gc.freeze()  # what is there now stays: it need not be looked through again and again
         _log.info("ready: %s", ", ".join(f"{m.name} {m.version}" for m in self.service.models))
 
     def _drain_at_once(self) -> None:

@@ -1,6 +1,6 @@
 """Real photographs, through the whole way: a published checkpoint, export, runtime, labels.
 
-`make test` fetches the checkpoint. By hand, name it in ``REPR_MOBILENET_V2``; without it these
+`make test-large` fetches the checkpoint. By hand, name it in ``REPR_MOBILENET_V2``; without it these
 tests are skipped.
 """
 
@@ -25,7 +25,7 @@ EXPECTED = {
     "espresso.jpg": ("espresso", 0.7938),
     "palace.jpg": ("palace", 0.7836),
 }
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.large
 
 
 def published_checkpoint() -> Path:

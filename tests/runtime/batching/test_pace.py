@@ -1,5 +1,7 @@
 """Deadlines under overload: who would be late is told at once, and what is run is answered in time."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,3 +128,13 @@ def test_without_deadlines_nothing_is_refused_or_cut() -> None:
             futures = [made.submit(sample(i)) for i in range(8)]
         assert [future.result(10)["sum"] for future in futures] == [-2 * i for i in range(8)]
     assert sizes(session)[1:] == [8]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it of each thread")
+def test_the_threads_that_run_batches_step_back() -> None:
+    session = FakeSession()
+    with batcher(session, nice=7) as made, occupied(session, made):
+        found = [os.getpriority(os.PRIO_PROCESS, w.native_id or 0) for w in made._workers]
+        assert found == [7]
+    with refuses(errors.OptionError, "nice must be a whole number from 0 to 19, got 20"):
+        batcher(session, nice=20)

@@ -256,7 +256,7 @@ def raw(port: int, *parts: bytes) -> bytes:
 
 
 def test_bodies_have_bounds_in_size_and_time_and_are_not_compressed(service: Service) -> None:
-    made = HttpApp(service, Metrics(service), HttpOptions(max_body=1000, read_timeout=0.2))
+    made = HttpApp(service, Metrics(service), HttpOptions(max_body=1000, read_timeout=0.6))
     post = f"POST {INFER} HTTP/1.1\r\nhost: a\r\n".encode()
     chunk = b"190\r\n" + bytes(400) + b"\r\n"
     with running(made) as port:
@@ -265,7 +265,7 @@ def test_bodies_have_bounds_in_size_and_time_and_are_not_compressed(service: Ser
         assert b" 413 " in chunked
         start = time.monotonic()
         assert b" 408 " in raw(port, post + b"content-length: 100\r\n\r\n{")
-        assert 0.15 < time.monotonic() - start < 5
+        assert 0.5 < time.monotonic() - start < 10
         gzipped = raw(port, post + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}")
         assert b" 415 " in gzipped
         both = post + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}"
