@@ -47,17 +47,21 @@ class Layout:
     length: int
 
     def array(self, buffer: bytes, offset: int = 0) -> NDArray[Any]:
-        """The array that begins at ``offset``: a read-only view where it is aligned.
+        """The array that begins at ``offset``, read-only; where that is aligned, a view.
 
         Raises :class:`RequestError`.
         """
         dtype = self.dtype
         if self.length != self.count * dtype.itemsize:
             return self._widened(buffer, offset)
-        array = np.frombuffer(buffer, dtype, self.count, offset).reshape(self.shape)
+        array = np.frombuffer(buffer, dtype, self.count, offset)
+        if (
+            not array.flags.aligned
+        ):  # numpy's copy would give the others a turn, and wait for its own
+            array = np.frombuffer(buffer[offset : offset + self.length], dtype)
         if dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
             raise RequestError(f"input {self.name!r}: a BOOL is one byte, 0 or 1")
-        return array if array.flags.aligned else array.copy()
+        return array.reshape(self.shape)
 
     def _widened(self, buffer: bytes, offset: int) -> NDArray[Any]:
         """Half-precision numbers as float32, which has all of them."""
