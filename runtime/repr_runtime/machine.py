@@ -5,10 +5,13 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _CPU_FILE = Path("/proc/cpuinfo")
+_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
+"""In a container: the microseconds of CPU time that it gets in so many, or "max"."""
 
 
 def cpu_name() -> str:
@@ -27,10 +30,14 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use: of a container, as many as its limit amounts to."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    with suppress(OSError, ValueError):  # "max" is no number
+        granted, period = map(int, _LIMIT_FILE.read_text("ascii").split())
+        return max(1, min(cores, round(granted / period)))
+    return cores
 
 
 def version_of(distribution: str) -> str:
