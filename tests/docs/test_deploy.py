@@ -184,3 +184,11 @@ def test_the_unit_is_systemds(tmp_path: Path) -> None:
     unit.write_text(text.replace(command[1], "/bin/true"), "utf-8")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_page_watches_is_counted() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    counted = (ROOT / "runtime/repr_serve/metrics.py").read_text("utf-8")
+    names = set(re.findall(r"(repr_[a-z_]+?)(?:_total|_bucket)?(?:[{[]| ==)", page))
+    assert len(names) > 4
+    assert [name for name in names if f'"{name}"' not in counted] == []
