@@ -57,8 +57,8 @@ def deployment(
     and :meth:`Replica.classify`. ``options`` are those of ``ray.serve.deployment``:
     ``num_replicas=2``, ``autoscaling_config``, ``ray_actor_options`` … On a CPU each replica runs
     as many batches side by side as it was given CPUs, one by default. 16 full batches may be in a
-    replica, and as many wait before it; who comes then is refused at once. Raises
-    :class:`OptionError`.
+    replica, and as many wait before it; who comes then is refused at once, by 503 and Ray's
+    ``BackPressureError``. Raises :class:`OptionError`.
     """
     sources_of(artifacts)  # a name that none may have is told here, not by each replica
     models = ModelOptions() if models is None else models
