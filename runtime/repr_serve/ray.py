@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -163,8 +164,12 @@ class _Answered(Response):
 
 
 def assigned_cpus() -> int:
-    """How many CPUs Ray gave to this actor, one or more."""
-    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    """How many CPUs Ray gave to this actor, one or more; outside of one, as when it is tried, all."""
+    if ray.is_initialized():  # else to ask would start a cluster
+        with suppress(AssertionError):
+            given = ray.get_runtime_context().get_assigned_resources()
+            return max(1, int(given.get("CPU", 1)))
+    return usable_cores()
 
 
 # Ray Data

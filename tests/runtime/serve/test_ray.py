@@ -217,3 +217,37 @@ def test_tensors_from_parquet_are_scored_and_written(
     assert "NaN" in found[3]["error"]
     with pytest.raises(Exception, match="there is no column 'left', 'right' among 'id', 'input'"):
         scored(tmp_path / "in", pair)
+
+
+@pytest.mark.large
+def test_a_value_is_a_sample_or_a_picture_in_any_of_its_forms(artifact: Path) -> None:
+    pytest.importorskip("ray")
+    from repr_serve.ray import Predictor
+
+    file, array = picture_file("PNG"), pixels()
+    with load(artifact, device="cpu") as session:
+        (said,) = session.classify(array)
+        (sample,) = session.preprocess(array)
+    predictor = Predictor(artifact, device="cpu")
+    nested = np.empty(3, object)
+    nested[:] = list(sample)
+    values = [
+        file,
+        {"bytes": file, "path": "a.png"},
+        array,
+        sample,
+        sample.ravel().tolist(),
+        nested,
+    ]
+    wrong = [None, {"bytes": None}, file[:40], sample[0], sample + np.inf, "text", array[..., 0]]
+    column = np.empty(len(values) + len(wrong), object)
+    column[:] = [*values, *wrong]
+    ids = np.arange(len(column))
+    for name in ("input", "bytes", "image"):
+        found = predictor({"id": ids, name: column})
+        assert sorted(found) == ["error", "id", "index", "label", "probability"]
+        assert found["label"] == [said.label] * len(values) + [""] * len(wrong)
+        assert found["error"][: len(values)] == [""] * len(values)
+        assert all(found["error"][len(values) :])
+    with pytest.raises(errors.InputNameError, match="no column 'input' or 'bytes' or 'image'"):
+        predictor({"id": ids})
