@@ -84,9 +84,11 @@ class Replica:
         self._http = app(artifacts, models=replace(models, processes=alike), http=http)
         self._together.set_max_batch_size(models.max_batch)
 
-    async def __call__(self, _: Request) -> Response:
-        """A request over HTTP, which the application reads and answers itself."""
-        return _Answered(self._http)
+    async def __call__(self, asked: Any, **options: Any) -> Any:
+        """A request over HTTP, which the application reads and answers itself; else :meth:`infer`."""
+        if isinstance(asked, Request):
+            return _Answered(self._http)
+        return await self.infer(asked, **options)
 
     async def infer(
         self,
@@ -109,13 +111,13 @@ class Replica:
         asked = self._model(model)
         asked.require_room(deadline)
         named = inputs if isinstance(inputs, Mapping) else {asked.inputs[0].name: inputs}
-        arrays = {name: np.asarray(array) for name, array in named.items()}
+        arrays = {name: _array(name, given) for name, given in named.items()}
         try:
             async with asyncio.timeout(seconds_to(deadline)):
-                answer: Answer | Exception = await self._together((asked, arrays, deadline))
+                answer: Answer | BaseException = await self._together((asked, arrays, deadline))
         except TimeoutError:
             raise missed(deadline - began) from None
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -151,6 +153,13 @@ class Replica:
         """Ray asks now and then, and starts a replica anew that raises: the golden samples run."""
         for model in self._http.service.models:
             await asyncio.to_thread(model.session.self_test)
+
+
+def _array(name: str, given: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise errors.InputTypeError(f"input {name!r} is no array: {error}") from error
 
 
 class _Answered(Response):
@@ -201,9 +210,11 @@ class Predictor:
         precision: str = "fp32",
         max_batch: int = 32,
         top: int = 1,
+        prefix: str = "",
     ) -> None:
         """Loads it and runs its golden samples. On a CPU it uses as many threads as Ray gave CPUs.
 
+        What the new columns are called begins with ``prefix``.
         Raises :class:`OptionError`, :class:`NotBatchableError` and what
         :func:`repr_runtime.load` and ``self_test`` raise.
         """
@@ -211,13 +222,14 @@ class Predictor:
         self._session = load(artifact, device=device, precision=precision, threads=assigned_cpus())
         self._session.self_test()
         self._batcher = Batcher(self._session, max_batch=max_batch, queue_limit=2**31)
-        self._top = top
+        self._top, self._prefix = top, prefix
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The rows of ``batch`` with what the network says of them.
 
-        Raises :class:`InputNameError` if it has no column that the network takes, and
-        :class:`PreprocessingMissingError` for pictures where the artifact knows of none.
+        Raises :class:`InputNameError` if it has no column that the network takes, or one that is
+        called as a new one, and :class:`PreprocessingMissingError` for pictures where the
+        artifact knows of none.
         """
         used = self._used(batch)
         asked = [
@@ -226,9 +238,14 @@ class Predictor:
         found = [one if isinstance(one, Exception) else _tried(one.result) for one in asked]
         columns = {name: values for name, values in batch.items() if name not in used}
         labelled = self._session.manifest.labels and len(self._session.outputs[0].shape) == 2
-        columns.update(self._labels(found) if labelled else self._outputs(found))
-        columns["error"] = [str(one) if isinstance(one, Exception) else "" for one in found]
-        return columns
+        said = self._labels(found) if labelled else self._outputs(found)
+        said["error"] = [str(one) if isinstance(one, Exception) else "" for one in found]
+        new = {self._prefix + name: values for name, values in said.items()}
+        if twice := new.keys() & columns.keys():
+            raise errors.InputNameError(
+                f"there is a column {min(twice)!r} already; give the new ones a prefix: prefix='said_'"
+            )
+        return columns | new
 
     def _used(self, batch: Mapping[str, Any]) -> list[str]:
         names = [spec.name for spec in self._session.inputs]

@@ -40,6 +40,7 @@ def cluster() -> Iterator[int]:
         from ray import serve
 
         ray.init(
+            "local",
             num_cpus=4,  # as many as are asked for, on however few cores
             include_dashboard=False,
             object_store_memory=100 * 2**20,
@@ -74,7 +75,8 @@ def test_two_replicas_answer_handles_and_http_as_a_session_does(
         expected = session.run(x)["logits"]
         (label,) = session.classify(pixels(), top=2)
     # One sample each, and several.
-    asked = [handle.infer.remote(sample) for sample in x]
+    asked = [handle.infer.remote(sample) for sample in x[:20]]
+    asked += [handle.remote({"input": sample}, timeout=20) for sample in x[20:]]
     found = np.stack([one.result(timeout_s=60)["logits"] for one in asked])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     some = handle.infer.remote({"input": x[:3]}).result(timeout_s=60)["logits"]
@@ -95,6 +97,7 @@ def test_two_replicas_answer_handles_and_http_as_a_session_does(
     for wrong, options, kind, words in (
         (x[:, :2], {}, errors.InputShapeError, "has shape"),
         (x[:5], {}, errors.BatchSizeError, "5 samples"),
+        ([[1.0], [1.0, 2.0]], {}, errors.InputTypeError, "is no array"),
         (x[:1] * np.nan, {}, errors.NonFiniteInputError, "NaN"),
         (x[:1], {"timeout": 1e-9}, errors.DeadlineExceededError, "no answer within"),
         (x[:1], {"model": "other"}, errors.ReproError, "there is no model 'other'"),
@@ -251,3 +254,7 @@ def test_a_value_is_a_sample_or_a_picture_in_any_of_its_forms(artifact: Path) ->
         assert all(found["error"][len(values) :])
     with pytest.raises(errors.InputNameError, match="no column 'input' or 'bytes' or 'image'"):
         predictor({"id": ids})
+    with pytest.raises(errors.InputNameError, match="there is a column 'label' already"):
+        predictor({"label": ids, "image": column})
+    beside = Predictor(artifact, device="cpu", prefix="said_")({"label": ids, "image": column})
+    assert (list(beside["label"]), beside["said_label"]) == (list(ids), found["label"])
