@@ -1,16 +1,18 @@
 """The CPU that this process runs on, and the packages that it finds there."""
 
-import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 _CPU_FILE = Path("/proc/cpuinfo")
+_LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
+"""In a container: the microseconds of CPU time that it gets in so many, or "max"."""
 
 
 def cpu_name() -> str:
@@ -29,10 +31,14 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores that this process may use: of a container, as many as its limit amounts to."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    with suppress(OSError, ValueError):  # "max" is no number
+        granted, period = map(int, _LIMIT_FILE.read_text("ascii").split())
+        return max(1, min(cores, round(granted / period)))
+    return cores
 
 
 def version_of(distribution: str) -> str:
@@ -70,5 +76,5 @@ def _cpu_facts() -> dict[str, str]:
 def step_back(nice: int) -> None:
     """Let this thread run when the others have no need to: by its niceness, which Linux has of each."""
     if nice and sys.platform == "linux":
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

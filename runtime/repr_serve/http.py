@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,8 @@ class HttpApp:
             await reply(send, 200, head, content)
         except ClientGoneError:
             outcome = CANCELLED.kind
+            with suppress(OSError):  # nobody reads it, but what this is mounted in may wait for it
+                await reply(send, CANCELLED.http, [], b"")
         except asyncio.CancelledError:
             outcome = CANCELLED.kind
             raise

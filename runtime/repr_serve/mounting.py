@@ -24,15 +24,18 @@ def app(
     application is closed by its owner: ``app.service.close(drain=10)``. Raises
     :class:`ReproError`.
     """
-    if isinstance(artifacts, Mapping):
-        sources = [Source(name, Path(path)) for name, path in artifacts.items()]
-    else:
-        paths = [artifacts] if isinstance(artifacts, str | os.PathLike) else artifacts
-        sources = [Source.parse(path) for path in paths]
-    service = Service(sources, models)
+    service = Service(sources_of(artifacts), models)
     try:
         service.load_all()
     except BaseException:
         service.close()
         raise
     return HttpApp(service, Metrics(service), HttpOptions() if http is None else http, True)
+
+
+def sources_of(artifacts: Artifacts) -> list[Source]:
+    """The artifacts with the names they are served under. Raises :class:`OptionError`."""
+    if isinstance(artifacts, Mapping):
+        return [Source(name, Path(path)) for name, path in artifacts.items()]
+    paths = [artifacts] if isinstance(artifacts, str | os.PathLike) else artifacts
+    return [Source.parse(path) for path in paths]

@@ -38,3 +38,9 @@ def record(
     if outcome != "ok":
         span.set_status(trace.StatusCode.ERROR, outcome)
     span.end(end)
+
+
+def flush() -> None:
+    """Send what was recorded, at the end of a process: it may end without a word to its libraries."""
+    if active():
+        getattr(trace.get_tracer_provider(), "force_flush", bool)()

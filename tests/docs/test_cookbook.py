@@ -36,7 +36,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "repr-inspect": inspect,
     "repr-bench": bench,
 }
-NOT_RUN = re.compile(r"<!-- not run: needs (a GPU|a server of Triton|a network|a port) -->")
+NOT_RUN = re.compile(
+    r"<!-- not run: needs (a GPU|a server of Triton|a network|a port|systemd|Docker|a cluster) -->"
+)
 STATUS = "echo $?\n"
 VARY = "<!-- figures vary -->"
 BUSY = "<!-- figures vary; a busy machine cannot tell -->"

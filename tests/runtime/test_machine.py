@@ -43,8 +43,22 @@ def test_where_the_system_does_not_tell(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_usable_cores_are_those_of_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(machine, "_LIMIT_FILE", Path("absent"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
     assert machine.usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine.usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 3), ("200000 100000", 2), ("50000 100000", 1), ("1000000 100000", 3), ("", 3)],
+)
+def test_a_container_may_have_less_than_its_machine(
+    limit: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
+    monkeypatch.setattr(machine, "_LIMIT_FILE", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(limit)
+    assert machine.usable_cores() == cores

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repr_runtime import errors
+from repr_serve import tracing
 from repr_serve.asgi import Receive, Scope, Send
 from repr_serve.http import HttpApp
 from repr_serve.metrics import Metrics
@@ -102,6 +103,7 @@ class Application:
         # HTTP has answered its requests, or given up on them, before the server says that it ends.
         await asyncio.to_thread(self.service.close, 1.0)
         self._metrics.close()
+        await asyncio.to_thread(tracing.flush)
         _log.info("ended: all that was taken on is answered")
 
 

@@ -1,8 +1,11 @@
 """The Open Inference Protocol v2 over HTTP, asked as a client asks it."""
 
+import json
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,46 @@ def test_it_can_be_mounted_in_another_application(tiny: Any, served: HttpApp) ->
         assert ask(port, "/nets/v2/models/tiny").json["name"] == "tiny"
         reply = ask(port, "/nets" + INFER, {"inputs": [tensor(x)]})
         np.testing.assert_allclose(numbers(reply), tiny.logits(x), atol=1e-4)
+
+
+def test_in_a_service_of_fastapi_two_answer_and_end_with_it(
+    tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    options = ModelOptions(device="cpu", instances=1)
+    nets = [app({"tiny": tiny.write(tmp_path / f"{s}", seed=s)}, models=options) for s in (0, 1)]
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        for one in nets:
+            one.service.close()
+
+    main = fastapi.FastAPI(lifespan=lifespan)
+    for seed, one in enumerate(nets):
+        main.mount(f"/{seed}", one)
+
+    @main.middleware("http")
+    async def around(request: Any, work: Any) -> Any:
+        return await work(request)
+
+    x = tiny.inputs(1)
+    body = json.dumps({"inputs": [tensor(x)]}).encode()
+    with running(main) as port:
+        for seed in range(2):
+            reply = ask(port, f"/{seed}{INFER}", body)
+            np.testing.assert_allclose(numbers(reply), tiny.logits(x, seed), atol=1e-4)
+        model = nets[0].service.model("tiny")
+        with held(model) as entered:
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                head = f"POST /0{INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+                client.sendall(head.encode() + body)
+                assert entered.acquire(timeout=20)
+            end = time.monotonic() + 20
+            while b"cancelled" not in ask(port, "/0/metrics").body and time.monotonic() < end:
+                time.sleep(0.01)
+    assert [one.service.draining for one in nets] == [True, True]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_what_happened_is_counted(tiny: Any, service: Service) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc as triton
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from serving import ask, free_port, running, tensor
 
@@ -20,7 +20,8 @@ def test_each_request_is_a_span_of_its_clients_trace(
     tiny: Any, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
+    # It sends in a minute: what is there before was sent when the service ended.
+    provider.add_span_processor(BatchSpanProcessor(kept, schedule_delay_millis=60_000))
     monkeypatch.setattr(tracing.trace, "get_tracer_provider", lambda: provider)
     settings = Settings(
         sources=[Source("tiny", artifact)],
