@@ -224,7 +224,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     _add(group, "--html", "write a self-contained page", "FILE")
     rows = (
         "write one table of all rows, which column kind tells apart (graph, scenario, "
-        "end-to-end, peer, other), with all figures in full precision and both ends of "
+        "end-to-end, peer, server, other), with all figures in full precision and both ends of "
         "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json"
     )
     for option, what in (("--csv", rows), ("--markdown", "write all tables and notes as Markdown")):

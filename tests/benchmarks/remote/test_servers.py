@@ -1,5 +1,6 @@
 """Servers beside the artifact: honest ones are measured, and of the others the row says what they did."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,12 +11,14 @@ import pytest
 from oip_server import json_server
 from serving import free_port, running
 
+from repr_bench.cli import main
 from repr_bench.errors import UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
 from repr_bench.peers.run import run_peers
 from repr_bench.remote.peer import check_servers, remote_peers
 from repr_bench.request import Remote, Request, Server
+from repr_bench.results.file import read_results
 from repr_bench.results.peers import OURS, PeerRow
 from repr_bench.run import run
 from repr_serve import HttpOptions, ModelOptions, Settings, Source
@@ -179,3 +182,35 @@ def test_what_is_no_server(text: str) -> None:
 def test_two_servers_need_two_names() -> None:
     with pytest.raises(UsageError, match=r"--url NAME=URL"):
         Remote((Server.parse("http://h:1"), Server.parse("http://h:1/v2/models/m")))
+
+
+def test_the_command_shows_it_in_every_form(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("repr_bench.cli.QUICK", PLAN)
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "markdown", "html")}
+    options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
+    common = [str(folder), "--quick", "--batch", "1", "--threads", "1", "--callers", "2"]
+    with json_server() as url, json_server("off") as off:
+        assert main([*common, *options, "--url", f"mine={url}"]) == 0
+        assert main([*common, "--url", off]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"linear +fp32 +1 +in process .* 30\.00", out)
+    assert re.search(r"linear +fp32 +1 +mine .* × .* 30\.00", out)
+    assert f"{off} answers linear otherwise than the original network: 'logits' is off by" in out
+    for name, path in files.items():
+        assert "mine" in path.read_text(), name
+    assert "server,linear,fp32,1,mine,throughput,measured" in files["csv"].read_text()
+    assert {row.peer for row in read_results(files["json"]).peers if row.server} == {"mine"}
+    (tmp_path / "key").write_text("ümlaut")
+    assert main([*common, "--url", url]) == 1
+    assert main([*common, "--url", url, "--api-key-file", str(tmp_path / "key")]) == 1
+    said = capsys.readouterr().err
+    assert f"repr-bench: {url} cannot be reached" in said
+    assert "characters that no field of HTTP may have" in said
+    with pytest.raises(SystemExit):
+        main([str(folder), "--overload", "2"])
+    assert "--overload is for servers; name one with --url" in capsys.readouterr().err
