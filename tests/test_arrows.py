@@ -25,7 +25,7 @@ ARROWS = {
     "repr_runtime": set[str](),
     "repr_serve": {"repr_runtime"},
     "repr_export": {"repr_models", "repr_runtime"},
-    "repr_bench": {"repr_export", "repr_models", "repr_runtime"},
+    "repr_bench": {"repr_export", "repr_models", "repr_runtime", "repr_serve"},
 }
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime"}
 GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "cuda", "pycuda"}

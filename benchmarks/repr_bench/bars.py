@@ -193,7 +193,7 @@ def reasons(results: Results, finding: Finding) -> list[str]:
 
 def _reason(results: Results, roofline: Roofline, one: Ratio, bar: float) -> str:
     ours, peer = one.ours, one.peer
-    works = [w for w in roofline.works if (w.label, w.precision) == ours.graph and not w.reason]
+    works = [w for w in roofline.works if (w.label, w.precision) == ours.ran and not w.reason]
     peak = roofline.compute_peak(ours.precision)
     if one.figure.value >= bar or not works or peak is None:
         return ""
@@ -212,7 +212,7 @@ def _reason(results: Results, roofline: Roofline, one: Ratio, bar: float) -> str
 
 def _where(results: Results, row: PeerRow) -> str:
     """Which operator takes most of the time, if it was profiled at that batch."""
-    key = (*row.graph, row.batch)
+    key = (*row.ran, row.batch)
     for profile in results.profiles:
         if (profile.label, profile.precision, profile.batch) == key and profile.layers:
             most = profile.operators[0]

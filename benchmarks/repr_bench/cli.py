@@ -20,8 +20,10 @@ from repr_bench import options
 from repr_bench.artifacts import default_selection, export_options
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
-from repr_bench.options import STANDARD_OUTPUT
-from repr_bench.request import Listener, Request, ScenarioOptions, is_own
+from repr_bench.measuring.measure import Plan
+from repr_bench.options import QUICK, QUICK_IMAGES, STANDARD_OUTPUT
+from repr_bench.request import Listener, Remote, Request, ScenarioOptions, Tolerance, is_own
+from repr_bench.results.trials import SCENARIOS
 from repr_models.completion import complete
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
@@ -128,13 +130,18 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: List
     from repr_bench.scenarios.run import with_scenarios
 
     request, left_out = _requested(args, arguments)
-    peers = None if args.peers is None else select(args.peers or None)
-    scenarios = options.scenario_options(args)
+    peers = [] if args.peers is None else select(args.peers or None)
+    scenarios = scenario_options(args)
     _check_installed(request, scenarios)
+    if request.remote.servers:
+        from repr_bench.remote.peer import check_servers, remote_peers
+
+        check_servers(request)
+        peers += remote_peers(request, listener)
     results = run(request, listener)
     if scenarios:
         results = with_scenarios(results, request, scenarios, listener)
-    if peers is not None:
+    if peers or args.peers is not None:
         results = with_peers(results, request, peers, listener)
     settings = replace(results.settings, quick=args.quick)
     return replace(results, left_out=left_out, settings=settings)
@@ -161,7 +168,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"
         )
-    plan, limit = options.plan_and_limit(args)
+    plan, limit = plan_and_limit(args)
     images = EvaluationImages(args.data, args.label_free, limit)
     images.check()
     request = Request(
@@ -177,12 +184,58 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         roofline=args.roofline,
         profile=args.profile,
         own=tuple(args.own),
-        tolerance=options.tolerance(args),
+        tolerance=_tolerance(args),
+        remote=_remote(args),
     )
     for target in targets:
         if is_own(target) or request.own_for(target):  # what is wrong with it is said now
             export_options(target, request.own_for(target), request.precisions)
     return request, left_out
+
+
+def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
+    """How much is timed and on how many images, all if None: what is given, else the defaults."""
+    base = QUICK if args.quick else Plan()
+    seconds, samples = args.seconds or base.seconds, args.samples or base.samples
+    limit = args.limit or (QUICK_IMAGES if args.quick else None)
+    return replace(base, seconds=seconds, samples=samples), limit
+
+
+def _tolerance(args: argparse.Namespace) -> Tolerance | None:
+    """What outputs may differ by, if it is given."""
+    if args.atol is None and args.rtol is None:
+        return None
+    return Tolerance(args.atol or 0.0, args.rtol or 0.0)
+
+
+def _remote(args: argparse.Namespace) -> Remote:
+    """The servers that are to be asked, and the key for them."""
+    key = os.environ.get("REPR_API_KEY", "")
+    if args.api_key_file is not None:
+        try:
+            lines = args.api_key_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{args.api_key_file} cannot be read: {error}") from error
+        key = next((text for line in lines if (text := line.strip()) and text[0] != "#"), "")
+    if not key.isascii() or not key.isprintable():
+        raise UsageError("the API key has characters that no field of HTTP may have")
+    return Remote(tuple(args.url), args.callers, key)
+
+
+def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
+    """The scenarios that are asked for; None if none is."""
+    if not (args.scenario or args.loadgen or args.end_to_end or args.overload):
+        return None
+    return ScenarioOptions(
+        scenarios=args.scenario or (SCENARIOS if args.loadgen else ()),
+        loadgen=args.loadgen,
+        end_to_end=args.end_to_end,
+        slo_ms=args.slo,
+        instances=args.instances,
+        max_batch=args.max_batch,
+        seed=args.seed,
+        overload=args.overload,
+    )
 
 
 def _write(results: Results, args: argparse.Namespace, listener: Listener) -> Results:
@@ -235,7 +288,8 @@ def exit_status(results: Results) -> int:
         *(row.status for row in results.end_to_end),
         *(row.status for row in results.peers),
     }
-    differ = any(row.graph and row.graph.answers_differ for row in results.rows)
+    graphs = [row.graph for row in results.rows] + [row.graph for row in results.peers]
+    differ = any(graph and graph.answers_differ for graph in graphs)
     if differ or "failed" in statuses or "measured" not in statuses:
         return 1
     verdicts = results.comparison.rows if results.comparison else ()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from repr_bench.errors import UsageError, did_you_mean
 from repr_bench.measuring.measure import Plan
-from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, ScenarioOptions, Tolerance, is_own
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, Server, is_own
 from repr_bench.results.trials import SCENARIOS, Scenario
 from repr_models.completion import completes, listed, networks_and_graphs
 from repr_models.spec import registered, stored_multiply_adds
@@ -57,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _add_own(p.add_argument_group("a network of your own", own))
     _add_how_long(p.add_argument_group("how long, and on which images"))
     _add_more(p.add_argument_group("what else is measured, in the same run"))
+    _add_servers(p.add_argument_group("servers", "asked beside the artifact that they serve"))
     scenarios = (
         "measured after the table of batch sizes, of the same graphs, if any of the first three "
         "is given"
@@ -169,6 +169,23 @@ def _add_more(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tune", choices=GOALS, help=tuned)
 
 
+def _add_servers(group: argparse._ArgumentGroup) -> None:
+    which = (
+        "any server of the Open Inference Protocol v2, in turn with the artifact itself: http://HOST:PORT, "
+        "https://…, grpc://HOST:PORT; with /v2/models/MODEL where the model has another name there "
+        "(may be repeated, after the names)"
+    )
+    _add(group, "--url", which, "[NAME=]URL", type=_server, action="append", default=[])
+    _add(group, "--callers", "that ask at once, for the throughput (default: 8)", "N", default=8)
+    key = "sent as Authorization: Bearer (default: $REPR_API_KEY)"
+    _add(group, "--api-key-file", key, "FILE")
+    beyond = (
+        "offer each server so many times the rate at which the artifact itself, in its batcher, "
+        "holds --slo: what is answered in time, how fast the rest is refused, how soon it recovers"
+    )
+    _add(group, "--overload", beyond, "TIMES", type=_factor)
+
+
 def _add_scenarios(group: argparse._ArgumentGroup) -> None:
     shapes = f"MLPerf's shapes, in seconds: of {', '.join(SCENARIOS)}, or all"
     _add(group, "--scenario", shapes, "S,…", type=_scenarios, default=())
@@ -207,7 +224,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     _add(group, "--html", "write a self-contained page", "FILE")
     rows = (
         "write one table of all rows, which column kind tells apart (graph, scenario, "
-        "end-to-end, peer, other), with all figures in full precision and both ends of "
+        "end-to-end, peer, server, other), with all figures in full precision and both ends of "
         "intervals; verdicts, rooflines and profiles are no rows: see --markdown, --json"
     )
     for option, what in (("--csv", rows), ("--markdown", "write all tables and notes as Markdown")):
@@ -246,6 +263,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         )
     if args.list and more:
         p.error("--list goes without --csv, --markdown, --sort, --with")
+    if args.overload and not args.url:
+        p.error("--overload is for servers; name one with --url")
     for target in args.targets:
         if wrong := wrong_name(target):
             p.error(wrong)
@@ -271,36 +290,6 @@ def wrong_name(target: str) -> str:
     return f"there is no network called {target!r}{near}"
 
 
-def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
-    """How much is timed and on how many images, all if None: what is given, else the defaults."""
-    base = QUICK if args.quick else Plan()
-    seconds, samples = args.seconds or base.seconds, args.samples or base.samples
-    limit = args.limit or (QUICK_IMAGES if args.quick else None)
-    return replace(base, seconds=seconds, samples=samples), limit
-
-
-def tolerance(args: argparse.Namespace) -> Tolerance | None:
-    """What outputs may differ by, if it is given."""
-    if args.atol is None and args.rtol is None:
-        return None
-    return Tolerance(args.atol or 0.0, args.rtol or 0.0)
-
-
-def scenario_options(args: argparse.Namespace) -> ScenarioOptions | None:
-    """The scenarios that are asked for; None if none is."""
-    if not (args.scenario or args.loadgen or args.end_to_end):
-        return None
-    return ScenarioOptions(
-        scenarios=args.scenario or (SCENARIOS if args.loadgen else ()),
-        loadgen=args.loadgen,
-        end_to_end=args.end_to_end,
-        slo_ms=args.slo,
-        instances=args.instances,
-        max_batch=args.max_batch,
-        seed=args.seed,
-    )
-
-
 def whole_number(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
@@ -316,6 +305,17 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 def seconds(text: str) -> float:
     """A finite number above 0."""
     return _number(text, "a number of seconds above 0", lambda value: 0 < value < math.inf)
+
+
+def _factor(text: str) -> float:
+    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
+
+
+def _server(text: str) -> Server:
+    try:
+        return Server.parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _tolerance(text: str) -> float:

@@ -230,7 +230,7 @@ def print_search(found: Sequence[Candidate], console: Console) -> None:
         table.add_column(Text(title), justify="left" if title in words else "right", no_wrap=plain)
     for each in found:
         row = each.row
-        timed = row.latency_ms if row.measure == "latency" else None
+        timed = row.latency_ms.get(50) if row.measure == "latency" else None
         table.add_row(
             *map(Text, (row.label, row.precision, str(row.batch), row.peer)),
             *map(Text, (str(timed or "-"), str(row.images_per_second or "-"))),
@@ -252,7 +252,7 @@ def _against(default: Candidate, each: Candidate) -> str:
 
 def _record(each: Candidate) -> dict[str, Any]:
     row = each.row
-    figure = row.latency_ms if row.measure == "latency" else row.images_per_second
+    figure = row.latency_ms.get(50) if row.measure == "latency" else row.images_per_second
     return {
         "setting": row.peer,
         "batch": row.batch,

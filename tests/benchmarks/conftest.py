@@ -1,5 +1,6 @@
 """Made-up results, and real artifacts that are small enough to write in a test."""
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         preprocessing: bool = True,
         record: Mapping[str, Any] | None = None,
         more_precisions: tuple[str, ...] = (),
+        golden: bool = False,
     ) -> Path:
         features = 3 * 32 * 32
         matrix = np.outer(np.full(features, 1 / features), np.arange(classes)).astype(np.float32)
@@ -68,6 +70,13 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
         image, logits = (batch, 3, size, 32), (batch, classes)
         content = model_of(nodes, {"input": image}, {"logits": logits}, {"w": matrix})
         paths = {"model.onnx": "fp32"} | {f"model.{p}.onnx": p for p in more_precisions}
+        files = dict.fromkeys(paths, content)
+        entries = [describe_file(path, content, "graph", p) for path, p in paths.items()]
+        if golden:
+            stream, x = io.BytesIO(), np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+            np.savez(stream, **{"input.input": x, "output.logits": x.reshape(2, -1) @ matrix})
+            files["golden.npz"] = stream.getvalue()
+            entries.append(describe_file("golden.npz", files["golden.npz"], "golden"))
         manifest = Manifest(
             network=NetworkInfo(network or name, name, dataset, features * classes, None, "onnx"),
             weights=WeightsInfo(weights, "linear.safetensors", sha256, record or {}),
@@ -75,10 +84,11 @@ def make_artifact(tmp_path: Path) -> ArtifactMaker:
             outputs=(TensorSpec("logits", "float32", logits),),
             preprocessing=PREPROCESSING if preprocessing else None,
             labels=None,
-            files=tuple(describe_file(path, content, "graph", p) for path, p in paths.items()),
+            files=tuple(entries),
+            receipts={"golden": {"samples": 2, "tolerance": {"logits": 1e-4}}} if golden else {},
         )
         folder = parent / name
-        write_artifact(folder, manifest, dict.fromkeys(paths, content))
+        write_artifact(folder, manifest, files)
         return folder
 
     return make

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from repr_bench.cli import plan_and_limit
 from repr_bench.measuring.measure import Plan, measure
-from repr_bench.options import QUICK, QUICK_IMAGES, parser, plan_and_limit
+from repr_bench.options import QUICK, QUICK_IMAGES, parser
 
 
 def chosen(*arguments: str) -> tuple[Plan, int | None]:

@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from repr_bench.results.graph import Graph
 from repr_bench.results.peers import MEASURES, Measure
+from repr_runtime import Session
 from repr_runtime.artifact.manifest import FileEntry, Manifest
 
 Arrays = Sequence[NDArray[Any]]
@@ -23,13 +25,18 @@ class PeerAbsentError(Exception):
 
 @dataclass(frozen=True)
 class Workload:
-    """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default."""
+    """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default.
+
+    ``label`` is the artifact's row, and ``session`` one that runs the graph here.
+    """
 
     folder: Path
     manifest: Manifest
     graph: FileEntry
     precision: str
     threads: int | None
+    label: str = ""
+    session: Session | None = None
 
     @property
     def path(self) -> Path:
@@ -45,7 +52,8 @@ class Prepared:
     batch size, through the same compiled thing, and returns the first output (N, classes).
     ``at_once`` runs the batch so many times, up to ``lanes`` of them at once, and returns when
     all are done; without it, one call follows the other. ``samples_ns`` are the latencies that a
-    peer measured by itself, which then has no ``call``.
+    peer measured by itself, which then has no ``call``. ``answers`` says of a graph what this
+    peer gets right, where that is not the graph's own matter.
     """
 
     logits: Callable[[Arrays], NDArray[Any]]
@@ -54,6 +62,7 @@ class Prepared:
     at_once: Callable[[int], object] | None = None
     lanes: int = 1
     samples_ns: tuple[int, ...] = ()
+    answers: Callable[[Graph], Graph] | None = None
 
     def burst(self, times: int) -> None:
         """Run the batch ``times`` times, as many at once as there are lanes."""
@@ -81,7 +90,8 @@ class Peer:
     """One other way to run a network: a name, what it is measured in, and how it is opened.
 
     ``why_not`` says why it cannot run here, in a sentence with the way out, or None. ``open``
-    raises :class:`PeerAbsentError` for a network that it cannot take.
+    raises :class:`PeerAbsentError` for a network that it cannot take. A ``server`` is asked,
+    whatever it runs on.
     """
 
     name: str
@@ -89,6 +99,7 @@ class Peer:
     why_not: Callable[[], str | None]
     measures: tuple[Measure, ...] = MEASURES
     device: Literal["cpu", "gpu"] = "cpu"
+    server: bool = False
 
 
 def not_installed(module: str, way_out: str) -> Callable[[], str | None]:

@@ -21,7 +21,10 @@ TIE = 1e-4
 """Two logits of an image nearer than this share of their range are a tie, which rounding decides."""
 
 FLIPS = 0.01
-"""The share of images that may differ but in fp32, none: int8 is rounded where a library likes."""
+"""The share of images that may differ but in fp32, none: int8 is rounded where a library likes.
+
+And a server runs what it likes: its accuracy stands beside its time.
+"""
 
 SPREAD = 10
 """Every how-manieth image is compared at most: those of a folder have to be decoded to be passed."""

@@ -97,11 +97,16 @@ class _Comparison:
         self._request, self._listener, self._clock = request, listener, clock
         self._label, self._precision = rows[0].label, rows[0].precision
         self._folder, self._device = Path(graph.artifact), graph.device
-        self._graph_sha256 = graph.sha256
+        self._graph, self._graph_sha256 = graph, graph.sha256
         self._batches = [row.batch for row in rows if row.batch is not None]
         here = "cpu" if graph.device == "cpu" else "gpu"
         self._selected = [
-            (p, why if p.device == here else f"ours runs on {graph.device}, and it on a {p.device}")
+            (
+                p,
+                why
+                if p.server or p.device == here
+                else f"ours runs on {graph.device}, and it on a {p.device}",
+            )
             for p, why in selected
         ]
         self._row = partial(
@@ -139,7 +144,13 @@ class _Comparison:
         ours = OursRunner(session)
         given = ours.given(images, self._batches)
         workload = Workload(
-            self._folder, session.manifest, given.graph, self._precision, self._request.threads
+            self._folder,
+            session.manifest,
+            given.graph,
+            self._precision,
+            self._request.threads,
+            self._label,
+            session,
         )
 
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
@@ -152,7 +163,7 @@ class _Comparison:
                     raise PeerAbsentError(reason)
                 runner = peer.open(workload)
             except Exception as error:  # whatever a library raises is its rows
-                self._give_up(self._row(peer=peer.name), peer, error)
+                self._give_up(self._row(peer=peer.name, server=peer.server), peer, error)
                 continue
             stack.callback(runner.close)
             self._prepare_peer(peer, runner, given)
@@ -160,14 +171,17 @@ class _Comparison:
     def _prepare_peer(self, peer: Peer, runner: Runner, given: Given) -> None:
         """Lay out its rows: each ready to be timed, or with the reason why not."""
         for batch, arrays in given.inputs.items():
-            row = self._row(peer=peer.name, batch=batch)
+            row = self._row(peer=peer.name, server=peer.server, batch=batch)
+            graph = self._graph if peer.name == OURS else None
             try:
                 prepared = runner.prepare(arrays)
                 same = given.same_answers(prepared.logits, batch)
+                if prepared.answers is not None:
+                    graph = prepared.answers(self._graph)
             except Exception as error:
                 self._give_up(row, peer, error)
                 continue
-            checked = replace(row, settings=prepared.settings, same_answers=same)
+            checked = replace(row, settings=prepared.settings, same_answers=same, graph=graph)
             for each in peer.measures:
                 self._entries.append(self._entry(replace(checked, measure=each), prepared))
 
@@ -178,7 +192,8 @@ class _Comparison:
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        if different := why_not_same(row.same_answers, self._precision):
+        precision = "" if row.server else self._precision
+        if different := why_not_same(row.same_answers, precision):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)

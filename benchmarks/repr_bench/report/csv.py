@@ -25,9 +25,9 @@ def to_csv(results: Results) -> str:
     """All rows as CSV, ``CSV_COLUMNS`` at the head.
 
     ``kind`` is ``graph`` for the rows of the main table, ``scenario``, ``end-to-end`` (p50 is from
-    JPEG to label), ``peer``, or ``other`` for another tool's run. Of a server ``held_rate`` is
-    the highest confirmed rate, in queries/s, whose p99 was within ``slo_ms``, and all other
-    figures are those at that rate.
+    JPEG to label), ``peer``, ``server`` for one that was asked, or ``other`` for another tool's run.
+    Of the server scenario ``held_rate`` is the highest confirmed rate, in queries/s, whose p99 was
+    within ``slo_ms``, and all other figures are those at that rate.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
@@ -54,14 +54,16 @@ def _records(results: Results) -> Iterator[dict[str, object]]:
                 found["flips_p_value"] = flips.p_value
         yield found
     for scenario in results.scenarios:
-        found = _common("scenario", scenario, scenario.source, scenario.queries)
+        run_by = scenario.server or scenario.source
+        found = _common("scenario", scenario, run_by, scenario.queries)
         found |= {"measure": scenario.scenario}
         yield found | {"slo_ms": scenario.slo_ms, "held_rate": scenario.rate}
     for stages in results.end_to_end:
         yield _common("end-to-end", stages, "repr-bench", stages.calls)
     for peer in results.peers:
         samples = sum(map(len, peer.rounds_ns))
-        yield _common("peer", peer, peer.peer, samples) | {"measure": peer.measure}
+        kind = "server" if peer.server else "peer"
+        yield _common(kind, peer, peer.peer, samples) | {"measure": peer.measure}
     for other in results.others:
         found = _common("other", other, other.tool, len(other.samples_ns) or "")
         yield found | {"reason": other.meaning, "artifact": other.file}

@@ -16,7 +16,8 @@ AnyRow = Row | OtherRow | ScenarioRow | StageRow | PeerRow
 def title_of(row: AnyRow | RowVerdict | Work | Profile) -> str:
     """A row's name in a sentence: ``resnet20 fp32 batch 8``, ``resnet20 fp32 server (LoadGen)``."""
     if isinstance(row, ScenarioRow):
-        which = row.scenario if row.source == "repr-bench" else f"{row.scenario} ({row.source})"
+        who = row.server or (row.source if row.source != "repr-bench" else "")
+        which = f"{row.scenario} ({who})" if who else row.scenario
     else:
         which = f"batch {row.batch}" if row.batch else ""
     way = "from JPEG" if isinstance(row, StageRow) else ""
@@ -28,7 +29,7 @@ def latency_of(row: AnyRow, percent: int) -> Figure | None:
     if isinstance(row, StageRow):
         return row.medians_ms.get("total") if percent == 50 and row.calls else None
     if isinstance(row, PeerRow):
-        return row.latency_ms if percent == 50 and row.measure == "latency" else None
+        return row.latency_ms.get(percent) if row.measure == "latency" else None
     return row.latency_ms.get(percent)
 
 
@@ -39,7 +40,7 @@ def rate_of(row: AnyRow) -> Figure | None:
 
 def graph_of(row: AnyRow) -> Graph | None:
     """The graph that ran, of the kinds of rows that say so."""
-    return None if isinstance(row, OtherRow | PeerRow) else row.graph
+    return None if isinstance(row, OtherRow) else row.graph
 
 
 def answer_of(row: AnyRow, name: str) -> Figure | None:

@@ -15,8 +15,9 @@ from repr_bench.statistics import intervals, verdict
 from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
-SCHEMA = 3
+SCHEMA = 4
 ADDED = (
+    ("answered", "server", "refusals_ns", "recovered_seconds"),
     ("difference", "peak_memory_bytes"),
     (
         *("left_out", "machine", "yardstick", "comparison", "roofline", "profiles", "scenarios"),
@@ -24,7 +25,7 @@ ADDED = (
         *("skipped", "skip_reason"),
     ),
 )
-"""What a file of schema 2 may lack, and what one of schema 1 too; all else is in every file."""
+"""What a file of schema 3 may lack, what one of 2 too, and of 1; all else is in every file."""
 
 
 def to_json(results: Results) -> str:

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_bench.results.graph import Graph
 from repr_bench.results.row import Status
-from repr_bench.results.trials import latency_ms, per_second_figure
-from repr_bench.statistics.intervals import Figure, Interval, middle, percentile
+from repr_bench.results.trials import latencies_ms, per_second_figure
+from repr_bench.statistics.intervals import Figure, Interval, middle, percentile, ratio_interval
 from repr_runtime.decoding import JSON_KEY
 
 OURS = "ours"
@@ -42,7 +43,8 @@ class PeerRow:
     ``rounds_ns`` are raw samples, a tuple for each round; in each sample ``images`` went
     through: the batch for a latency, a burst of batches, as many at once as the peer takes, for a
     throughput. ``settings`` says how the peer runs. Peers of one (label, precision, measure)
-    were timed in the same rounds, ours among them.
+    were timed in the same rounds, ours among them. A ``server`` was asked over a network;
+    ``graph`` is the artifact's, with what this one got right of it, where that was seen.
     """
 
     label: str
@@ -57,9 +59,11 @@ class PeerRow:
     images: int = 0
     steady: bool = False
     rounds_ns: tuple[tuple[int, ...], ...] = ()
+    server: bool = False
+    graph: Graph | None = field(default=None, metadata={JSON_KEY: "answered"})
 
     @property
-    def graph(self) -> tuple[str, str]:
+    def ran(self) -> tuple[str, str]:
         """What it ran: label and precision."""
         return self.label, self.precision
 
@@ -70,9 +74,9 @@ class PeerRow:
         return np.log(np.array(medians) / self.images)
 
     @cached_property
-    def latency_ms(self) -> Figure | None:
-        """The median sample in ms; None without samples."""
-        return latency_ms(self.rounds_ns, 50)
+    def latency_ms(self) -> Mapping[int, Figure]:
+        """Each of ``PERCENTILES`` of the samples in ms; empty without samples."""
+        return latencies_ms(self.rounds_ns)
 
     @cached_property
     def images_per_second(self) -> Figure | None:
@@ -103,6 +107,23 @@ def ratio(ours: PeerRow, peer: PeerRow) -> Ratio | None:
     return Ratio(ours, peer, tuple(map(float, logs)))
 
 
+def among(rows: Sequence[PeerRow], *, servers: bool) -> tuple[PeerRow, ...]:
+    """Ours and the servers, or ours and the libraries; none of it where there are only the others."""
+    found = tuple(row for row in rows if row.server == servers or row.peer == OURS)
+    alone = all(row.peer == OURS for row in found)
+    return () if alone and (servers or len(found) < len(rows)) else found
+
+
+def added_us(ours: PeerRow, peer: PeerRow) -> Figure | None:
+    """By how many microseconds the peer's median is above ours, on the mean of the rounds."""
+    rounds = min(len(ours.rounds_ns), len(peer.rounds_ns))
+    if not rounds or {ours.status, peer.status} != {"measured"}:
+        return None
+    medians = [[percentile(s, 50) for s in row.rounds_ns[:rounds]] for row in (ours, peer)]
+    more = [(theirs - own) / 1e3 for own, theirs in zip(*medians, strict=True)]
+    return Figure(sum(more) / rounds, ratio_interval(more, [1.0] * rounds))
+
+
 @dataclass(frozen=True)
 class Overall:
     """A peer over all networks, a ratio each: their geometric mean, and the least of them."""
@@ -123,7 +144,7 @@ class Overall:
 def ratios_at(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) -> list[Ratio]:
     """Ours against ``peer`` at that batch size, a ratio for each graph where both were measured."""
     chosen = [row for row in rows if (row.measure, row.batch) == (measure, batch)]
-    return _paired({(row.graph, row.peer): row for row in chosen}, peer)
+    return _paired({(row.ran, row.peer): row for row in chosen}, peer)
 
 
 def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
@@ -131,9 +152,9 @@ def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
     best: dict[tuple[tuple[str, str], str], PeerRow] = {}
     for row in rows:
         if row.measure == "throughput" and row.status == "measured":
-            before = best.setdefault((row.graph, row.peer), row)
+            before = best.setdefault((row.ran, row.peer), row)
             if row.log_ns.mean() < before.log_ns.mean():
-                best[row.graph, row.peer] = row
+                best[row.ran, row.peer] = row
     return _paired(best, peer)
 
 

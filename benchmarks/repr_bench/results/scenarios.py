@@ -8,6 +8,7 @@ from typing import Any
 from repr_bench.results.graph import Graph
 from repr_bench.results.row import Status
 from repr_bench.results.trials import (
+    UNANSWERED,
     BatchTrial,
     LoadGenSummary,
     RateTrial,
@@ -31,7 +32,8 @@ class ScenarioRow:
     ``window_seconds`` is how long each window was. ``batch`` is how many samples a query has;
     in the server scenario, how many are run together at most. ``trials`` are the rates that
     the server scenario tried, in turn, ``batches`` the batch sizes that the offline one tried.
-    ``graph`` is the one that ran, with what it gets right.
+    ``graph`` is the one that ran, with what it gets right. ``server`` is what was asked, "" where
+    it ran in process. An overload has a trial a round, in process at the rate that holds there.
     """
 
     label: str
@@ -52,6 +54,7 @@ class ScenarioRow:
     trials: tuple[RateTrial, ...] = ()
     batches: tuple[BatchTrial, ...] = ()
     loadgen: LoadGenSummary | None = None
+    server: str = ""
     graph: Graph | None = None
 
     @property
@@ -89,21 +92,54 @@ class ScenarioRow:
         """How many queries, or calls, the row's figures stand on."""
         if self.confirmed is not None:
             return self.confirmed.queries
-        return sum(map(len, self.windows_ns))
+        return sum(map(len, self._offered))
 
     @property
     def measured_seconds(self) -> float:
         """How long they took together."""
+        if self.scenario == "overload":
+            return sum(sum(trial.window_seconds) for trial in self.trials)
         return self.confirmed.seconds if self.confirmed else sum(self.window_seconds)
 
     @cached_property
+    def _offered(self) -> Windows:
+        """Of an overload the windows of all rounds, else the row's own."""
+        if self.scenario != "overload":
+            return self.windows_ns
+        return tuple(window for trial in self.trials for window in trial.windows_ns)
+
+    @cached_property
+    def refusal_ms(self) -> Figure | None:
+        """The 99th percentile of how long refused queries of an overload waited to be told."""
+        if self.scenario != "overload":
+            return None
+        return latency_ms(tuple(t.refusals_ns for t in self.trials), 99)
+
+    @property
+    def recovered_seconds(self) -> float | None:
+        """The longest of all rounds until nearly all were answered in time again; None: never."""
+        found = [trial.recovered_seconds for trial in self.trials]
+        known = [seconds for seconds in found if seconds is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+    @cached_property
     def latency_ms(self) -> Mapping[int, Figure]:
-        """p50, p90 and p99 of a query in ms; empty without samples."""
+        """p50, p90 and p99 of a query in ms; empty without samples. Under overload, if answered."""
+        if self.scenario == "overload":
+            answered = (tuple(s for s in window if s != UNANSWERED) for window in self._offered)
+            return latencies_ms(tuple(answered))
         return self.confirmed.latency_ms if self.confirmed else latencies_ms(self.windows_ns)
 
     @cached_property
     def images_per_second(self) -> Figure | None:
-        """Images answered a second; in the server scenario, of those within the bound."""
+        """Images answered a second; of a server or under overload, of those within the bound."""
+        if self.scenario == "overload":
+            bound, seconds = (
+                1e6 * (self.slo_ms or 0),
+                [s for t in self.trials for s in t.window_seconds],
+            )
+            good = (tuple(s for s in window if 0 <= s <= bound) for window in self._offered)
+            return per_second_figure(1, tuple(good), seconds)
         if self.confirmed is not None:
             return self.confirmed.goodput
         if self.loadgen is not None and self.scenario in ("server", "offline"):
@@ -121,7 +157,19 @@ class ScenarioRow:
         if self.scenario == "server" and self.source == "repr-bench":
             found |= {"rate": self.rate, "next_rate": self.next_rate}
             found["generator_limit"] = self.generator_limit or None
+        if self.scenario == "overload" and self.server:
+            found["refusal_p99_ms"] = plain(self.refusal_ms)
         return found
+
+
+def overload_ratio(ours: ScenarioRow, server: ScenarioRow) -> Figure | None:
+    """Goodput of the overloaded server over that in process, round by round; None if one lacks it."""
+    pairs = zip(*([t.goodput for t in row.trials] for row in (ours, server)), strict=False)
+    found = [(good.value, own.value) for own, good in pairs if own and good and own.value]
+    if not found or not sum(good for good, _ in found):
+        return None
+    goods, owns = zip(*found, strict=True)
+    return Figure(sum(goods) / sum(owns), ratio_interval(goods, owns))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from repr_bench.measuring.measure import Clock
 from repr_bench.results.trials import UNANSWERED
-from repr_runtime.errors import QueueFullError
+from repr_runtime.errors import DeadlineExceededError, QueueFullError
 
 if TYPE_CHECKING:
+    from repr_bench.remote.protocol import OpenLoop
     from repr_runtime import Batcher
 
 Sleep = Callable[[float], None]
@@ -84,7 +85,8 @@ class Driven:
     """What became of the queries that were sent, in the order of the schedule.
 
     ``latency_ns`` counts from the scheduled arrival, ``UNANSWERED`` where no answer came;
-    ``lateness_ns`` is how late each was sent. ``refused`` were turned away. ``hopeless`` says
+    ``lateness_ns`` is how late each was sent. ``refusals_ns`` has, by their place, those that were
+    turned away, and how long after they were due they were told. ``hopeless`` says
     that more than the allowed number had missed the bound, and no further ones were sent.
     ``error`` is what a query failed with, after which none was sent. ``seconds`` passed from
     the start of the schedule to the last answer, or to the end.
@@ -92,16 +94,21 @@ class Driven:
 
     latency_ns: tuple[int, ...]
     lateness_ns: tuple[int, ...]
-    refused: int
+    refusals_ns: Mapping[int, int]
     hopeless: bool
     error: BaseException | None
     seconds: float
+
+    @property
+    def refused(self) -> int:
+        """How many were turned away."""
+        return len(self.refusals_ns)
 
 
 def drive(
     schedule: Sequence[int] | NDArray[np.int64],
     samples: Sequence[Sample],
-    service: Batcher,
+    service: Batcher | OpenLoop,
     *,
     bound_ns: float = math.inf,
     allowed: int | None = None,
@@ -120,6 +127,7 @@ def drive(
     due = [start + int(offset) for offset in schedule]
     done = [UNANSWERED] * len(due)
     errors: list[BaseException] = []
+    refusals: dict[int, int] = {}
     ended: list[int] = []  # appended to by the service's threads, which needs no lock
 
     def note(index: int, future: Future[Any]) -> None:
@@ -127,13 +135,16 @@ def drive(
         if future.cancelled():
             pass
         elif (error := future.exception()) is not None:
-            errors.append(error)
+            if isinstance(error, QueueFullError):  # a server says it later
+                refusals[index] = moment - due[index]
+            elif not isinstance(error, DeadlineExceededError):  # too late is no answer
+                errors.append(error)
         else:
             done[index] = moment
         ended.append(index)
 
     lateness: list[int] = []
-    refused = missed = judged = 0
+    at_once = missed = judged = 0
     limit = math.inf if allowed is None else allowed
 
     def judge(now: int) -> bool:
@@ -155,13 +166,14 @@ def drive(
         try:
             future = service.submit(samples[index % len(samples)])
         except QueueFullError:
-            refused += 1
+            refusals[index] = clock() - moment
+            at_once += 1
         except Exception as error:  # a mistake in the sample, or a service that is gone
             errors.append(error)
             break
         else:
             future.add_done_callback(partial(note, index))
-    accepted = len(lateness) - refused
+    accepted = len(lateness) - at_once
     patience = GRACE_SECONDS * 1e9
     until = clock() + patience
     before = len(ended)
@@ -179,7 +191,7 @@ def drive(
             for when, moment in zip(done[:sent], due, strict=False)
         ),
         lateness_ns=tuple(lateness),
-        refused=refused,
+        refusals_ns=refusals,
         hopeless=hopeless,
         error=errors[0] if errors else None,
         seconds=(last - start) / 1e9,

@@ -83,7 +83,7 @@ def measure_with_loadgen(
         raise UsageError(f"LoadGen was not run: {ours.reason or 'there is no rate to offer'}")
     pool = system.pool
     issuers: dict[Scenario, OpenIssuer] = {
-        "server": partial(served, system.serve, pool.samples),
+        "server": partial(served, system.batcher, pool.samples),
         "offline": partial(batches, pool.run, batch, ours.instances),
     }
     settings = settings_of(lg, ours.scenario, row.seconds, expected, system.options)

@@ -1,13 +1,16 @@
 """The scenarios of one run: every graph that was measured, opened and put through each of them."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from repr_bench.errors import UsageError, sentence
 from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import garbage_frozen
+from repr_bench.remote.protocol import NoModelError
+from repr_bench.remote.session import RemoteSession
 from repr_bench.request import Listener, Request, ScenarioOptions
 from repr_bench.results.graph import Graph
 from repr_bench.results.results import Results
@@ -17,6 +20,7 @@ from repr_bench.results.trials import Scenario
 from repr_bench.scenarios.end_to_end import measure_from_jpeg
 from repr_bench.scenarios.loadgen import library, measure_with_loadgen
 from repr_bench.scenarios.offline import measure_offline
+from repr_bench.scenarios.overload import measure_overload
 from repr_bench.scenarios.server import measure_server
 from repr_bench.scenarios.streams import measure_streams
 from repr_bench.scenarios.system import STREAMS, SystemUnderTest
@@ -129,11 +133,57 @@ class _Run:
             instances = self.options.instances
             if instances is None and session.device == "cpu":  # one a core; else the device's own
                 instances = max(1, usable_cores() // (request.threads or 1))
-        if set(self.options.scenarios) <= STREAMS.keys():
-            return
         with opened(instances=instances) as session:
             _require_same(session, graph)
-            self._scenarios(replace(system, session=session), one_caller=False)
+            system = replace(system, session=session)
+            if not set(self.options.scenarios) <= STREAMS.keys():
+                self._scenarios(system, one_caller=False)
+            if self.request.remote.servers:
+                self._servers(system)
+
+    def _servers(self, own: SystemUnderTest) -> None:
+        """Every scenario of each server, and then all of them, and ours, in turn under overload."""
+        with contextlib.ExitStack() as stack:
+            systems = [own]
+            for server in self.request.remote.servers:
+                try:
+                    remote = RemoteSession(own.session, own.label, server, self.request)
+                    stack.callback(remote.close)
+                    graph = remote.answers(own.graph, self.request, lambda _done, _total: None)
+                except Exception as error:  # whatever a server does is its rows
+                    status: Status = "absent" if isinstance(error, NoModelError) else "failed"
+                    overload: tuple[Scenario, ...] = ("overload",) if self.options.overload else ()
+                    for scenario in (*self.options.scenarios, *overload):
+                        row = replace(own, server=server.name).row(scenario)
+                        self.rows.append(replace(row, status=status, reason=sentence(error)))
+                    continue
+                session = cast("Session", remote)
+                systems.append(replace(own, session=session, graph=graph, server=server.name))
+                self._scenarios(systems[-1], one_caller=True)
+                self._scenarios(systems[-1], one_caller=False)
+            if self.options.overload and len(systems) > 1:
+                self._overload(systems)
+
+    def _overload(self, systems: Sequence[SystemUnderTest]) -> None:
+        own = systems[0]
+        held = [
+            row
+            for row in self.rows
+            if (row.label, row.precision, row.scenario, row.server)
+            == (own.label, own.precision, "server", "")
+        ]
+        row = (
+            held[0]
+            if held
+            else _record(self.rows, self._tell(own.row("server")), partial(measure_server, own))
+        )
+        rows = {system.server: system.row("overload") for system in systems}
+        if row.rate is None:
+            why = f"no rate to overload it with: {row.reason or 'in process none was confirmed'}"
+            self.rows += [replace(one, status="failed", reason=why) for one in rows.values()]
+            return
+        self._tell(rows[own.server])
+        self.rows += measure_overload(systems, row.rate, rows)
 
     def _scenarios(self, system: SystemUnderTest, *, one_caller: bool) -> None:
         """For each a row driven by ourselves, and one by LoadGen if that was asked for."""
@@ -141,12 +191,15 @@ class _Run:
             if scenario not in self.options.scenarios or (scenario in STREAMS) != one_caller:
                 continue
             ours = _record(self.rows, self._tell(system.row(scenario)), partial(measured, system))
-            if self.loadgen is not None:
+            if self.loadgen is not None and not system.server:
                 row = self._tell(replace(system.row(scenario), source="LoadGen", batch=ours.batch))
                 _record(self.rows, row, partial(measure_with_loadgen, self.loadgen, ours, system))
 
     def _tell(self, row: ScenarioRow) -> ScenarioRow:
-        self.listener.tell(f"{row.label} {row.precision}: {row.scenario}, driven by {row.source}")
+        where = f" of {row.server}" if row.server else ""
+        self.listener.tell(
+            f"{row.label} {row.precision}: {row.scenario}{where}, driven by {row.source}"
+        )
         return row
 
     def _end_to_end(self, system: SystemUnderTest) -> None:

@@ -25,6 +25,7 @@ from repr_bench.scenarios.system import SystemUnderTest
 from repr_bench.scenarios.windows import by_time
 
 if TYPE_CHECKING:
+    from repr_bench.remote.protocol import OpenLoop
     from repr_runtime import Batcher
 
 
@@ -72,7 +73,7 @@ def _in_words(trial: RateTrial) -> str:
 
 def try_rate(
     rate: float,
-    serve: Callable[[], Batcher],
+    serve: Callable[[], Batcher | OpenLoop],
     samples: Sequence[Sample],
     settings: SearchSettings,
     *,
@@ -117,6 +118,7 @@ def try_rate(
         slo_ms=settings.slo_ms,
         scheduled=count,
         refused=driven.refused,
+        refusals_ns=tuple(driven.refusals_ns.values()),
         seconds=driven.seconds,
         windows_ns=windows,
         window_seconds=lengths,

@@ -13,6 +13,7 @@ from repr_bench.results.trials import MULTI_STREAM_SAMPLES, Scenario
 from repr_bench.scenarios.samples import SamplePool
 
 if TYPE_CHECKING:
+    from repr_bench.remote.protocol import OpenLoop
     from repr_models.data.images import Images
     from repr_runtime import Batcher, Session
 
@@ -25,7 +26,10 @@ STREAMS = {"single-stream": 1, "multi-stream": MULTI_STREAM_SAMPLES}
 
 @dataclass(frozen=True)
 class SystemUnderTest:
-    """The graph that ``session`` runs, ``images`` to feed it (None: noise), and who hears of it."""
+    """The graph that ``session`` runs, ``images`` to feed it (None: noise), and who hears of it.
+
+    ``server`` is what the session asks, where it runs nothing itself.
+    """
 
     label: str
     precision: str
@@ -35,14 +39,24 @@ class SystemUnderTest:
     request: Request
     options: ScenarioOptions
     listener: Listener
+    server: str = ""
 
     @cached_property
     def pool(self) -> SamplePool:
         """What queries are made of. Raises :class:`UsageError` where nothing can be fed."""
         return SamplePool(self.session, self.images)
 
-    def serve(self) -> Batcher:
-        """A batcher, in which a batch starts as soon as an instance is free, with all who wait."""
+    def serve(self, seconds: float | None = None) -> Batcher | OpenLoop:
+        """A batcher, or the server, which is told that an answer is of use for ``seconds``."""
+        from repr_bench.remote.session import RemoteSession
+
+        remote: object = self.session
+        if isinstance(remote, RemoteSession):
+            return remote.open_loop(self.pool.samples, seconds)
+        return self.batcher()
+
+    def batcher(self) -> Batcher:
+        """One in which a batch starts as soon as an instance is free, with all who wait."""
         from repr_runtime import Batcher
 
         most = self.options.max_batch
@@ -51,7 +65,7 @@ class SystemUnderTest:
 
     def row(self, scenario: Scenario) -> ScenarioRow:
         """The row of ``scenario`` as it is until something was measured for it."""
-        served = scenario == "server"
+        served = scenario in ("server", "overload")
         return ScenarioRow(
             label=self.label,
             precision=self.precision,
@@ -64,5 +78,6 @@ class SystemUnderTest:
             batch=self.options.max_batch if served else STREAMS.get(scenario),
             seconds=self.request.plan.seconds,
             slo_ms=self.options.slo_ms if served else None,
+            server=self.server,
             graph=self.graph,
         )

@@ -164,8 +164,8 @@ def figure(value: float, interval: Interval | None = None) -> str:
 
 
 def times(figure: Figure) -> str:
-    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on."""
-    places = max(0, 2 - max(0, math.floor(math.log10(figure.value))))
+    """``1.31 × (1.28–1.34)``: two decimals, fewer from ten on, and three below a tenth."""
+    places = max(0, 2 - max(0, math.floor(math.log10(figure.value)))) + (figure.value < 0.1)
     if figure.interval is None:
         return f"{figure.value:,.{places}f} ×"
     low, high = figure.interval

@@ -70,7 +70,7 @@ def test_csv_says_of_each_row_what_kind_it_is() -> None:
         ("graph", "repr-bench", "", "failed", "", "", "", "0"),
         ("scenario", "repr-bench", "multi-stream", "measured", "2.0", "1.0", "4.0", "4"),
         ("end-to-end", "repr-bench", "", "measured", "8.0", "5.0", "", "3"),
-        ("peer", "torch", "latency", "measured", "7.0", "7.0", "", "2"),
+        ("peer", "torch", "latency", "measured", "7.0", "7.0", "7.0", "2"),
         ("other", "trtexec", "", "", "2.5", "", "3.0", "2"),
     ]
     _, failed, _, stages, _, other = found

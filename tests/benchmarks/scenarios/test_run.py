@@ -14,7 +14,8 @@ import scenario_rows as made
 from page_results import said, shown
 
 from repr_bench import cli
-from repr_bench.options import parser, scenario_options
+from repr_bench.cli import scenario_options
+from repr_bench.options import parser
 from repr_bench.progress import RunProgress
 from repr_bench.report.html import render_page
 from repr_bench.report.sections.scenarios import with_interval

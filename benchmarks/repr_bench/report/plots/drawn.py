@@ -16,7 +16,7 @@ from repr_bench.report.plots.roofline import roofline_keys, roofline_plot
 from repr_bench.report.plots.scenarios import SERVER_TEXT, server_keys, server_plot
 from repr_bench.report.rows import title_of
 from repr_bench.report.sections.peers import overalls
-from repr_bench.results.peers import PeerRow
+from repr_bench.results.peers import PeerRow, among
 from repr_bench.results.results import Results
 from repr_bench.results.roofline import Roofline, reached_by
 from repr_bench.results.row import Row
@@ -46,8 +46,8 @@ def drawn(results: Results) -> Mapping[str, Plots]:
         found["roofline"] = _rooflines(results, results.roofline)
     if servers := [*_servers(results)]:
         found["scenarios"] = Plots(SERVER_TEXT, servers)
-    if results.peers:
-        found["peers"] = _peers(results.peers)
+    if libraries := among(results.peers, servers=False):
+        found["peers"] = _peers(libraries)
     return found
 
 

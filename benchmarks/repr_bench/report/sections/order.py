@@ -13,6 +13,8 @@ from repr_bench.report.sections.peers import peers_section
 from repr_bench.report.sections.profiles import profiles_section
 from repr_bench.report.sections.roofline import roofline_section
 from repr_bench.report.sections.scenarios import scenarios_section
+from repr_bench.report.sections.servers import servers_section
+from repr_bench.results.peers import among
 from repr_bench.results.results import Results
 
 
@@ -42,8 +44,10 @@ def _all(results: Results, *, page: bool) -> Iterator[Section]:
         yield profiles_section(results)
     if scenarios:
         yield scenarios_section(results)
-    if results.peers:
-        yield peers_section(results.peers)
+    if servers := among(results.peers, servers=True):
+        yield servers_section(servers)
+    if libraries := among(results.peers, servers=False):
+        yield peers_section(libraries)
     if figures:
         yield Section("distributions", "Samples", page_only=True, folded=True)
         yield formulae_section(results)

@@ -14,8 +14,9 @@ from repr_bench.report.sections.columns import (
     top1_text,
 )
 from repr_bench.report.sections.figures import INTERRUPTED, cautions
+from repr_bench.report.sections.servers import IN_PROCESS, RUN_BY
 from repr_bench.results.results import Results
-from repr_bench.results.scenarios import ScenarioRow, StageRow
+from repr_bench.results.scenarios import ScenarioRow, StageRow, overload_ratio
 from repr_bench.results.trials import (
     MLPERF_SECONDS,
     PERCENT,
@@ -24,7 +25,7 @@ from repr_bench.results.trials import (
     per_second,
 )
 from repr_bench.statistics import intervals
-from repr_bench.statistics.intervals import Figure
+from repr_bench.statistics.intervals import Figure, times
 
 _NAMES = ("network", "precision", "scenario", "driven by")
 _TITLES = (*_NAMES, "batch", "queries", "p50 ms", "p90 ms", "p99 ms")
@@ -42,6 +43,12 @@ SCENARIO_FORMULA = (
     "samples a query, p99. server: Poisson arrivals of single samples into the runtime's batcher, the "
     "highest rate whose p99 holds the bound. offline: all instances busy, images/s, the best batch size."
 )
+OVERLOAD_FORMULA = (
+    "overload: in process the artifact's batcher is offered the rate that holds the bound; in turn with "
+    "it each server is offered several times that, and is told the bound as its deadline, then half of "
+    "it. In time: answered within the bound; p50 to p99 are of the answered. It is over when at most 1 % "
+    "of those that come from then on miss the bound."
+)
 ARRIVAL_FORMULA = (
     "Latency in the server scenario counts from the scheduled arrival; a query without an answer "
     "counts as infinitely slow."
@@ -51,9 +58,10 @@ ARRIVAL_FORMULA = (
 def scenarios_section(results: Results) -> Section:
     """All tables of the run: the scenarios, the rates of each server, the stages of each way."""
     answers = _answers(results.scenarios)
-    titles = (*_TITLES, *answers, _RESULT)
-    lines = [_scenario_line(row, answers) for row in results.scenarios]
-    main = (table("Scenarios", titles, lines, (*_NAMES, _RESULT), _SPARE),) if lines else ()
+    remote = any(row.server for row in results.scenarios)
+    titles = (*_TITLES[:3], *[RUN_BY] * remote, *_TITLES[3:], *answers, _RESULT)
+    lines = [_scenario_line(row, answers, results, remote=remote) for row in results.scenarios]
+    main = (table("Scenarios", titles, lines, (*_NAMES, RUN_BY, _RESULT), _SPARE),) if lines else ()
     return Section(
         "scenarios",
         "Scenarios",
@@ -85,11 +93,13 @@ def _ways(results: Results) -> Iterator[Section]:
             yield Section("", heading, tables=(times,))
 
 
-def result_text(row: ScenarioRow) -> str:
-    """What the scenario is about, in one figure and its interval."""
+def result_text(row: ScenarioRow, beside: Sequence[ScenarioRow] = ()) -> str:
+    """What the scenario is about, in one figure and its interval; ``beside`` are the run's others."""
     if row.loadgen is not None:
         valid = "valid" if row.loadgen.valid else "invalid"
         return f"{_loadgen_result(row)}; {valid} to LoadGen"
+    if row.scenario == "overload":
+        return _overload_text(row, beside)
     if row.scenario == "server":
         if row.rate is None:
             return NOTHING
@@ -104,6 +114,31 @@ def result_text(row: ScenarioRow) -> str:
         return f"{with_interval(figure)} images/s, batch {row.batch}{many}"
     found = row.latency_ms.get(PERCENT[row.scenario])
     return NOTHING if found is None else f"p{PERCENT[row.scenario]} {with_interval(found)} ms"
+
+
+def _overload_text(row: ScenarioRow, beside: Sequence[ScenarioRow]) -> str:
+    """What was in time of what was offered, how fast the rest was refused, when it was over."""
+    if not row.trials or row.images_per_second is None:
+        return NOTHING
+    good = (
+        f"{with_interval(row.images_per_second)}/s in time of {per_second(row.trials[0].offered)}/s"
+    )
+    if not row.server:
+        return f"{good}, the rate that holds p99 ≤ {row.slo_ms:g} ms"
+    ours = [o for o in beside if o.scenario == "overload" and not o.server and o.label == row.label]
+    found = next((overload_ratio(o, row) for o in ours if o.precision == row.precision), None)
+    share = sum(t.refused for t in row.trials) / row.queries
+    told = f" in {text_of(row.refusal_ms)} ms (p99)" if row.refusal_ms else ""
+    after = row.recovered_seconds
+    over = "not over within 3 s" if after is None else f"over after {after:.2g} s"
+    return "; ".join(
+        (
+            good,
+            *([f"{times(found)} in process"] if found else []),
+            f"{100 * share:.0f} % refused{told}",
+            over,
+        )
+    )
 
 
 def _loadgen_result(row: ScenarioRow) -> str:
@@ -193,6 +228,8 @@ def scenario_meanings(results: Results) -> list[str]:
             SCENARIO_FORMULA,
             ARRIVAL_FORMULA,
         ]
+    if any(row.scenario == "overload" for row in measured):
+        found.append(OVERLOAD_FORMULA)
     if any(trial.realtime for row in results.scenarios for trial in row.trials):
         found.append(
             "The load generator had real-time priority on the CPUs that it shares with the service: "
@@ -234,7 +271,9 @@ def _accuracy(row: StageRow) -> str:
     return f"; {top1}" if top1 != NOTHING else f"; agree %: {agree}" if agree != NOTHING else ""
 
 
-def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
+def _scenario_line(
+    row: ScenarioRow, answers: Sequence[str], results: Results, *, remote: bool
+) -> tuple[str, ...]:
     offline = row.scenario == "offline"
     latencies = (
         NOTHING if offline or percent not in row.latency_ms else text_of(row.latency_ms[percent])
@@ -242,10 +281,12 @@ def _scenario_line(row: ScenarioRow, answers: Sequence[str]) -> tuple[str, ...]:
     )
     batch = NOTHING if row.batch is None else str(row.batch)
     return (
-        *(marked(row), row.precision or NOTHING, row.scenario, row.source),
+        *(marked(row), row.precision or NOTHING, row.scenario),
+        *([row.server or IN_PROCESS] * remote),
+        row.source,
         *(batch, f"{row.queries:,}" if row.queries else NOTHING, *latencies),
         *(top1_text(row) if title == TOP1 else agreement_text(row) for title in answers),
-        result_text(row),
+        result_text(row, results.scenarios),
     )
 
 
