@@ -63,7 +63,7 @@ def test_a_head_has_a_longest(served: HttpApp) -> None:
     ):
         client.sendall(HEAD + b"x: " + b"y" * 60_000)
         assert not readable(client, 0.2)
-        client.sendall(b"y" * 10_000)
+        client.sendall(b"y" * 30_000)
         assert answer(client).startswith(b"HTTP/1.1 400 ")
 
 
