@@ -5,6 +5,7 @@ import re
 from collections import deque
 from typing import Any
 
+import orjson
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -16,7 +17,7 @@ _LINGER_SECONDS = 1.0
 _PIECE = 16 * 1024  # bytes that are parsed at once: a few hundred of the shortest requests
 _MOST_AHEAD = 16  # requests that are parsed before those in front of them are answered
 _DROPPED: Any = deque[Any](maxlen=0)
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class _Flow(FlowControl):
@@ -29,6 +30,14 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Outlet:
+    """The transport, as a request's answer sees it."""
+
+    def __init__(self, connection: "Connection", transport: Any) -> None:
+        self.write, self.is_closing = transport.write, transport.is_closing
+        self.close = connection.end
+
+
 class Connection(HttpToolsProtocol):
     """A client has ``_HEAD_SECONDS`` for each head, and to end a body that nobody waits for any more.
 
@@ -39,22 +48,32 @@ class Connection(HttpToolsProtocol):
     """
 
     flow: _Flow
+    cycle: Any
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _in_head = _in_message = True
     _head_bytes = 0
     _new = _deaf = _ending = False
     _refusal = ""
+    _asked: Any = None  # the request that is being answered
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow, self._outlet = _Flow(transport), _Outlet(self, transport)
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._stop_watching()
+        self._unset_keepalive_if_required()
+        if self._asked is not None:  # which is not the last where others came behind it
+            self._asked.disconnected = True
+            self._asked.message_event.set()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._asked = cycle
+        super()._start_asgi_task(cycle, app)
 
     # What the parser finds
 
@@ -66,6 +85,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._in_head = False
+        self.cycle.transport = self._outlet
         self.headers = _DROPPED  # a chunked body's trailers are no fields of the head
         if self._ending:
             self.cycle.keep_alive = False
@@ -100,7 +120,7 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         if self._deaf or self.transport.is_closing():
-            return
+            return  # but it is read, and so it does not pile up
         if (self._in_head or not self._in_message) and b"pgrade" in data:
             data = _without_upgrade(data)
         self._new = False
@@ -129,8 +149,22 @@ class Connection(HttpToolsProtocol):
             self._refuse(msg)
 
     def _refuse(self, msg: str) -> None:
-        super().send_400_response(msg)
-        self._watch_reading()
+        body = orjson.dumps({"error": msg})
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
+        )
+        self.end()
+
+    def end(self) -> None:
+        """Close; but what is still sent to a closed socket undoes the answer, so that is read first."""
+        if self._in_message and self.transport.can_write_eof():
+            self._deaf = True
+            self.transport.write_eof()
+            self._arm()
+        else:
+            self.transport.close()
+            self._watch_reading()
 
     @property
     def _working(self) -> bool:
@@ -142,8 +176,8 @@ class Connection(HttpToolsProtocol):
         last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
-            self._watch_reading()
-        elif last and self._refusal:
+            return
+        if last and self._refusal:
             self._refuse(self._refusal)
         elif self.flow.held:
             self._feed_held()
