@@ -179,7 +179,12 @@ def _sizes(spec: TensorSpec, shape: object) -> tuple[tuple[int, ...], int]:
         raise RequestError(
             f"input {spec.name!r}: shape is {list(shape)!r:.80}, expected whole numbers from 0 on"
         )
-    return tuple(shape), math.prod(shape)
+    count = math.prod(shape)
+    if not count and math.prod(filter(None, shape)) >= 2**48:  # numpy counts what is not 0 as well
+        raise RequestError(
+            f"input {spec.name!r}: shape is {list(shape)!r:.80}, there is none so large"
+        )
+    return tuple(shape), count
 
 
 def _flat(spec: TensorSpec, values: object) -> tuple[list[Any], tuple[int, ...]]:

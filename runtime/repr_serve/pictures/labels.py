@@ -122,7 +122,8 @@ async def _parts(content_type: bytes, body: bytes) -> list[bytes]:
     try:
         files = [await f.read() for _, f in form.multi_items() if isinstance(f, UploadFile)]
     finally:
-        await form.close()
+        for begun in parser._files_to_close_on_error:  # also a part that had no end
+            begun.close()
     if not files:
         raise RequestError("the form has no files: each picture is a part with a filename")
     return files

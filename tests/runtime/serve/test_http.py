@@ -108,6 +108,7 @@ WRONG: list[tuple[int, str, Any]] = [
     (400, "shape is [-1, 3, 4, 4]", {"inputs": [{**GOOD, "shape": [-1, 3, 4, 4]}]}),
     (400, "shape is [True, 3, 4, 4]", {"inputs": [{**GOOD, "shape": [True, 3, 4, 4]}]}),
     (400, "the shape given is [9", {"inputs": [{**GOOD, "shape": [9 * 10**17, 3, 4, 4]}]}),
+    (400, "there is none so large", {"inputs": [{**GOOD, "shape": [0, 2**62], "data": []}]}),
     (400, "expected (batch, 3, 4, 4)", {"inputs": [{**GOOD, "shape": [1, 48, 1, 1]}]}),
     (400, "data has 2 values", {"inputs": [{**GOOD, "data": [1, 2]}]}),
     (400, "no array of numbers", {"inputs": [{**GOOD, "data": [[1], [2, 3]]}]}),
