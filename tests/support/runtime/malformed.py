@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,15 +187,15 @@ class Malformed:
         if what == 0:
             del holder[key]
         elif what == 1:
-            holder[key] = [holder[key]] * self.pick((1, 2, 3))
+            holder[key] = [deepcopy(holder[key]) for _ in range(self.pick((1, 2, 3)))]
         elif what == 2 and isinstance(holder, list):
-            holder.insert(key, holder[key])
+            holder.insert(key, deepcopy(holder[key]))
         elif what == 3 and isinstance(holder, dict):
             holder[self.pick(("data", "parameters", "timeout", "shape", "sequence_id", "x"))] = (
-                self.pick(ODD)
+                deepcopy(self.pick(ODD))
             )
         else:
-            holder[key] = self.pick(ODD)
+            holder[key] = deepcopy(self.pick(ODD))
 
     def _text(self, head: Any) -> bytes:
         text = json.dumps(head).encode()
