@@ -115,10 +115,15 @@ def resize_bilinear(
     A separable triangle filter, antialiased, the same as Pillow's ``BILINEAR``: its support
     widens with the reduction, so that every source pixel counts. Rounded to uint8 after each
     direction; the one that leaves less to do for the other goes first. Both as in Pillow, which
-    it equals within one level, or two where Pillow takes the other direction first.
+    it equals within one level, or two where Pillow takes the other direction first. A strip, whose
+    one direction would leave many times as much as the other, begins with the other.
     """
     top, left, height, width = box
-    if rows * image.shape[1] <= columns * image.shape[0]:
+    rows_first = rows * image.shape[1] <= columns * image.shape[0]
+    left_by_rows, left_by_columns = height * image.shape[1], image.shape[0] * width
+    if max(left_by_rows, left_by_columns) > 4 * min(left_by_rows, left_by_columns):
+        rows_first = left_by_rows < left_by_columns
+    if rows_first:
         return _resample(_resample(image, 0, rows, top, height), 1, columns, left, width)
     return _resample(_resample(image, 1, columns, left, width), 0, rows, top, height)
 

@@ -79,11 +79,10 @@ class Exchange:
         encoding = fields.get(b"content-encoding", b"identity")
         if encoding not in (b"", b"identity"):
             raise EncodingError(f"content-encoding {encoding!r:.30} is not taken; send it as it is")
-        length = fields.get(b"content-length")
-        if length is not None and int(length) > limit:  # the server has seen that it is a number
-            raise BodyTooLargeError(
-                f"the body has {int(length):,} bytes, at most {limit:,} are taken"
-            )
+        given = fields.get(b"content-length", b"0")
+        length = int(given) if len(given) < 20 and given.isdigit() else 2**63
+        if length > limit:
+            raise BodyTooLargeError(f"the body has {length:,} bytes, at most {limit:,} are taken")
         parts, total, more = [], 0, True
         while more:
             message = await self._receive()

@@ -136,6 +136,7 @@ class Servicer:
             model.require_room(deadline)
             inputs = inputs_of(request, signature)
             asked = [signature.output(output.name) for output in request.outputs]
+            rest.require_once(asked)
             for output in request.outputs:
                 _values(output.parameters)
             model, outputs = await self._service.infer(model, inputs, deadline)

@@ -181,7 +181,7 @@ class HttpApp:
                 tracing.record("http", name, outcome, seconds, texts)
             if _log.isEnabledFor(logging.DEBUG):
                 trace = fields.get(b"traceparent", b"").decode("latin-1")
-                _log.debug("%s %s %.6f s %s", scope["path"], outcome, seconds, trace)
+                _log.debug("%s %s %.6f s %s", ascii(scope["path"]), outcome, seconds, trace)
 
     def _deadline(self, seconds: float | None) -> float:
         """Until when a request is to be run: it was read late already, and is answered as late."""
@@ -210,7 +210,7 @@ class HttpApp:
         began = time.monotonic()
         query = Request(scope).query_params
         top = query.get("top", "5")
-        if not (top.isascii() and top.isdigit() and 1 <= int(top[:6]) <= 1000):
+        if not (top.isascii() and top.isdigit() and len(top) <= 4 and 1 <= int(top) <= 1000):
             raise RequestError(f"top is {top!r:.30}, expected a whole number from 1 to 1000")
         pictures = await self._labeller.pictures(fields.get(b"content-type", b""), body)
         model, found = await self._labeller.label(model, pictures, int(top), deadline)

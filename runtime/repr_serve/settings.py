@@ -48,7 +48,7 @@ class Settings:
                 raise errors.OptionError(f"HTTP and gRPC cannot both have port {self.port}")
         require_whole(1, _MOST_WORKERS, workers=self.workers)
         require_seconds(0, 3600, watch=self.watch, drain=self.drain)
-        require_whole(1024, 2**32, max_body=self.http.max_body)
+        require_whole(1024, 2**31 - 1, max_body=self.http.max_body)  # gRPC's limit
         if (self.tls_cert is None) != (self.tls_key is None):
             raise errors.OptionError(
                 "TLS takes both a certificate and its key: --tls-cert and --tls-key"

@@ -4,7 +4,8 @@ A body is a JSON header, and after its ``Inference-Header-Content-Length`` bytes
 in the order in which the header names them. Without that field of the head it is all JSON.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,7 +199,14 @@ def _outputs(
             raise RequestError(f"an output is {_kind(output)}, expected an object")
         own = _parameters(output).get("binary_data", binary)
         wanted.append(Wanted(signature.output(output.get("name")), own is True))
+    require_once([output.name for output in wanted])
     return tuple(wanted)
+
+
+def require_once(outputs: Sequence[str]) -> None:
+    """Raise :class:`RequestError` where one is asked for again: a short request, a long answer."""
+    if twice := [name for name, count in Counter(outputs).items() if count > 1]:
+        raise RequestError(f"output {twice[0]!r} is asked for twice")
 
 
 def _parameters(holder: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,14 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _HALVES = ("FP16", "BF16")
 """What is taken for FP32 as well: each such number is one of FP32's."""
+
+_MOST_DIMENSIONS = 64
+_KINDS: dict[type, str] = {
+    str: "a text",
+    dict: "an object",
+    list: "a list among others",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,26 +140,16 @@ class Signature:
         sizes, count = _sizes(spec, shape)
         if datatype != NAMES[dtype]:
             raise _wrong_datatype(spec, datatype)
-        try:
-            found = np.array(values)
-        except ValueError as error:  # ragged, or nested without end
-            raise RequestError(
-                f"input {spec.name!r}: data is no array of numbers ({error})"
-            ) from error
-        if not isinstance(values, list) or found.dtype.kind not in "biuf":
-            raise RequestError(
-                f"input {spec.name!r}: data is {found.dtype.name if found.size else values!r:.60}, "
-                f"expected a list of numbers, as {datatype} has them"
-            )
-        if found.size != count or (found.ndim != 1 and found.shape != sizes):
+        flat, nested = _flat(spec, values)
+        if len(flat) != count or nested not in ((count,), sizes):
             raise errors.InputShapeError(
-                f"input {spec.name!r}: data has {found.size:,} values of shape {list(found.shape)}, "
-                f"the shape given is {list(sizes)}"
+                f"input {spec.name!r}: data has {len(flat):,} values of shape {list(nested)}, the "
+                f"shape given is {list(sizes)}"
             )
-        if spec.dtype == "uint64" and found.dtype.kind == "f":  # of large numbers and small ones
-            exact = np.array(values, object)
-            if all(type(value) is int and 0 <= value < 2**64 for value in exact.flat):
-                found = exact.astype(np.uint64)
+        found = np.array(flat)
+        large = spec.dtype == "uint64" and found.dtype.kind == "f"  # and small ones beside them
+        if large and all(type(value) is int and 0 <= value < 2**64 for value in flat):
+            found = np.array(flat, np.uint64)
         return _cast(spec, found, dtype).reshape(sizes)
 
 
@@ -178,13 +177,42 @@ def shape_of(spec: TensorSpec) -> list[int]:
 
 def _sizes(spec: TensorSpec, shape: object) -> tuple[tuple[int, ...], int]:
     """The shape and the product of its sizes; nothing is allocated by it."""
-    if not isinstance(shape, list | tuple) or len(shape) > 64:
+    if not isinstance(shape, list | tuple) or len(shape) > _MOST_DIMENSIONS:
         raise RequestError(f"input {spec.name!r}: shape is {shape!r:.60}, expected a list of sizes")
     if any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
         raise RequestError(
             f"input {spec.name!r}: shape is {list(shape)!r:.80}, expected whole numbers from 0 on"
         )
-    return tuple(shape), math.prod(shape)
+    count = math.prod(shape)
+    if not count and math.prod(filter(None, shape)) >= 2**48:  # numpy counts what is not 0 as well
+        raise RequestError(
+            f"input {spec.name!r}: shape is {list(shape)!r:.80}, there is none so large"
+        )
+    return tuple(shape), count
+
+
+def _flat(spec: TensorSpec, values: object) -> tuple[list[Any], tuple[int, ...]]:
+    """The numbers in nested lists, and the shape of those; texts never become an array.
+
+    Numpy makes each element of such as long as the longest.
+    """
+    sizes: list[int] = []
+    level: Any = [values]
+    while level and type(level[0]) is list and set(map(type, level)) == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) > 1 or len(sizes) >= _MOST_DIMENSIONS:
+            what = "lists that differ in length" if len(lengths) > 1 else "lists without end"
+            raise RequestError(f"input {spec.name!r}: data is no array of numbers but {what}")
+        sizes.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    try:
+        sum(level)  # the quickest way to see that they are
+    except TypeError:
+        sizes = []
+    if not sizes:
+        said = ", ".join(sorted({_KINDS.get(type(value), "a number") for value in level}))
+        raise RequestError(f"input {spec.name!r}: data is {said}, expected a list of numbers")
+    return level, tuple(sizes)
 
 
 def _wrong_datatype(spec: TensorSpec, datatype: object) -> errors.InputDtypeError:

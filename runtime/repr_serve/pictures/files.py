@@ -12,6 +12,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 50_000_000
 """More than any camera's picture; as RGB they take 150 MB while they are decoded."""
 
+LONGEST_SIDE = 65_535
+"""As in JPEG: the decoder keeps a pointer to each row, which are more than its pixels in a strip."""
+
 
 def decode(content: bytes) -> NDArray[np.uint8]:
     """The picture in ``content`` as (height, width, 3) RGB, turned the way its camera was held.
@@ -25,6 +28,11 @@ def decode(content: bytes) -> NDArray[np.uint8]:
         if width * height > MOST_PIXELS:
             raise ImageError(
                 f"the picture has {width:,} x {height:,} pixels, at most {MOST_PIXELS:,} are taken"
+            )
+        if max(width, height) > LONGEST_SIDE:
+            raise ImageError(
+                f"the picture has {width:,} x {height:,} pixels, at most {LONGEST_SIDE:,} a side are "
+                f"taken"
             )
         with picture:
             picture.load()

@@ -1,8 +1,9 @@
 """Pictures in, labels out: files are decoded and made to inputs by a pool, beside the event loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from repr_runtime import Prediction, errors
+from repr_runtime.batching.deadlines import missed, seconds_to
 from repr_runtime.machine import usable_cores
 from repr_serve.errors import EncodingError, RequestError
 from repr_serve.model import Model
@@ -33,7 +35,7 @@ class Labeller:
         self._service = service
         cores = usable_cores()
         self._pool = ThreadPoolExecutor(cores, "repr-decode")
-        self._limit, self._pending = cores * _PER_CORE, 0
+        self._limit, self._jobs = cores * _PER_CORE, set[Future[NDArray[Any]]]()
 
     async def pictures(self, content_type: bytes, body: bytes) -> Sequence[bytes]:
         """The files in the body: one as it is, or the parts of a form.
@@ -57,19 +59,10 @@ class Labeller:
     ) -> tuple[Model, list[Prediction]]:
         """The ``top`` labels of each picture, and the model that gave them.
 
-        Raises :class:`ImageError`, :class:`QueueFullError` and what ``Session.preprocess``,
-        ``Service.infer`` and ``Session.predictions`` raise.
+        Raises :class:`ImageError`, :class:`QueueFullError`, :class:`DeadlineExceededError` and
+        what ``Session.preprocess``, ``Service.infer`` and ``Session.predictions`` raise.
         """
-        if self._pending >= self._limit:
-            raise errors.QueueFullError(
-                f"the pictures of {self._pending} requests wait to be decoded; try again later"
-            )
-        self._pending += 1
-        try:
-            loop = asyncio.get_running_loop()
-            inputs = await loop.run_in_executor(self._pool, _prepare, model, pictures)
-        finally:
-            self._pending -= 1
+        inputs = await self._inputs(model, pictures, deadline)
         size = model.max_batch or len(inputs)
         name, first = model.inputs[0].name, model.outputs[0].name
         logits = []
@@ -79,10 +72,36 @@ class Labeller:
             logits.append(outputs[first])
         return model, model.session.predictions(np.concatenate(logits), top=top)
 
+    async def _inputs(
+        self, model: Model, pictures: Sequence[bytes], deadline: float
+    ) -> NDArray[Any]:
+        if len(self._jobs) >= self._limit:
+            raise errors.QueueFullError(
+                f"the pictures of {len(self._jobs)} requests wait to be decoded; try again later"
+            )
+        began = time.monotonic()
+        job = self._pool.submit(_prepare, model, pictures, began, deadline)
+        self._jobs.add(job)  # as long as it takes, whoever still waits for it
+        job.add_done_callback(self._jobs.discard)
+        try:
+            async with asyncio.timeout(seconds_to(deadline)):
+                return await asyncio.wrap_future(job)
+        except TimeoutError as error:
+            if isinstance(error, errors.DeadlineExceededError):
+                raise
+            raise missed(deadline - began) from None
 
-def _prepare(model: Model, pictures: Sequence[bytes]) -> NDArray[Any]:
+
+def _prepare(
+    model: Model, pictures: Sequence[bytes], began: float, deadline: float
+) -> NDArray[Any]:
     """One after the other, so that no more than one is there in its full size."""
-    return np.concatenate([model.session.preprocess(decode(picture)) for picture in pictures])
+    made = []
+    for picture in pictures:
+        if time.monotonic() > deadline:
+            raise missed(deadline - began)
+        made.append(model.session.preprocess(decode(picture)))
+    return np.concatenate(made)
 
 
 async def _parts(content_type: bytes, body: bytes) -> list[bytes]:
@@ -97,12 +116,14 @@ async def _parts(content_type: bytes, body: bytes) -> list[bytes]:
     )
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise RequestError(f"the form cannot be read: {error.message}") from error
+    except (MultiPartException, ValueError, LookupError) as error:
+        why = getattr(error, "message", error)
+        raise RequestError(f"the form cannot be read: {why!s:.100}") from error
     try:
         files = [await f.read() for _, f in form.multi_items() if isinstance(f, UploadFile)]
     finally:
-        await form.close()
+        for begun in parser._files_to_close_on_error:  # also a part that had no end
+            begun.close()
     if not files:
         raise RequestError("the form has no files: each picture is a part with a filename")
     return files

@@ -73,10 +73,10 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
             made = unless_bound.enter_context(socket.socket(family, kind, protocol))
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the second is of names that cannot be
+            why = getattr(error, "strerror", None) or error
             raise OptionError(
-                f"cannot listen on {host}:{port} ({error.strerror or error}); choose another {option} "
-                f"or --host"
+                f"cannot listen on {host}:{port} ({why}); choose another {option} or --host"
             ) from error
         unless_bound.pop_all()
     made.set_inheritable(True)

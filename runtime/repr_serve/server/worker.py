@@ -66,6 +66,7 @@ class Application:
         await asyncio.to_thread(self.service.load_all)
         settings = self._settings
         if settings.grpc_port is not None:
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a line for each mistake of a client
             from repr_serve import grpc
 
             self._grpc = await grpc.start(self.service, self._metrics, settings)

@@ -1,9 +1,12 @@
 """Clients that are slow, or never come to an end, are sent away, and stop nobody else."""
 
+import re
 import select
 import socket
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -14,6 +17,13 @@ from repr_serve.server import connection
 from repr_serve.server.connection import Connection
 
 HEAD = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.fixture(scope="module")
+def hard(served: HttpApp) -> Iterator[int]:
+    """The port of a server whose connections are those of the command."""
+    with running(served, lifespan="off", http=Connection) as port:
+        yield port
 
 
 def answer(client: socket.socket) -> bytes:
@@ -63,8 +73,127 @@ def test_a_head_has_a_longest(served: HttpApp) -> None:
     ):
         client.sendall(HEAD + b"x: " + b"y" * 60_000)
         assert not readable(client, 0.2)
-        client.sendall(b"y" * 10_000)
+        client.sendall(b"y" * 30_000)
         assert answer(client).startswith(b"HTTP/1.1 400 ")
+
+
+OTHER = HEAD + b"upgrade: h2c\r\nconnection: upgrade\r\n\r\n"
+INFER = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: a\r\n"
+BAD_CHUNK = INFER + b"transfer-encoding: chunked\r\n\r\nzz\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        ((HEAD + b"\r\n") * 50 + HEAD + b"connection: close\r\n\r\n", [200] * 51),
+        ((HEAD + b"\r\n") * 3 + b"\0\0 /\r\n\r\n" + HEAD, [200] * 3 + [400]),
+        ((HEAD + b"\r\n") * 2 + BAD_CHUNK + HEAD, [200, 200, 400]),
+        (BAD_CHUNK, [400]),
+        (HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", [400]),
+        (HEAD + b"content-length: 1\r\ncontent-length: 1\r\n\r\na", [400]),
+        (HEAD + b"x: a\r\n b\r\n\r\n", [400]),
+        (HEAD.replace(b"\r", b"") + b"\n", [400]),
+        (HEAD + b"x: a\0b\r\n\r\n", [400]),
+        (HEAD + b"x: " + b"y" * 200_000 + b"\r\n\r\n", [400]),
+        (OTHER + HEAD + b"connection: close\r\n\r\n", [200, 200]),
+        (OTHER.replace(b"upgrade: h", b"uPgRaDe : h") + HEAD + b"\r\n", [400]),
+        (INFER + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 40_000, [400]),
+        (
+            INFER.replace(b"tiny", b"no") + b"expect: 100-continue\r\ncontent-length: 9\r\n\r\n",
+            [404],
+        ),
+    ],
+)
+def test_each_request_has_its_answer_and_what_is_none_the_last(
+    hard: int, sent: bytes, statuses: list[int]
+) -> None:
+    with socket.create_connection(("127.0.0.1", hard)) as client:
+        with suppress(ConnectionError):  # it may end before all is sent
+            client.sendall(sent)
+        said = answer(client)
+    assert [int(code) for code in re.findall(rb"HTTP/1.1 (\d+) ", said)] == statuses
+
+
+def test_an_offer_of_another_protocol_does_not_lose_the_body(hard: int) -> None:
+    body = b'{"inputs":[]}'
+    with socket.create_connection(("127.0.0.1", hard)) as client:
+        offer = b"connection: upgrade\r\nUpgrade: h2c\r\ncontent-length: %d\r\n\r\n" % len(body)
+        client.sendall(INFER + offer + body + HEAD + b"connection: close\r\n\r\n")
+        said = answer(client)
+    assert (b"no list of inputs" in said, said.endswith(b'{"live":true}')) == (True, True)
+
+
+def test_who_sends_too_much_is_told_though_it_does_not_stop(hard: int) -> None:
+    length = 40 * 2**20
+    with socket.create_connection(("127.0.0.1", hard)) as client:
+        client.sendall(INFER + b"content-length: %d\r\n\r\n" % length)
+        client.sendall(bytes(length))
+        assert b"the body has 41,943,040 bytes, at most 33,554,432" in answer(client)
+
+
+def test_what_comes_behind_a_long_body_is_no_long_head(hard: int) -> None:
+    length = 300_000
+    with socket.create_connection(("127.0.0.1", hard)) as client:
+        client.sendall(INFER + b"content-length: %d\r\n\r\n" % length + bytes(length) + HEAD)
+        time.sleep(0.1)
+        client.sendall(b"connection: close\r\n\r\n")
+        assert answer(client).endswith(b'{"live":true}')
+
+
+def test_who_sends_much_and_reads_nothing_is_not_kept(
+    served: HttpApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what it sent: its requests are parsed as they are answered."""
+    monkeypatch.setattr(connection, "_UNREAD_SECONDS", 0.3)
+    made: list[Connection] = []
+    init = Connection.connection_made
+
+    def note(self: Connection, transport: Any) -> None:
+        made.append(self)
+        init(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", note)
+    with running(served, lifespan="off", http=Connection) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(5)
+            most, until = 0, time.monotonic() + 20
+            with suppress(ConnectionError):
+                while time.monotonic() < until:
+                    client.sendall((HEAD + b"\r\n") * 1000)
+                    most = max(most, *(len(one.pipeline) for one in made), 0)
+            assert (0 < most < 500, time.monotonic() < until) == (True, True)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(HEAD + b"content-length: 9\r\n\r\n")
+            assert readable(client, 5)
+
+
+def test_a_body_that_nobody_waits_for_must_end(
+    served: HttpApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_HEAD_SECONDS", 0.3)
+    with running(served, lifespan="off", http=Connection) as port:
+        for length, ends in ((9, True), (3, False)):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(HEAD + b"content-length: %d\r\n\r\n" % length)
+                while b'{"live":true}' not in client.recv(65536):
+                    pass
+                for _ in range(3):
+                    client.sendall(b"a")
+                assert readable(client, 0.8) == ends
+
+
+def test_at_the_end_an_idle_connection_is_answered_once_more(served: HttpApp) -> None:
+    with running(served, lifespan="off", http=Connection) as port:
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(HEAD + b"\r\n")
+        assert readable(client, 5)
+        client.recv(65536)
+        later = threading.Timer(0.4, client.sendall, [HEAD + b"\r\n"])
+        later.start()
+    later.join()
+    with client:
+        said = answer(client)
+    assert (said.startswith(b"HTTP/1.1 200"), b"connection: close" in said) == (True, True)
 
 
 def test_many_that_hang_do_not_stop_one_that_does_not(tiny: Any, served: HttpApp) -> None:

@@ -1,8 +1,11 @@
 """Pictures in, labels out; what is no picture, broken or a bomb is the client's mistake."""
 
 import io
+import threading
+import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +87,7 @@ def png_of_size(width: int, height: int) -> bytes:
         (png_of_size(20_000, 20_000), "too large, at most 50,000,000 pixels"),
         (png_of_size(2**31 - 1, 2**31 - 1), "too large, at most"),
         (png_of_size(8_000, 7_000), "8,000 x 7,000 pixels, at most 50,000,000"),
+        (png_of_size(65_536, 1), "65,536 x 1 pixels, at most 65,535 a side"),
         (png_of_size(10, 10), "cannot be decoded"),
     ],
 )
@@ -94,6 +98,9 @@ def test_what_is_broken_or_a_bomb_is_a_mistake_of_its_sender(
     assert (reply.status, words in reply.json["error"]) == (400, True), reply.body
 
 
+PART = b'--b\r\nContent-Disposition: form-data; name="\xff"; filename="f"\r\n\r\nx\r\n--b--\r\n'
+
+
 @pytest.mark.parametrize(
     ("status", "words", "body", "kind"),
     [
@@ -102,6 +109,7 @@ def test_what_is_broken_or_a_bomb_is_a_mistake_of_its_sender(
         (400, "no files", b"--b--\r\n", "multipart/form-data; boundary=b"),
         (400, "form cannot be read", b"x", "multipart/form-data"),
         (400, "form cannot be read", b"x", "multipart/form-data; boundary=b"),
+        (400, "form cannot be read", PART, "multipart/form-data; boundary=b; charset=undefined"),
     ],
 )
 def test_what_is_no_picture_is_told_what_to_send(
@@ -109,7 +117,31 @@ def test_what_is_no_picture_is_told_what_to_send(
 ) -> None:
     reply = ask(port, CLASSIFY, body, {"Content-Type": kind})
     assert (reply.status, words in reply.json["error"]) == (status, True), reply.body
-    assert ask(port, CLASSIFY + "?top=0", FILES["png"]).status == 400
+    for top in ("0", "1001", "0" * 5 + "9" * 5000):
+        assert ask(port, f"{CLASSIFY}?top={top}", FILES["png"]).status == 400
+
+
+def test_a_strip_costs_no_more_than_its_pixels(port: int) -> None:
+    """Enlarged along its width first, it would be as many times as large as it is long."""
+    tracemalloc.start()
+    strip = picture_file("PNG", np.zeros((1, 65_535, 3), np.uint8))
+    assert ask(port, CLASSIFY, strip).status == 200
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
+def test_pictures_that_wait_too_long_are_given_up(port: int, served: HttpApp) -> None:
+    released = threading.Event()
+    labeller: Any = served._labeller
+    for _ in range(labeller._pool._max_workers):
+        labeller._pool.submit(released.wait, 10)
+    try:
+        reply = ask(port, CLASSIFY, FILES["png"], {"X-Request-Timeout": "0.05"})
+        assert (reply.status, reply.json["error"][:9]) == (504, "no answer")
+    finally:
+        released.set()
+    assert ask(port, CLASSIFY, FILES["png"]).status == 200
 
 
 def test_a_network_without_preprocessing_says_so(pair: Path) -> None:

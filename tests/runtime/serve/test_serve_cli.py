@@ -3,72 +3,24 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from commands import children, command
 from serving import ask, numbers, tensor
 
 from repr_serve.cli import main
 
 INFER = "/v2/models/tiny/infer"
-
-
-class Process:
-    """The command in a process of its own."""
-
-    def __init__(self, *arguments: object) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "repr_serve.cli", *map(str, arguments), "--device", "cpu"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)")[1])
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as said:
-            self.lines.extend(said)  # grows as lines come
-
-    def end(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        finally:
-            self.process.kill()
-            self.process.wait()
-            self._reader.join()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        end = time.monotonic() + 60
-        while time.monotonic() < end and (self.process.poll() is None or self.lines):
-            if found := re.search(pattern, "".join(self.lines)):
-                return found
-            time.sleep(0.01)
-        raise AssertionError("".join(self.lines))
-
-
-@contextmanager
-def command(*arguments: object) -> Iterator[Process]:
-    made = Process(*arguments, "--port", 0)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 def test_it_serves_takes_up_exports_and_ends_in_good_order(tiny: Any, artifact: Path) -> None:
@@ -124,16 +76,6 @@ def test_what_was_taken_on_is_answered_at_the_end_by_both_protocols(
     for logits in found:
         np.testing.assert_allclose(logits, tiny.logits(x[None])[0], atol=1e-4)
     assert len(found) == 2
-
-
-def children(pid: int) -> list[int]:
-    """The worker processes: those that uvicorn spawned, not the one that tracks resources."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [
-        child
-        for child in map(int, text.split())
-        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
