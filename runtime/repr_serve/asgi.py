@@ -97,16 +97,20 @@ class Exchange:
         self._reading = False
         if time.monotonic() - self._began > _SOON:  # the timer is set for the body's end
             self._timer.cancel()
-            self._timer = self._loop.call_later(_SOON, self._look)
+            self._look_after(_SOON)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def _look_after(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        self._timer = self._loop.call_later(seconds, self._look)
+
     def _look(self) -> None:
-        self._lag.saw(self._loop.time() - self._timer.when())
+        self._lag.saw(self._loop.time() - self._due)
         left = self._seconds - (time.monotonic() - self._began)
         if not self._reading:
             self._watch = self._loop.create_task(self._until_gone())
         elif left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+            self._look_after(left)
         else:
             self._cancel("slow")
 
@@ -123,7 +127,7 @@ class Exchange:
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._timer = self._loop.call_later(_SOON, self._look)
+        self._look_after(_SOON)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

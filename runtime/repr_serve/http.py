@@ -164,7 +164,7 @@ class HttpApp:
         except ClientGoneError:
             outcome = CANCELLED.kind
             with suppress(OSError):  # nobody reads it, but what this is mounted in may wait for it
-                await reply(send, CANCELLED.http, [], b"")
+                await reply(send, CANCELLED.http, [(b"content-length", b"0")], b"")
         except asyncio.CancelledError:
             outcome = CANCELLED.kind
             raise
