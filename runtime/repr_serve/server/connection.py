@@ -39,18 +39,19 @@ class _Outlet:
     def __init__(self, connection: "Connection", transport: Any) -> None:
         self._transport, self._end = transport, connection.end
         self._parts: list[bytes] = []
+        self.ended = False  # a refusal was the last that this client is told
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if data.startswith(b"HTTP/1.1 100 "):
+        if data.startswith(b"HTTP/1.1 100 ") and not self.ended:
             self._transport.write(data)
         else:
             self._parts.append(data)
 
     def flush(self) -> None:
-        if self._parts:
+        if self._parts and not self.ended:
             self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        self._parts.clear()
 
     def close(self) -> None:
         self.flush()
@@ -177,6 +178,7 @@ class Connection(HttpToolsProtocol):
 
     def end(self) -> None:
         """Close; but what is still sent to a closed socket undoes the answer, so that is read first."""
+        self._outlet.ended = True
         if self._in_message and self.transport.can_write_eof():
             self._deaf = True
             self.transport.write_eof()
