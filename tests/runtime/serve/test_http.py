@@ -330,6 +330,7 @@ def test_it_can_be_mounted_in_another_application(tiny: Any, served: HttpApp) ->
         np.testing.assert_allclose(numbers(reply), tiny.logits(x), atol=1e-4)
 
 
+@pytest.mark.large
 def test_in_a_service_of_fastapi_two_answer_and_end_with_it(
     tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
