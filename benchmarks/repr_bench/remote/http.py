@@ -180,6 +180,11 @@ class HttpOpenLoop:
         read: Callable[[Reply], Any],
     ) -> None:
         self._server, self._request_of, self._read = server, request_of, read
+        with contextlib.suppress(ImportError, OSError, ValueError):  # as many as the system allows
+            import resource
+
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._pool = Connections(server)
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[Connection, Future[Any]] = {}
@@ -204,9 +209,7 @@ class HttpOpenLoop:
                 return future
             except (OSError, ValueError) as error:  # ValueError: it was closed just now
                 stale = not connection.fresh
-                if (
-                    self._waiting.pop(connection, None) is None
-                ):  # the reader has seen it, and said it
+                if self._waiting.pop(connection, None) is None:  # the reader has said it
                     return future
                 self._forget(connection)
                 if not stale:

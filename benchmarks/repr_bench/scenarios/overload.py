@@ -30,6 +30,7 @@ CALM = 0.5
 """The share of the rate that holds which is offered once the overload is over."""
 
 CALM_SECONDS = 3.0
+ALLOWED = 1 - PERCENT["overload"] / 100
 LEAST_SECONDS = 1.0
 
 
@@ -93,13 +94,12 @@ def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> 
     windows, lengths = by_time(driven.latency_ns[:count], schedule[: len(in_time)].tolist(), end)
     refusals = tuple(ns for index, ns in driven.refusals_ns.items() if index < count)
     missed = count - int(in_time[:count].sum())
-    error = driven.error
     return RateTrial(
         offered=offered,
         seed=seed,
         confirms=False,
-        outcome="failed" if error else "held" if missed <= count * _allowed() else "missed",
-        reason="" if error is None else f"{type(error).__name__}: {error}",
+        outcome="failed" if driven.error else "held" if missed <= count * ALLOWED else "missed",
+        reason=driven.reason,
         slo_ms=options.slo_ms,
         scheduled=count,
         refused=len(refusals),
@@ -114,15 +114,11 @@ def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> 
     )
 
 
-def _allowed() -> float:
-    return 1 - PERCENT["overload"] / 100
-
-
 def _recovered(in_time: NDArray[np.bool_], moments_ns: NDArray[np.int64]) -> float | None:
     """The first moment from which on at most 1 % missed the bound, in seconds; None: never."""
     if not len(in_time):
         return None
     later = np.arange(len(in_time), 0, -1)
     share = np.cumsum(~in_time[::-1])[::-1] / later
-    good = np.flatnonzero(share <= _allowed() + 1e-12)
+    good = np.flatnonzero(share <= ALLOWED + 1e-12)
     return None if not len(good) else float(moments_ns[good[0]] / 1e9) if good[0] else 0.0
