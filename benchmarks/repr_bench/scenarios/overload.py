@@ -5,7 +5,7 @@ In turn with the artifact's own batcher, which is offered just what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -35,14 +35,13 @@ LEAST_SECONDS = 1.0
 
 
 def measure_overload(
-    systems: Sequence[SystemUnderTest], rate: float, found: Mapping[str, ScenarioRow]
-) -> list[ScenarioRow]:
-    """A row for each of ``systems``, the first of which runs in process and holds ``rate``.
+    systems: Sequence[SystemUnderTest], rate: float, rows: MutableMapping[str, ScenarioRow]
+) -> None:
+    """Measure each of ``systems``, the first of which runs in process and holds ``rate``.
 
-    ``found`` are the rows as they are until something is measured, by the name of the server.
-    Rounds go forwards and backwards. A server that fails is left out from then on.
+    ``rows``, by the name of the server, are as they are until something is measured, and then
+    what was. Rounds go forwards and backwards. A server that fails is left out from then on.
     """
-    rows = dict(found)
     slo = systems[0].options.slo_ms
     least = max(LEAST_SECONDS, LONG_ENOUGH * slo / 1e3)
     seconds = max(least, systems[0].request.plan.seconds)
@@ -68,7 +67,6 @@ def measure_overload(
                 status="failed" if failed else "measured" if number + 1 == ROUNDS else row.status,
                 reason=trial.reason if failed else "" if number + 1 == ROUNDS else row.reason,
             )
-    return list(rows.values())
 
 
 def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> RateTrial:

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -75,6 +76,21 @@ def test_queries_of_an_open_loop_are_answered_each_its_own(
         remote.close()
     expected = [np.arange(10.0)[None] * value for value in range(40)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_connections_are_kept(folder: Path) -> None:
+    sample = np.full((3, 32, 32), 1, np.float32)
+    with json_server() as url, load(folder, device="cpu") as session:
+        request = asked(folder, url)
+        remote = RemoteSession(session, "linear", request.remote.servers[0], request)
+        loop = remote.open_loop([sample])
+        for _ in range(5):
+            remote.run(sample[None])
+            answered(loop.submit(sample))
+        loop.close()
+        remote.close()
+        with urlopen(f"{url}/connections") as reply:
+            assert int(reply.read()) == 3  # one caller's, the open loop's, and this one
 
 
 def test_a_server_that_refuses_and_one_that_hangs_up(folder: Path) -> None:
