@@ -171,8 +171,9 @@ class _Run:
         held = [r for r in self.rows if (r.label, r.precision, r.scenario, r.server) == key]
         row = held[0] if held else _record(self.rows, wanted, partial(measure_server, own))
         rows = {system.server: system.row("overload") for system in systems}
-        if row.rate is None:
-            why = f"no rate to overload it with: {row.reason or 'in process none was confirmed'}"
+        unknown = row.reason or row.generator_limit
+        if row.rate is None or unknown:  # several times what is too little overloads nobody
+            why = f"what holds in process is not known: {unknown or 'no rate was confirmed'}"
             self.rows += [replace(one, status="failed", reason=why) for one in rows.values()]
             return
         self._tell(rows[own.server])

@@ -152,3 +152,22 @@ def test_an_overload_is_over_when_nearly_all_are_in_time_again() -> None:
     assert _recovered(np.ones(200, bool), moments) == 0.0
     assert _recovered(np.zeros(200, bool), moments) is None
     assert _recovered(np.empty(0, bool), np.empty(0, np.int64)) is None
+
+
+def test_several_times_an_unknown_rate_is_no_overload(
+    folder: Path, no_progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = replace(HELD, offered=110.0, confirms=False, outcome="missed", lateness_ns=(10**8,) * 6)
+    limited = (late, replace(HELD, offered=100.0))
+    monkeypatch.setattr(
+        "repr_bench.scenarios.run.measure_server",
+        lambda _, row: replace(row, status="measured", reason="", trials=limited),
+    )
+    with json_server() as url:
+        request = asked(folder, url)
+        found = with_scenarios(
+            run(request, no_progress), request, ScenarioOptions(overload=2.0), no_progress
+        )
+    rows = [row for row in found.scenarios if row.scenario == "overload"]
+    assert {row.server: row.status for row in rows} == {"": "failed", url: "failed"}
+    assert all("the load generator, not the network, is the limit" in row.reason for row in rows)
