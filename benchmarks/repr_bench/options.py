@@ -263,6 +263,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         )
     if args.list and more:
         p.error("--list goes without --csv, --markdown, --sort, --with")
+    if args.url and (args.list or args.tune or args.take_from):
+        p.error("--url is for a run that measures; leave it out with --list, --tune and --from")
     if args.overload and not args.url:
         p.error("--overload is for servers; name one with --url")
     for target in args.targets:

@@ -19,8 +19,17 @@ class JsonServer(BaseHTTPRequestHandler):
     protocol_version, wbufsize, disable_nagle_algorithm = "HTTP/1.1", -1, True
     mode, most = "", 1000
     """``most`` samples of a request are taken."""
+    opened = 0
+    """Connections up to now, which ``/connections`` tells."""
+
+    def setup(self) -> None:
+        type(self).opened += 1
+        super().setup()
 
     def do_GET(self) -> None:
+        if self.path == "/connections":
+            self._answer(self.opened)
+            return
         shape = [-1, 3, 64, 64] if self.mode == "another model" else [-1, 3, 32, 32]
         self._answer(
             {

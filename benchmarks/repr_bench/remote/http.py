@@ -45,7 +45,9 @@ class Connection:
                 context = ssl.create_default_context()
                 self.socket = context.wrap_socket(self.socket, server_hostname=server.host)
         except OSError as error:  # of ssl, too
-            raise RemoteError(f"{server.name} cannot be reached: {error}") from error
+            unknown = isinstance(error, ssl.SSLCertVerificationError)
+            way = "; name the file of who signed it: SSL_CERT_FILE=ca.pem" * unknown
+            raise RemoteError(f"{server.name} cannot be reached: {error}{way}") from error
         self._parser: Any = httptools.HttpResponseParser(self)
         self._reply, self._parts, self._complete = Reply(), list[bytes](), False
         self.kept, self.fresh = True, True
@@ -58,8 +60,10 @@ class Connection:
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
-        if not self._complete and self._parser.get_status_code() >= 200:
-            self._complete = True
+        self._reply.status = self._parser.get_status_code()
+        if self._reply.status >= 200:
+            # Now: behind the end of the message the parser has forgotten it.
+            self._complete, self.kept = True, bool(self._parser.should_keep_alive())
 
     @property
     def begun(self) -> bool:
@@ -90,10 +94,8 @@ class Connection:
                 return None
 
     def _whole(self) -> Reply:
-        reply, reply_body = self._reply, b"".join(self._parts)
-        reply.status, reply.body = self._parser.get_status_code(), reply_body
-        self.fresh = False
-        self.kept = bool(self._parser.should_keep_alive())
+        reply = self._reply
+        reply.body, self.fresh = b"".join(self._parts), False
         self._reply, self._parts, self._complete = Reply(), [], False
         return reply
 
@@ -180,6 +182,11 @@ class HttpOpenLoop:
         read: Callable[[Reply], Any],
     ) -> None:
         self._server, self._request_of, self._read = server, request_of, read
+        with contextlib.suppress(ImportError, OSError, ValueError):  # as many as the system allows
+            import resource
+
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._pool = Connections(server)
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[Connection, Future[Any]] = {}
@@ -204,9 +211,7 @@ class HttpOpenLoop:
                 return future
             except (OSError, ValueError) as error:  # ValueError: it was closed just now
                 stale = not connection.fresh
-                if (
-                    self._waiting.pop(connection, None) is None
-                ):  # the reader has seen it, and said it
+                if self._waiting.pop(connection, None) is None:  # the reader has said it
                     return future
                 self._forget(connection)
                 if not stale:

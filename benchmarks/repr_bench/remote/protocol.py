@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,6 +103,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     return f"FP{8 * dtype.itemsize}" if dtype.kind == "f" else dtype.name.upper()
 
 
+@cache
 def dtype_of(datatype: object) -> np.dtype[Any]:
     """The type of that name. Raises :class:`RemoteError`."""
     name = str(datatype)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_bench.errors import sentence
 from repr_bench.measuring.measure import Clock
 from repr_bench.results.trials import UNANSWERED
 from repr_runtime.errors import DeadlineExceededError, QueueFullError
@@ -103,6 +104,13 @@ class Driven:
     def refused(self) -> int:
         """How many were turned away."""
         return len(self.refusals_ns)
+
+    @property
+    def reason(self) -> str:
+        """What a query failed with, in words; empty if none did."""
+        if isinstance(self.error, Exception):
+            return sentence(self.error)
+        return type(self.error).__name__ if self.error else ""
 
 
 def drive(

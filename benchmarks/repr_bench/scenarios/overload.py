@@ -5,7 +5,7 @@ In turn with the artifact's own batcher, which is offered just what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,18 +30,18 @@ CALM = 0.5
 """The share of the rate that holds which is offered once the overload is over."""
 
 CALM_SECONDS = 3.0
+ALLOWED = 1 - PERCENT["overload"] / 100
 LEAST_SECONDS = 1.0
 
 
 def measure_overload(
-    systems: Sequence[SystemUnderTest], rate: float, found: Mapping[str, ScenarioRow]
-) -> list[ScenarioRow]:
-    """A row for each of ``systems``, the first of which runs in process and holds ``rate``.
+    systems: Sequence[SystemUnderTest], rate: float, rows: MutableMapping[str, ScenarioRow]
+) -> None:
+    """Measure each of ``systems``, the first of which runs in process and holds ``rate``.
 
-    ``found`` are the rows as they are until something is measured, by the name of the server.
-    Rounds go forwards and backwards. A server that fails is left out from then on.
+    ``rows``, by the name of the server, are as they are until something is measured, and then
+    what was. Rounds go forwards and backwards. A server that fails is left out from then on.
     """
-    rows = dict(found)
     slo = systems[0].options.slo_ms
     least = max(LEAST_SECONDS, LONG_ENOUGH * slo / 1e3)
     seconds = max(least, systems[0].request.plan.seconds)
@@ -67,7 +67,6 @@ def measure_overload(
                 status="failed" if failed else "measured" if number + 1 == ROUNDS else row.status,
                 reason=trial.reason if failed else "" if number + 1 == ROUNDS else row.reason,
             )
-    return list(rows.values())
 
 
 def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> RateTrial:
@@ -93,13 +92,12 @@ def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> 
     windows, lengths = by_time(driven.latency_ns[:count], schedule[: len(in_time)].tolist(), end)
     refusals = tuple(ns for index, ns in driven.refusals_ns.items() if index < count)
     missed = count - int(in_time[:count].sum())
-    error = driven.error
     return RateTrial(
         offered=offered,
         seed=seed,
         confirms=False,
-        outcome="failed" if error else "held" if missed <= count * _allowed() else "missed",
-        reason="" if error is None else f"{type(error).__name__}: {error}",
+        outcome="failed" if driven.error else "held" if missed <= count * ALLOWED else "missed",
+        reason=driven.reason,
         slo_ms=options.slo_ms,
         scheduled=count,
         refused=len(refusals),
@@ -114,15 +112,11 @@ def offer(system: SystemUnderTest, rate: float, seconds: float, number: int) -> 
     )
 
 
-def _allowed() -> float:
-    return 1 - PERCENT["overload"] / 100
-
-
 def _recovered(in_time: NDArray[np.bool_], moments_ns: NDArray[np.int64]) -> float | None:
     """The first moment from which on at most 1 % missed the bound, in seconds; None: never."""
     if not len(in_time):
         return None
     later = np.arange(len(in_time), 0, -1)
     share = np.cumsum(~in_time[::-1])[::-1] / later
-    good = np.flatnonzero(share <= _allowed() + 1e-12)
+    good = np.flatnonzero(share <= ALLOWED + 1e-12)
     return None if not len(good) else float(moments_ns[good[0]] / 1e9) if good[0] else 0.0

@@ -133,13 +133,13 @@ class _Run:
             instances = self.options.instances
             if instances is None and session.device == "cpu":  # one a core; else the device's own
                 instances = max(1, usable_cores() // (request.threads or 1))
+        if set(self.options.scenarios) <= STREAMS.keys() and not request.remote.servers:
+            return
         with opened(instances=instances) as session:
             _require_same(session, graph)
             system = replace(system, session=session)
-            if not set(self.options.scenarios) <= STREAMS.keys():
-                self._scenarios(system, one_caller=False)
-            if self.request.remote.servers:
-                self._servers(system)
+            self._scenarios(system, one_caller=False)
+            self._servers(system)
 
     def _servers(self, own: SystemUnderTest) -> None:
         """Every scenario of each server, and then all of them, and ours, in turn under overload."""
@@ -166,24 +166,21 @@ class _Run:
 
     def _overload(self, systems: Sequence[SystemUnderTest]) -> None:
         own = systems[0]
-        held = [
-            row
-            for row in self.rows
-            if (row.label, row.precision, row.scenario, row.server)
-            == (own.label, own.precision, "server", "")
-        ]
-        row = (
-            held[0]
-            if held
-            else _record(self.rows, self._tell(own.row("server")), partial(measure_server, own))
-        )
+        wanted = own.row("server")
+        key = (wanted.label, wanted.precision, "server", "")
+        held = [r for r in self.rows if (r.label, r.precision, r.scenario, r.server) == key]
+        row = held[0] if held else _record(self.rows, wanted, partial(measure_server, own))
         rows = {system.server: system.row("overload") for system in systems}
-        if row.rate is None:
-            why = f"no rate to overload it with: {row.reason or 'in process none was confirmed'}"
+        unknown = row.reason or row.generator_limit
+        if row.rate is None or unknown:  # several times what is too little overloads nobody
+            why = f"what holds in process is not known: {unknown or 'no rate was confirmed'}"
             self.rows += [replace(one, status="failed", reason=why) for one in rows.values()]
             return
         self._tell(rows[own.server])
-        self.rows += measure_overload(systems, row.rate, rows)
+        try:
+            measure_overload(systems, row.rate, rows)
+        finally:  # an interrupt leaves what there is
+            self.rows += rows.values()
 
     def _scenarios(self, system: SystemUnderTest, *, one_caller: bool) -> None:
         """For each a row driven by ourselves, and one by LoadGen if that was asked for."""

@@ -106,7 +106,7 @@ def try_rate(
     outcome: Outcome = "missed" if driven.hopeless or missed > allowed else "held"
     reason = ""
     if driven.error is not None:
-        outcome, reason = "failed", f"{type(driven.error).__name__}: {driven.error}"
+        outcome, reason = "failed", driven.reason
     moments = schedule[: len(driven.latency_ns)].tolist()
     windows, lengths = by_time(driven.latency_ns, moments, round(driven.seconds * 1e9))
     return RateTrial(

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -77,6 +78,21 @@ def test_queries_of_an_open_loop_are_answered_each_its_own(
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_connections_are_kept(folder: Path) -> None:
+    sample = np.full((3, 32, 32), 1, np.float32)
+    with json_server() as url, load(folder, device="cpu") as session:
+        request = asked(folder, url)
+        remote = RemoteSession(session, "linear", request.remote.servers[0], request)
+        loop = remote.open_loop([sample])
+        for _ in range(5):
+            remote.run(sample[None])
+            answered(loop.submit(sample))
+        loop.close()
+        remote.close()
+        with urlopen(f"{url}/connections") as reply:
+            assert int(reply.read()) == 3  # one caller's, the open loop's, and this one
+
+
 def test_a_server_that_refuses_and_one_that_hangs_up(folder: Path) -> None:
     sample = np.full((3, 32, 32), 1, np.float32)
     with load(folder, device="cpu") as session:
@@ -136,3 +152,22 @@ def test_an_overload_is_over_when_nearly_all_are_in_time_again() -> None:
     assert _recovered(np.ones(200, bool), moments) == 0.0
     assert _recovered(np.zeros(200, bool), moments) is None
     assert _recovered(np.empty(0, bool), np.empty(0, np.int64)) is None
+
+
+def test_several_times_an_unknown_rate_is_no_overload(
+    folder: Path, no_progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = replace(HELD, offered=110.0, confirms=False, outcome="missed", lateness_ns=(10**8,) * 6)
+    limited = (late, replace(HELD, offered=100.0))
+    monkeypatch.setattr(
+        "repr_bench.scenarios.run.measure_server",
+        lambda _, row: replace(row, status="measured", reason="", trials=limited),
+    )
+    with json_server() as url:
+        request = asked(folder, url)
+        found = with_scenarios(
+            run(request, no_progress), request, ScenarioOptions(overload=2.0), no_progress
+        )
+    rows = [row for row in found.scenarios if row.scenario == "overload"]
+    assert {row.server: row.status for row in rows} == {"": "failed", url: "failed"}
+    assert all("the load generator, not the network, is the limit" in row.reason for row in rows)

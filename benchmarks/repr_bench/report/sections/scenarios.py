@@ -197,6 +197,12 @@ def scenario_cautions(results: Results) -> list[str]:
                 f"{title_of(row)} may hold more: the load generator was itself {confirmed.late_ms:.3g} ms "
                 f"late at p99, which is in the latencies; run it on a machine with an idle core"
             )
+        late = [trial.late_ms for trial in row.trials if not trial.trusted]
+        if late and row.scenario == "overload":
+            found.append(
+                f"{title_of(row)}: in {len(late)} of {len(row.trials)} rounds the load generator was "
+                f"itself up to {max(late):.3g} ms late at p99, which is in the latencies"
+            )
         p99 = confirmed and confirmed.latency_ms.get(PERCENT["server"])
         if p99 and p99.interval and row.slo_ms and p99.interval.high > row.slo_ms:
             unsure.append(title_of(row))
