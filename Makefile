@@ -1,6 +1,7 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
 # `make test`:  environment, then formatting, lint, types and the tests.
-# `make test-large`: the larger networks of each family, of which `make test` has the smaller.
+# `make test-large`: the larger networks of each family, of which `make test` has the smaller,
+#               and the service under load.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= bench-results
@@ -43,7 +44,7 @@ test: check $(CHECKPOINT)
 	$(PYTEST) -m "not large" $(PYTEST_ARGS)
 
 test-large: env
-	$(PYTEST) -m large tests/export $(PYTEST_ARGS)
+	$(PYTEST) -m large tests/export tests/runtime $(PYTEST_ARGS)
 
 bench: env
 	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 from dataclasses import dataclass
 from typing import Any
+
+from uvicorn.config import STARTUP_FAILURE
 
 from repr_runtime import errors
 from repr_serve.asgi import Receive, Scope, Send
@@ -17,6 +20,7 @@ from repr_serve.service import Service
 from repr_serve.settings import Settings
 
 _log = logging.getLogger(__name__)
+_READY = "ready"  # a file beside the counts: one of the workers has been
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,11 @@ class Application:
             await self._start()
         except errors.ReproError as error:
             _log.critical("%s", error)
-            if self._settings.workers > 1:  # the others serve on, and this one is started again
+            if (
+                self._settings.shared is not None
+            ):  # the others serve on, and this one is begun again
                 logging.shutdown()
-                os._exit(1)
+                os._exit(1 if (self._settings.shared / _READY).exists() else STARTUP_FAILURE)
             await send({"type": "lifespan.startup.failed"})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -71,6 +77,9 @@ class Application:
         if settings.watch:
             self.service.watch(settings.watch)
         self._drain_at_once()
+        if settings.shared is not None:
+            (settings.shared / _READY).touch()
+            threading.Thread(target=_end_with_parent, daemon=True).start()
         _log.info("ready: %s", ", ".join(f"{m.name} {m.version}" for m in self.service.models))
 
     def _drain_at_once(self) -> None:
@@ -101,6 +110,14 @@ class Application:
         await asyncio.to_thread(self.service.close, 1.0)
         self._metrics.close()
         _log.info("ended: all that was taken on is answered")
+
+
+def _end_with_parent() -> None:
+    """A process that nobody would begin again, or end, would keep the ports."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def raise_open_files() -> None:
