@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Self
 
@@ -13,6 +14,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Fields = list[tuple[bytes, bytes]]
 
+_ONCE = {
+    *(b"authorization", b"content-encoding", b"content-length", b"content-type", b"host"),
+    *(b"inference-header-content-length", b"transfer-encoding", b"x-request-timeout"),
+}
 _SOON = 0.02  # seconds; what is answered within them is not worth watching
 
 
@@ -21,13 +26,20 @@ class ClientGoneError(Exception):
 
 
 def fields_of(scope: Scope) -> Mapping[bytes, bytes]:
-    """The fields of the request's head. Raises :class:`RequestError` where one has two values."""
+    """The fields of the request's head; what proxies and tracers add to comes in several, and is joined.
+
+    Raises :class:`RequestError` where one that is read here has two values.
+    """
     given: Fields = scope["headers"]
     fields = dict(given)
     if len(fields) != len(given):
-        for name, value in given:
-            if fields[name] != value and name not in (b"accept", b"via", b"forwarded"):
-                raise RequestError(f"the request has two values of {name.decode('latin-1'):.60}")
+        for name in [
+            name for name, count in Counter(name for name, _ in given).items() if count > 1
+        ]:
+            values = list(dict.fromkeys(value for other, value in given if other == name))
+            if len(values) > 1 and name in _ONCE:
+                raise RequestError(f"the request has two values of {name.decode('latin-1')}")
+            fields[name] = b", ".join(values)
     return fields
 
 

@@ -193,6 +193,8 @@ def test_what_is_not_there_has_its_status_and_an_error(
 ) -> None:
     reply = ask(port, path, method=method)
     assert (reply.status, isinstance(reply.json["error"], str)) == (status, True)
+    if status == 405:
+        assert f"by {reply.head['allow']}, not by {method}" in reply.json["error"]
 
 
 def test_a_full_queue_is_503_at_once_and_a_deadline_504(tiny: Any, artifact: Path) -> None:
@@ -277,6 +279,12 @@ def test_bodies_have_bounds_in_size_and_time_and_are_not_compressed(service: Ser
         twice = b"inference-header-content-length: 1\r\ninference-header-content-length: 2\r\n"
         doubled = raw(port, post + twice + b"content-length: 2\r\nconnection: close\r\n\r\n{}")
         assert b"two values of inference-header-content-length" in doubled
+        several = (
+            b"tracestate: a=1\r\ntracestate: b=2\r\nx-forwarded-for: a\r\nx-forwarded-for: b\r\n"
+        )
+        added = raw(port, post + several + b"content-length: 2\r\nconnection: close\r\n\r\n{}")
+        assert b"no list of inputs" in added
+        assert b'outcome="request",protocol="http"} 1' in made.metrics.page()
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(
