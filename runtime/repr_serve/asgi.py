@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Self
 
+from repr_runtime import errors
 from repr_serve.errors import BodyTooLargeError, EncodingError, RequestError, SlowClientError
 
 Scope = MutableMapping[str, Any]
@@ -18,6 +19,7 @@ _ONCE = {
     *(b"authorization", b"content-encoding", b"content-length", b"content-type", b"host"),
     *(b"inference-header-content-length", b"transfer-encoding", b"x-request-timeout"),
 }
+_MOST_HELD = 2**29  # bytes, or four bodies where those may be longer
 _SOON = 0.02  # seconds; what is answered within them is not worth watching
 
 
@@ -57,17 +59,21 @@ class Exchange:
     :class:`ClientGoneError`. One timer for both, since each costs as much as a small network.
     """
 
+    held = 0
+    """Bytes of bodies of which the rest has not come yet, in this process."""
+
     def __init__(self, receive: Receive, seconds: float) -> None:
         self._receive, self._seconds = receive, seconds
         self._began = time.monotonic()
         self._timer: asyncio.TimerHandle
         self._watch: asyncio.Task[None] | None = None
-        self._reading, self._why = True, ""
+        self._reading, self._why, self._mine = True, "", 0
 
     async def body(self, fields: Mapping[bytes, bytes], limit: int) -> bytes:
         """The whole body. Raises :class:`BodyTooLargeError` as soon as it is known to be.
 
-        And :class:`EncodingError` if it is compressed, which could be any length.
+        And :class:`EncodingError` if it is compressed, which could be any length, and
+        :class:`QueueFullError` where many are half there.
         """
         encoding = fields.get(b"content-encoding", b"identity")
         if encoding not in (b"", b"identity"):
@@ -77,21 +83,35 @@ class Exchange:
         if length > limit:
             raise BodyTooLargeError(f"the body has {length:,} bytes, at most {limit:,} are taken")
         parts, total, more = [], 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            part = message.get("body", b"")
-            parts.append(part)
-            total += len(part)
-            if total > limit:
-                raise BodyTooLargeError(f"the body has more than {limit:,} bytes")
-            more = message.get("more_body", False)
+        try:
+            while more:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                part = message.get("body", b"")
+                parts.append(part)
+                total += len(part)
+                if total > limit:
+                    raise BodyTooLargeError(f"the body has more than {limit:,} bytes")
+                more = message.get("more_body", False)
+                if more:
+                    self._hold(len(part), max(_MOST_HELD, 4 * limit))
+        finally:
+            Exchange.held -= self._mine
+            self._mine = 0
         self._reading = False
         if time.monotonic() - self._began > _SOON:  # the timer is set for the body's end
             self._timer.cancel()
             self._timer = self._loop.call_later(_SOON, self._look)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _hold(self, count: int, most: int) -> None:
+        self._mine += count
+        Exchange.held += count
+        if Exchange.held > most:
+            raise errors.QueueFullError(
+                f"{Exchange.held:,} bytes of requests are on their way already; try again later"
+            )
 
     def _look(self) -> None:
         left = self._seconds - (time.monotonic() - self._began)

@@ -1,8 +1,10 @@
 """The Open Inference Protocol v2 over HTTP, asked as a client asks it."""
 
+import select
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from serving import Reply, ask, binary_request, held, numbers, running, tensor
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from repr_serve import HttpApp, HttpOptions, ModelOptions, Service, app
+from repr_serve import HttpApp, HttpOptions, ModelOptions, Service, app, asgi
 from repr_serve.metrics import Metrics
 
 INFER = "/v2/models/tiny/infer"
@@ -285,6 +287,26 @@ def test_bodies_have_bounds_in_size_and_time_and_are_not_compressed(service: Ser
         added = raw(port, post + several + b"content-length: 2\r\nconnection: close\r\n\r\n{}")
         assert b"no list of inputs" in added
         assert b'outcome="request",protocol="http"} 1' in made.metrics.page()
+
+
+def test_bodies_that_are_half_there_have_a_bound_together(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "_MOST_HELD", 1000)
+    made = HttpApp(service, Metrics(service), HttpOptions(max_body=1000))
+    begun = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n".encode() + b" " * 890
+    with running(made) as port, ExitStack() as opened:
+        said = []
+        for _ in range(5):  # 4,450 bytes; four bodies may be half there at least
+            client = opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(begun)
+            said.append(client)
+        (refused,) = select.select(said, [], [], 10)[0]
+        assert refused.recv(9999).startswith(b"HTTP/1.1 503 ")
+        taken = next(client for client in said if client is not refused)
+        taken.sendall(b" " * 10)
+        assert taken.recv(9999).startswith(b"HTTP/1.1 400 ")
+    assert asgi.Exchange.held == 0
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(
