@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 from serving import Reply, ask, binary_request, held, numbers, running, tensor
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -87,6 +88,31 @@ def test_several_inputs_and_a_version(pair: Path) -> None:
         missing = ask(port, "/v2/models/pair/infer", {"inputs": [tensor(left, "left")]})
         assert (missing.status, "missing 'right'" in missing.json["error"]) == (400, True)
     assert made.service.draining  # the server that ran it has ended
+
+
+def test_values_that_the_network_cannot_take_are_their_senders_mistake(
+    tiny: Any, tmp_path: Path
+) -> None:
+    table = helper.make_tensor("value", 1, [4, 2], range(8))
+    nodes = [
+        helper.make_node("Constant", [], ["table"], value=table),
+        helper.make_node("Cast", ["x"], ["index"], to=7),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    ]
+    golden = {
+        "input.x": np.zeros((3, 1), np.float32),
+        "output.y": np.array([[[0, 1]]] * 3, np.float32),
+    }
+    receipts = {"golden": {"samples": 3, "tolerance": {"y": 0}}}
+    sizes = ({"x": ("n", 1)}, {"y": ("n", 1, 2)})
+    path = tiny.write_model(tmp_path / "rows", nodes, *sizes, golden=golden, receipts=receipts)
+    with running(app({"rows": path}, models=ModelOptions(device="cpu", instances=1))) as port:
+        found = [
+            ask(port, "/v2/models/rows/infer", {"inputs": [tensor(np.full((1, 1), row), "x")]})
+            for row in (3, 4)
+        ]
+    assert numbers(found[0]).tolist() == [[[6, 7]]]
+    assert (found[1].status, "out of data bounds, idx=4" in found[1].json["error"]) == (422, True)
 
 
 X = np.zeros((1, 3, 4, 4), np.float32)
