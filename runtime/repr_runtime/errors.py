@@ -141,6 +141,10 @@ class ExecutionError(BackendError):
     """The library underneath failed while running."""
 
 
+class UnrunnableInputError(ExecutionError):
+    """The network cannot be run on an input of these values or sizes, though its shape allows them."""
+
+
 class NonFiniteOutputError(BackendError):
     """NaN or infinity came out of the network."""
 

@@ -30,7 +30,7 @@ def _require(name: str, value: object, is_kind: bool, kind: str, least: float, m
         return
     bounds = f", {least:g} or more" if math.isfinite(least) else ""
     if math.isfinite(most):
-        bounds = f" from {least:g} to {most:,g}"
+        bounds = f" from {least:,.12g} to {most:,.12g}"
     raise OptionError(f"{name} must be {kind}{bounds}, got {value!r:.60}")
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Self
 
+from repr_runtime import errors
 from repr_serve.errors import BodyTooLargeError, EncodingError, RequestError, SlowClientError
 
 Scope = MutableMapping[str, Any]
@@ -13,6 +15,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Fields = list[tuple[bytes, bytes]]
 
+_ONCE = {
+    *(b"authorization", b"content-encoding", b"content-length", b"content-type", b"host"),
+    *(b"inference-header-content-length", b"transfer-encoding", b"x-request-timeout"),
+}
+_MOST_HELD = 2**29  # bytes, or four bodies where those may be longer
 _LAG_WEIGHT = 0.05
 _LAG_KNOWN = 1.0  # seconds; what was seen before them says nothing any more
 _SOON = 0.02  # seconds; what is answered within them is not worth watching
@@ -40,13 +47,20 @@ class ClientGoneError(Exception):
 
 
 def fields_of(scope: Scope) -> Mapping[bytes, bytes]:
-    """The fields of the request's head. Raises :class:`RequestError` where one has two values."""
+    """The fields of the request's head; what proxies and tracers add to comes in several, and is joined.
+
+    Raises :class:`RequestError` where one that is read here has two values.
+    """
     given: Fields = scope["headers"]
     fields = dict(given)
     if len(fields) != len(given):
-        for name, value in given:
-            if fields[name] != value and name not in (b"accept", b"via", b"forwarded"):
-                raise RequestError(f"the request has two values of {name.decode('latin-1'):.60}")
+        for name in [
+            name for name, count in Counter(name for name, _ in given).items() if count > 1
+        ]:
+            values = list(dict.fromkeys(value for other, value in given if other == name))
+            if len(values) > 1 and name in _ONCE:
+                raise RequestError(f"the request has two values of {name.decode('latin-1')}")
+            fields[name] = b", ".join(values)
     return fields
 
 
@@ -64,17 +78,21 @@ class Exchange:
     :class:`ClientGoneError`. One timer for both, since each costs as much as a small network.
     """
 
+    held = 0
+    """Bytes of bodies of which the rest has not come yet, in this process."""
+
     def __init__(self, receive: Receive, seconds: float, lag: Lag) -> None:
         self._receive, self._seconds, self._lag = receive, seconds, lag
         self._began = time.monotonic()
         self._timer: asyncio.TimerHandle
         self._watch: asyncio.Task[None] | None = None
-        self._reading, self._why = True, ""
+        self._reading, self._why, self._mine = True, "", 0
 
     async def body(self, fields: Mapping[bytes, bytes], limit: int) -> bytes:
         """The whole body. Raises :class:`BodyTooLargeError` as soon as it is known to be.
 
-        And :class:`EncodingError` if it is compressed, which could be any length.
+        And :class:`EncodingError` if it is compressed, which could be any length, and
+        :class:`QueueFullError` where many are half there.
         """
         encoding = fields.get(b"content-encoding", b"identity")
         if encoding not in (b"", b"identity"):
@@ -84,16 +102,22 @@ class Exchange:
         if length > limit:
             raise BodyTooLargeError(f"the body has {length:,} bytes, at most {limit:,} are taken")
         parts, total, more = [], 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            part = message.get("body", b"")
-            parts.append(part)
-            total += len(part)
-            if total > limit:
-                raise BodyTooLargeError(f"the body has more than {limit:,} bytes")
-            more = message.get("more_body", False)
+        try:
+            while more:
+                message = await self._receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                part = message.get("body", b"")
+                parts.append(part)
+                total += len(part)
+                if total > limit:
+                    raise BodyTooLargeError(f"the body has more than {limit:,} bytes")
+                more = message.get("more_body", False)
+                if more:
+                    self._hold(len(part), max(_MOST_HELD, 4 * limit))
+        finally:
+            Exchange.held -= self._mine
+            self._mine = 0
         self._reading = False
         if time.monotonic() - self._began > _SOON:  # the timer is set for the body's end
             self._timer.cancel()
@@ -103,6 +127,14 @@ class Exchange:
     def _look_after(self, seconds: float) -> None:
         self._due = self._loop.time() + seconds
         self._timer = self._loop.call_later(seconds, self._look)
+
+    def _hold(self, count: int, most: int) -> None:
+        self._mine += count
+        Exchange.held += count
+        if Exchange.held > most:
+            raise errors.QueueFullError(
+                f"{Exchange.held:,} bytes of requests are on their way already; try again later"
+            )
 
     def _look(self) -> None:
         self._lag.saw(self._loop.time() - self._due)

@@ -60,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
     option("port", "8000", int, "for HTTP", "N")
     option("grpc-port", "8001", int, "for gRPC", "N")
     p.add_argument("--no-grpc", action="store_true", help="HTTP alone")
-    p.add_argument("--device", choices=DEVICES, default=environment("device", "auto"))
+    p.add_argument(
+        *("--device",),
+        choices=DEVICES,
+        default=environment("device", "auto"),
+        help="what runs the networks (default: auto, the best that there is)",
+    )
     option("precision", "fp32", str, "which graph to serve", "NAME")
     option(
         "instances",
@@ -83,7 +88,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--allow-control", action="store_true", help="let clients load and unload these models"
     )
-    p.add_argument("--log-level", choices=LEVELS, default=environment("log-level", "info"))
+    p.add_argument(
+        *("--log-level",),
+        choices=LEVELS,
+        default=environment("log-level", "info"),
+        help="debug has a line for each request (default: info)",
+    )
     p.add_argument("--json", action="store_true", help="log in JSON, an object a line")
     return p
 
@@ -140,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         require_one_of(DEVICES, device=args.device)  # argparse looks at no default
         require_one_of(LEVELS, log_level=args.log_level)
+        if not args.no_grpc:
+            import repr_serve.grpc  # noqa: F401  # or it is missing
         settings = settings_of(args)
         if settings.grpc_port:  # which gRPC itself binds, when the models are there
             bind(settings.host, settings.grpc_port, "--grpc-port").close()

@@ -61,6 +61,7 @@ _STATUS: dict[type[Exception], Status] = {
     errors.InputError: Status(400, "INVALID_ARGUMENT", "input"),
     errors.PreprocessingMissingError: Status(400, "FAILED_PRECONDITION", "input"),
     errors.NonFiniteOutputError: Status(422, "OUT_OF_RANGE", "overflow"),
+    errors.UnrunnableInputError: Status(422, "INVALID_ARGUMENT", "unrunnable"),
     KeyRequiredError: Status(401, "UNAUTHENTICATED", "key"),
     ControlForbiddenError: Status(403, "PERMISSION_DENIED", "control"),
     ModelNotFoundError: Status(404, "NOT_FOUND", "model"),

@@ -52,6 +52,8 @@ async def start(service: Service, metrics: Metrics, settings: Settings) -> Any:
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", int(settings.workers > 1)),
+            ("grpc.server_handshake_timeout_ms", 10_000),
+            ("grpc.keepalive_time_ms", 60_000),  # or a client whose machine is gone stays
         )
     )
     servicer = Servicer(service, metrics, settings)

@@ -114,6 +114,7 @@ class HttpApp:
             fields = fields_of(scope)
             self._check_key(fields, path)
         except (KeyRequiredError, RequestError) as error:
+            self.metrics.count("", "http", status_of(error).kind, 0.0)
             await _refuse(send, error)
             return
         asked = _INFER.fullmatch(path)
@@ -375,6 +376,13 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=CANCELLED.http)  # nobody reads it
 
 
-async def _not_there(_: Request, error: Exception) -> Response:
+async def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _json({"error": error.detail}, error.status_code)
+    head = dict(error.headers or {})
+    path, method = request.scope["path"], request.method
+    words = f"there is nothing at {path!r:.80}; what is served begins with /v2"
+    if takes := head.get("Allow"):
+        words = f"{path!r:.80} is asked by {takes}, not by {method:.20}"
+    response = _json({"error": words}, error.status_code)
+    response.headers.update(head)
+    return response

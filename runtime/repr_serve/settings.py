@@ -55,11 +55,12 @@ class Settings:
             )
         if self.tls_cert is not None:
             try:
-                ssl.create_default_context().load_cert_chain(self.tls_cert, self.tls_key)
+                # A password is not asked for: nobody sits before a service.
+                ssl.create_default_context().load_cert_chain(self.tls_cert, self.tls_key, "")
             except OSError as error:  # of ssl, too
                 raise errors.OptionError(
                     f"{self.tls_cert} and {self.tls_key} are no certificate and its key ({error}); "
-                    f"give two PEM files"
+                    f"give two PEM files, the key without a password"
                 ) from error
         if self.workers > 1 and self.http.allow_control:
             raise errors.OptionError(
@@ -86,7 +87,7 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
     Raises :class:`OptionError` if it cannot be read, has none, or a key is short.
     """
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise errors.OptionError(f"{path} cannot be read ({error}); give a file of keys") from error
     keys = [line for line in lines if line and not line.startswith("#")]

@@ -163,7 +163,7 @@ def test_what_a_library_says_of_a_failure_is_in_the_error_and_not_on_stderr(
     path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2)}, {"y": (5, 2)})
     with load(path, device="cpu", threads=1) as session:
         assert session.run(np.zeros((5, 2), np.float32))["y"].shape == (5, 2)
-        with refuses(errors.ExecutionError, "ONNX Runtime failed to run the graph", *words):
+        with refuses(errors.UnrunnableInputError, "ONNX Runtime failed to run the graph", *words):
             session.run(LEFT)
     with refuses(errors.ModelLoadError, "refuses the graph", "Nonsense"):
         nonsense = [helper.make_node("Nonsense", ["x"], ["y"])]

@@ -147,9 +147,7 @@ class OnnxRuntimeBackend(Backend):
         except errors.SessionClosedError:
             raise
         except Exception as error:  # its exceptions share no base but this
-            raise errors.ExecutionError(
-                f"ONNX Runtime failed to run the graph: {_words(error)}"
-            ) from error
+            raise _failure(error, self._place[0] == "cpu") from error
 
     def run_on_device(
         self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
@@ -184,9 +182,7 @@ class OnnxRuntimeBackend(Backend):
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as error:  # its exceptions share no base but this
-            raise errors.ExecutionError(
-                f"ONNX Runtime failed to run the graph: {_words(error)}"
-            ) from error
+            raise _failure(error, self._place[0] == "cpu") from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
 
@@ -273,6 +269,19 @@ def _spec(node: Any) -> TensorSpec:
         for axis, dim in enumerate(node.shape)
     )
     return TensorSpec(node.name, _DTYPES[node.type], shape)
+
+
+def _failure(error: Exception, on_cpu: bool) -> errors.ExecutionError:
+    """Of an input where it says so, and on a CPU where it was not memory: nothing else fails there."""
+    kind, words = type(error).__name__, str(error).lower()
+    of_input = kind == "InvalidArgument" or (
+        on_cpu
+        and kind in ("Fail", "RuntimeException")
+        and "alloc" not in words
+        and "bfc" not in words
+    )
+    made = errors.UnrunnableInputError if of_input else errors.ExecutionError
+    return made(f"ONNX Runtime failed to run the graph: {_words(error)}")
 
 
 def _words(error: Exception) -> str:

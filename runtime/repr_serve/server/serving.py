@@ -6,6 +6,7 @@ import signal
 import socket
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from repr_runtime.errors import OptionError, ReproError
@@ -16,6 +17,15 @@ from repr_serve.server.worker import Worker
 from repr_serve.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+class _Workers(Multiprocess):
+    """The processes that share the port."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()  # else who comes now waits until the last of them has ended
+        super().terminate_all()
 
 
 def serve(settings: Settings, listener: socket.socket) -> int:
@@ -32,6 +42,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         proxy_headers=False,
         server_header=False,
         workers=settings.workers,
+        timeout_worker_healthcheck=30,  # a new one has to load its models by then
         timeout_graceful_shutdown=max(1, round(settings.drain)),
         timeout_keep_alive=75,
         ssl_certfile=settings.tls_cert,
@@ -49,8 +60,9 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             if failed := [check.detail for check in checks if not check.passed]:
                 _log.critical("%s: %s", source.name, "; ".join(failed))
                 return 1
-        Multiprocess(config, sockets=[listener]).run()
-        return 0
+        workers = _Workers(config, sockets=[listener])
+        workers.run()
+        return int(any(one.exitcode == STARTUP_FAILURE for one in workers.processes))
     # The server ends in good order at these signals, and then raises them once more.
     before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
     server = uvicorn.Server(config)

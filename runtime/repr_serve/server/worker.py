@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import threading
 from dataclasses import dataclass
 from typing import Any
+
+from uvicorn.config import STARTUP_FAILURE
 
 from repr_runtime import errors
 from repr_serve import tracing
@@ -19,6 +22,7 @@ from repr_serve.service import Service
 from repr_serve.settings import Settings
 
 _log = logging.getLogger(__name__)
+_READY = "ready"  # a file beside the counts: one of the workers has been
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,11 @@ class Application:
             await self._start()
         except errors.ReproError as error:
             _log.critical("%s", error)
-            if self._settings.workers > 1:  # the others serve on, and this one is started again
+            if (
+                self._settings.shared is not None
+            ):  # the others serve on, and this one is begun again
                 logging.shutdown()
-                os._exit(1)
+                os._exit(1 if (self._settings.shared / _READY).exists() else STARTUP_FAILURE)
             await send({"type": "lifespan.startup.failed"})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -73,6 +79,9 @@ class Application:
         if settings.watch:
             self.service.watch(settings.watch)
         self._drain_at_once()
+        if settings.shared is not None:
+            (settings.shared / _READY).touch()
+            threading.Thread(target=_end_with_parent, daemon=True).start()
         gc.collect()
         gc.freeze()  # what is there now stays: it need not be looked through again and again
         _log.info("ready: %s", ", ".join(f"{m.name} {m.version}" for m in self.service.models))
@@ -106,6 +115,14 @@ class Application:
         self._metrics.close()
         await asyncio.to_thread(tracing.flush)
         _log.info("ended: all that was taken on is answered")
+
+
+def _end_with_parent() -> None:
+    """A process that nobody would begin again, or end, would keep the ports."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def raise_open_files() -> None:

@@ -186,7 +186,7 @@ async def by_many(count: int, one: Callable[[Malformed], Awaitable[object]]) -> 
 
     async def some(seed: int) -> None:
         made = Malformed(seed)
-        for _ in range(count // SIDE_BY_SIDE):
+        for _ in range(-(-count // SIDE_BY_SIDE)):
             came[await one(made)] += 1
 
     await asyncio.gather(*(some(SEED + 1000 * i) for i in range(SIDE_BY_SIDE)))

@@ -1,21 +1,23 @@
 """The Open Inference Protocol v2 over HTTP, asked as a client asks it."""
 
 import json
+import select
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 from serving import Reply, ask, binary_request, held, numbers, running, tensor
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from repr_serve import HttpApp, HttpOptions, ModelOptions, Service, app
+from repr_serve import HttpApp, HttpOptions, ModelOptions, Service, app, asgi
 from repr_serve.metrics import Metrics
 
 INFER = "/v2/models/tiny/infer"
@@ -88,6 +90,31 @@ def test_several_inputs_and_a_version(pair: Path) -> None:
         missing = ask(port, "/v2/models/pair/infer", {"inputs": [tensor(left, "left")]})
         assert (missing.status, "missing 'right'" in missing.json["error"]) == (400, True)
     assert made.service.draining  # the server that ran it has ended
+
+
+def test_values_that_the_network_cannot_take_are_their_senders_mistake(
+    tiny: Any, tmp_path: Path
+) -> None:
+    table = helper.make_tensor("value", 1, [4, 2], range(8))
+    nodes = [
+        helper.make_node("Constant", [], ["table"], value=table),
+        helper.make_node("Cast", ["x"], ["index"], to=7),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    ]
+    golden = {
+        "input.x": np.zeros((3, 1), np.float32),
+        "output.y": np.array([[[0, 1]]] * 3, np.float32),
+    }
+    receipts = {"golden": {"samples": 3, "tolerance": {"y": 0}}}
+    sizes = ({"x": ("n", 1)}, {"y": ("n", 1, 2)})
+    path = tiny.write_model(tmp_path / "rows", nodes, *sizes, golden=golden, receipts=receipts)
+    with running(app({"rows": path}, models=ModelOptions(device="cpu", instances=1))) as port:
+        found = [
+            ask(port, "/v2/models/rows/infer", {"inputs": [tensor(np.full((1, 1), row), "x")]})
+            for row in (3, 4)
+        ]
+    assert numbers(found[0]).tolist() == [[[6, 7]]]
+    assert (found[1].status, "out of data bounds, idx=4" in found[1].json["error"]) == (422, True)
 
 
 X = np.zeros((1, 3, 4, 4), np.float32)
@@ -196,6 +223,8 @@ def test_what_is_not_there_has_its_status_and_an_error(
 ) -> None:
     reply = ask(port, path, method=method)
     assert (reply.status, isinstance(reply.json["error"], str)) == (status, True)
+    if status == 405:
+        assert f"by {reply.head['allow']}, not by {method}" in reply.json["error"]
 
 
 def test_a_full_queue_is_503_at_once_and_a_deadline_504(tiny: Any, artifact: Path) -> None:
@@ -280,6 +309,32 @@ def test_bodies_have_bounds_in_size_and_time_and_are_not_compressed(service: Ser
         twice = b"inference-header-content-length: 1\r\ninference-header-content-length: 2\r\n"
         doubled = raw(port, post + twice + b"content-length: 2\r\nconnection: close\r\n\r\n{}")
         assert b"two values of inference-header-content-length" in doubled
+        several = (
+            b"tracestate: a=1\r\ntracestate: b=2\r\nx-forwarded-for: a\r\nx-forwarded-for: b\r\n"
+        )
+        added = raw(port, post + several + b"content-length: 2\r\nconnection: close\r\n\r\n{}")
+        assert b"no list of inputs" in added
+        assert b'outcome="request",protocol="http"} 1' in made.metrics.page()
+
+
+def test_bodies_that_are_half_there_have_a_bound_together(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "_MOST_HELD", 1000)
+    made = HttpApp(service, Metrics(service), HttpOptions(max_body=1000))
+    begun = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n".encode() + b" " * 890
+    with running(made) as port, ExitStack() as opened:
+        said = []
+        for _ in range(5):  # 4,450 bytes; four bodies may be half there at least
+            client = opened.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(begun)
+            said.append(client)
+        (refused,) = select.select(said, [], [], 10)[0]
+        assert refused.recv(9999).startswith(b"HTTP/1.1 503 ")
+        taken = next(client for client in said if client is not refused)
+        taken.sendall(b" " * 10)
+        assert taken.recv(9999).startswith(b"HTTP/1.1 400 ")
+    assert asgi.Exchange.held == 0
 
 
 def test_models_are_loaded_and_unloaded_where_that_is_allowed(

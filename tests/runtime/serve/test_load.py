@@ -137,6 +137,7 @@ def memory_of(pid: int) -> int:
 
 
 @linux
+@pytest.mark.large
 @pytest.mark.timeout(0)
 def test_memory_is_level(artifact: Path) -> None:
     """Nine tenths over HTTP, one over gRPC; a tenth of all is to warm up."""

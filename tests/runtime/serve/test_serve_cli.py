@@ -119,6 +119,11 @@ def test_when_a_worker_is_killed_the_others_answer(tiny: Any, artifact: Path) ->
         (["--timeout", "0"], "timeout must be seconds"),
         (["--api-key-file", "none"], "none cannot be read"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1:"),
+        (["--host", "a..b"], "cannot listen on a..b:"),
+        (
+            ["--max-body", "4294967296"],
+            "max_body must be a whole number from 1,024 to 2,147,483,647",
+        ),
         (["again/tiny"], "two models are called 'tiny'"),
         (["a b=c"], "letters, digits"),
     ],
@@ -170,6 +175,25 @@ def test_the_environment_sets_what_has_a_value(
     assert "device must be one of auto" in capsys.readouterr().err
 
 
+@pytest.mark.large
+def test_workers_end_where_none_can_begin_and_where_nobody_minds_them(
+    tiny: Any, tmp_path: Path
+) -> None:
+    bad = tiny.write(tmp_path / "bad", golden=tiny.golden(1))
+    with command(bad, "--no-grpc", "--workers", 2) as served:
+        assert served.process.wait(60) == 1
+        assert "golden" in "".join(served.lines)
+    with command(tiny.write(tmp_path / "good"), "--no-grpc", "--workers", 2) as served:
+        end = time.monotonic() + 60
+        while "".join(served.lines).count("ready: good") < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+        workers = children(served.process.pid)
+        served.process.kill()
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < end, "they serve on"
+            time.sleep(0.02)
+
+
 def test_an_artifact_that_cannot_be_served_ends_it_with_its_reason(tmp_path: Path) -> None:
     for workers in (1, 2):
         arguments = [str(tmp_path / "none"), "--port", "0", "--no-grpc", "--workers", str(workers)]
@@ -184,7 +208,7 @@ def test_an_artifact_that_cannot_be_served_ends_it_with_its_reason(tmp_path: Pat
         assert "is not an artifact: there is no such folder" in done.stderr
 
 
-@pytest.mark.parametrize("missing", ["uvicorn", "orjson"])
+@pytest.mark.parametrize("missing", ["uvicorn", "orjson", "grpc"])
 def test_without_its_extra_it_says_what_to_install(artifact: Path, missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
