@@ -267,4 +267,9 @@ async def _abort(context: Any, error: Exception) -> None:
     if status.http == 500:
         _log.error("a call failed", exc_info=error)
     words = str(error) if isinstance(error, errors.ReproError) else "internal error"
-    await context.abort(getattr(grpc.StatusCode, status.grpc), words)
+    try:
+        await context.abort(getattr(grpc.StatusCode, status.grpc), words)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as gone:  # the client has, and nobody is told
+        raise grpc.aio.AbortError from gone
