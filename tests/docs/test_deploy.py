@@ -19,7 +19,7 @@ from repr_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-FIELDS = json.loads((ROOT / "tests/support/kserve_fields.json").read_text("utf-8"))
+FIELDS = json.loads((ROOT / "tests/docs/kserve_fields.json").read_text("utf-8"))
 """The fields of KServe's resources that are its own, as its package publishes them."""
 PLAIN = {"str": str, "int": int, "bool": bool, "list[str]": list, "dict(str, str)": dict}
 
