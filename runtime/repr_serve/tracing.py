@@ -11,9 +11,17 @@ else:
     _INSTALLED = True
 
 
+_KNOWN = 0.5  # seconds for which it is not asked again, since that costs as much as a small request
+_active, _asked = False, 0.0
+
+
 def active() -> bool:
     """Whether anything would become of a span."""
-    return _INSTALLED and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    global _active, _asked
+    if _INSTALLED and time.monotonic() - _asked > _KNOWN:
+        _asked = time.monotonic()
+        _active = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    return _active
 
 
 def record(

@@ -5,8 +5,11 @@ import threading
 _WEIGHT = 0.2
 """Of the last run in the mean of all: some tens of them tell of a change."""
 
-_MARGIN = 1.25
-"""By which things may take longer than those before them, and still be in time."""
+_MARGIN = 1.5
+"""By which a run may take longer than those before it, and still be in time."""
+
+_CROWD = 2.5
+"""The same of a wait, which is less certain; and a queue shorter than it could be costs nothing."""
 
 
 class Pace:
@@ -56,7 +59,7 @@ class Pace:
         if waiting or len(self._ends) >= self._instances:
             busy = sum(max(0.0, end - now) for end in self._ends.values())
             wait = (busy + waiting * self._each) / self._instances
-        return _MARGIN * wait + self.expected(samples)
+        return _CROWD * wait + self.expected(samples)
 
     def _mean(self, samples: int) -> float:
         if not self._runs:

@@ -32,22 +32,22 @@ def paced(session: FakeSession, runs: dict[int, float]) -> Iterator[Batcher]:
 def test_a_run_takes_as_long_as_the_last_ones_of_about_its_size() -> None:
     assert Pace(1).expected(8) == 0  # nothing is known yet
     made = pace_of({1: 0.010, 8: 0.040})
-    assert made.expected(1) == pytest.approx(1.25 * 0.010)
-    assert made.expected(8) == pytest.approx(1.25 * 0.040)
-    assert made.expected(12) == pytest.approx(1.25 * 0.060)
-    assert made.expected(64) == pytest.approx(1.25 * 0.320)  # as the nearest that is known
+    assert made.expected(1) == pytest.approx(1.5 * 0.010)
+    assert made.expected(8) == pytest.approx(1.5 * 0.040)
+    assert made.expected(12) == pytest.approx(1.5 * 0.060)
+    assert made.expected(64) == pytest.approx(1.5 * 0.320)  # as the nearest that is known
     for _ in range(40):
         made.ran(8, 0.004)
-    assert made.expected(8) == pytest.approx(1.25 * 0.004, rel=0.01)
+    assert made.expected(8) == pytest.approx(1.5 * 0.004, rel=0.01)
 
 
 def test_an_answer_takes_what_is_before_it_and_its_own_run() -> None:
     made = pace_of({1: 0.010}, instances=2)
     assert made.takes(1, 1000, now=0.0) == 0  # nothing is run, so that nothing is before it
     made.begun(1, now=0.0)
-    assert made.takes(1, 0, now=0.0) == pytest.approx(1.25 * 0.010)  # on the other instance
-    assert made.takes(1, 8, now=0.0) == pytest.approx(1.25 * ((0.010 + 8 * 0.010) / 2 + 0.010))
-    assert made.takes(1, 8, now=5.0) == pytest.approx(1.25 * (8 * 0.010 / 2 + 0.010))
+    assert made.takes(1, 0, now=0.0) == pytest.approx(1.5 * 0.010)  # on the other instance
+    assert made.takes(1, 8, now=0.0) == pytest.approx(2.5 * (0.010 + 8 * 0.010) / 2 + 1.5 * 0.010)
+    assert made.takes(1, 8, now=5.0) == pytest.approx(2.5 * 8 * 0.010 / 2 + 1.5 * 0.010)
     made.ended()
     assert made.takes(1, 8, now=5.0) == 0
 
@@ -56,7 +56,7 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
     session = FakeSession()
     with paced(session, {1: 1.0}) as made, occupied(session, made):
         soon, later = time.monotonic() + 2, time.monotonic() + 100
-        words = ("1 samples wait", "an answer takes about 1", "allow more time")
+        words = ("1 samples wait", "an answer takes about 2", "allow more time")
         waiting = [made.submit(sample(0), deadline=later)]
         with refuses(errors.QueueFullError, *words):
             made.submit(sample(1), deadline=soon)
@@ -82,12 +82,12 @@ def test_a_batch_is_as_large_as_its_deadlines_allow() -> None:
     with paced(session, {1: 0.1}) as made:
         with occupied(session, made):
             made._pace = Pace(1)  # all are taken on
-            tight = time.monotonic() + 0.6
+            tight = time.monotonic() + 0.7
             futures = [made.submit(sample(i), deadline=tight) for i in range(4)]
             futures += [made.submit(sample(i), deadline=tight + 60) for i in range(4, 8)]
             made._pace = pace_of({1: 0.1, 2: 0.2, 4: 0.4})
         assert [future.result(10)["sum"] for future in futures] == [-2 * i for i in range(8)]
-    assert sizes(session)[1] in (3, 4)  # 0.125 s each, of somewhat less than 0.6
+    assert sizes(session)[1] in (3, 4)  # 0.15 s each, of somewhat less than 0.7
     assert sum(sizes(session)[1:]) == 8
 
 

@@ -23,6 +23,7 @@ def test_each_request_is_a_span_of_its_clients_trace(
     # It sends in a minute: what is there before was sent when the service ended.
     provider.add_span_processor(BatchSpanProcessor(kept, schedule_delay_millis=60_000))
     monkeypatch.setattr(tracing.trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_asked", 0.0)
     settings = Settings(
         sources=[Source("tiny", artifact)],
         models=ModelOptions(device="cpu", instances=1),
