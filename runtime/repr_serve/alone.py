@@ -74,7 +74,7 @@ class Alone:
             raise errors.BatcherClosedError("the model is closed; ask for the one in its place")
         if late:
             raise errors.QueueFullError(
-                f"{waiting} requests wait, and an answer takes about {takes:.2g} s, longer than is left; "
+                f"{waiting} requests wait, and an answer may take {takes:.2g} s, longer than is left; "
                 f"try again later, or allow more time"
             )
         raise errors.QueueFullError(

@@ -30,7 +30,9 @@ class Batcher(Classifying):
     outputs, in memory of its own. A batch is started as soon as an instance of the session is
     free (as many are in flight as it has ``instances``) and there are ``max_batch`` samples, or
     the oldest request has waited ``max_delay`` seconds, or half of the time to its deadline.
-    Requests are run in the order in which they came, those of unlike shapes apart.
+    Requests are run in the order in which they came, those of unlike shapes apart. By how long the
+    last runs took, a deadline that may not be held is refused at once, a batch is no larger than
+    its deadlines allow, and what cannot be in time any more is not run.
 
     A request is one sample, without the batch dimension, or with it several samples, which stay
     together. Inputs are checked when they are given, so that a mistake is its maker's alone;
@@ -186,7 +188,7 @@ class Batcher(Classifying):
         """Raise what :meth:`submit` would for a request of so many samples, whatever they are.
 
         For a service that refuses before it reads: :class:`QueueFullError`, if the queue is full
-        or the answer would come after ``deadline``, and :class:`BatcherClosedError`.
+        or the answer may come after ``deadline``, and :class:`BatcherClosedError`.
         """
         with self._changed:
             refusal = self._refusal(rows, deadline, time.monotonic())
@@ -207,7 +209,7 @@ class Batcher(Classifying):
             takes = self._pace.takes(self._size(rows), waiting, now)
             if takes and now + takes > deadline:
                 refusal = errors.QueueFullError(
-                    f"{waiting} samples wait, and an answer takes about {takes:.2g} s, longer than the "
+                    f"{waiting} samples wait, and an answer may take {takes:.2g} s, longer than the "
                     f"{max(0.0, deadline - now):.2g} s left; try again later, or allow more time"
                 )
         self._counts["refused"] += refusal is not None

@@ -56,7 +56,7 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
     session = FakeSession()
     with paced(session, {1: 1.0}) as made, occupied(session, made):
         soon, later = time.monotonic() + 2, time.monotonic() + 100
-        words = ("1 samples wait", "an answer takes about 2", "allow more time")
+        words = ("1 samples wait", "an answer may take 2", "allow more time")
         waiting = [made.submit(sample(0), deadline=later)]
         with refuses(errors.QueueFullError, *words):
             made.submit(sample(1), deadline=soon)
