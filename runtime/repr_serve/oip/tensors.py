@@ -64,9 +64,8 @@ class Layout:
         if self.length != self.count * dtype.itemsize:
             return self._widened(buffer, offset)
         array = np.frombuffer(buffer, dtype, self.count, offset)
-        if (
-            not array.flags.aligned
-        ):  # numpy's copy would give the others a turn, and wait for its own
+        if not array.flags.aligned:
+            # numpy's copy would give the others a turn, and wait for its own.
             array = np.frombuffer(buffer[offset : offset + self.length], dtype)
         if dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
             raise RequestError(f"input {self.name!r}: a BOOL is one byte, 0 or 1")

@@ -55,9 +55,8 @@ class Application:
             await self._start()
         except errors.ReproError as error:
             _log.critical("%s", error)
-            if (
-                self._settings.shared is not None
-            ):  # the others serve on, and this one is begun again
+            if self._settings.shared is not None:
+                # The others serve on, and this one is begun again.
                 logging.shutdown()
                 os._exit(1 if (self._settings.shared / _READY).exists() else STARTUP_FAILURE)
             await send({"type": "lifespan.startup.failed"})

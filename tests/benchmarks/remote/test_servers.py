@@ -101,6 +101,7 @@ def test_a_server_of_json_alone_that_takes_few_samples_is_measured(compare: Comp
 REASONS = {
     "wrong numbers": "its top-1 is another on 10 of 10 images",
     "wrong shape": "answers 'logits' FP32 [1, 5], expected FP32 [1, 10]",
+    "no output": "does not answer output 'logits'",
     "500": "answered 500: kaboom",
     "refuses": "answered 503: full",
     "hangs up": "broke off: it closed the connection",

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 from serving import ask, running, tensor
 
-from repr_serve import HttpApp
+from repr_serve import HttpApp, asgi
 from repr_serve.server import connection
-from repr_serve.server.connection import Connection
+from repr_serve.server.connection import Connection, _Outlet
 
 HEAD = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n"
 
@@ -66,6 +67,37 @@ def test_a_head_that_does_not_come_to_an_end_ends_the_connection(
                 client.sendall(part)
                 time.sleep(0.05)
             assert b'{"live":true}' in answer(client)
+
+
+def test_an_answer_goes_as_one_and_none_after_the_last_word() -> None:
+    transport, ends = Mock(), Mock()
+    made = _Outlet(ends, transport)
+    made.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # this is waited for
+    made.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    made.write(b"body")
+    assert transport.write.call_count == 1
+    made.close()
+    assert transport.write.call_args_list[1:] == [call(b"HTTP/1.1 200 OK\r\n\r\nbody")]
+    assert ends.end.call_count == 1
+    made.ended = True
+    made.write(b"more")
+    made.flush()
+    assert transport.write.call_count == 2
+
+
+def test_a_loop_that_is_late_has_less_time(
+    served: HttpApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left() -> float:
+        return served._deadline(10.0) - time.monotonic()
+
+    assert 9.9 < left() <= 10
+    for _ in range(200):
+        served._lag.saw(2.0)
+    assert 5.9 < left() < 6.1  # it was read late, and would be answered as late
+    monkeypatch.setattr(asgi, "_LAG_KNOWN", 0.0)  # nothing was late since
+    time.sleep(0.01)
+    assert 9.9 < left() <= 10
 
 
 def test_a_head_has_a_longest(served: HttpApp) -> None:
