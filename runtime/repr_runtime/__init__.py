@@ -1,5 +1,11 @@
 """repr_runtime: from an artifact to predictions. Needs numpy and ONNX Runtime, nothing else."""
 
+import os
+
+# From 1.29 on ONNX Runtime reports to its maker, from the import on, by threads that hang a forked
+# child at its exit. Whoever wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions

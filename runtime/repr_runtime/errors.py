@@ -105,6 +105,10 @@ class BackendError(ReproError):
     """The library or the device underneath."""
 
 
+class ThreadLimitError(BackendError):
+    """The system starts no more threads for this process."""
+
+
 class DeviceUnavailableError(BackendError):
     """A device asked for by name is not there."""
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from repr_runtime.errors import ThreadLimitError
+
 _CPU_FILE = Path("/proc/cpuinfo")
 _LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
 """In a container: the microseconds of CPU time that it gets in so many, or "max"."""
@@ -39,6 +41,34 @@ def usable_cores() -> int:
         granted, period = map(int, _LIMIT_FILE.read_text("ascii").split())
         return max(1, min(cores, round(granted / period)))
     return cores
+
+
+def require_threads(count: int) -> None:
+    """Raise :class:`ThreadLimitError` unless the system starts ``count`` more threads.
+
+    A library that finds that out half-way may wait for ever for those that it has not got.
+    """
+    gate = threading.Event()
+    started = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=gate.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError) as error:
+        raise no_thread(len(started), count, error) from error
+    finally:
+        gate.set()
+        for thread in started:
+            thread.join()
+
+
+def no_thread(started: int, wanted: int, error: Exception) -> ThreadLimitError:
+    """The error for threads of which the system started less than were wanted."""
+    return ThreadLimitError(
+        f"the system starts {started} more threads, and {wanted} are wanted ({error}); allow this "
+        f"process more threads or memory (ulimit -u, ulimit -v), or ask for fewer"
+    )
 
 
 def version_of(distribution: str) -> str:

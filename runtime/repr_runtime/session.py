@@ -18,6 +18,7 @@ from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
+from repr_runtime.lifetime import closed, leak, register
 from repr_runtime.loading import LoadOptions, Opened, open_backend
 from repr_runtime.options import require_path, require_whole
 from repr_runtime.preprocess import Images, preprocess
@@ -126,17 +127,19 @@ class Session:
                     f"{', '.join(map(str, listed))}; export it again"
                 )
         self._backend: Backend | None = backend
+        self._gone = "is closed; load it again"
         self._refuse_nonfinite = self.nonfinite == "error"
         images = manifest.preprocessing is not None
         self._checker = InputChecker(backend.inputs, self._refuse_nonfinite, images)
         self._shapes = InputChecker(backend.inputs, False, images)
         self._output_names = tuple(spec.name for spec in backend.outputs)
+        register(self, runs=True)
 
     @property
     def backend(self) -> Backend:
         """The backend underneath; raises :class:`SessionClosedError` after ``close``."""
         if self._backend is None:
-            raise errors.SessionClosedError(f"the session of {self.path} is closed; load it again")
+            raise closed(errors.SessionClosedError(f"the session of {self.path} {self._gone}"))
         return self._backend
 
     @property
@@ -337,9 +340,21 @@ class Session:
 
     def close(self) -> None:
         """Give back the model; the session cannot be used afterwards. Twice does no harm."""
+        self.end()
+
+    def end(self) -> Backend | None:
+        """As ``close``, which an exit of the process calls; returns what was closed."""
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
+        return backend
+
+    def forked(self, reason: str) -> None:
+        """Called in a forked child: a session that cannot run there is closed, and says why."""
+        if self._backend is not None and (reason := reason or self._backend.after_fork()):
+            leak(self._backend)
+            self._gone = f"cannot be used in this process: {reason}; load it after the fork"
+            self._backend = None
 
     def __enter__(self) -> Self:
         return self

@@ -55,6 +55,13 @@ class Backend(Protocol):
         """Of this thread's last run, where the backend measures."""
         return None
 
+    def after_fork(self) -> str:
+        """Called in a forked child: why it cannot be run there, or ""."""
+        return "it was loaded before this process was forked"
+
+    def interrupt(self) -> None:
+        """Let runs that go on end with an error as soon as the library can stop them."""
+
     def close(self) -> None:
         """Give back what the backend holds.
 

@@ -15,6 +15,8 @@ from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
+from repr_runtime.lifetime import closed
+from repr_runtime.machine import require_threads, usable_cores
 
 _DTYPES = {
     **{f"tensor({name})": name for name in DTYPES - {"float32", "float64"}},
@@ -104,6 +106,10 @@ class OnnxRuntimeBackend(Backend):
             options.intra_op_num_threads = threads
         if setting is not None:
             _apply(setting, options, ort)
+        self._threads = threads if device == "cpu" else None
+        # Beside the thread that calls; of fewer than it wants, the library hangs.
+        require_threads((threads or usable_cores()) - 1)
+        self._run_options = ort.RunOptions()
         providers = [
             (name, chosen if name == _CPU[0] else {**chosen, "device_id": str(gpu)})
             for name, chosen in _PROVIDERS[device]
@@ -142,8 +148,8 @@ class OnnxRuntimeBackend(Backend):
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             if self._small_batch and len(feed[self._first]) <= self._small_batch:
-                return self._run_small(self._names, feed, None)
-            return self._run(self._names, feed, None)
+                return self._run_small(self._names, feed, self._run_options)
+            return self._run(self._names, feed, self._run_options)
         except errors.SessionClosedError:
             raise
         except Exception as error:  # its exceptions share no base but this
@@ -185,6 +191,12 @@ class OnnxRuntimeBackend(Backend):
             raise _failure(error, self._place[0] == "cpu") from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
+
+    def after_fork(self) -> str:
+        return "" if self._threads == 1 else f"{super().after_fork()}, and its threads are not here"
+
+    def interrupt(self) -> None:
+        self._run_options.terminate = True
 
     def close(self) -> None:
         self._run = self._run_small = _closed
@@ -244,8 +256,10 @@ def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
 
 
 def _closed(*_: Any) -> Any:
-    raise errors.SessionClosedError(
-        "the session was closed by another thread; load the artifact again"
+    raise closed(
+        errors.SessionClosedError(
+            "the session was closed by another thread; load the artifact again"
+        )
     )
 
 

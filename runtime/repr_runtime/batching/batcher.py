@@ -4,21 +4,21 @@ import math
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Self
 
-from repr_runtime import errors
+from repr_runtime import errors, lifetime
 from repr_runtime.batching.arrays import Given, Joiner, Sample
 from repr_runtime.batching.classifying import Classifying
-from repr_runtime.batching.deadlines import deadline_of, missed, seconds_to
+from repr_runtime.batching.deadlines import deadline_of, seconds_to
 from repr_runtime.batching.delivery import deliver, hand_over, may_be_one_sample, own_copy
 from repr_runtime.batching.pace import Pace
-from repr_runtime.batching.queue import Answer, Request, State, WaitingRequests
+from repr_runtime.batching.queue import Answer, Request, State
+from repr_runtime.batching.requests import Requests
 from repr_runtime.batching.stats import BatcherStats
-from repr_runtime.machine import step_back
+from repr_runtime.machine import no_thread, step_back
 from repr_runtime.options import require_seconds, require_whole
 from repr_runtime.session import Session
 
@@ -85,18 +85,19 @@ class Batcher(Classifying):
         queue_limit = 16 * self.max_batch if queue_limit is None else queue_limit
         require_whole(self.max_batch, queue_limit=queue_limit)  # else no batch would be full
         self.max_delay, self.queue_limit, self._nice = max_delay, queue_limit, nice
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting = WaitingRequests(self.max_batch)  # this and what follows: with the lock
-        self._closed = False
-        self._pace = Pace(session.instances)
-        self._counts, self._batches = Counter[str](), Counter[int]()
-        self._wait_total = self._wait_longest = self._run_total = 0.0
-        self._workers = [
-            threading.Thread(target=self._work, name=f"repr-batcher-{index}", daemon=True)
-            for index in range(session.instances)
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._requests = Requests(self.max_batch)
+        self._pace = Pace(session.instances)  # with the lock, too
+        self._workers: list[threading.Thread] = []
+        for index in range(session.instances):
+            name = f"repr-batcher-{index}"
+            worker = threading.Thread(target=self._work, name=name, daemon=True)
+            try:
+                worker.start()
+            except (RuntimeError, MemoryError) as error:
+                self.close()
+                raise no_thread(index, session.instances, error) from error
+            self._workers.append(worker)
+        lifetime.register(self, runs=False)
 
     def run(
         self, sample: Given, *, timeout: float | None = None, deadline: float | None = None
@@ -113,7 +114,7 @@ class Batcher(Classifying):
             try:
                 return request.result(seconds_to(deadline))
             except TimeoutError:
-                self._expire(request)  # unless the error is the request's own
+                self._requests.expire(request)  # unless the error is the request's own
             return request.result()
         except BaseException:
             request.cancel()  # an interrupt in the midst of waiting leaves nothing behind
@@ -136,7 +137,7 @@ class Batcher(Classifying):
         answer: asyncio.Future[Answer] = loop.create_future()
         request.add_done_callback(partial(hand_over, loop, answer))
         left = seconds_to(deadline)
-        timer = None if left is None else loop.call_later(left, self._expire, request)
+        timer = None if left is None else loop.call_later(left, self._requests.expire, request)
         try:
             return await answer
         except BaseException:
@@ -169,17 +170,19 @@ class Batcher(Classifying):
             )
         now = time.monotonic()
         until = math.inf if deadline is None else deadline
-        request = Request(sample, now, until, self.max_delay, self._withdraw)
-        expired: list[Request] = []
-        with self._changed:
-            if self._waiting.rows + sample.rows > self.queue_limit:
-                expired = self._take_expired(now)
+        held = self._requests
+        request = Request(sample, now, until, self.max_delay, held.withdraw)
+        with held.changed:
+            held.waiting.mend()
+            if held.waiting.rows + sample.rows > self.queue_limit:
+                held.retire(held.waiting.expired(now), "expired")
             refusal = self._refusal(sample.rows, deadline, now)
             if refusal is None:
-                self._counts["accepted"] += 1
-                if self._waiting.add(request):
-                    self._changed.notify()
-        self._fail_expired(expired)
+                # First: if a signal's handler raises in between, nothing waits that none was told of.
+                if held.waiting.changes_due(request):
+                    held.changed.notify()
+                held.waiting.add(request)
+        held.tell_apart()
         if refusal is not None:
             raise refusal
         return request
@@ -190,16 +193,17 @@ class Batcher(Classifying):
         For a service that refuses before it reads: :class:`QueueFullError`, if the queue is full
         or the answer may come after ``deadline``, and :class:`BatcherClosedError`.
         """
-        with self._changed:
+        with self._requests.changed:
+            self._requests.waiting.mend()
             refusal = self._refusal(rows, deadline, time.monotonic())
         if refusal is not None:
             raise refusal
 
-    def _refusal(self, rows: int, deadline: float | None, now: float) -> Exception | None:
-        waiting = self._waiting.rows
-        refusal: Exception | None = None
-        if self._closed:
-            refusal = errors.BatcherClosedError("the batcher is closed; make a new one")
+    def _refusal(self, rows: int, deadline: float | None, now: float) -> BaseException | None:
+        waiting = self._requests.waiting.rows
+        refusal: BaseException | None = None
+        if self._requests.closed:
+            refusal = lifetime.closed(errors.BatcherClosedError(self._requests.closed))
         elif waiting + rows > self.queue_limit:
             refusal = errors.QueueFullError(
                 f"{waiting} samples wait, and {self.queue_limit} may; try again later, with more "
@@ -212,20 +216,12 @@ class Batcher(Classifying):
                     f"{waiting} samples wait, and an answer may take {takes:.2g} s, longer than the "
                     f"{max(0.0, deadline - now):.2g} s left; try again later, or allow more time"
                 )
-        self._counts["refused"] += refusal is not None
+        self._requests.counts["refused"] += refusal is not None
         return refusal
 
     def stats(self) -> BatcherStats:
         """What happened up to now; a copy that does not change any more."""
-        with self._changed:
-            return BatcherStats(
-                **self._counts,
-                waiting=self._waiting.count,
-                batches=dict(sorted(self._batches.items())),
-                wait_total=self._wait_total,
-                wait_longest=self._wait_longest,
-                run_total=self._run_total,
-            )
+        return self._requests.stats()
 
     def close(self, *, drain: bool = True) -> None:
         """Take no more requests, and return when none is left.
@@ -234,20 +230,33 @@ class Batcher(Classifying):
         also if another thread is draining. What is being run comes to its end either way.
         Called again it does no harm.
         """
-        with self._changed:
-            self._closed = True
-            left = [] if drain else self._waiting.take_expired(math.inf)
-            for request in left:
-                self._settle(request, "failed")
-            self._changed.notify_all()
-        for request in left:
-            deliver(
-                request,
-                errors.BatcherClosedError("the batcher was closed before the request was begun"),
-            )
+        self._close(drain)
         for worker in self._workers:
             if worker is not threading.current_thread():  # a callback may close, too
                 worker.join()
+
+    def _close(self, drain: bool) -> None:
+        held = self._requests
+        with held.changed:
+            held.closed = held.closed or "the batcher is closed; make a new one"
+            if not drain:
+                held.waiting.mend()
+                held.retire(held.waiting.all(), "failed")
+            held.changed.notify_all()
+        held.tell_apart()
+
+    def end(self) -> None:
+        """The process ends: as ``close(drain=False)``, without waiting for what is being run."""
+        self._close(drain=False)
+        self._requests.tell()
+
+    def forked(self, _: str) -> None:
+        """Called in a forked child, where the threads are not."""
+        self._workers = []
+        self._requests.orphan(
+            "the batcher was made before this process was forked, and its threads are not here; "
+            "make one after the fork"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -263,73 +272,36 @@ class Batcher(Classifying):
             f"{self.queue_limit} may wait>"
         )
 
-    # A request is settled with the lock held, once, by whoever finds it not settled yet; its
-    # future is completed afterwards, without the lock, since that calls the user's callbacks.
-
-    def _settle(self, request: Request, outcome: str) -> bool:
-        """Whether it is the caller now who has to complete the request's future."""
-        if request.state is State.SETTLED:
-            return False
-        if request.state is State.RUNNING:
-            self._counts["running"] -= 1
-        else:
-            request.sample = None  # of one that runs, the worker still needs it
-        request.state = State.SETTLED
-        self._counts[outcome] += 1
-        return True
-
-    def _withdraw(self, request: Request) -> bool:
-        with self._changed:
-            if request.state is not State.WAITING:
-                return False
-            self._waiting.remove(request)
-            return self._settle(request, "cancelled")
-
-    def _expire(self, request: Request) -> None:
-        """The request's deadline has passed, also if it is being run."""
-        with self._changed:
-            if request.state is State.WAITING:
-                self._waiting.remove(request)
-            expired = self._settle(request, "expired")
-        if expired:
-            self._fail_expired([request])
-
-    def _take_expired(self, now: float) -> list[Request]:
-        expired = self._waiting.take_expired(now)
-        for request in expired:
-            self._settle(request, "expired")
-        return expired
-
-    def _fail_expired(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            deliver(request, missed(request.deadline - request.arrived))
-
     def _work(self) -> None:
         step_back(self._nice)
         while batch := self._next_batch():
             self._answer(batch)
-            with self._changed:
+            with self._requests.changed:
                 self._pace.ended()
+                self._requests.ended()
             del batch  # which would keep its requests while this waits for others
 
     def _next_batch(self) -> list[Request]:
+        held, waiting = self._requests, self._requests.waiting
         while True:
             batch: list[Request] = []
-            with self._changed:
+            with held.changed:
+                waiting.mend()
                 now = time.monotonic()
-                expired = self._take_expired(now)
-                when, key = self._waiting.due() or (None, ())
-                if when is not None and (self._closed or when <= now):
-                    batch, late = self._waiting.take(key, now, self._expected)
-                    expired += [request for request in late if self._settle(request, "expired")]
-                    self._start(batch, now)
-                    if self._waiting.count:  # another worker's, unless it comes to nothing
-                        self._changed.notify()
-                elif not expired:  # else their owners are told first
-                    if self._closed and when is None:
+                held.retire(waiting.expired(now), "expired")
+                when, key = waiting.due() or (None, ())
+                if when is not None and (held.closed or when <= now):
+                    batch, late = waiting.take(key, now, self._expected)
+                    held.retire(late, "expired")
+                    self._pace.begun(self._size(sum(request.rows for request in batch)), now)
+                    held.begun(batch, now)
+                    if waiting.count:  # another worker's, unless it comes to nothing
+                        held.changed.notify()
+                elif not held.untold:  # else their owners are told first
+                    if held.closed and when is None:
                         return batch
-                    self._changed.wait(None if when is None else when - now)
-            self._fail_expired(expired)
+                    held.changed.wait(None if when is None else when - now)
+            held.tell()
             if batch:
                 return batch
 
@@ -341,17 +313,6 @@ class Batcher(Classifying):
 
     def _expected(self, rows: int) -> float:
         return self._pace.expected(self._size(rows))
-
-    def _start(self, batch: Sequence[Request], now: float) -> None:
-        samples = sum(request.rows for request in batch)
-        self._batches[samples] += 1
-        self._pace.begun(self._size(samples), now)
-        self._counts.update(running=len(batch), started=len(batch))
-        for request in batch:
-            request.state = State.RUNNING
-            request.set_running_or_notify_cancel()
-            self._wait_total += now - request.arrived
-            self._wait_longest = max(self._wait_longest, now - request.arrived)
 
     def _answer(self, batch: Sequence[Request]) -> None:
         samples = [request.sample for request in batch if request.sample is not None]
@@ -365,11 +326,11 @@ class Batcher(Classifying):
         self._finish(batch, answers)
 
     def _answer_one_by_one(self, batch: Sequence[Request]) -> None:
-        with self._changed:
-            self._counts["retried"] += 1
+        with self._requests.changed:
+            self._requests.counts["retried"] += 1
         for request in batch:
             if request.deadline <= time.monotonic():
-                self._expire(request)
+                self._requests.expire(request)
             if request.state is State.SETTLED:
                 request.sample = None
             else:
@@ -381,16 +342,18 @@ class Batcher(Classifying):
         begin = time.monotonic()
         outputs = self.session.run(self._joiner.join(samples, size))
         seconds = time.monotonic() - begin
-        with self._changed:
-            self._run_total += seconds
+        with self._requests.changed:
+            self._requests.run_total += seconds
+            self._requests.counts["padding"] += size - rows
             self._pace.ran(size, seconds)
-            self._counts["padding"] += size - rows
         return self._joiner.split(outputs, samples, size)
 
     def _finish(self, batch: Sequence[Request], answers: Sequence[Answer | BaseException]) -> None:
-        with self._changed:
+        with self._requests.changed:
             mine = [
-                self._settle(request, "failed" if isinstance(answer, BaseException) else "answered")
+                self._requests.settle(
+                    request, "failed" if isinstance(answer, BaseException) else "answered"
+                )
                 for request, answer in zip(batch, answers, strict=True)
             ]
         for request, answer, is_mine in zip(batch, answers, mine, strict=True):

@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from repr_runtime.batching.queue import Answer, Request
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 
 def deliver(request: Request, answer: Answer | BaseException) -> None:
-    """Complete the future of ``request``; what its callbacks raise ends no worker."""
+    """Complete the future of ``request``, unless it is; what its callbacks raise ends no worker."""
+    if request.done():
+        return
     try:
         if isinstance(answer, BaseException):
             request.set_exception(answer)
         else:
             request.set_result(answer)
+    except InvalidStateError:
+        return  # another thread did, just now
     except BaseException as error:  # of a callback: an exit, say, which must not end a worker
         what = (type(error), error, error.__traceback__, threading.current_thread())
         threading.excepthook(threading.ExceptHookArgs(what))

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from repr_runtime.batching.arrays import Key, Sample
+from repr_runtime.interrupts import SafeCondition
 
 Answer = dict[str, NDArray[Any]]
 
@@ -28,7 +29,8 @@ class Request(Future[Answer]):
     """A future that can be cancelled as long as nobody has started to run it.
 
     ``deadline`` and ``start_by`` are moments of ``time.monotonic()``; ``start_by`` is when it
-    is to be run at the latest, alone if need be. ``state`` belongs to the batcher's lock.
+    is to be run at the latest, alone if need be. ``state``, and the ``outcome`` of what is settled,
+    belong to the batcher's lock.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Request(Future[Answer]):
         withdraw: Callable[[Request], bool],
     ) -> None:
         super().__init__()
+        self._condition: SafeCondition = SafeCondition()
         self.sample: Sample | None = sample
         self.rows, self.key = sample.rows, sample.key
         self.arrived, self.deadline = arrived, deadline
         # At least half of the time to its deadline is left for the run.
         self.start_by = arrived + min(max_delay, max(0.0, deadline - arrived) / 2)
-        self.state = State.WAITING
+        self.state, self.outcome = State.WAITING, ""
         self._withdraw = withdraw
 
     def cancel(self) -> bool:
@@ -55,6 +58,31 @@ class Request(Future[Answer]):
         super().cancel()
         self.set_running_or_notify_cancel()  # wakes those in concurrent.futures.wait
         return True
+
+    def result(self, timeout: float | None = None) -> Answer:
+        """The answer; waits for it, for ``timeout`` seconds at most."""
+        try:
+            self._wait(timeout)
+            return super().result(0)
+        finally:
+            del self  # which the error that it raises would otherwise hold in a circle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error, or None if there is an answer; waits as :meth:`result`."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        self._condition.wait_outside(self.done, timeout)
+        if not self.done():
+            raise TimeoutError
+
+    def orphan(self, error: Exception) -> None:
+        """In a forked child: nobody answers it here. Its callbacks are the parent's to call."""
+        self._condition = SafeCondition()  # the other may be held by a thread that is not here
+        vars(self)["_done_callbacks"].clear()
+        if not self.done():
+            self.set_exception(error)
 
 
 class _Group:
@@ -68,7 +96,8 @@ class _Group:
 class WaitingRequests:
     """Not thread-safe: the batcher's lock is held around each call.
 
-    ``rows`` counts the samples that wait, in ``count`` requests.
+    ``rows`` counts the samples that wait, in ``count`` requests. Whoever takes the lock calls
+    :meth:`mend` first: a signal's handler may have raised half-way through one of the others.
     """
 
     def __init__(self, max_batch: int) -> None:
@@ -76,39 +105,65 @@ class WaitingRequests:
         self._groups: dict[Key, _Group] = {}
         self._next_deadline = math.inf  # none that waits has an earlier one
         self.rows = self.count = 0
+        self._sound = True
 
-    def add(self, request: Request) -> bool:
-        """Whether ``due`` may have changed by it."""
+    def mend(self) -> None:
+        """What all counts follow from is which requests stand in the groups, and wait."""
+        if self._sound:
+            return
+        for key, group in list(self._groups.items()):
+            for request in [r for r in group.requests if r.state is not State.WAITING]:
+                del group.requests[request]
+            group.rows = sum(request.rows for request in group.requests)
+            if not group.requests:  # there may be any number of shapes in time
+                del self._groups[key]
+        waiting = self.all()
+        self.rows, self.count = sum(request.rows for request in waiting), len(waiting)
+        self._next_deadline = min((request.deadline for request in waiting), default=math.inf)
+        self._sound = True
+
+    def drop_settled(self) -> None:
+        """Removes those that wait no more."""
+        self._sound = False
+        self.mend()
+
+    def all(self) -> list[Request]:
+        """Those of one shape in order of arrival."""
+        return [request for group in self._groups.values() for request in group.requests]
+
+    def changes_due(self, request: Request) -> bool:
+        """Whether ``due`` may be another once that has been added."""
+        group = self._groups.get(request.key)
+        before = group.rows if group else 0
+        becomes_full = before < self._max_batch <= before + request.rows
+        return not before or becomes_full or request.deadline < math.inf
+
+    def add(self, request: Request) -> None:
+        self._sound = False
         group = self._groups.setdefault(request.key, _Group())
-        first, before = not group.requests, group.rows
         group.requests[request] = None
         group.rows += request.rows
         self.rows += request.rows
         self.count += 1
         self._next_deadline = min(self._next_deadline, request.deadline)
-        became_full = before < self._max_batch <= group.rows
-        return first or became_full or request.deadline < math.inf
+        self._sound = True
 
     def remove(self, request: Request) -> None:
+        self._sound = False
         group = self._groups[request.key]
         del group.requests[request]
         group.rows -= request.rows
         self.rows -= request.rows
         self.count -= 1
-        if not group.requests:  # there may be any number of shapes in time
+        if not group.requests:
             del self._groups[request.key]
+        self._sound = True
 
-    def take_expired(self, now: float) -> list[Request]:
-        """Removes those whose deadline has passed: all, where ``now`` is infinity."""
+    def expired(self, now: float) -> list[Request]:
+        """Those whose deadline has passed."""
         if now < self._next_deadline:
             return []
-        waiting = [request for group in self._groups.values() for request in group.requests]
-        expired = [request for request in waiting if request.deadline <= now]
-        later = (request.deadline for request in waiting if request.deadline > now)
-        self._next_deadline = min(later, default=math.inf)
-        for request in expired:
-            self.remove(request)
-        return expired
+        return [request for request in self.all() if request.deadline <= now]
 
     def due(self) -> tuple[float, Key] | None:
         """When to start the next batch at the earliest, and of which shape; None if nothing waits.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
-from repr_runtime.backends.base import Timings
+from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
 from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
@@ -82,7 +82,7 @@ class EngineFile:
     host_code: bool = False
 
 
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """An engine that is ready to run.
 
     Each run has a lane to itself: an execution context, a stream and buffers, allocated once
@@ -280,6 +280,9 @@ class TensorRTBackend:
         kernels = bytes(self._cache.serialize())
         if kernels != self._cached and write_cache(self._file.path, self._file.sha256, kernels):
             self._cached = kernels
+
+    def interrupt(self) -> None:
+        """Nothing: what a GPU was given, it runs to its end."""
 
     def close(self) -> None:
         self._lanes.close()
