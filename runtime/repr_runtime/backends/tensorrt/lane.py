@@ -251,11 +251,11 @@ class Lane:
             self._cuda.destroy_executable(graph)
 
     def close(self) -> None:
-        """Give everything back; nothing of the lane may be running."""
+        """Give everything back; nothing of the lane may be running. Twice does no harm."""
         try:
             self._drop_graph()
         finally:
-            del self._context  # before the memory that it was told of
+            vars(self).pop("_context", None)  # before the memory that it was told of
             self._owned.close()
 
 

@@ -1,16 +1,29 @@
 """The lanes of an engine, shared between threads: each run has one to itself, or waits for it."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from weakref import WeakSet
 
 from repr_runtime.backends.tensorrt.lane import Lane
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import DeviceMemoryError, ReproError, SessionClosedError
+from repr_runtime.interrupts import SafeCondition
+from repr_runtime.lifetime import closed
+
+_LOOK = 1.0
+"""Seconds after which whoever waits for a lane looks whether one was lost."""
 
 
 class Lanes:
-    """The lanes of an engine: those that are free, and at most ``limit`` in all."""
+    """The lanes of an engine: those that are free, and at most ``limit`` in all.
+
+    A signal's handler may raise after any call (:mod:`repr_runtime.interrupts`). So a lane that is
+    neither free nor that of a run which goes on is found, and closed, by whoever wants one.
+    """
 
     def __init__(
         self,
@@ -20,10 +33,11 @@ class Lanes:
         limit: int,
     ) -> None:
         self._cuda, self._make, self._dispose, self._limit = cuda, make, dispose, limit
-        self._changed = threading.Condition()
+        self._changed = SafeCondition(threading.Lock())
+        self._lanes: list[Lane] = []
         self._free: list[Lane] = []  # the one used last at the end
-        self._count, self._users = 0, 1  # the owner is one, until it closes this
-        self._closed = False
+        self._users: WeakSet[_User] = WeakSet()
+        self._closed = self._disposed = False
 
     @contextmanager
     def take(self, profile: int, rows: int, fixed: bool) -> Iterator[tuple[Lane, bool]]:
@@ -33,95 +47,136 @@ class Lanes:
         taken only when there may be no more lanes. A lane in which something fails is closed.
         Raises :class:`SessionClosedError` after ``close``.
         """
-        with self._changed:
-            if self._closed:
-                raise SessionClosedError(
-                    "the session was closed by another thread; load the artifact again"
-                )
-            self._users += 1
+        user = _User()
         try:
+            with self._changed:
+                if self._closed:
+                    raise closed(
+                        SessionClosedError(
+                            "the session was closed by another thread; load the artifact again"
+                        )
+                    )
+                self._users.add(user)
             with self._cuda.current():
-                lane, is_new = self._acquire(profile, rows, fixed)
-                try:
-                    yield lane, is_new
-                except BaseException:
-                    self._drop(lane)
-                    raise
+                yield self._acquire(user, profile, rows, fixed)
                 with self._changed:
-                    self._free.append(lane)
-                    self._changed.notify()
+                    user.done = True
         finally:
-            self._leave()
+            self._leave(user)
 
-    def _acquire(self, profile: int, rows: int, fixed: bool) -> tuple[Lane, bool]:
+    def _acquire(self, user: _User, profile: int, rows: int, fixed: bool) -> tuple[Lane, bool]:
         while True:
             with self._changed:
-                lane = self._find(profile, rows, fixed)
-                if lane is not None:
-                    self._free.remove(lane)
-                elif self._count < self._limit:
-                    self._count += 1
-                elif self._free:
-                    lane = self._free.pop(0)
-                else:
-                    self._changed.wait()
+                lost = self._lost()
+                lane = lost or self._find(profile, rows, fixed)
+                if lane is None and self._count() < self._limit:
+                    user.makes = True
+                elif lane is None and self._free:
+                    lane = self._free[0]
+                elif lane is None:
+                    self._changed.wait(_LOOK)
                     continue
+                user.lane = lane
+                if lane in self._free:
+                    self._free.remove(lane)
             if lane is None:
-                made = self._try_to_make(profile)
+                made = self._try_to_make(user, profile)
                 if made is not None:
                     return made, True
-            elif lane.profile == profile:
+            elif lane.profile == profile and lost is None:
                 return lane, False
-            else:  # its buffers are another profile's: in its place comes a new one
-                self._drop(lane)
+            else:  # its buffers are another profile's, or half-written: in its place comes a new one
+                self._drop(user)
+
+    def _count(self) -> int:
+        """The lanes that there are, or that are being made."""
+        return len(self._lanes) + sum(user.makes for user in self._users)
+
+    def _lost(self) -> Lane | None:
+        """A lane that nobody has, since the run that it was of came to its end half-way."""
+        had = [user.lane for user in self._users]
+        return next((e for e in self._lanes if e not in self._free and e not in had), None)
 
     def _find(self, profile: int, rows: int, fixed: bool) -> Lane | None:
         fitting = [lane for lane in self._free if lane.profile == profile]
         same = [lane for lane in fitting if lane.rows == rows]
         if same:
             return same[-1]
-        if fitting and (not fixed or self._count >= self._limit):
+        if fitting and (not fixed or self._count() >= self._limit):
             return fitting[0] if fixed else fitting[-1]
         return None
 
-    def _try_to_make(self, profile: int) -> Lane | None:
-        """A new lane; None if there is no memory for more than the ones there are."""
+    def _try_to_make(self, user: _User, profile: int) -> Lane | None:
+        """A new lane for ``user``; none if there is no memory for more than the ones there are."""
+        lane: Lane | None = None
         try:
-            return self._make(profile)
-        except BaseException as error:
+            lane = self._make(profile)
+        except DeviceMemoryError:
             with self._changed:
-                self._count -= 1
-                others = self._count
-                if isinstance(error, DeviceMemoryError) and others:
-                    self._limit = others
-                self._changed.notify()
-            if isinstance(error, DeviceMemoryError) and others:
-                return None
-            raise
-
-    def _drop(self, lane: Lane) -> None:
-        with suppress(ReproError):  # after a failure on the device nothing can be freed on it
-            lane.close()
+                if not (others := self._count() - 1):
+                    raise
+                self._limit = others
         with self._changed:
-            self._count -= 1
+            user.makes, user.lane = False, lane
+            if lane is None:
+                self._changed.notify()
+            else:
+                self._lanes.append(lane)
+        return lane
+
+    def _drop(self, user: _User) -> None:
+        """Close the lane of ``user``."""
+        lane = user.lane
+        if lane is not None:
+            with suppress(ReproError):  # after a failure on the device nothing can be freed on it
+                lane.close()
+        with self._changed:
+            if lane is not None:
+                self._lanes.remove(lane)
+            user.lane = None
             self._changed.notify()
 
     def close(self) -> None:
         """Free all lanes, now or when the last run has come to its end."""
         with self._changed:
-            if self._closed:
-                return
             self._closed = True
-        self._leave()
+            self._changed.notify_all()
+        self._dispose_if_last()
 
-    def _leave(self) -> None:
+    def _leave(self, user: _User) -> None:
+        """Give back the lane of ``user``, or close it, if its run did not come to its end."""
         with self._changed:
-            self._users -= 1
-            if self._users:
+            if user.lane in self._free:  # it was only about to be taken
+                user.lane = None
+            if user.done and user.lane is not None:
+                self._free.append(user.lane)
+                user.lane = None
+        if user.lane is not None:
+            with self._cuda.current():
+                self._drop(user)
+        with self._changed:
+            self._users.discard(user)
+            self._changed.notify()
+        self._dispose_if_last()
+
+    def _dispose_if_last(self) -> None:
+        with self._changed:
+            if not self._closed or self._users or self._disposed:
                 return
+            self._disposed = True
         with self._cuda.current():
-            lanes, self._free = self._free, []
-            for lane in lanes:
+            self._free.clear()
+            while self._lanes:
+                lane = self._lanes.pop()
                 with suppress(ReproError):
                     lane.close()
             self._dispose()
+
+
+@dataclass(eq=False)
+class _User:
+    """A run: its lane, whether it is making one, and whether it came to its end."""
+
+    lane: Lane | None = None
+    makes: bool = False
+    done: bool = False
