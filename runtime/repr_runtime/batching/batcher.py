@@ -172,7 +172,7 @@ class Batcher(Classifying):
         until = math.inf if deadline is None else deadline
         held = self._requests
         request = Request(sample, now, until, self.max_delay, held.withdraw)
-        with held.changed:
+        with held.lock:
             held.waiting.mend()
             if held.waiting.rows + sample.rows > self.queue_limit:
                 held.retire(held.waiting.expired(now), "expired")
@@ -180,7 +180,7 @@ class Batcher(Classifying):
             if refusal is None:
                 # First: if a signal's handler raises in between, nothing waits that none was told of.
                 if held.waiting.changes_due(request):
-                    held.changed.notify()
+                    held.ring()
                 held.waiting.add(request)
         held.tell_apart()
         if refusal is not None:
@@ -193,7 +193,7 @@ class Batcher(Classifying):
         For a service that refuses before it reads: :class:`QueueFullError`, if the queue is full
         or the answer may come after ``deadline``, and :class:`BatcherClosedError`.
         """
-        with self._requests.changed:
+        with self._requests.lock:
             self._requests.waiting.mend()
             refusal = self._refusal(rows, deadline, time.monotonic())
         if refusal is not None:
@@ -237,12 +237,12 @@ class Batcher(Classifying):
 
     def _close(self, drain: bool) -> None:
         held = self._requests
-        with held.changed:
+        with held.lock:
             held.closed = held.closed or "the batcher is closed; make a new one"
             if not drain:
                 held.waiting.mend()
                 held.retire(held.waiting.all(), "failed")
-            held.changed.notify_all()
+            held.ring()
         held.tell_apart()
 
     def end(self) -> None:
@@ -276,7 +276,7 @@ class Batcher(Classifying):
         step_back(self._nice)
         while batch := self._next_batch():
             self._answer(batch)
-            with self._requests.changed:
+            with self._requests.lock:
                 self._pace.ended()
                 self._requests.ended()
             del batch  # which would keep its requests while this waits for others
@@ -285,7 +285,7 @@ class Batcher(Classifying):
         held, waiting = self._requests, self._requests.waiting
         while True:
             batch: list[Request] = []
-            with held.changed:
+            with held.lock:
                 waiting.mend()
                 now = time.monotonic()
                 held.retire(waiting.expired(now), "expired")
@@ -295,15 +295,12 @@ class Batcher(Classifying):
                     held.retire(late, "expired")
                     self._pace.begun(self._size(sum(request.rows for request in batch)), now)
                     held.begun(batch, now)
-                    if waiting.count:  # another worker's, unless it comes to nothing
-                        held.changed.notify()
-                elif not held.untold:  # else their owners are told first
-                    if held.closed and when is None:
-                        return batch
-                    held.changed.wait(None if when is None else when - now)
+                if waiting.count if batch else held.closed:
+                    held.ring()  # for another worker
             held.tell()
-            if batch:
+            if batch or (held.closed and when is None):
                 return batch
+            held.wait(None if when is None else when - now)
 
     def _size(self, rows: int) -> int:
         try:
@@ -326,7 +323,7 @@ class Batcher(Classifying):
         self._finish(batch, answers)
 
     def _answer_one_by_one(self, batch: Sequence[Request]) -> None:
-        with self._requests.changed:
+        with self._requests.lock:
             self._requests.counts["retried"] += 1
         for request in batch:
             if request.deadline <= time.monotonic():
@@ -342,14 +339,14 @@ class Batcher(Classifying):
         begin = time.monotonic()
         outputs = self.session.run(self._joiner.join(samples, size))
         seconds = time.monotonic() - begin
-        with self._requests.changed:
+        with self._requests.lock:
             self._requests.run_total += seconds
             self._requests.counts["padding"] += size - rows
             self._pace.ran(size, seconds)
         return self._joiner.split(outputs, samples, size)
 
     def _finish(self, batch: Sequence[Request], answers: Sequence[Answer | BaseException]) -> None:
-        with self._requests.changed:
+        with self._requests.lock:
             mine = [
                 self._requests.settle(
                     request, "failed" if isinstance(answer, BaseException) else "answered"

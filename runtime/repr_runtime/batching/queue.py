@@ -97,7 +97,8 @@ class WaitingRequests:
     """Not thread-safe: the batcher's lock is held around each call.
 
     ``rows`` counts the samples that wait, in ``count`` requests. Whoever takes the lock calls
-    :meth:`mend` first: a signal's handler may have raised half-way through one of the others.
+    :meth:`mend` first: where a signal's handler raised half-way through a change, not all is
+    ``sound``.
     """
 
     def __init__(self, max_batch: int) -> None:
@@ -105,11 +106,11 @@ class WaitingRequests:
         self._groups: dict[Key, _Group] = {}
         self._next_deadline = math.inf  # none that waits has an earlier one
         self.rows = self.count = 0
-        self._sound = True
+        self.sound = True
 
     def mend(self) -> None:
         """What all counts follow from is which requests stand in the groups, and wait."""
-        if self._sound:
+        if self.sound:
             return
         for key, group in list(self._groups.items()):
             for request in [r for r in group.requests if r.state is not State.WAITING]:
@@ -120,11 +121,11 @@ class WaitingRequests:
         waiting = self.all()
         self.rows, self.count = sum(request.rows for request in waiting), len(waiting)
         self._next_deadline = min((request.deadline for request in waiting), default=math.inf)
-        self._sound = True
+        self.sound = True
 
     def drop_settled(self) -> None:
         """Removes those that wait no more."""
-        self._sound = False
+        self.sound = False
         self.mend()
 
     def all(self) -> list[Request]:
@@ -139,17 +140,17 @@ class WaitingRequests:
         return not before or becomes_full or request.deadline < math.inf
 
     def add(self, request: Request) -> None:
-        self._sound = False
+        self.sound = False
         group = self._groups.setdefault(request.key, _Group())
         group.requests[request] = None
         group.rows += request.rows
         self.rows += request.rows
         self.count += 1
         self._next_deadline = min(self._next_deadline, request.deadline)
-        self._sound = True
+        self.sound = True
 
     def remove(self, request: Request) -> None:
-        self._sound = False
+        self.sound = False
         group = self._groups[request.key]
         del group.requests[request]
         group.rows -= request.rows
@@ -157,7 +158,7 @@ class WaitingRequests:
         self.count -= 1
         if not group.requests:
             del self._groups[request.key]
-        self._sound = True
+        self.sound = True
 
     def expired(self, now: float) -> list[Request]:
         """Those whose deadline has passed."""

@@ -4,13 +4,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from repr_runtime import errors, lifetime
 from repr_runtime.batching.deadlines import missed
 from repr_runtime.batching.delivery import deliver
 from repr_runtime.batching.queue import Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
-from repr_runtime.interrupts import SafeCondition
 
 _OUTCOMES = ("answered", "failed", "expired", "cancelled")
 
@@ -18,20 +18,35 @@ _OUTCOMES = ("answered", "failed", "expired", "cancelled")
 class Requests:
     """Those that wait, those that are run, and what became of the others.
 
-    A request is settled with ``changed`` held, once, by whoever finds it not settled yet; its
+    A request is settled with ``lock`` held, once, by whoever finds it not settled yet; its
     future is completed afterwards, without it, since that calls the user's callbacks. The threads
     that run batches, in which no signal is handled, complete what another thread has settled: it
     stands in a queue for them before it is settled.
     """
 
     def __init__(self, max_batch: int) -> None:
-        self.changed = SafeCondition(threading.Lock())
-        self.waiting = WaitingRequests(max_batch)  # this and what follows: with ``changed`` held
+        self.lock = threading.Lock()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self.waiting = WaitingRequests(max_batch)  # this and what follows: with ``lock`` held
         self.closed = ""  # why, once it is
         self.counts, self.batches = Counter[str](), Counter[int]()
         self.wait_total = self.wait_longest = self.run_total = 0.0
         self._running: dict[int, Sequence[Request]] = {}  # by thread
         self.untold: deque[Request] = deque()
+
+    def ring(self) -> None:
+        """Wake a thread that waits for what to run, or the next that will.
+
+        One is enough: it wakes another where it leaves something. (A condition of the library may
+        lose the thread that it wakes, if a signal's handler raises meanwhile.)
+        """
+        if self._bell.empty():
+            self._bell.put(None)
+
+    def wait(self, seconds: float | None) -> None:
+        """Until somebody rings, or so many seconds; called without ``lock``."""
+        with suppress(Empty):
+            self._bell.get(timeout=seconds)
 
     def begun(self, batch: Sequence[Request], now: float) -> None:
         """This thread runs ``batch``."""
@@ -53,6 +68,7 @@ class Requests:
         if request.state is State.SETTLED:
             return False
         if request.state is State.WAITING:
+            self.waiting.sound = False  # until it is taken out
             request.sample = None  # of one that runs, the thread that runs it still needs it
         request.outcome = outcome
         request.state = State.SETTLED
@@ -71,9 +87,9 @@ class Requests:
             self.waiting.drop_settled()
 
     def tell(self) -> None:
-        """Complete the futures of those that were retired; called without ``changed``."""
+        """Complete the futures of those that were retired; called without ``lock``."""
         for request in tuple(self.untold):
-            with self.changed:
+            with self.lock:
                 if self.settle(request, request.outcome):  # as a signal kept another thread from it
                     self.waiting.drop_settled()
             late = request.outcome == "expired"
@@ -97,7 +113,7 @@ class Requests:
 
     def withdraw(self, request: Request) -> bool:
         """Cancel ``request``, if nobody has started to run it; whether it was so."""
-        with self.changed:
+        with self.lock:
             self.waiting.mend()
             if request.state is not State.WAITING:
                 return False
@@ -107,7 +123,7 @@ class Requests:
 
     def expire(self, request: Request) -> None:
         """The deadline of ``request`` has passed, also if it is being run."""
-        with self.changed:
+        with self.lock:
             self.waiting.mend()
             waits = request.state is State.WAITING
             mine = self.settle(request, "expired")
@@ -119,7 +135,7 @@ class Requests:
 
     def orphan(self, closed: str) -> None:
         """In a forked child, where nobody runs them: ``closed`` says so."""
-        self.changed = SafeCondition(threading.Lock())
+        self.lock = threading.Lock()
         self.closed = closed
         left = (*self.waiting.all(), *(r for batch in self._running.values() for r in batch))
         for request in (*left, *self.untold):
@@ -131,7 +147,7 @@ class Requests:
 
     def stats(self) -> BatcherStats:
         """What happened up to now."""
-        with self.changed:
+        with self.lock:
             self.waiting.mend()
             running = sum(
                 request.state is State.RUNNING

@@ -1,13 +1,13 @@
 """One device through one Python binding: memory, streams, events, copies, graphs on it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.errors import CudaGraphError
+from repr_runtime.errors import CudaError, CudaGraphError
 
 
 class Cuda(Protocol):
@@ -108,15 +108,18 @@ class Capturing(Cuda, Protocol):
     def destroy_graph(self, graph: int) -> None: ...
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int:
-        self.begin_capture(stream)
-        succeeded = False
         try:
+            self.begin_capture(stream)
             succeeded = work()
-        finally:
-            graph = self.end_capture(stream)  # a stream left capturing would refuse all else
-            if graph is not None and not succeeded:
-                self.destroy_graph(graph)
+            graph = self.end_capture(stream)
+        except BaseException:  # a stream left capturing would refuse all else
+            with suppress(CudaError):  # it may not have begun, or have ended
+                if (left := self.end_capture(stream)) is not None:
+                    self.destroy_graph(left)
+            raise
         if not succeeded:
+            if graph is not None:
+                self.destroy_graph(graph)
             raise CudaGraphError("the work to capture failed")
         if graph is None:
             raise CudaGraphError("the capture was invalidated: the work is not capturable")
