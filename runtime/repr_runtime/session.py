@@ -18,10 +18,10 @@ from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
 from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
-from repr_runtime.lifetime import closed, leak, register
 from repr_runtime.loading import LoadOptions, Opened, open_backend
 from repr_runtime.options import require_path, require_whole
 from repr_runtime.preprocess import Images, preprocess
+from repr_runtime.process.lifetime import closed, leak, register
 from repr_runtime.self_test import SelfTestReport, cast, read_golden
 
 

@@ -15,8 +15,8 @@ from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
-from repr_runtime.lifetime import closed
 from repr_runtime.machine import require_threads, usable_cores
+from repr_runtime.process.lifetime import closed
 
 _DTYPES = {
     **{f"tensor({name})": name for name in DTYPES - {"float32", "float64"}},
@@ -153,7 +153,7 @@ class OnnxRuntimeBackend(Backend):
         except errors.SessionClosedError:
             raise
         except Exception as error:  # its exceptions share no base but this
-            raise _failure(error, self._place[0] == "cpu") from error
+            raise closed(_failure(error, self._place[0] == "cpu")) from error
 
     def run_on_device(
         self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
@@ -188,7 +188,7 @@ class OnnxRuntimeBackend(Backend):
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as error:  # its exceptions share no base but this
-            raise _failure(error, self._place[0] == "cpu") from error
+            raise closed(_failure(error, self._place[0] == "cpu")) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
 

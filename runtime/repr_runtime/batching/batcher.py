@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Self
 
-from repr_runtime import errors, lifetime
+from repr_runtime import errors
 from repr_runtime.batching.arrays import Given, Joiner, Sample
 from repr_runtime.batching.classifying import Classifying
 from repr_runtime.batching.deadlines import deadline_of, seconds_to
@@ -20,6 +20,7 @@ from repr_runtime.batching.requests import Requests
 from repr_runtime.batching.stats import BatcherStats
 from repr_runtime.machine import no_thread, step_back
 from repr_runtime.options import require_seconds, require_whole
+from repr_runtime.process import lifetime
 from repr_runtime.session import Session
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from repr_runtime.batching.arrays import Key, Sample
-from repr_runtime.interrupts import SafeCondition
+from repr_runtime.process.interrupts import SafeCondition
 
 Answer = dict[str, NDArray[Any]]
 

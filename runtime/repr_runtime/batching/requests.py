@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from repr_runtime import errors, lifetime
+from repr_runtime import errors
 from repr_runtime.batching.deadlines import missed
 from repr_runtime.batching.delivery import deliver
 from repr_runtime.batching.queue import Request, State, WaitingRequests
 from repr_runtime.batching.stats import BatcherStats
+from repr_runtime.process import lifetime
 
 _OUTCOMES = ("answered", "failed", "expired", "cancelled")
 

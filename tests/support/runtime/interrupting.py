@@ -56,8 +56,8 @@ def interrupted_everywhere(
 ) -> Iterator[BaseException | None]:
     """Makes ``call`` again and again, interrupted at its first place, its second, ...
 
-    ``before`` is called before each; ``every`` is 9 for each ninth place. Yields what each raised, None where that was swallowed; ends
-    when one has come through.
+    ``before`` is called before each; ``every`` is 9 for each ninth place. Yields what each raised,
+    None where that was swallowed; ends when one has come through.
     """
     for place in count(1, every):
         before()

@@ -11,8 +11,8 @@ from weakref import WeakSet
 from repr_runtime.backends.tensorrt.lane import Lane
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.errors import DeviceMemoryError, ReproError, SessionClosedError
-from repr_runtime.interrupts import SafeCondition
-from repr_runtime.lifetime import closed
+from repr_runtime.process.interrupts import SafeCondition
+from repr_runtime.process.lifetime import closed
 
 _LOOK = 1.0
 """Seconds after which whoever waits for a lane looks whether one was lost."""
@@ -21,7 +21,7 @@ _LOOK = 1.0
 class Lanes:
     """The lanes of an engine: those that are free, and at most ``limit`` in all.
 
-    A signal's handler may raise after any call (:mod:`repr_runtime.interrupts`). So a lane that is
+    A signal's handler may raise after any call (:mod:`repr_runtime.process.interrupts`). So a lane that is
     neither free nor that of a run which goes on is found, and closed, by whoever wants one.
     """
 

@@ -109,6 +109,7 @@ def test_those_that_expired_are_told_though_whoever_found_them_was_interrupted()
         found = in_another_thread(lambda: [r.exception(IN_TIME) for r in state["late"]])
         assert all(isinstance(error, errors.DeadlineExceededError) for error in found)
         in_another_thread(lambda: state["made"].close() or True)
+    state["session"].gate.set()
     state["made"].close(drain=False)
 
 

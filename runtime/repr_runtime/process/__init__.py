@@ -1,0 +1,1 @@
+"""The process that all of this lives in: how it ends, is forked, is interrupted."""
