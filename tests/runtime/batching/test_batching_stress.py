@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import random
 import sys
 import threading
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from repr_runtime import Batcher, errors
 
 THREADS = 64
+SEEDS = range(4)
+EACH = max(30, int(os.environ.get("REPR_REQUESTS", "0")) // (THREADS * len(SEEDS)))
+"""Requests of a thread; with REPR_REQUESTS=1500000 there are so many in all."""
 SETTLED = ("answered", "failed", "expired", "cancelled")
 
 
@@ -91,7 +95,7 @@ def together(work: Callable[[int], object], count: int = THREADS) -> None:
     """``work`` in so many threads, each with a number, which begin at once."""
     start = threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda number: (start.wait(), work(number)), range(count), timeout=60))
+        list(pool.map(lambda number: (start.wait(), work(number)), range(count), timeout=60 + EACH))
 
 
 def poisoned(batch: NDArray[Any]) -> None:
@@ -153,20 +157,21 @@ def agree(ledger: Ledger, made: Batcher, session: FakeSession) -> Counter[str]:
 JITTER = 0.002
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.timeout(600 + EACH)
 def test_every_request_of_64_threads_ends_once_and_rightly(seed: int) -> None:
     session, ledger = FakeSession(instances=1 + seed % 3, fail=poisoned, jitter=JITTER), Ledger()
 
     def work(number: int) -> None:
         dice = random.Random(1000 * seed + number)
-        for _ in range(30):
+        for _ in range(EACH):
             ask(made, ledger, dice)
 
     with Batcher(session, max_batch=8, max_delay=0.001, queue_limit=40) as made:  # type: ignore[arg-type]
         together(work)
         made.close()
         counts = agree(ledger, made, session)
-    assert sum(counts.values()) == 30 * THREADS
+    assert sum(counts.values()) == EACH * THREADS
     assert all(counts[name] > 0 for name in (*SETTLED, "refused")), counts
     assert session.most_at_once == session.instances
 
