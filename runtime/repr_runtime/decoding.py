@@ -1,11 +1,18 @@
 """JSON to frozen dataclasses, by their annotations; every mistake is named by its place."""
 
+import json
 import math
 import types
 import typing
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
+
+NESTED = 64
+"""Objects and lists within one another, at most; receipts have some six."""
+DIGITS = 40
+"""Of a whole number, at most: of more than any count, size or seed."""
 
 JSON_KEY = "json"
 """In a field's metadata: its key in JSON, where that is another word than its name."""
@@ -13,6 +20,70 @@ JSON_KEY = "json"
 
 class DecodingError(ValueError):
     """A field is missing, unknown or of another type; the text says which, and what it held."""
+
+
+def read_json(content: bytes) -> Any:
+    """What the JSON ``content``, in UTF-8, says, if any program can read and write it again.
+
+    Its numbers are finite, whole ones of up to ``DIGITS`` digits, its text can be encoded, no key
+    stands twice in an object, and it is nested at most ``NESTED`` deep. How long it may be is the caller's
+    to check. Raises :class:`DecodingError`.
+    """
+    try:
+        found = json.loads(
+            content.decode("utf-8"),
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_distinct,
+        )
+        _check_depth_and_text(found)
+    except RecursionError as error:
+        raise DecodingError(f"it is nested more than {NESTED} deep") from error
+    except UnicodeEncodeError as error:
+        raise DecodingError("it holds half a surrogate pair, which is no text") from error
+    except DecodingError:
+        raise
+    except ValueError as error:
+        raise DecodingError(str(error)) from error
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise DecodingError(f"{text:.40} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > DIGITS:
+        raise DecodingError(f"{text:.20}… has {len(text):,} digits, more than {DIGITS}")
+    return int(text)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise DecodingError(f"the key {twice!r:.60} stands twice in an object")
+    return found
+
+
+def _check_depth_and_text(found: Any) -> None:
+    """Level by level, since a function that calls itself has less room than JSON."""
+    level: list[Any] = [found]
+    for _ in range(NESTED + 1):
+        below: list[Any] = []
+        for one in level:
+            below += (
+                one if type(one) is list else (*one, *one.values()) if type(one) is dict else ()
+            )
+        "".join(one for one in below if type(one) is str).encode()
+        level = [one for one in below if type(one) in (dict, list)]
+        if not level:
+            return
+    raise RecursionError
 
 
 def decode(
