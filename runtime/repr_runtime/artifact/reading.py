@@ -102,7 +102,7 @@ def open_file(root: Path, name: str) -> Iterator[tuple[FileIO, int]]:
         )
     not_a_file = errors.MissingFileError(f"{root / name} is not a file; {_AGAIN}")
     try:
-        stream = open(real, "rb", buffering=0, opener=_open_once)
+        stream = open(real, "rb", buffering=0, opener=_open_once)  # noqa: SIM115  below
     except IsADirectoryError as error:
         raise not_a_file from error
     with stream:
