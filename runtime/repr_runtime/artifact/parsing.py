@@ -88,6 +88,11 @@ def _check(manifest: Manifest) -> None:
     if manifest.preprocessing is not None:
         _check_images(manifest.preprocessing)
     _check_files(manifest.files)
+    golden = manifest.receipts.get("golden", {})
+    if not isinstance(golden, Mapping) or not isinstance(golden.get("inseparable", ""), str):
+        raise DecodingError(
+            f"the manifest.receipts.golden must say in words what is inseparable, got {golden!r:.60}"
+        )
     for index, info in enumerate(manifest.engines):
         place = f"the manifest.engines[{index}]"
         _check_names(place, {**vars(info), **dict(enumerate(info.compute_capabilities))})

@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "preprocessing": (3,),
     "preprocessing.crop": ([4], [0, 4]),
     "preprocessing.resize": (0, "4"),
-    "preprocessing.mean": ([0, 0], [0, 0, 10**39]),
+    "preprocessing.mean": ([0, 0], [0, 0, 10**19]),
     "preprocessing.std": ([1, 1, 0], [1, 1, -1], [1, 1, "1"]),
     "labels": ("ant",),
     "labels.0": (3,),
