@@ -93,6 +93,7 @@ def open_file(root: Path, name: str) -> Iterator[tuple[FileIO, int]]:
     a file that is there. Raises :class:`MissingFileError` for a link out of it and for what is no
     file, ``OSError``, and ``ValueError`` for a name that no file can have.
     """
+    os.stat(root)  # which is quick to say that a name is too long
     home = os.path.realpath(root)
     real = os.path.realpath(os.path.join(home, name))
     if os.path.commonpath((home, real)) != home:
