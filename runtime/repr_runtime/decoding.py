@@ -1,11 +1,22 @@
 """JSON to frozen dataclasses, by their annotations; every mistake is named by its place."""
 
+import json
 import math
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
+
+NESTED = 64
+"""Objects and lists within one another, at most; receipts have some six."""
+WHOLE = 2**64
+"""Whole numbers are less, and not below -WHOLE / 2: what 64 bits hold, and so any program."""
+
+_DIGITS = bytes(ord("0") if chr(byte).isdecimal() else ord(" ") for byte in range(256))
+_MANY = b"0" * 19  # digits, of which numbers above 64 bits have more
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 JSON_KEY = "json"
 """In a field's metadata: its key in JSON, where that is another word than its name."""
@@ -13,6 +24,38 @@ JSON_KEY = "json"
 
 class DecodingError(ValueError):
     """A field is missing, unknown or of another type; the text says which, and what it held."""
+
+
+def read_json(content: bytes) -> Any:
+    """What the JSON ``content``, in UTF-8, says, if any program can read and write it again.
+
+    Its numbers are finite and whole ones have 64 bits, its text can be encoded, and it is nested at
+    most ``NESTED`` deep. How long it may be is the caller's to check. Raises :class:`DecodingError`.
+    """
+    try:
+        found = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        if _SURROGATE.search(content):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DecodingError("it holds half a surrogate pair, which is no text") from error
+    except (ValueError, RecursionError) as error:
+        raise DecodingError(str(error)) from error
+    digits = _MANY in content.translate(_DIGITS)  # in a number, or in text
+    level: list[Any] = [found]
+    for _ in range(NESTED + 1):
+        if math.inf in level or -math.inf in level:  # as 1e999 is read
+            raise DecodingError("it holds a number that is not finite")
+        if digits and any(type(v) is int and not -WHOLE // 2 <= v < WHOLE for v in level):
+            raise DecodingError("it holds a whole number of more than 64 bits")
+        level = [one for one in level if type(one) in (dict, list)]
+        if not level:
+            return found
+        level = [v for one in level for v in (one if type(one) is list else one.values())]
+    raise DecodingError(f"it is nested more than {NESTED} deep")
+
+
+def _refuse_constant(name: str) -> None:
+    raise DecodingError(f"{name} is not JSON")
 
 
 def decode(

@@ -1,8 +1,23 @@
 """Everything that can go wrong between an artifact and its predictions."""
 
+LONGEST = 2000
+"""Characters of an error's words; of longer ones, which quote what is longer still, the middle is left out."""
+
+
+def in_words(text: str) -> str:
+    """``text`` as any log and terminal can show it: of bounded length, and nothing that they obey."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
 
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""
+
+    def __str__(self) -> str:
+        return in_words(super().__str__())
 
 
 class OptionError(ReproError, ValueError):

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 CACHE_VARIABLE = "REPR_CACHE"
@@ -19,6 +20,24 @@ def cache_folder() -> Path:
     except RuntimeError as error:
         raise OSError(f"there is no home for a cache; set {CACHE_VARIABLE} to a folder") from error
     return caches / "repr-deploy"
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The file ``path``, of up to ``most`` bytes; a pipe or a device in its place is not waited for.
+
+    Raises ``OSError``, also for what is longer or no file.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none
+
+    with open(path, "rb", opener=opener) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is not a file")
+        if status.st_size > most:
+            raise OSError(f"{path} has {status.st_size:,} bytes, more than {most:,}")
+        return stream.read(status.st_size)
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime.artifact import bounds
 from repr_runtime.artifact.manifest import PreprocessingInfo
 from repr_runtime.errors import ImageError
 
@@ -64,10 +65,28 @@ def preprocess(images: Images, info: PreprocessingInfo) -> NDArray[np.float32]:
     """The network's input (N, 3, height, width) float32, C-contiguous.
 
     Resizes the shorter side, cuts out the centre and normalises
-    (:class:`PreprocessingInfo`). Raises :class:`ImageError`.
+    (:class:`PreprocessingInfo`). Raises :class:`ImageError`, also, before any work, for more
+    images than there is memory for.
     """
-    cropped = np.stack([resize_and_crop(image, info) for image in as_image_list(images)])
-    return channels_first(normalise(cropped, info))
+    found = as_image_list(images)
+    made = _room_for(len(found), info)
+    for place, image in zip(made, found, strict=True):
+        place[:] = normalise(resize_and_crop(image, info), info).transpose(2, 0, 1)
+    return made
+
+
+def _room_for(count: int, info: PreprocessingInfo) -> NDArray[np.float32]:
+    shape = (count, 3, *info.crop)
+    size = 4 * math.prod(shape)
+    try:
+        if size > bounds.IMAGES_BYTES:
+            raise MemoryError(f"at most are {bounds.IMAGES_BYTES:,}")
+        return np.empty(shape, np.float32)
+    except MemoryError as error:
+        raise ImageError(
+            f"{count:,} images of {info.crop[0]}x{info.crop[1]} pixels take {size:,} bytes at once "
+            f"({error}); give fewer at a time"
+        ) from error
 
 
 def normalise(images: NDArray[np.uint8], info: PreprocessingInfo) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """Does an artifact compute here what it computed at export? Its golden samples say."""
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import Manifest, TensorSpec
+from repr_runtime.artifact.npz import read_npz
 from repr_runtime.artifact.reading import read_file
 from repr_runtime.errors import ArtifactError, MissingFileError, SelfTestError
 
@@ -90,27 +90,56 @@ def read_golden(
     entry = next((file for file in manifest.files if file.role == "golden"), None)
     if entry is None:
         raise MissingFileError(f"{path} has no golden samples; export it again")
-    archive = io.BytesIO(read_file(path, entry))
+    content = read_file(path, entry)
     try:
-        with np.load(archive, allow_pickle=False) as arrays:
-            # With its suffix a key is one file's alone, whatever the inputs are called.
-            content = {key: arrays[f"{key}.npy"] for key in arrays.files}
         receipt = manifest.receipts["golden"]
+        stored = {f"input.{spec.name}": spec for spec in inputs}
+        stored |= {f"output.{spec.name}": spec for spec in outputs}
+        whole, samples = bool(manifest.inseparable), _count(receipt["samples"])
+
+        def check(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+            spec = stored[name]
+            expected = spec.shape if whole else (samples, *spec.shape[1:])
+            same = dtype == spec.dtype or (spec.dtype == "float16" and dtype == np.float32)
+            if not same or not _fits(shape, expected):
+                raise ValueError(
+                    f"{name} is {dtype}{list(shape)}, expected {spec.dtype}{list(expected)}"
+                )
+
+        arrays = read_npz(content, stored, check)
         tolerances = receipt.get("tolerances", {}).get(graph, receipt["tolerance"])
-        given = {spec.name: cast(content[f"input.{spec.name}"], spec) for spec in inputs}
         return Golden(
             path=path,
-            samples=int(receipt["samples"]),
-            whole=bool(manifest.inseparable),
-            inputs=given,
-            outputs={spec.name: content[f"output.{spec.name}"] for spec in outputs},
-            tolerances={spec.name: float(tolerances[spec.name]) for spec in outputs},
+            samples=samples,
+            whole=whole,
+            inputs={spec.name: cast(arrays[f"input.{spec.name}"], spec) for spec in inputs},
+            outputs={spec.name: arrays[f"output.{spec.name}"] for spec in outputs},
+            tolerances={spec.name: _tolerance(tolerances[spec.name]) for spec in outputs},
         )
     except Exception as error:  # what zipfile, zlib and numpy raise shares no base but this
         raise ArtifactError(
             f"{path / entry.path} holds no golden samples of the network ({error!r:.200}); "
             f"export it again"
         ) from error
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"the receipt says {value!r:.40} samples")
+    return value
+
+
+def _tolerance(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"the receipt allows a difference of {value!r:.40}")
+    return float(value)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | str, ...]) -> bool:
+    """Whether an array can be of that shape, in which a name stands for any size."""
+    return len(shape) == len(expected) and all(
+        isinstance(b, str) or a == b for a, b in zip(shape, expected, strict=True)
+    )
 
 
 def cast(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:

@@ -48,6 +48,11 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        size = path.stat().st_size
+        raise WeightsError(
+            f"{path} has {size:,} bytes, for which there is no memory here"
+        ) from error
 
 
 def load_content(
@@ -86,7 +91,7 @@ def _stated_top1(loaded: object) -> float | None:
     for key in _STATED_KEYS:
         try:
             stated = float(found[key])
-        except (KeyError, TypeError, ValueError, RuntimeError):
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):
             continue
         if 0 < stated <= 100:
             return round(stated if stated <= 1 else stated / 100, 6)  # it may be a float32

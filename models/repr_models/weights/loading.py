@@ -14,6 +14,9 @@ from repr_models.weights.bundled import REINSTALL, bundled_path, bundled_record,
 from repr_models.weights.checkpoint import load_content, read_file
 from repr_models.weights.randomize import randomize
 
+_RECORD_BYTES = 2**22
+"""Of a record beside a checkpoint, at most; those of long trainings have some hundred thousand."""
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -125,9 +128,13 @@ def load_checkpoint(
 def _record_beside(path: Path, digest: str) -> dict[str, Any]:
     """The record that ``repr-train`` wrote of the file ``path``; empty if there is none of it."""
     try:
-        record: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        beside = path.with_suffix(".json")
+        if not beside.is_file() or beside.stat().st_size > _RECORD_BYTES:
+            return {}
+        record: dict[str, Any] = json.loads(beside.read_text("utf-8"))
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode()  # as a manifest has it
         of_this = record["weights_sha256"] == digest
         (record["accuracy"]["test_top1"] + 0, record["data"]["test"]["description"] + "")
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
     return record if of_this else {}

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from repr_runtime.decoding import DecodingError, decode
+from repr_runtime.decoding import DecodingError, decode, read_json
 from repr_runtime.errors import OptionError
-from repr_runtime.files import cache_folder, replace_file
+from repr_runtime.files import cache_folder, read_bounded, replace_file
 from repr_runtime.machine import cpu_name, usable_cores
 from repr_runtime.options import MANY, require_one_of, require_whole
 
@@ -127,7 +127,7 @@ def resolve(
         return tuned, f"with {tuned}"
     try:
         setting = _read(tuned, graph_sha256, this_machine(onnxruntime))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return None, f"not tuned for {tuned}: {error}"
     return setting, f"tuned for {tuned}: {setting}"
 
@@ -146,7 +146,7 @@ def store(
     """
     path = tuning_path(graph_sha256, machine)
     goals: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, RecursionError):  # replaced, if damaged
+    with contextlib.suppress(OSError, ValueError):  # replaced, if damaged
         goals = _load(path, graph_sha256)[1]
     goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
     body = {
@@ -183,7 +183,7 @@ def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
     for path in sorted((cache_folder() / "tuning").glob(f"{graph_sha256[:16]}-*.json")):
         try:
             other, _ = _load(path, graph_sha256)
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
     return f"this graph was never tuned here; {_HINT} {goal}"
@@ -191,16 +191,15 @@ def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
 
 def _load(path: Path, graph_sha256: str) -> tuple[Machine, dict[str, Any]]:
     """Of which machine the file is, and what it holds for each goal, unchecked."""
-    with path.open("rb") as stream:
-        content = stream.read(_LIMIT + 1)
+    content = read_bounded(path, _LIMIT)
     again = f"tune it again: {_HINT}"
     try:
-        body = json.loads(content.decode("utf-8")) if len(content) <= _LIMIT else None
+        body = read_json(content)
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise ValueError(f"{path} is of another version; {again}")
         if body.get("graph_sha256") != graph_sha256:
             raise ValueError(f"{path} is of another graph; {again}")
         goals = decode(Mapping[str, Any], body.get("goals"), "its goals")
         return decode(Machine, body.get("machine"), "its machine"), goals
-    except (DecodingError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DecodingError as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error

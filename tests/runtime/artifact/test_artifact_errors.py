@@ -68,7 +68,7 @@ def test_an_unreadable_folder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -
     def denied(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "stat", denied)  # a superuser may read everything
+    monkeypatch.setattr(os, "open", denied)  # a superuser may read everything
     refused(errors.ArtifactNotFoundError, artifact, "Permission denied", "right to read")
 
 
@@ -88,9 +88,8 @@ def test_a_file_that_is_missing_or_another(artifact: Path) -> None:
     refused(errors.MissingFileError, artifact, str(file), "not there", "export it again")
     file.mkdir()
     refused(errors.MissingFileError, artifact, "not a file")
-    for name in ("\ud800", "x" * 5000):  # no file can have
-        reseal(artifact, put("files.0.path", name))
-        refused(errors.MissingFileError, artifact)
+    reseal(artifact, put("files.0.path", "x" * 500))  # no file can have
+    refused(errors.MissingFileError, artifact, "too long")
 
 
 def test_missing_golden_samples_are_told_by_preflight_and_self_test(artifact: Path) -> None:
@@ -124,7 +123,7 @@ def test_manifest_without_or_with_a_wrong_seal(artifact: Path) -> None:
     refused(errors.ManifestError, artifact, "was altered")
     with file.open("r+b") as stream:
         stream.truncate(2**27)
-    refused(errors.ManifestError, artifact, "no manifest has")
+    refused(errors.ManifestError, artifact, "a manifest has 16,777,216 at most")
     file.unlink()
     os.mkfifo(file)  # reading it would wait without end
     refused(errors.ManifestError, artifact, "is not a file")
@@ -162,7 +161,7 @@ WRONG: dict[str, tuple[object, ...]] = {
     "preprocessing": (3,),
     "preprocessing.crop": ([4], [0, 4]),
     "preprocessing.resize": (0, "4"),
-    "preprocessing.mean": ([0, 0], [0, 0, 10**400]),
+    "preprocessing.mean": ([0, 0], [0, 0, 10**19]),
     "preprocessing.std": ([1, 1, 0], [1, 1, -1], [1, 1, "1"]),
     "labels": ("ant",),
     "labels.0": (3,),
@@ -307,7 +306,7 @@ def test_the_worst_difference_of_golden_samples_is_told(
     path = tiny.write_model(
         *(tmp_path / "a", nodes, {"x": ("n", 2)}, {"a": ("n", 2), "b": ("n", 2)}),
         golden={"input.x": x, "output.a": x * a, "output.b": x * b},
-        receipts={"golden": {"samples": 3, "tolerance": {"a": 1e-4, "b": 1e-4}}},
+        receipts={"golden": {"samples": 1, "tolerance": {"a": 1e-4, "b": 1e-4}}},
     )
     far = "nan" if np.isnan(a + b) else "0.25"
     parts = (f"differ by up to {far}", "allowed is 0.0001", "export it again")

@@ -22,7 +22,12 @@ from repr_runtime.artifact.reading import describe_file, read_file
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.errors import ArtifactNotFoundError
 
-KILLS = 50  # of each kind, over an artifact and onto a free place
+KILLS = int(
+    os.environ.get("REPR_KILLS", "50")
+)  # of each kind, over an artifact and onto a free place
+LOADS = int(
+    os.environ.get("REPR_LOADS", "0")
+)  # under replacement, where more than come by themselves
 
 # Forks a writer, kills it at a random moment of its work, says so, and waits to be told to go on.
 KILLER = """
@@ -177,12 +182,18 @@ def test_writers_and_a_reader_at_once(
         monkeypatch.setattr(artifact_module, "_exchange", lambda *_: False)
     write_artifact(target, *known[0])
 
+    loads = 0
+
     def write(first: int) -> None:
-        for i in range(15):
-            write_artifact(target, *known[(first + i) % len(known)])
+        i = first
+        while i < first + 15 or loads < LOADS:
+            write_artifact(target, *known[i % len(known)])
+            i += 1
 
     def read() -> None:
+        nonlocal loads
         while not done.is_set():
+            loads += 1
             with load(target, device="cpu", threads=1) as session:
                 seed = int(session.manifest.versions["seed"])
                 graph = known[seed][1]["model.onnx"]

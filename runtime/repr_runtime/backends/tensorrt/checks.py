@@ -128,7 +128,7 @@ def _version(subject: Subject) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", version)[:4]))
+    return tuple(map(int, re.findall(r"\d{1,18}", version)[:4]))  # more digits are no version's
 
 
 def _system(subject: Subject) -> str:

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from repr_runtime import errors
+from repr_runtime.artifact import bounds
 from repr_runtime.artifact.manifest import EngineInfo, Manifest
 from repr_runtime.artifact.reading import read_file
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend, TensorRTOptions
@@ -17,6 +18,7 @@ from repr_runtime.backends.tensorrt.checks import (
 )
 from repr_runtime.backends.tensorrt.library import EDITIONS, edition_of, open_library
 from repr_runtime.cuda.opening import open_cuda
+from repr_runtime.files import read_bounded
 
 
 class ForeignEngineWarning(UserWarning):
@@ -98,10 +100,10 @@ def open_engine_file(
     """
     path = Path(engine)
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_bounded(path, bounds.FILE_BYTES)
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a name that no file can have
         raise errors.MissingFileError(
-            f"the engine {path} cannot be read ({error.strerror or error}); give its path"
+            f"the engine {path} cannot be read ({getattr(error, 'strerror', None) or error!r}); give its path"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     for info in manifest.engines:

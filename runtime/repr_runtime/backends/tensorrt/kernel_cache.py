@@ -14,16 +14,17 @@ import secrets
 from pathlib import Path
 
 from repr_runtime.artifact.reading import CACHE_SUFFIX
-from repr_runtime.files import cache_folder, replace_file, write_flushed
+from repr_runtime.files import cache_folder, read_bounded, replace_file, write_flushed
 
 _SIZE = hashlib.sha256().digest_size
+_MOST = 2**30  # bytes; those of large networks have some tens of millions
 
 
 def read_cache(engine: Path, engine_sha256: str) -> bytes | None:
     """The cache of the engine file, or None: absent, damaged, another engine's or another user's."""
     try:
-        content = _path(engine).read_bytes()
-        key = _key_path().read_bytes()
+        content = read_bounded(_path(engine), _MOST)
+        key = read_bounded(_key_path(), _SIZE)
     except OSError:
         return None
     mark, kernels = content[:_SIZE], content[_SIZE:]
@@ -63,4 +64,4 @@ def _key() -> bytes:
                 os.link(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    return path.read_bytes()
+    return read_bounded(path, _SIZE)
