@@ -1,5 +1,6 @@
 """repr_runtime: from an artifact to predictions. Needs numpy and ONNX Runtime, nothing else."""
 
+from repr_runtime.artifact.limits import Limits
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
@@ -15,6 +16,7 @@ __all__ = [
     "Batcher",
     "BatcherStats",
     "Check",
+    "Limits",
     "Manifest",
     "Prediction",
     "ReproError",
