@@ -200,11 +200,13 @@ class _Artifact:
         limits, path = self.options.limits, self.root / graph.path
         if graph.bytes > limits.size:
             raise errors.LimitError(
-                f"{path} has {graph.bytes:,} bytes, the limit is {limits.size:,}; raise "
-                f"Limits(size=…) if you know who made it"
+                f"{path} has {graph.bytes:,} bytes, the limit is {limits.size:,} (Limits.size)"
             )
         content = read_file(self.root, graph)
-        cost = cost_of(content, limits)
+        try:
+            cost = cost_of(content, limits)
+        except errors.LimitError as error:
+            raise errors.LimitError(f"{path}: {error}; raise it if you know who made it") from error
         if cost.external:
             raise errors.ExternalDataError(
                 f"{path} keeps tensors in other files, which no hash covers; "

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
+from mmap import mmap
 
 from repr_runtime.artifact.limits import Limits
 from repr_runtime.errors import LimitError, ModelLoadError
@@ -69,8 +70,8 @@ class GraphCost:
     dense: int = 0
 
 
-def cost_of(content: bytes, limits: Limits | None = None) -> GraphCost:
-    """What the ONNX file ``content`` holds, and would make of itself.
+def cost_of(content: bytes | mmap, limits: Limits | None = None) -> GraphCost:
+    """What the ONNX file ``content`` holds, and would make of itself; of a map, little is read.
 
     Raises :class:`ModelLoadError` if it is no such file, and :class:`LimitError` if it is beyond
     ``limits`` (None: the usual ones).
@@ -104,7 +105,7 @@ class _Body:
 
 @dataclass
 class _Walk:
-    content: bytes
+    content: bytes | mmap
     limits: Limits
     main: _Body = field(default_factory=_Body)
     functions: dict[_Name, _Body] = field(default_factory=dict)
@@ -145,8 +146,8 @@ class _Walk:
     def _graph(self, begin: int, end: int, depth: int, body: _Body) -> None:
         if depth > 1 and not self.limits.subgraphs:
             raise LimitError(
-                "the graph has subgraphs, as Loop, If and Scan have, and the limits allow none; "
-                "load it with Limits(subgraphs=True) if you know who made it"
+                "the graph has subgraphs, as Loop, If and Scan have, and the limits allow none "
+                "(Limits.subgraphs)"
             )
         nodes = []
         for number, value, stop in self._fields(begin, end):
@@ -279,7 +280,7 @@ class _Walk:
         if self.dense > self.limits.constants + len(self.content):
             raise LimitError(
                 f"the graph's sparse tensors would be dense ones of more bytes than its file has and "
-                f"{self.limits.constants:,}, the limit; raise Limits(constants=…) if you know who made it"
+                f"{self.limits.constants:,}, the limit (Limits.constants)"
             )
 
     def expanded(self, body: _Body, depth: int) -> tuple[int, int, int]:
@@ -291,7 +292,7 @@ class _Walk:
         if depth > limits.depth:
             raise LimitError(
                 f"the graph's functions call each other more than {limits.depth} deep, or without "
-                f"end; export it with its functions inlined"
+                f"end (Limits.depth); write it with its functions inlined"
             )
         nodes = body.nodes
         constant = body.constant if body.sorted else body.nodes
@@ -341,6 +342,8 @@ class _Walk:
                 if tag >= 2**32:  # readers differ in which field they take it for
                     raise _damaged(f"tag {tag}")
             number, kind = tag >> 3, tag & 7
+            if not number:
+                raise _damaged("a field of number 0")
             if kind == _VARINT:
                 value, position = _varint(content, position, end)
                 yield number, value, None
@@ -358,7 +361,7 @@ class _Walk:
             position += size
 
 
-def _varint(content: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(content: bytes | mmap, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while position < end and shift < 70:
         byte = content[position]
@@ -380,7 +383,7 @@ def _beyond(what: str, limit: int, found: int | None = None) -> LimitError:
     count = "more" if found is None or found > 2**62 else f"{found:,} or more"
     return LimitError(
         f"the graph has {count} {what}, with functions as often as they are called; the limit is "
-        f"{limit:,}; raise Limits({what}=…) if you know who made it"
+        f"{limit:,} (Limits.{what})"
     )
 
 

@@ -133,8 +133,8 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:  # its exceptions share no base but this
             if "MODEL_LOAD_CANCELED" in str(error):
                 raise errors.LimitError(
-                    f"ONNX Runtime has not loaded the graph within {load_seconds:g} s, the limit; raise "
-                    f"Limits(load_seconds=…) if you know who made it"
+                    f"ONNX Runtime has not loaded the graph within {load_seconds:g} s, the limit "
+                    f"(Limits.load_seconds); raise it if you know who made it"
                 ) from error
             _require_library(ort, device)
             way_out = "update it, or export again with a lower --opset"
@@ -271,8 +271,8 @@ def _run_within(seconds: float | None) -> Iterator[Any]:
         if not options.terminate or isinstance(error, errors.BackendError):
             raise
         raise errors.RunLimitError(
-            f"the run was given up after {seconds:g} s, the limit; give it less at once, or raise "
-            f"Limits(run_seconds=…)"
+            f"the run was given up after {seconds:g} s, the limit (Limits.run_seconds); give it less "
+            f"at once, or raise it"
         ) from error
 
 
