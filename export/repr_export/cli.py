@@ -178,6 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, message = 1, str(error)
     except OSError as error:
         status, message = 1, f"{error}; nothing was written"
+    except MemoryError as error:
+        status, message = (
+            1,
+            f"there is not enough memory ({str(error) or 'none is left'}); nothing was written",
+        )
     except KeyboardInterrupt:
         status, message = 130, "interrupted; nothing was written"
     print(f"repr-export: {message}", file=sys.stderr)

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from repr_runtime.preprocess import preprocess
 
 _WORK = 20e9  # multiply-adds to spend on each set of samples
 _FEWEST, _MOST = 8, 256
+_NOISE_BYTES = 8  # of a value, before it is rounded to the input's type
+_LARGEST = 8 * 2**30
+"""Bytes of noise that are made for one input."""
 _NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 Network = Callable[[Arrays], dict[str, NDArray[Any]]]
@@ -73,7 +77,10 @@ class CpuGraph:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with _graph_errors(GraphError):
-            self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            # The library prints what it does where it falls back.
+            self._session = ort.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         self.dtypes = {i.name: _numpy_type(i.type) for i in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
         entry = next(iter(self._session.get_inputs()), None)
@@ -116,6 +123,14 @@ def sample_sets(
     """
     count = int(np.clip(_WORK / max(multiply_adds or 1e9, 1), _FEWEST, _MOST))
     size = layout.size or 1
+    for spec in specs:
+        of_one = _NOISE_BYTES * prod(shapes[spec.name])
+        if size * of_one > _LARGEST:
+            raise GraphError(
+                f"a run of the input {spec} takes {size * of_one:,} bytes of noise, at most {_LARGEST:,} "
+                f"are made; write the graph with smaller inputs, or give real ones with --samples FILE.npz"
+            )
+        count = min(count, _LARGEST // of_one)
     count = -(-count // size) * size  # whole batches
     generator = np.random.default_rng(0)
     noise = {

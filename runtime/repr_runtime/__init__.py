@@ -6,6 +6,7 @@ import os
 # child at its exit. Whoever wants that sets the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from repr_runtime.artifact.limits import Limits
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
@@ -21,6 +22,7 @@ __all__ = [
     "Batcher",
     "BatcherStats",
     "Check",
+    "Limits",
     "Manifest",
     "Prediction",
     "ReproError",

@@ -132,6 +132,10 @@ class ModelLoadError(BackendError):
     """The library underneath refuses the graph."""
 
 
+class LimitError(ModelLoadError):
+    """Loading the graph would cost more than the limits allow; says which, and the limit."""
+
+
 class EngineLoadError(ModelLoadError):
     """TensorRT refuses the engine."""
 
@@ -158,6 +162,10 @@ class CudaGraphError(CudaError):
 
 class ExecutionError(BackendError):
     """The library underneath failed while running."""
+
+
+class RunLimitError(ExecutionError):
+    """A run took longer than the limits allow, and was given up."""
 
 
 class UnrunnableInputError(ExecutionError):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repr_runtime import errors
+from repr_runtime.artifact.limits import Limits
 from repr_runtime.artifact.manifest import FileEntry, Manifest
-from repr_runtime.artifact.onnx_file import external_tensors
+from repr_runtime.artifact.onnx_file import cost_of
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
@@ -53,6 +54,7 @@ class LoadOptions:
     engine: str | os.PathLike[str] | None = None
     trust: bool = False
     tuned: str | Setting | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -69,6 +71,8 @@ class LoadOptions:
             require_one_of(GOALS, tuned=self.tuned)
         if not isinstance(self.tensorrt, TensorRTOptions):
             raise errors.OptionError(f"options must be TensorRTOptions, got {self.tensorrt!r:.60}")
+        if not isinstance(self.limits, Limits):
+            raise errors.OptionError(f"limits must be Limits, got {self.limits!r:.60}")
         if self.engine is not None and self.device not in ("auto", "tensorrt"):
             raise errors.OptionError(f"an engine runs with device='tensorrt', not {self.device!r}")
 
@@ -161,12 +165,7 @@ class _Artifact:
         from repr_runtime.backends.instances import Instances
 
         graph = self._graph(device)
-        content = read_file(self.root, graph)
-        if external_tensors(content):
-            raise errors.ExternalDataError(
-                f"{self.root / graph.path} keeps tensors in other files, which no hash covers; "
-                f"export it again from a model with its weights inside"
-            )
+        content, constant_bytes = self._content(graph)
         use = _cpu_use(self.options, device, graph, self.manifest, ort.version())
         threads, count, setting, single_thread_batch, words = use
 
@@ -178,6 +177,9 @@ class _Artifact:
                 gpu=self.options.tensorrt.gpu,
                 setting=setting,
                 single_thread_batch=single_thread_batch,
+                constant_bytes=constant_bytes,
+                load_seconds=self.options.limits.load_seconds,
+                run_seconds=self.options.limits.run_seconds,
             )
 
         choice = f"ONNX Runtime {ort.version()} on {device}{words}"
@@ -192,6 +194,25 @@ class _Artifact:
                 unless_all_open.callback(opened[-1].close)
             unless_all_open.pop_all()
         return Opened(self.manifest, graph, Instances(opened * sharing), choice)
+
+    def _content(self, graph: FileEntry) -> tuple[bytes, int]:
+        """A graph within the limits, and the bytes that one of its constants may become."""
+        limits, path = self.options.limits, self.root / graph.path
+        if graph.bytes > limits.size:
+            raise errors.LimitError(
+                f"{path} has {graph.bytes:,} bytes, the limit is {limits.size:,} (Limits.size)"
+            )
+        content = read_file(self.root, graph)
+        try:
+            cost = cost_of(content, limits)
+        except errors.LimitError as error:
+            raise errors.LimitError(f"{path}: {error}; raise it if you know who made it") from error
+        if cost.external:
+            raise errors.ExternalDataError(
+                f"{path} keeps tensors in other files, which no hash covers; "
+                f"export it again from a model with its weights inside"
+            )
+        return content, (len(content) + limits.constants) // max(cost.constant, 1)
 
     def _graph(self, device: str) -> FileEntry:
         precision = self.options.precision

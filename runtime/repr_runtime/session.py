@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from repr_runtime import errors
+from repr_runtime.artifact.limits import Limits
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
@@ -47,6 +48,7 @@ def load(
     engine: str | os.PathLike[str] | None = None,
     trust: bool = False,
     tuned: str | Setting | None = None,
+    limits: Limits | None = None,
 ) -> Session:
     """Open the artifact in folder ``path`` and make it ready to run.
 
@@ -70,10 +72,14 @@ def load(
     are another machine's, ``Session.choice`` says so, and the usual ones are used. A
     :class:`~repr_runtime.backends.tuning.Setting` of one's own will do, too.
 
+    ``limits`` bound what a graph may cost that a stranger made
+    (:class:`~repr_runtime.artifact.limits.Limits`; None: the usual ones, which no real network
+    meets). Engines are not held to them.
+
     An artifact that is replaced by a new export meanwhile is read again, so that it is one of
     the two. Raises :class:`OptionError` for an argument that none may be, :class:`ArtifactError`
     if the artifact is not whole, is altered, or has no such precision, and
-    :class:`BackendError` if it cannot run here.
+    :class:`BackendError` if it cannot run here; :class:`LimitError` is one of these.
     """
     require_path(path=path)
     root = Path(path)
@@ -87,6 +93,7 @@ def load(
         engine=engine,
         trust=trust,
         tuned=tuned,
+        limits=Limits() if limits is None else limits,
     )
     opened = open_backend(root, asked)
     try:

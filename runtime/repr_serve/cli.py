@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repr_runtime.artifact.limits import Limits
 from repr_runtime.errors import MissingExtraError, OptionError
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
@@ -79,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
     option("queue-limit", None, int, "samples that may wait (default: 16 full batches)", "N")
     option("timeout", "30", float, "until when each request is answered, or refused", "SECONDS")
     option("max-body", str(32 * 2**20), int, "the longest request", "BYTES")
+    option(
+        "limits",
+        None,
+        str,
+        "what a stranger's graph may cost, as in run_seconds=5,nodes=5000,subgraphs=no",
+        "NAME=NUMBER,…",
+    )
     option("workers", "1", int, "processes that share the ports", "N")
     option("watch", "0", float, "look for new exports that often; 0 does not", "SECONDS")
     option("drain", "30", float, "how long to finish what was taken on, at the end", "SECONDS")
@@ -113,6 +121,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         queue_limit=args.queue_limit,
         timeout=args.timeout,
         processes=max(1, args.workers),
+        limits=Limits.parse(args.limits or ""),
     )
     http = HttpOptions(
         max_body=args.max_body,

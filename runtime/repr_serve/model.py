@@ -7,14 +7,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime import Batcher, BatcherStats, SelfTestReport, Session, errors, load
+from repr_runtime import Batcher, BatcherStats, Limits, SelfTestReport, Session, errors, load
 from repr_runtime.backends.onnxruntime import why_not
 from repr_runtime.batching.queue import Answer
 from repr_runtime.machine import usable_cores
@@ -84,6 +84,7 @@ class ModelOptions:
     queue_limit: int | None = None
     timeout: float = 30.0
     processes: int = 1
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         require_whole(1, max_batch=self.max_batch)
@@ -108,6 +109,7 @@ class Model:
             device=options.device,
             precision=options.precision,
             instances=_instances(options),
+            limits=options.limits,
         )
         try:
             self.report: SelfTestReport = self.session.self_test()

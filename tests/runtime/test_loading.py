@@ -28,6 +28,7 @@ from repr_runtime.loading import LoadOptions
         ({"instances": True}, "got True"),
         ({"tuned": "speed"}, "latency, throughput, got 'speed'"),
         ({"tuned": 3}, "latency, throughput, got 3"),
+        ({"limits": {"nodes": 1}}, "limits must be Limits, got {'nodes': 1}"),
         ({"engine": 3}, "engine must be the path of a file or folder, got 3"),
         ({"engine": "x.engine", "device": "cpu"}, "device='tensorrt', not 'cpu'"),
     ],

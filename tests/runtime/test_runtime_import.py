@@ -46,7 +46,7 @@ def test_loading_and_running_pulls_in_nothing_but_onnx_runtime(artifact: Path) -
 
 def test_the_exported_names_are_these() -> None:
     assert repr_runtime.__all__ == [
-        *("Batcher", "BatcherStats", "Check", "Manifest", "Prediction", "ReproError"),
+        *("Batcher", "BatcherStats", "Check", "Limits", "Manifest", "Prediction", "ReproError"),
         *("SelfTestReport", "Session", "TensorRTOptions", "load", "preflight", "read_manifest"),
     ]
     assert all(hasattr(repr_runtime, name) for name in repr_runtime.__all__)

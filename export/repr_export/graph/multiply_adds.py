@@ -14,6 +14,8 @@ _Shape = tuple[int, ...]
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", *_GATES)
 
+_MOST_VALUES = 2**20
+"""In a row: shape inference takes 100 bytes for each, to see whether they are a shape."""
 _DATA_LIMIT = 1024
 """Elements up to which an initializer's values go to shape inference: enough for any shape."""
 
@@ -180,7 +182,7 @@ def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.
         for output in node.outputs:
             output.type = output.shape = None
     try:
-        graph = onnx.shape_inference.infer_shapes(ir.to_proto(copy), data_prop=True).graph
+        graph = _inferred(ir.to_proto(copy))
     except onnx.shape_inference.InferenceError as error:
         raise UncountableError(f"shape inference fails: {error}") from error
     types = {
@@ -196,6 +198,15 @@ def inferred_types(model: ir.Model, batch: int = 1) -> dict[str, onnx.TypeProto.
         for name, found in types.items()
         if found.HasField("shape") and all(dim.HasField("dim_value") for dim in found.shape.dim)
     }
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.GraphProto:
+    """With the values that shapes are made of, unless they would be more than any shape has."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    shapes = [info.type.tensor_type.shape.dim for info in (*graph.value_info, *graph.output)]
+    if any(len(dims) == 1 and dims[0].dim_value > _MOST_VALUES for dims in shapes):
+        return graph
+    return onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
 
 
 def _shape_of(

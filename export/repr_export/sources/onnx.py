@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from repr_export.errors import GraphError, OptionError, RunError, first_line, in_one_line, innermost
-from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds, with_shapes
+from repr_export.errors import GraphError, OptionError, RunError, first_line, innermost
+from repr_export.graph.multiply_adds import (
+    UncountableError,
+    activation_bytes,
+    count_multiply_adds,
+    with_shapes,
+)
 from repr_export.graph.signature import Signature
 from repr_export.graph.widen import widen
 from repr_export.layout import Arrays, Layout, lay_out
@@ -29,12 +34,14 @@ from repr_export.options import (
 from repr_export.samples import CpuGraph, given_shapes
 from repr_export.source import Identity
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
+from repr_export.sources.reading import not_valid, read_graph
 from repr_export.sources.trial import crash_of
 from repr_models.spec import FoldContract
 from repr_runtime.artifact.manifest import WeightsInfo
 
 _EXACT_SECONDS = 30.0  # to spend on float64 answers, which are computed in plain numpy
 _EXACT_BYTES = 2 * 2**30  # of its largest matrix
+_EXACT_VALUES = 8 * 2**30  # bytes of all values, which it keeps
 
 
 class OnnxSource:
@@ -47,10 +54,10 @@ class OnnxSource:
         options.refuse(f"the ONNX file {path}", "weights")
         name = options.name or path.stem
         self.identity = Identity(name, name, None, "onnx", name)
-        content = path.read_bytes()
+        content, self._proto = read_graph(path)
         self.weights = WeightsInfo("onnx", path.name, hashlib.sha256(content).hexdigest(), {})
         self.labels = read_labels(options.labels)
-        self._proto = _load_proto(path)
+        _make_usual(self._proto, path)
         if options.opset is not None:
             self._proto = _convert_opset(self._proto, options.opset, path)
         _require_opset(self._proto, path)
@@ -63,7 +70,7 @@ class OnnxSource:
             _fix_batch(self._proto, options.batch, layout, path)
         self._graph = self._proto.SerializeToString()
         self.preprocessing = preprocessing_of(options, shapes[specs[0].name])
-        self._run_shapes = layout.run_shapes(shapes)
+        self._run_shapes, self._size = layout.run_shapes(shapes), layout.size
         self._seconds = _EXACT_SECONDS
         self._mend_samples = (
             "if made-up inputs are why, give real ones with --samples FILE.npz"
@@ -100,6 +107,8 @@ class OnnxSource:
         batch = max((len(values) for values in inputs.values() if values.ndim), default=1)
         if self._seconds <= 0 or batch * self._columns > _EXACT_BYTES:
             return None
+        if batch * self._values > _EXACT_VALUES:
+            return None
         begin = time.monotonic()
         wide = {
             name: values.astype(np.float64) if values.dtype.kind == "f" else values
@@ -134,13 +143,19 @@ class OnnxSource:
         return max(sizes, default=0)
 
     @cached_property
+    def _values(self) -> int:
+        """Bytes of all values of one sample in float64."""
+        sizes = activation_bytes(with_shapes(self.model(), self._run_shapes))
+        return 2 * sizes // (self._size or 1)
+
+    @cached_property
     def _evaluator(self) -> ReferenceEvaluator:
         return ReferenceEvaluator(widen(self._proto))
 
 
-def _load_proto(path: Path) -> onnx.ModelProto:
+def _make_usual(proto: onnx.ModelProto, path: Path) -> None:
+    """Check ``proto`` and write it, in place, as all that follows can read it."""
     try:
-        proto = onnx.load(path)
         proto.ir_version = min(proto.ir_version, NEWEST_IR)
         _mend_shapes(proto)
         onnx.checker.check_model(proto)
@@ -149,7 +164,7 @@ def _load_proto(path: Path) -> onnx.ModelProto:
     except GraphError:
         raise
     except Exception as error:  # protobuf's, onnx's and the file system's share no base
-        raise GraphError(f"{path} is not a valid ONNX file: {in_one_line(error)}") from error
+        raise not_valid(path, error) from error
     if not proto.graph.output:
         raise GraphError(f"{path} has no outputs, so that it computes nothing; write it with some")
     for value in (*proto.graph.input, *proto.graph.output):
@@ -158,7 +173,6 @@ def _load_proto(path: Path) -> onnx.ModelProto:
                 f"{value.name!r} is no tensor, which is all that engines and services pass on; drop it "
                 f"from the graph (skl2onnx: zipmap=False), or turn it into tensors"
             )
-    return proto
 
 
 def _model_of(proto: onnx.ModelProto) -> ir.Model:

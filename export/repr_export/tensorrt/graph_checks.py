@@ -8,7 +8,7 @@ import onnx
 
 from repr_export.errors import GraphError, ParserError, ParserIssue, first_line
 from repr_export.tensorrt.diagnostics import describe_node, parser_issues
-from repr_runtime.artifact.onnx_file import external_tensors
+from repr_runtime.artifact.onnx_file import cost_of
 from repr_runtime.backends.tensorrt.library import Library
 from repr_runtime.backends.tensorrt.messages import Messages
 from repr_runtime.errors import ModelLoadError
@@ -22,7 +22,7 @@ _TENSORRT_NAMES = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}  # the others are call
 def read_graph(graph: bytes) -> onnx.ModelProto:
     """The graph, if it is whole and its quantization is one that TensorRT does not reinterpret."""
     try:
-        if external_tensors(graph):
+        if cost_of(graph).external:
             raise GraphError(
                 "the graph keeps weights in other files, whose content its SHA-256 would not "
                 "cover; save it with the weights inside"

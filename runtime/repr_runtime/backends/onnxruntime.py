@@ -1,8 +1,10 @@
 """Runs a graph with ONNX Runtime: on the CPU, or through its CUDA or TensorRT execution provider."""
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _FATAL = 4
 """The severity from which on it logs."""
 _LONGEST = 1000
 """Characters of its errors, which may name every node."""
+_CONSTANT_BYTES = "optimization.constant_folding_max_output_size_in_bytes"
 _LIBRARIES = "see its install page for the versions of CUDA, cuDNN and TensorRT that it needs"
 _CPU = ("CPUExecutionProvider", dict[str, str]())
 # TF32 would make "fp32" mean ten bits of mantissa.
@@ -84,15 +87,22 @@ class OnnxRuntimeBackend(Backend):
         gpu: int = 0,
         setting: Setting | None = None,
         single_thread_batch: int = 0,
+        constant_bytes: int | None = None,
+        load_seconds: float | None = None,
+        run_seconds: float | None = None,
     ) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
 
         ``gpu`` is the index of the GPU, where the device is one. Of ``setting`` all is used but
         its threads and instances. Batches of up to ``single_thread_batch`` samples run
         on the thread that calls, in a second session: for little work, waking others costs more than it brings.
+        A constant that is computed beforehand has at most ``constant_bytes`` (None: as the library
+        likes); after ``load_seconds`` and ``run_seconds`` loading and a run are given up, between two
+        of their steps (None: never).
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
-        fell back to another, and :class:`ModelLoadError` if it refuses the graph.
+        fell back to another, :class:`ModelLoadError` if it refuses the graph, and of that
+        :class:`LimitError` if it took too long.
         """
         ort = _library()
         reason = why_not(device)
@@ -102,6 +112,11 @@ class OnnxRuntimeBackend(Backend):
             )
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL  # what it says of errors is in its exceptions, too
+        options.add_session_config_entry(
+            "session.load_model_format", "ONNX"
+        )  # what was looked into
+        if constant_bytes is not None:
+            options.add_session_config_entry(_CONSTANT_BYTES, str(constant_bytes))
         if threads is not None:
             options.intra_op_num_threads = threads
         if setting is not None:
@@ -115,12 +130,18 @@ class OnnxRuntimeBackend(Backend):
             for name, chosen in _PROVIDERS[device]
         ]
         try:
-            with _quiet(ort, device):
+            stop = partial(options.set_load_cancellation_flag, True)
+            with _quiet(ort, device), _stopping(stop, load_seconds):
                 self.session = _open(ort, graph, options, providers)
                 if single_thread_batch:
                     options.intra_op_num_threads = 1
                     self._small = _open(ort, graph, options, providers)
         except Exception as error:  # its exceptions share no base but this
+            if "MODEL_LOAD_CANCELED" in str(error):
+                raise errors.LimitError(
+                    f"ONNX Runtime has not loaded the graph within {load_seconds:g} s, the limit "
+                    f"(Limits.load_seconds); raise it if you know who made it"
+                ) from error
             _require_library(ort, device)
             way_out = "update it, or export again with a lower --opset"
             if "NOT_IMPLEMENTED" in str(error):  # of bf16, say, on a CPU
@@ -137,20 +158,26 @@ class OnnxRuntimeBackend(Backend):
             )
         self.provider_options: dict[str, dict[str, str]] = self.session.get_provider_options()
         self.device, self._place = device, ("cpu" if device == "cpu" else "cuda", gpu)
-        self.inputs = tuple(map(_spec, self.session.get_inputs()))
-        self.outputs = tuple(map(_spec, self.session.get_outputs()))
+        try:
+            self.inputs = tuple(map(_spec, self.session.get_inputs()))
+            self.outputs = tuple(map(_spec, self.session.get_outputs()))
+        except UnicodeDecodeError as error:
+            raise errors.ModelLoadError(
+                f"the graph has an input or output whose name is no text ({error}); rename it"
+            ) from error
         self._names = [spec.name for spec in self.outputs]
-        self._run = _binding(self.session)
+        self._seconds = run_seconds
+        self._run = _binding(self.session, run_seconds)
         self._small_batch = single_thread_batch
         self._first = self.inputs[0].name if self.inputs else ""
-        self._run_small = _binding(self._small) if single_thread_batch else self._run
+        self._run_small = _binding(self._small, run_seconds) if single_thread_batch else self._run
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
             if self._small_batch and len(feed[self._first]) <= self._small_batch:
                 return self._run_small(self._names, feed, self._run_options)
             return self._run(self._names, feed, self._run_options)
-        except errors.SessionClosedError:
+        except errors.BackendError:  # closed, or too late
             raise
         except Exception as error:  # its exceptions share no base but this
             raise closed(_failure(error, self._place[0] == "cpu")) from error
@@ -185,8 +212,11 @@ class OnnxRuntimeBackend(Backend):
         for name in self._names:
             binding.bind_output(name, kind, gpu)
         try:
-            session.run_with_iobinding(binding)
+            with _run_within(self._seconds) as options:
+                session.run_with_iobinding(binding, options)
             binding.synchronize_outputs()
+        except errors.BackendError:
+            raise
         except Exception as error:  # its exceptions share no base but this
             raise closed(_failure(error, self._place[0] == "cpu")) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
@@ -218,6 +248,46 @@ def _quiet(ort: Any, device: str) -> Iterator[None]:
         ort.set_default_logger_severity(2)  # its default: it does not tell what was set
 
 
+@contextmanager
+def _stopping(stop: Callable[[], object], seconds: float | None) -> Iterator[None]:
+    """``stop`` is called after so many seconds, unless the block has ended."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    try:
+        timer.start()
+    except RuntimeError as error:  # no more threads, or the process ends
+        raise errors.BackendError(
+            f"no thread can be started to look at the clock: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _run_within(seconds: float | None) -> Iterator[Any]:
+    """The library's options of a run that it gives up after so many seconds; None without a limit."""
+    if seconds is None:
+        yield None
+        return
+    options = _library().RunOptions()
+    options.log_severity_level = _FATAL
+    try:
+        with _stopping(partial(setattr, options, "terminate", True), seconds):
+            yield options
+    except Exception as error:
+        if not options.terminate or isinstance(error, errors.BackendError):
+            raise
+        raise errors.RunLimitError(
+            f"the run was given up after {seconds:g} s, the limit (Limits.run_seconds); give it less "
+            f"at once, or raise it"
+        ) from error
+
+
 def _open(ort: Any, graph: bytes, options: Any, providers: Any) -> Any:
     # To fall back to other providers is for load to do; the library prints what it does.
     return ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
@@ -246,13 +316,20 @@ def _apply(setting: Setting, options: Any, ort: Any) -> None:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
 
-def _binding(session: Any) -> Callable[..., list[NDArray[Any]]]:
-    """``run`` below the library's wrapper.
+def _binding(session: Any, seconds: float | None) -> Callable[..., list[NDArray[Any]]]:
+    """``run`` below the library's wrapper, given up after so many seconds.
 
     That would check the names again and, after a failure, try other providers on its own.
     """
     run: Callable[..., list[NDArray[Any]]] = getattr(session, "_sess", session).run
-    return run
+    if seconds is None:
+        return run
+
+    def limited(names: list[str], feed: Mapping[str, Any], _: None) -> list[NDArray[Any]]:
+        with _run_within(seconds) as options:
+            return run(names, feed, options)
+
+    return limited
 
 
 def _closed(*_: Any) -> Any:
