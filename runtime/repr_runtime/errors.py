@@ -1,8 +1,38 @@
 """Everything that can go wrong between an artifact and its predictions."""
 
+import re
+
+LONGEST_WORD, LONGEST_TEXT = 500, 4000
+"""Characters that a message keeps of one word, such as a path, and in all."""
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def presentable(text: str) -> str:
+    """``text`` as any stream can print it, its overlong words and itself cut in the middle.
+
+    Both ends stay: what was wrong stands at the one, the way out at the other. What is no
+    character, as of a file whose name is no UTF-8, is written as an escape.
+    """
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) > LONGEST_WORD:
+        text = _LONG_WORD.sub(lambda word: _cut(word[0], LONGEST_WORD), text)
+    return _cut(text, LONGEST_TEXT)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    left_out = f"…({len(text):,} characters)…"
+    end = (most - len(left_out)) // 2
+    return f"{text[:end]}{left_out}{text[-end:]}"
+
 
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""
+
+    def __str__(self) -> str:
+        return presentable(super().__str__())
 
 
 class OptionError(ReproError, ValueError):
