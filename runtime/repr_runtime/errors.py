@@ -28,6 +28,14 @@ def _cut(text: str, most: int) -> str:
     return f"{text[:end]}{left_out}{text[-end:]}"
 
 
+def words_of(error: BaseException) -> str:
+    """What an error says that anything may have raised, or its kind where it says nothing."""
+    try:
+        return " ".join(str(error).split()) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""
 
@@ -123,6 +131,10 @@ class BatchSizeError(InputShapeError):
     """The engine was not built for batches of this size."""
 
 
+class InputSizeError(InputShapeError):
+    """What a call would make of its inputs is larger than it may be; says the limit."""
+
+
 class NonFiniteInputError(InputError):
     """An input holds NaN or infinity."""
 
@@ -173,6 +185,10 @@ class ExecutionError(BackendError):
 
 class UnrunnableInputError(ExecutionError):
     """The network cannot be run on an input of these values or sizes, though its shape allows them."""
+
+
+class HostMemoryError(ExecutionError, MemoryError):
+    """There is not enough memory on this machine for what was asked."""
 
 
 class NonFiniteOutputError(BackendError):
