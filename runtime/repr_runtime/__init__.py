@@ -14,9 +14,10 @@ from repr_runtime.backends.tensorrt.checks import Check
 from repr_runtime.batching.batcher import Batcher
 from repr_runtime.batching.stats import BatcherStats
 from repr_runtime.errors import ReproError
+from repr_runtime.predictions import Prediction
 from repr_runtime.preflight import preflight
 from repr_runtime.self_test import SelfTestReport
-from repr_runtime.session import Prediction, Session, load
+from repr_runtime.session import Session, load
 
 __all__ = [
     "Batcher",

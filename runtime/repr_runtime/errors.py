@@ -1,23 +1,46 @@
 """Everything that can go wrong between an artifact and its predictions."""
 
-LONGEST = 2000
-"""Characters of an error's words; of longer ones, which quote what is longer still, the middle is left out."""
+import re
+
+LONGEST_WORD, LONGEST_TEXT = 500, 4000
+"""Characters that a message keeps of one word, such as a path, and in all."""
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
-def in_words(text: str) -> str:
-    """``text`` as any log and terminal can show it: of bounded length, and nothing that they obey."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
-    if text.isprintable():
+def presentable(text: str) -> str:
+    """``text`` as any stream can print it, its overlong words and itself cut in the middle.
+
+    Both ends stay: what was wrong stands at the one, the way out at the other. What is no
+    character, as of a file whose name is no UTF-8, or what a terminal obeys is written as an escape.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    if len(text) > LONGEST_WORD:
+        text = _LONG_WORD.sub(lambda word: _cut(word[0], LONGEST_WORD), text)
+    return _cut(text, LONGEST_TEXT)
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
         return text
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    left_out = f"…({len(text):,} characters)…"
+    end = (most - len(left_out)) // 2
+    return f"{text[:end]}{left_out}{text[-end:]}"
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says that anything may have raised, or its kind where it says nothing."""
+    try:
+        return " ".join(str(error).split()) or type(error).__name__
+    except Exception:
+        return type(error).__name__
 
 
 class ReproError(Exception):
     """Base of all errors here; its message says what was got, what was expected, the way out."""
 
     def __str__(self) -> str:
-        return in_words(super().__str__())
+        return presentable(super().__str__())
 
 
 class OptionError(ReproError, ValueError):
@@ -108,6 +131,10 @@ class BatchSizeError(InputShapeError):
     """The engine was not built for batches of this size."""
 
 
+class InputSizeError(InputShapeError):
+    """What a call would make of its inputs is larger than it may be; says the limit."""
+
+
 class NonFiniteInputError(InputError):
     """An input holds NaN or infinity."""
 
@@ -170,6 +197,10 @@ class RunLimitError(ExecutionError):
 
 class UnrunnableInputError(ExecutionError):
     """The network cannot be run on an input of these values or sizes, though its shape allows them."""
+
+
+class HostMemoryError(ExecutionError, MemoryError):
+    """There is not enough memory on this machine for what was asked."""
 
 
 class NonFiniteOutputError(BackendError):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,43 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.options import MOST_BYTES
 
 _SMALL = 8192  # values; of more, BLAS makes a task for several threads
 _FEW = 64  # values; so many are summed sooner than a function of numpy is called
+_LARGE = 2**20  # values; of more, an array with gaps is not copied as a whole
+_MORE_NAMES = 100  # that are read of a mapping beside those that the network has
+
+
+def plain(what: str, array: NDArray[Any]) -> NDArray[Any]:
+    """``array``, of a class derived from numpy's, as a plain one over the same memory.
+
+    Raises :class:`InputTypeError`, which calls it ``what``, if some of it hides behind a mask.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        try:
+            hidden = int(np.count_nonzero(np.ma.getmaskarray(array)))
+        except Exception:  # the mask of a structured array is one, too
+            hidden = array.size
+        if hidden:
+            raise errors.InputTypeError(
+                f"{hidden:,} of the {array.size:,} values of {what} hide behind a mask, of which a "
+                f"network knows nothing; say what they are, with x.filled(0), or take x.data as it is"
+            )
+    return np.ndarray.view(array, np.ndarray)
 
 
 def all_finite(values: NDArray[Any]) -> bool:
     """Whether ``values`` holds neither NaN nor infinity."""
     if values.dtype.kind != "f":
         return True
-    flat = values.ravel()
+    if not values.flags.c_contiguous:
+        # What is repeated is looked at once, and a large array with gaps in parts.
+        values = _once(values).squeeze()
+        if values.size > _LARGE and not values.T.flags.c_contiguous:
+            rows = max(1, _LARGE * len(values) // values.size)
+            return all(all_finite(values[i : i + rows]) for i in range(0, len(values), rows))
+    flat = values.ravel("K")
     if values.dtype.itemsize < 4:  # its sums overflow soon, and BLAS knows no such numbers
         return bool(np.isfinite(flat).all())
     # A sum is finite only if all of its terms are, and so is a sum of squares, which BLAS makes
@@ -57,7 +85,10 @@ class InputChecker:
         The call of every service: one small input, shaped as one that passed before. After a
         network has run, the caches are cold, and each line of Python costs a microsecond.
         """
-        array = given.get(self._name) if type(given) is dict and len(given) == 1 else given
+        try:
+            array = given.get(self._name) if type(given) is dict and len(given) == 1 else given
+        except Exception:  # of a key that is no plain text
+            return None
         if (
             type(array) is np.ndarray
             and array.shape == self._passed
@@ -77,11 +108,25 @@ class InputChecker:
             feed: dict[str, Any] = dict(zip(self._names, arrays, strict=True))
         else:
             feed = self.bind(arrays, named)
-        sizes: dict[str, int] = {}
+        self.check_arrays(feed)
+        self.check_shapes(feed)
+        self.check_values(feed)
+        return feed
+
+    def check_arrays(self, feed: dict[str, Any]) -> None:
+        """All must be numpy arrays of the right types; those of derived classes become plain."""
         for spec, dtype in zip(self._specs, self._dtypes, strict=True):
             array = feed[spec.name]
+            if type(array) is not np.ndarray and isinstance(array, np.ndarray):
+                feed[spec.name] = array = plain(f"input {spec.name!r}", array)
             if not isinstance(array, np.ndarray) or array.dtype != dtype:
                 raise _type_error(spec, array, self._way_out(spec, array))
+
+    def check_shapes(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """All must have the shapes that the graph takes; nothing else of them is looked at."""
+        sizes: dict[str, int] = {}
+        for spec in self._specs:
+            array = feed[spec.name]
             shape = array.shape
             if len(shape) != len(spec.shape) or 0 in shape:
                 raise _shape_error(spec, shape, sizes, self._way_out(spec, array))
@@ -91,11 +136,27 @@ class InputChecker:
                     isinstance(expected, int) or sizes.setdefault(expected, size) != size
                 ):
                     raise _shape_error(spec, shape, sizes, self._way_out(spec, array))
+
+    def check_sizes(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """None may be larger than what is made of it, where it has to be copied to be run."""
+        for spec in self._specs:
+            array = feed[spec.name]
+            if not array.flags.c_contiguous and _bytes_of(array) > MOST_BYTES:
+                raise errors.InputSizeError(
+                    f"input {spec.name!r} of shape {array.shape} is repeated or has gaps, and to run it "
+                    f"would take a copy of {_bytes_of(array) / 1e9:,.0f} GB, where {MOST_BYTES / 1e9:.0f} "
+                    f"may be; run it in parts, or make it contiguous yourself"
+                )
+
+    def check_values(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        """Arrays of the right shapes must be of a size that can be run, and finite."""
+        self.check_sizes(feed)
+        for spec in self._specs:
+            array = feed[spec.name]
             if self._refuse_nonfinite and not all_finite(array):
                 raise nonfinite_error(spec.name, array)
         if len(self._specs) == 1 and array.size <= _SMALL and array.dtype in ("f4", "f8"):
             self._passed = array.shape
-        return feed
 
     def bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         """What was given, by input name, unchecked but for the names."""
@@ -103,7 +164,7 @@ class InputChecker:
         expected = ", ".join(map(str, specs))
         mapping: Mapping[str, Any] = {}
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):
-            mapping, arrays = arrays[0], ()
+            mapping, arrays = self._read(arrays[0]), ()
         if len(arrays) > len(specs):
             raise errors.InputNameError(
                 f"got {len(arrays)} arrays, the network takes {len(specs)}: {expected}"
@@ -111,8 +172,9 @@ class InputChecker:
         feed: dict[str, Any] = {
             spec.name: array for spec, array in zip(specs, arrays, strict=False)
         }
+        named = self._read(named)
         doubled = [name for name in named if name in feed or name in mapping]
-        unknown = [str(name) for name in (*mapping, *named) if name not in self._names]
+        unknown = [name for name in (*mapping, *named) if name not in self._names]
         if doubled or unknown:
             what = (
                 f"no input {', '.join(map(repr, unknown))}"
@@ -129,6 +191,25 @@ class InputChecker:
             )
         return feed
 
+    def _read(self, mapping: Mapping[Any, Any]) -> dict[str, Any]:
+        """A mapping of anybody's as a dict; not much more of it than the network takes."""
+        try:
+            names = list(islice(mapping, len(self._names) + _MORE_NAMES))
+            strange = [str(name) for name in names if not isinstance(name, str)]
+            # Text is taken as it is, whatever a class derived from it says of itself.
+            feed = {str.__str__(n): mapping[n] for n in names if isinstance(n, str)}
+        except Exception as error:  # it may raise anything
+            raise errors.InputTypeError(
+                f"the {type(mapping).__name__} of inputs cannot be read ({errors.words_of(error)}); give a "
+                f"dict of arrays by name"
+            ) from error
+        if strange:
+            raise errors.InputNameError(
+                f"no input {', '.join(map(repr, strange))}: names are text; the network takes "
+                f"{', '.join(map(str, self._specs))}"
+            )
+        return feed
+
     def _way_out(self, spec: TensorSpec, array: Any) -> str:
         """Where ``array`` seems to be images, what is to be done with them; "" for all else."""
         if not self._images or spec is not self._specs[0] or not _like_images(array):
@@ -141,12 +222,24 @@ class InputChecker:
 
 def _like_images(given: Any) -> bool:
     """Whether it holds bytes, or has three channels in the last place."""
-    if isinstance(given, list | tuple) and given:  # images of different sizes are no one array
-        return _like_images(given[0])
     with suppress(Exception):  # whatever another library's object says to that
-        array = np.asarray(given)
-        return array.dtype == np.uint8 or (array.ndim in (3, 4) and array.shape[-1] == 3)
+        if isinstance(given, list | tuple):  # images of different sizes are no one array
+            given = given[0]
+        known = isinstance(given, np.ndarray | memoryview)
+        if known or hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
+            array = np.asarray(given)
+            return array.dtype == np.uint8 or (array.ndim in (3, 4) and array.shape[-1] == 3)
     return False
+
+
+def _once(values: NDArray[Any]) -> NDArray[Any]:
+    """A view of ``values`` without what is there only by being repeated."""
+    return values[tuple(slice(1 if stride == 0 else None) for stride in values.strides)]
+
+
+def _bytes_of(array: NDArray[Any]) -> int:
+    """Of a contiguous copy: numpy's own count overflows."""
+    return math.prod(array.shape) * array.itemsize
 
 
 def _type_error(
@@ -191,7 +284,8 @@ def _shape_error(
 
 def nonfinite_error(name: str, array: NDArray[Any]) -> errors.NonFiniteInputError:
     """The error for input ``name``, which holds NaN or infinity."""
-    count = int(array.size - np.isfinite(array).sum())
+    once = _once(array)
+    count = int(once.size - np.isfinite(once).sum()) * (array.size // once.size)
     return errors.NonFiniteInputError(
         f"input {name!r} holds {count:,} values that are NaN or infinite, of {array.size:,}; "
         f"mend them, or load with nonfinite='allow'"

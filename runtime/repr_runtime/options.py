@@ -4,12 +4,15 @@ import math
 import os
 from collections.abc import Collection
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from repr_runtime.errors import OptionError
 
 MANY = 2**16
 """More threads or instances than any machine has use for."""
+MOST_BYTES = 2**33
+"""What one call makes of its inputs at most, in bytes: a copy of a broadcast array, say."""
 
 
 def require_whole(least: int, most: float = math.inf, /, **given: object) -> None:
@@ -31,18 +34,35 @@ def _require(name: str, value: object, is_kind: bool, kind: str, least: float, m
     bounds = f", {least:g} or more" if math.isfinite(least) else ""
     if math.isfinite(most):
         bounds = f" from {least:,.12g} to {most:,.12g}"
-    raise OptionError(f"{name} must be {kind}{bounds}, got {value!r:.60}")
+    raise OptionError(f"{name} must be {kind}{bounds}, got {shown(value)}")
 
 
 def require_one_of(choices: Collection[str], /, **given: object) -> None:
     """Raise :class:`OptionError` unless each is one of ``choices``."""
     for name, value in given.items():
         if not isinstance(value, str) or value not in choices:
-            raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
+            raise OptionError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
 
 
 def require_path(**given: object) -> None:
-    """Raise :class:`OptionError` unless each is a path."""
+    """Raise :class:`OptionError` unless each is a path that the system could have."""
     for name, value in given.items():
         if not isinstance(value, str | os.PathLike):
-            raise OptionError(f"{name} must be the path of a file or folder, got {value!r:.60}")
+            raise OptionError(f"{name} must be the path of a file or folder, got {shown(value)}")
+        try:
+            possible = b"\0" not in os.fsencode(Path(value))
+        except Exception:  # a surrogate that stands for no byte; or whatever its own method raises
+            possible = False
+        if not possible:
+            raise OptionError(
+                f"{name} must be the path of a file or folder, got {shown(value)}, which no file "
+                f"can be called"
+            )
+
+
+def shown(value: object) -> str:
+    """How ``value`` is written in Python, its first 60 characters, whatever it is."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # whole numbers of thousands of digits; objects that raise
+        return f"a {type(value).__name__} that cannot be shown"

@@ -3,34 +3,62 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repr_runtime.artifact import bounds
 from repr_runtime.artifact.manifest import PreprocessingInfo
-from repr_runtime.errors import ImageError
+from repr_runtime.errors import ImageError, InputError, words_of
+from repr_runtime.inputs import plain
+from repr_runtime.options import MOST_BYTES
+
+MOST_PIXELS = 2**28
+"""Of one image: each of them counts in the result, and a broadcast array may have any number."""
+
+_AT_ONCE = 64
+"""Images that are float32 twice, for a moment."""
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 
-def as_image_list(images: Images) -> list[NDArray[np.uint8]]:
-    """``images`` as a list of (H, W, 3) arrays, each checked.
+def as_image_list(images: Images, most: int) -> list[NDArray[np.uint8]]:
+    """``images``, up to ``most``, as a list of (H, W, 3) arrays, each checked.
 
     Takes one image (H, W, 3), a batch (N, H, W, 3), or a sequence of images of differing
     sizes. Raises :class:`ImageError`.
     """
     batch: Any = images  # whatever the caller gave: checked here and below
     if isinstance(batch, np.ndarray):
+        batch = _plain(batch)
         batch = batch if batch.ndim == 4 else [batch]
     elif not isinstance(batch, list | tuple):
         raise ImageError(
             f"images must be numpy arrays, got {type(batch).__name__}; convert with np.asarray(image)"
         )
-    if len(batch) == 0:
+    try:
+        count = len(batch) if type(batch) is np.ndarray else 0
+        listed = list(islice(batch, 0 if count > most else most + 1))
+    except Exception as error:  # of a class derived from list
+        raise ImageError(
+            f"the {type(batch).__name__} of images cannot be read ({words_of(error)}); give a list"
+        ) from error
+    if max(count, len(listed)) > most:
+        raise ImageError(
+            f"there are more than {most:,} images, whose input would be larger than the "
+            f"{MOST_BYTES / 1e9:.0f} GB that one call makes; give them in parts"
+        )
+    if not listed:
         raise ImageError("there are no images in the batch; give at least one")
-    return [_checked(image) for image in batch]
+    return [_checked(image) for image in listed]
+
+
+def _plain(image: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return image if type(image) is np.ndarray else plain("an image", image)
+    except InputError as error:  # it hides behind a mask
+        raise ImageError(str(error)) from error
 
 
 def _checked(image: Any) -> NDArray[np.uint8]:
@@ -38,6 +66,7 @@ def _checked(image: Any) -> NDArray[np.uint8]:
         raise ImageError(
             f"an image must be a numpy array, got {type(image).__name__}; convert with np.asarray(image)"
         )
+    image = _plain(image)
     if image.ndim != 3 or image.shape[2] != 3:
         hint = ""
         if image.ndim == 3 and image.shape[0] == 3:
@@ -58,7 +87,12 @@ def _checked(image: Any) -> NDArray[np.uint8]:
         )
     if 0 in image.shape:
         raise ImageError(f"an image of shape {image.shape} has no pixels")
-    return image
+    if image.shape[0] * image.shape[1] > MOST_PIXELS:
+        raise ImageError(
+            f"an image of shape {image.shape} has more than {MOST_PIXELS:,} pixels; resize it first"
+        )
+    checked: NDArray[np.uint8] = image
+    return checked
 
 
 def preprocess(images: Images, info: PreprocessingInfo) -> NDArray[np.float32]:
@@ -68,25 +102,21 @@ def preprocess(images: Images, info: PreprocessingInfo) -> NDArray[np.float32]:
     (:class:`PreprocessingInfo`). Raises :class:`ImageError`, also, before any work, for more
     images than there is memory for.
     """
-    found = as_image_list(images)
-    made = _room_for(len(found), info)
-    for place, image in zip(made, found, strict=True):
-        place[:] = normalise(resize_and_crop(image, info), info).transpose(2, 0, 1)
-    return made
-
-
-def _room_for(count: int, info: PreprocessingInfo) -> NDArray[np.float32]:
-    shape = (count, 3, *info.crop)
-    size = 4 * math.prod(shape)
+    most = max(1, MOST_BYTES // (12 * math.prod(info.crop)))  # 3 channels of 4 bytes
+    found = as_image_list(images, most)
+    shape = (len(found), 3, *info.crop)
     try:
-        if size > bounds.IMAGES_BYTES:
-            raise MemoryError(f"at most are {bounds.IMAGES_BYTES:,}")
-        return np.empty(shape, np.float32)
+        made = np.empty(shape, np.float32)
     except MemoryError as error:
         raise ImageError(
-            f"{count:,} images of {info.crop[0]}x{info.crop[1]} pixels take {size:,} bytes at once "
-            f"({error}); give fewer at a time"
+            f"{len(found):,} images take {4 * math.prod(shape):,} bytes at once ({error}); give fewer "
+            f"at a time"
         ) from error
+    cropped = np.stack([resize_and_crop(image, info) for image in found])
+    for begin in range(0, len(found), _AT_ONCE):
+        some = slice(begin, begin + _AT_ONCE)
+        made[some] = normalise(cropped[some], info).transpose(0, 3, 1, 2)
+    return made
 
 
 def normalise(images: NDArray[np.uint8], info: PreprocessingInfo) -> NDArray[np.float32]:
@@ -138,6 +168,7 @@ def resize_bilinear(
     one direction would leave many times as much as the other, begins with the other.
     """
     top, left, height, width = box
+    image = np.ascontiguousarray(image)  # of another, each take below would make a copy
     rows_first = rows * image.shape[1] <= columns * image.shape[0]
     left_by_rows, left_by_columns = height * image.shape[1], image.shape[0] * width
     if max(left_by_rows, left_by_columns) > 4 * min(left_by_rows, left_by_columns):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,22 +17,13 @@ from repr_runtime.backends.base import Backend, Timings
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array, stand_in
-from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error
+from repr_runtime.inputs import InputChecker, all_finite, nonfinite_error, plain
 from repr_runtime.loading import LoadOptions, Opened, open_backend
 from repr_runtime.options import require_path, require_whole
+from repr_runtime.predictions import Prediction, as_logits, predictions_of
 from repr_runtime.preprocess import Images, preprocess
 from repr_runtime.process.lifetime import closed, leak, register
 from repr_runtime.self_test import SelfTestReport, cast, read_golden
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One image's most probable classes, the first one first."""
-
-    index: int
-    label: str
-    probability: float
-    top: tuple[tuple[int, str, float], ...]
 
 
 def load(
@@ -138,7 +128,6 @@ class Session:
         self._refuse_nonfinite = self.nonfinite == "error"
         images = manifest.preprocessing is not None
         self._checker = InputChecker(backend.inputs, self._refuse_nonfinite, images)
-        self._shapes = InputChecker(backend.inputs, False, images)
         self._output_names = tuple(spec.name for spec in backend.outputs)
         register(self, runs=True)
 
@@ -181,26 +170,36 @@ class Session:
         backend = self._backend or self.backend  # which says that it is closed
         try:
             feed = self._checker(arrays, named)
-        except errors.InputTypeError:
-            return self._run_on_device(backend, arrays, named)  # or it says what is wrong
+        except errors.InputTypeError as error:
+            return self._run_on_device(backend, arrays, named, error)
         outputs = backend.run(feed)
         if self._refuse_nonfinite and not all(map(all_finite, outputs)):
             raise self._nonfinite(outputs)
         return dict(zip(self._output_names, outputs))  # noqa: B905  checked by __init__
 
     def _run_on_device(
-        self, backend: Backend, arrays: tuple[Any, ...], named: Mapping[str, Any]
+        self,
+        backend: Backend,
+        arrays: tuple[Any, ...],
+        named: Mapping[str, Any],
+        refusal: errors.InputTypeError,
     ) -> dict[str, Any]:
+        """What none but a backend on a GPU can run; raises ``refusal`` if nothing lies on one."""
         given = self._checker.bind(arrays, named)
+        for name, value in given.items():
+            if isinstance(value, np.ndarray):  # beside one that lies on the device
+                given[name] = plain(f"input {name!r}", value)
         if not any(map(is_device_array, given.values())):
-            self._checker(arrays, named)
+            raise refusal
 
         def check(views: Mapping[str, Any]) -> None:
             for name, value in views.items():
                 looked_at = self._refuse_nonfinite and isinstance(value, np.ndarray)
                 if looked_at and not all_finite(value):
                     raise nonfinite_error(name, value)
-            self._shapes((), {name: stand_in(value) for name, value in views.items()})
+            seen = {name: stand_in(value) for name, value in views.items()}
+            self._checker.check_arrays(seen)
+            self._checker.check_shapes(seen)
 
         outputs: list[DeviceArray] = backend.run_on_device(given, check)
         return dict(zip(self._output_names, outputs, strict=True))
@@ -247,13 +246,22 @@ class Session:
         no logits (N, classes).
         """
         require_whole(1, top=top)
-        outputs = self.run_all({self.inputs[0].name: self.preprocess(images)})
-        logits = outputs[self._output_names[0]]
-        if logits.ndim != 2:
+        inputs = self.preprocess(images)
+        outputs = self.run_all({self.inputs[0].name: inputs})
+        return self.label(outputs[self._output_names[0]], len(inputs), top)
+
+    def label(self, output: NDArray[Any], count: int, top: int) -> list[Prediction]:
+        """:meth:`predictions` of the first output for ``count`` images, as the network gave it.
+
+        Raises :class:`ArtifactError` if it is no logits (``count``, classes).
+        """
+        if output.ndim != 2 or len(output) != count or not output.shape[1]:
+            rows = "N" if output.ndim != 2 else count
             raise errors.ArtifactError(
-                f"output {self._output_names[0]!r} has shape {logits.shape}, expected (N, classes); use run()"
+                f"output {self._output_names[0]!r} has shape {output.shape}, expected ({rows}, classes); "
+                f"use run()"
             )
-        return self.predictions(logits, top=top)
+        return self.predictions(output, top=top)
 
     def predictions(self, logits: ArrayLike, *, top: int = 5) -> list[Prediction]:
         """What logits (N, classes) of the first output say, or (classes,) those of one sample.
@@ -264,41 +272,15 @@ class Session:
         classes.
         """
         require_whole(1, top=top)
-        scores = self._scores(logits)
-        labels = self.manifest.labels or tuple(map(str, range(scores.shape[1])))
-        if len(labels) != scores.shape[1]:
+        scores = as_logits(logits, self.outputs[0], top)
+        classes = scores.shape[1]
+        labels = self.manifest.labels
+        if labels is not None and len(labels) != classes:
             raise errors.ArtifactError(
-                f"{self.path} has {len(labels)} labels for {scores.shape[1]} classes; use run(), or export "
+                f"{self.path} has {len(labels)} labels for {classes} classes; use run(), or export "
                 f"it again with labels that fit"
             )
-        probabilities = softmax(scores)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        predictions = []
-        for row, classes in zip(probabilities, order, strict=True):
-            best = tuple((int(c), labels[c], float(row[c])) for c in classes)
-            predictions.append(Prediction(*best[0], best))
-        return predictions
-
-    def _scores(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Logits of the first output as (N, classes) in float64."""
-        output = self.outputs[0]
-        classes = output.shape[1] if len(output.shape) == 2 else "classes"
-        try:
-            scores = np.atleast_2d(np.asarray(logits, np.float64))
-        except (TypeError, ValueError) as error:
-            raise errors.InputTypeError(
-                f"logits are {type(logits).__name__}, expected an array (N, {classes}): that of "
-                f"output {output.name!r}"
-            ) from error
-        fit = isinstance(classes, str) or scores.shape[-1] == classes
-        if scores.ndim != 2 or 0 in scores.shape or not fit:
-            raise errors.InputShapeError(
-                f"logits have shape {np.shape(logits)}, expected (N, {classes}): those of output "
-                f"{output.name!r}"
-            )
-        if self._refuse_nonfinite and not all_finite(scores):
-            raise nonfinite_error("logits", scores)
-        return scores
+        return predictions_of(scores, labels, top, self._refuse_nonfinite)
 
     def self_test(self) -> SelfTestReport:
         """Run the golden samples and compare with what the original network said of them.
@@ -324,12 +306,20 @@ class Session:
         :class:`NotBatchableError` where samples must stay together.
         """
         feed = self._checker.bind((inputs,), {})
+        for name, value in feed.items():
+            if isinstance(value, np.ndarray):
+                feed[name] = plain(f"input {name!r}", value)
         counts = {len(v) if isinstance(v, np.ndarray) and v.ndim else 0 for v in feed.values()}
         count = counts.pop()
         # What has not as many samples in each input is for run to take as it is, or to refuse.
         size = count if counts or not count else self.runnable_batch(count)
         if size == count:
             return self.run(feed)
+        # What is wrong with all of them is so with the first, and found before any is run.
+        self._checker.check_arrays(feed)
+        first = np.zeros(size, np.intp)
+        self._checker.check_shapes({name: values[first] for name, values in feed.items()})
+        self._checker.check_sizes(feed)
         if self.inseparable:
             raise errors.NotBatchableError(
                 f"{self.path} runs {size} samples at a time, and {count} cannot be cut up or filled up: "
@@ -371,14 +361,6 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.manifest.name} {self.precision}: {self.choice}>"
-
-
-def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
-    """Probabilities of logits (N, classes), each row for itself, in float64."""
-    exact = scores.astype(np.float64)
-    with np.errstate(all="ignore"):  # of infinity, NaN is the answer
-        exponent = np.exp(exact - exact.max(axis=1, keepdims=True))
-        return np.asarray(exponent / exponent.sum(axis=1, keepdims=True))
 
 
 def _agree(listed: TensorSpec, real: TensorSpec, precision: str) -> bool:

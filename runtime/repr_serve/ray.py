@@ -17,6 +17,7 @@ from repr_runtime import Batcher, Prediction, errors, load
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.batching.deadlines import missed, seconds_to
 from repr_runtime.batching.queue import Answer
+from repr_runtime.inputs import plain
 from repr_runtime.machine import usable_cores
 from repr_runtime.options import require_seconds, require_whole
 from repr_runtime.preprocess import Images
@@ -139,7 +140,7 @@ class Replica:
         parts = [inputs[begin : begin + size] for begin in range(0, len(inputs), size)]
         answers = [await self.infer(part, model=model, timeout=timeout) for part in parts]
         first = asked.outputs[0].name
-        return asked.session.predictions(np.concatenate([a[first] for a in answers]), top=top)
+        return asked.session.label(np.concatenate([a[first] for a in answers]), len(inputs), top)
 
     def _model(self, name: str) -> Model:
         models = self._http.service.models
@@ -156,10 +157,14 @@ class Replica:
 
 
 def _array(name: str, given: Any) -> NDArray[Any]:
+    if isinstance(given, np.ndarray):
+        return plain(f"input {name!r}", given)
     try:
         return np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise errors.InputTypeError(f"input {name!r} is no array: {error}") from error
+    except Exception as error:  # whatever an object raises that is asked for its array
+        raise errors.InputTypeError(
+            f"input {name!r} is no array: {errors.words_of(error)}"
+        ) from error
 
 
 class _Answered(Response):
@@ -325,12 +330,16 @@ def _picture(value: Any) -> NDArray[np.uint8]:
 def _sample(spec: TensorSpec, value: Any) -> NDArray[Any]:
     """One sample of an input; numbers of another type or in one long row are made to fit."""
     shape = spec.shape[1:]
+    if isinstance(value, np.ndarray):
+        value = plain(repr(spec.name), value)
     try:
         array = np.asarray(_plain(value)).astype(spec.dtype, casting="same_kind")
         if array.ndim == 1 and array.ndim != len(shape) and all(isinstance(n, int) for n in shape):
             array = array.reshape([int(n) for n in shape])
-    except (TypeError, ValueError) as error:
-        raise errors.InputTypeError(f"{spec.name!r} is no sample of {spec}: {error}") from error
+    except Exception as error:  # whatever an object raises that is asked for its array
+        raise errors.InputTypeError(
+            f"{spec.name!r} is no sample of {spec}: {errors.words_of(error)}"
+        ) from error
     if array.ndim != len(shape):
         raise errors.InputShapeError(
             f"{spec.name!r} has shape {array.shape}, expected a sample of {spec}, without its first "

@@ -58,3 +58,16 @@ def test_a_missing_extra_says_the_line_that_installs_it() -> None:
         "the report needs the extra 'bench' (no module 'matplotlib'): pip install 'repr-deploy[bench]'"
     )
     assert isinstance(error, ImportError)
+
+
+def test_a_message_keeps_both_ends_of_what_is_too_long_and_can_always_be_printed() -> None:
+    long = str(errors.ArtifactNotFoundError(f"{'a' * 100_000} is no artifact; give its folder"))
+    assert len(long) < 600
+    assert long.startswith("aaa")
+    assert "…(100,000 characters)…" in long
+    assert long.endswith("aaa is no artifact; give its folder")
+    many = str(errors.DeadlineExceededError("one " * 10_000 + "way out"))
+    assert errors.LONGEST_TEXT - 1 <= len(many) <= errors.LONGEST_TEXT
+    assert many.endswith("way out")
+    assert str(errors.OptionError("caf\udce9 is called é")) == r"caf\udce9 is called é"
+    assert str(errors.MissingExtraError("x", "serve")).startswith("x needs the extra 'serve'")

@@ -18,8 +18,8 @@ from repr_bench.measuring.measure import Call, Clock, Plan
 from repr_bench.results.scenarios import StageRow
 from repr_bench.results.trials import Windows
 from repr_bench.scenarios.system import SystemUnderTest
+from repr_runtime.predictions import softmax
 from repr_runtime.preprocess import channels_first, normalise, resize_and_crop
-from repr_runtime.session import softmax
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images

@@ -30,9 +30,6 @@ IMAGE_SIDE = 2**16
 IMAGE_DEVIATION = (1e-9, 1e9)
 """What the channels of an image may be divided by, so that float32 holds what comes of it."""
 
-IMAGES_BYTES = 2**34
-"""Of the images that are made ready at once."""
-
 GOLDEN_BYTES = 2**32
 """Of the golden samples, unpacked."""
 

@@ -365,12 +365,15 @@ def _spec(node: Any) -> TensorSpec:
 def _failure(error: Exception, on_cpu: bool) -> errors.ExecutionError:
     """Of an input where it says so, and on a CPU where it was not memory: nothing else fails there."""
     kind, words = type(error).__name__, str(error).lower()
+    of_memory = kind == "MemoryError" or "alloc" in words or "bfc" in words
     of_input = kind == "InvalidArgument" or (
-        on_cpu
-        and kind in ("Fail", "RuntimeException")
-        and "alloc" not in words
-        and "bfc" not in words
+        on_cpu and kind in ("Fail", "RuntimeException") and not of_memory
     )
+    if on_cpu and of_memory and not of_input:
+        return errors.HostMemoryError(
+            f"there is not enough memory to run the graph on inputs of this size: {_words(error)}; run "
+            f"fewer samples at a time"
+        )
     made = errors.UnrunnableInputError if of_input else errors.ExecutionError
     return made(f"ONNX Runtime failed to run the graph: {_words(error)}")
 

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime.artifact.manifest import TensorSpec
-from repr_runtime.errors import ExecutionError, NotBatchableError
+from repr_runtime.errors import (
+    BatchSizeError,
+    ExecutionError,
+    HostMemoryError,
+    NotBatchableError,
+)
 from repr_runtime.inputs import InputChecker
 
 Key = tuple[tuple[int, ...], ...]
@@ -50,24 +55,30 @@ class Joiner:
         self._outputs = tuple(spec.name for spec in outputs)
         self._checker = InputChecker(free, refuse_nonfinite, images)
 
-    def check(self, given: Any) -> Sample:
-        """One sample or several: an array, or a mapping of them by input name.
+    def check(self, given: Any, most: int) -> Sample:
+        """One sample or several, up to ``most``: an array, or a mapping of them by input name.
 
         Arrays have the network's shape, with or, for a single sample, without the batch
-        dimension. Raises the subclass of :class:`InputError` that says what is wrong.
+        dimension. Raises the subclass of :class:`InputError` that says what is wrong; all that
+        shapes can say is found before values are looked at.
         """
         if (known := self._checker.known(given)) is not None:
             (array,) = known.values()
             return Sample(known, len(array), False, (array.shape[1:],))
         feed = self._checker.bind((given,), {})
-        single = all(
-            getattr(feed[spec.name], "ndim", None) == len(spec.shape) - 1 for spec in self._inputs
-        )
+        self._checker.check_arrays(feed)
+        single = all(feed[spec.name].ndim == len(spec.shape) - 1 for spec in self._inputs)
         if single:
             feed = {name: array[None] for name, array in feed.items()}
-        checked = self._checker((), feed)
-        arrays = [checked[spec.name] for spec in self._inputs]
-        return Sample(checked, len(arrays[0]), single, tuple(a.shape[1:] for a in arrays))
+        self._checker.check_shapes(feed)
+        arrays = [feed[spec.name] for spec in self._inputs]
+        rows = len(arrays[0])
+        if rows > most:
+            raise BatchSizeError(
+                f"got {rows} samples in one request, the batcher runs {most} at once; give them in parts"
+            )
+        self._checker.check_values(feed)
+        return Sample(feed, rows, single, tuple(a.shape[1:] for a in arrays))
 
     def join(self, samples: Sequence[Sample], size: int) -> Mapping[str, NDArray[Any]]:
         """One batch of ``size`` rows; those left over repeat the last sample."""
@@ -75,7 +86,12 @@ class Joiner:
             return samples[0].feed
         feed: dict[str, NDArray[Any]] = {}
         for spec, inner in zip(self._inputs, samples[0].key, strict=True):
-            batch = np.empty((size, *inner), spec.dtype)
+            try:
+                batch = np.empty((size, *inner), spec.dtype)
+            except (MemoryError, ValueError) as error:  # the latter of what no array can be
+                raise HostMemoryError(
+                    f"there is no memory to join {len(samples)} requests ({error}); lower max_batch"
+                ) from error
             end = 0
             for sample in samples:
                 begin, end = end, end + sample.rows

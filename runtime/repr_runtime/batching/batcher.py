@@ -163,12 +163,7 @@ class Batcher(Classifying):
         return self._submit(sample, deadline_of(None, deadline))
 
     def _submit(self, given: Given, deadline: float | None) -> Request:
-        sample = self._joiner.check(given)
-        if sample.rows > self.max_batch:
-            raise errors.BatchSizeError(
-                f"got {sample.rows} samples in one request, the batcher runs {self.max_batch} at once; "
-                f"give them in parts"
-            )
+        sample = self._joiner.check(given, self.max_batch)
         now = time.monotonic()
         until = math.inf if deadline is None else deadline
         held = self._requests

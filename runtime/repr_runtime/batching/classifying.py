@@ -11,8 +11,9 @@ from repr_runtime.batching.arrays import Given
 from repr_runtime.batching.deadlines import deadline_of
 from repr_runtime.batching.queue import Answer
 from repr_runtime.options import require_whole
+from repr_runtime.predictions import Prediction
 from repr_runtime.preprocess import Images
-from repr_runtime.session import Prediction, Session
+from repr_runtime.session import Session
 
 
 class Classifying(ABC):
@@ -72,5 +73,6 @@ class Classifying(ABC):
         return [inputs[i : i + self.max_batch] for i in range(0, len(inputs), self.max_batch)]
 
     def _predictions(self, answers: Sequence[Answer], top: int) -> list[Prediction]:
-        name = self.session.outputs[0].name
-        return self.session.predictions(np.concatenate([a[name] for a in answers]), top=top)
+        outputs = [answer[self.session.outputs[0].name] for answer in answers]
+        logits = np.concatenate(outputs)
+        return self.session.label(logits, len(logits), top)

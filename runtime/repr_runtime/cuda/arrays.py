@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from repr_runtime.errors import InputDtypeError, InputTypeError
+from repr_runtime.errors import InputDtypeError, InputShapeError, InputTypeError, words_of
 
 CPU, CUDA = 1, 2  # DLDeviceType
 _KINDS = {0: "int", 1: "uint", 2: "float", 6: "bool"}  # DLDataTypeCode
@@ -31,7 +31,7 @@ def is_device_array(value: Any) -> bool:
         if hasattr(value, "__dlpack_device__"):
             return int(value.__dlpack_device__()[0]) == CUDA
         return hasattr(value, "__cuda_array_interface__")
-    except (AttributeError, RuntimeError, TypeError, ValueError, BufferError):
+    except Exception:  # whatever another library's object raises
         return False
 
 
@@ -71,9 +71,11 @@ def view(value: Any) -> DeviceView:
             found = replace(found, ordered=value)
         else:
             found = _from_interface(value.__cuda_array_interface__)
-    except (AttributeError, RuntimeError, TypeError, ValueError, BufferError) as error:
+    except InputDtypeError:
+        raise
+    except Exception as error:  # whatever another library's object raises
         raise InputTypeError(
-            f"the {type(value).__name__} cannot be shared ({error}); give it as a plain, "
+            f"the {type(value).__name__} cannot be shared ({words_of(error)}); give it as a plain, "
             f"contiguous CUDA array (torch: x.detach().contiguous())"
         ) from error
     return found
@@ -82,7 +84,12 @@ def view(value: Any) -> DeviceView:
 def stand_in(value: Any) -> Any:
     """A numpy array of the view's shape and dtype, for checks that look at no values."""
     if isinstance(value, DeviceView):
-        return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+        try:
+            return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+        except (TypeError, ValueError) as error:
+            raise InputShapeError(
+                f"a device array of shape {value.shape} cannot be ({error}); give one that lies on the GPU"
+            ) from error
     return value
 
 

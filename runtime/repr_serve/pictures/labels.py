@@ -70,7 +70,7 @@ class Labeller:
             part = {name: inputs[begin : begin + size]}
             model, outputs = await self._service.infer(model, part, deadline)
             logits.append(outputs[first])
-        return model, model.session.predictions(np.concatenate(logits), top=top)
+        return model, model.session.label(np.concatenate(logits), len(inputs), top)
 
     async def _inputs(
         self, model: Model, pictures: Sequence[bytes], deadline: float

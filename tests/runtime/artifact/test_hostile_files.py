@@ -216,9 +216,9 @@ def test_images_that_there_is_no_memory_for_are_refused_before_the_work(
     images = np.broadcast_to(np.zeros((4, 4, 3), np.uint8), (1000, 4, 4, 3))
     with load(artifact, device="cpu") as session:
         assert len(session.classify(images)) == 1000
-        monkeypatch.setattr(bounds, "IMAGES_BYTES", 999 * 3 * 4 * 4 * 4)
+        monkeypatch.setattr(preprocess, "MOST_BYTES", 999 * 3 * 4 * 4 * 4)
         monkeypatch.setattr(preprocess, "resize_and_crop", pytest.fail)
-        with refuses(errors.ImageError, "1,000 images of 4x4 pixels take 192,000 bytes", "fewer"):
+        with refuses(errors.ImageError, "more than 999 images", "in parts"):
             session.classify(images)
 
 
