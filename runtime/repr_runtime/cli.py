@@ -19,6 +19,7 @@ from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.checks import Check
 from repr_runtime.errors import ReproError
+from repr_runtime.files import with_streams
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
 from repr_runtime.preflight import preflight, preflight_engines
@@ -56,6 +57,10 @@ def _precisions(parsed_args: argparse.Namespace, **_: object) -> tuple[str, ...]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 if the artifact will run here, 1 if not."""
+    return with_streams("repr-inspect", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     p = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
         import argcomplete
@@ -85,10 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = shutil.get_terminal_size((0, 0)).columns  # 0: no terminal, nor COLUMNS
         lines = [_printable(line, width) for line in (*described, *_verdict(checks))]
         report = "\n".join(lines)
-    try:
-        print(report, flush=True)
-    except BrokenPipeError:  # the reader, head or a pager, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(report)
     return 0 if runs else 1
 
 

@@ -26,9 +26,11 @@ def plain(what: str, array: NDArray[Any]) -> NDArray[Any]:
     """
     if isinstance(array, np.ma.MaskedArray):
         try:
-            hidden = int(np.count_nonzero(np.ma.getmaskarray(array)))
-        except Exception:  # the mask of a structured array is one, too
-            hidden = array.size
+            mask = np.ma.getmaskarray(array)
+            plain_mask = mask.dtype == bool  # that of a structured array is structured, too
+            hidden = np.count_nonzero(mask) if plain_mask else any(mask.tobytes()) * mask.size
+        except Exception:  # of a class derived from this one
+            hidden = np.ndarray.view(array, np.ndarray).size
         if hidden:
             raise errors.InputTypeError(
                 f"{hidden:,} of the {array.size:,} values of {what} hide behind a mask, of which a "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from repr_runtime.artifact.limits import Limits
 from repr_runtime.errors import MissingExtraError, OptionError
+from repr_runtime.files import with_streams
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
 from repr_runtime.options import require_one_of
@@ -147,6 +148,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 at the end, 1 if the artifacts cannot be served, 2 for a mistake."""
+    return with_streams("repr-serve", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     p = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
         import argcomplete

@@ -143,7 +143,12 @@ def numpy_products(clock: Clock = time.perf_counter_ns) -> Iterator[Peak]:
 
 def _numpy_elsewhere(threads: int) -> list[Peak]:
     done = subprocess.run(
-        [sys.executable, "-m", "repr_bench.analysis.peaks"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "repr_bench.analysis.peaks",
+        ],  # -P: not from the working folder
         env={**os.environ, **dict.fromkeys(_BLAS_THREADS, str(threads))},
         capture_output=True,
         text=True,

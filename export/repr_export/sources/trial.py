@@ -21,7 +21,8 @@ def crash_of(graph: bytes, inputs: dict[str, NDArray[np.generic]]) -> str:
         path, arrays = Path(folder) / "graph.onnx", Path(folder) / "inputs.npz"
         path.write_bytes(graph)
         np.savez(arrays, allow_pickle=False, **{f"input.{k}": v for k, v in inputs.items()})
-        command = [sys.executable, __file__, str(path), str(arrays)]
+        # -P: of the files beside this one, some are called as libraries are.
+        command = [sys.executable, "-P", __file__, str(path), str(arrays)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_LIMIT, check=False)
         except subprocess.TimeoutExpired:

@@ -20,6 +20,7 @@ from repr_models.errors import TrainingError
 from repr_models.files import replace_file
 from repr_models.registry import networks, resolve
 from repr_models.spec import CIFAR10, NetworkSpec
+from repr_models.streams import with_streams
 from repr_models.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -94,10 +95,14 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0, 1 for a failure, 2 for wrong usage and 130 when interrupted."""
-    p = parser()
-    complete(p)
-    args = p.parse_args(argv)
-    return finish("repr-train", lambda: _run(args), "from the last whole epoch")
+
+    def command() -> int:
+        p = parser()
+        complete(p)
+        args = p.parse_args(argv)
+        return finish("repr-train", lambda: _run(args), "from the last whole epoch")
+
+    return with_streams("repr-train", command)
 
 
 def _recipe(args: argparse.Namespace, spec: NetworkSpec) -> Recipe:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 
@@ -60,6 +61,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
             if failed := [check.detail for check in checks if not check.passed]:
                 _log.critical("%s: %s", source.name, "; ".join(failed))
                 return 1
+        os.environ["PYTHONSAFEPATH"] = "1"  # else they would import from the working folder first
         workers = _Workers(config, sockets=[listener])
         workers.run()
         return int(any(one.exitcode == STARTUP_FAILURE for one in workers.processes))

@@ -98,7 +98,7 @@ def test_all_peaks_with_the_threads_of_the_sessions(small: dict[str, Any]) -> No
     peaks, notes = measure_peaks(1, memory_bytes=2**16, int8=True, clock=ticks(10**8))
     assert [peak.kind for peak in peaks] == ["float32", "float32", "int8", "memory", "cache"]
     assert peaks[1].samples_ns == (3, 2)
-    assert small["command"] == ["-m", "repr_bench.analysis.peaks"]
+    assert small["command"] == ["-P", "-m", "repr_bench.analysis.peaks"]
     assert small["OPENBLAS_NUM_THREADS"] == small["OMP_NUM_THREADS"] == "1"
     assert [peak.size for peak in peaks[3:]] == [2**13, 1024]
     (note,) = notes
