@@ -42,7 +42,7 @@ def write(tiny: Any, tmp_path: Path) -> Any:
     [
         (costly.calling(30, 2), "calls, with functions as often as they are called; the limit is 10,000"),
         (costly.calling(3000, 1), "functions call each other more than 64 deep, or without end"),
-        (costly.calling(1, 0), "or without end (Limits.depth); write it with its functions inlined; raise it if"),
+        (costly.calling(1, 0), "or without end (Limits.depth); write it with its functions inlined"),
         (costly.sparse(2**30), "dense ones of more bytes than its file has and 536,870,912"),
         (costly.sparse(2**62), "(Limits.constants)"),
         (costly.nested(10_000), "messages lie more than 100 deep"),
