@@ -31,7 +31,10 @@ class Signature:
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None or value.name is None:
         raise GraphError(f"{value.name!r} has no shape or dtype in the graph; export it with both")
-    dtype = value.dtype.numpy().name
+    try:
+        dtype = value.dtype.numpy().name
+    except TypeError:  # UNDEFINED
+        dtype = ""
     if dtype not in DTYPES:
         raise GraphError(f"{value.name!r} is {value.dtype.name}, which numpy cannot hold; cast it")
     shape = tuple(

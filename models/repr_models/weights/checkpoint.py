@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repr_models.spec import NetworkSpec
+
+LARGEST = 16 * 2**30
+"""Bytes of a checkpoint's file at most, which is read at once."""
 
 Renames = Sequence[tuple[str, str]]
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -45,7 +50,13 @@ def read_file(path: Path) -> bytes:
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint {path}; give the path of a file, or 'random'")
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size > LARGEST:
+                raise WeightsError(
+                    f"{path} has {size:,} bytes, a checkpoint at most {LARGEST:,}; save the tensors alone"
+                )
+            return stream.read()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     except MemoryError as error:
@@ -80,7 +91,12 @@ def load_content(
     state, head = _with_head_of(network, state)
     _check_fit(network, state, path, spec)
     fitted = with_zeros_on_both_sides(network, state, version)
-    network.load_state_dict(fitted, strict=True)
+    try:
+        network.load_state_dict(fitted, strict=True)
+    except Exception as error:  # of tensors that are sparse, quantized or nowhere
+        raise WeightsError(
+            f"{path} does not fit the network: {' '.join(str(error).split())[:300]}"
+        ) from error
     moved = "" if fitted is state else "the zero channels of its shortcuts were moved to both sides"
     return Loaded(_stated_top1(loaded), tuple(filter(None, (head, moved))))
 
@@ -128,6 +144,7 @@ def _parse_pickle(content: bytes, path: Path) -> object:
     import torch
 
     way_out = "save the tensors alone, with torch.save(network.state_dict(), FILE)"
+    _require_unpacked(content, path, way_out)
     try:
         with warnings.catch_warnings():
             # About pickle protocols; what matters is said by the error that follows.
@@ -145,6 +162,21 @@ def _parse_pickle(content: bytes, path: Path) -> object:
         raise WeightsError(f"{path} is damaged or is not a torch.save file; {way_out}") from error
 
 
+def _require_unpacked(content: bytes, path: Path, way_out: str) -> None:
+    """Whether an archive says of itself that it has no more than it has: torch packs nothing."""
+    if not content.startswith(b"PK"):
+        return  # torch's older format, in which all stands for itself
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            stated = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # what zipfile raises shares no base
+        raise WeightsError(f"{path} is damaged or is not a torch.save file; {way_out}") from error
+    if stated > len(content):
+        raise WeightsError(
+            f"{path} has {len(content):,} bytes and says that {stated:,} are in it; {way_out}"
+        )
+
+
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     import torch
 
@@ -158,10 +190,14 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
         state = state[nested]
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path} holds a {type(state).__name__}, not a dict of tensors")
-    strange = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    strange = [
+        str(key)
+        for key, value in state.items()
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_nested
+    ]
     if strange:
         raise WeightsError(
-            f"{path} holds values that are not tensors ({_listed(strange)}); a state dict is "
+            f"{path} holds values that are not dense tensors ({_listed(strange)}); a state dict is "
             f"looked for at the top and under {', '.join(_NESTED_KEYS)}"
         )
     tensors = {str(key): value for key, value in state.items()}
@@ -234,4 +270,4 @@ def _check_fit(
 
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return f"{', '.join(keys[:_LISTED])}{more}"
+    return f"{', '.join(f'{key:.100}' for key in keys[:_LISTED])}{more}"

@@ -120,7 +120,7 @@ def _described(metadata: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
     try:
         described = json.loads(metadata[METADATA_KEY])
         version, encoding = described["version"], described["encoding"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"its metadata on how it is stored is damaged; {_WAY_OUT}") from error
     if version not in range(1, VERSION + 1):
         raise WeightsError(

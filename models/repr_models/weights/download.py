@@ -2,8 +2,8 @@
 
 A transfer grows a hidden partial file beside its place; the file is renamed into place when its
 SHA-256 fits. A broken transfer goes on where it stopped if the server says (``If-Range``) that
-it still has the same file, else from the start. One process at a time fetches a file; others
-wait for it, and find it there.
+it still has the same file, else from the start. Neither its size nor its time is without an end.
+One process at a time fetches a file; others wait for it, and find it there.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from repr_models.errors import WeightsError
 from repr_models.files import CACHE_VARIABLE, cache_folder
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
     from repr_models.spec import Published
+
+LARGEST = 8 * 2**30
+"""Bytes of a checkpoint at most; the largest published one has 0.6 GB."""
+SLOWEST = 1 << 10
+"""Bytes a second that a server brings at least, on the whole of ``timeout``, or it is asked anew."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the file's name, the bytes there so far, and all bytes (None: not known)."""
@@ -87,22 +92,27 @@ def fetch(
 ) -> Path:
     """The checkpoint's file in the cache, downloaded if it is not there; its digest was checked.
 
-    ``timeout`` is in seconds without a byte; ``pause`` in seconds before the second attempt.
+    Of a publisher who states only the first digits of it, the digest of the file that came first
+    is kept beside it, and no other will do from then on. ``timeout`` is in seconds without a byte, or
+    with hardly any; ``pause`` in seconds before the second attempt.
     Raises :class:`WeightsError` if it cannot be fetched or stored, or is another file.
     """
     tell = progress or (lambda _name, _done, _total: None)
     path = cached_path(published)
     if _fits(path, published.sha256):
+        _require_first(path, published)
         return path
     with _disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(path.with_name(f".{path.name}.lock"), lambda: tell(path.name, 0, None))
         with lock as alone:
             if _fits(path, published.sha256):  # by now: another process fetched it
+                _require_first(path, published)
                 return path
             own = "" if alone else f".{os.getpid()}"
             partial = path.with_name(f".{path.name}{own}.partial")
             _Transfer(published, path, partial, tell, timeout).run(pause)
+            _require_first(path, published)
             return path
 
 
@@ -133,6 +143,25 @@ def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 
 def _fits(path: Path, sha256: str) -> bool:
     return path.is_file() and _digest(path).hexdigest().startswith(sha256)
+
+
+def _require_first(path: Path, published: Published) -> None:
+    """Whether the cached file is the one that came first, where its publisher says only some digits."""
+    if len(published.sha256) == 64:
+        return
+    note, digest = path.with_name(f"{path.name}.sha256"), _digest(path).hexdigest()
+    try:
+        first = note.read_text("ascii", "replace").split()
+    except FileNotFoundError:
+        with suppress(OSError):  # a cache that others fill may be read alone
+            note.write_text(f"{digest}  {path.name}\n", "ascii")  # as sha256sum --check takes it
+        return
+    if first[:1] != [digest]:
+        raise WeightsError(
+            f"{path} is another file than the one that came first (SHA-256 {digest}; {note.name} says "
+            f"{' '.join(first[:1])!r:.70}), though both begin with {published.sha256}, which is all that its "
+            f"publisher states; ask them, and remove both files or give the right one with --weights FILE"
+        )
 
 
 def _digest(path: Path) -> _Hash:
@@ -211,7 +240,7 @@ class _Transfer:
             headers |= {"Range": f"bytes={begin}-", "If-Range": validator}
         with _network():
             request = urllib.request.Request(self.published.url, headers=headers)
-            response = urllib.request.urlopen(request, timeout=self.timeout)
+            response = _OPENER.open(request, timeout=self.timeout)
         with response:
             if response.status != 206:
                 begin, digest = 0, hashlib.sha256()
@@ -220,7 +249,8 @@ class _Transfer:
             elif not re.match(rf"bytes {begin}-", response.headers.get("Content-Range") or ""):
                 raise _NetworkError("the server sent another part than was asked for", part=True)
             length = response.headers.get("Content-Length")
-            total = begin + int(length) if length and length.isdigit() else None
+            total = begin + int(length) if length and re.fullmatch("[0-9]{1,18}", length) else None
+            self._require_bounded(total or 0)
             with self.partial.open("ab", buffering=0) as stream:
                 done = self._receive(response, stream, digest, begin, total)
             if total is not None and done < total:
@@ -236,11 +266,19 @@ class _Transfer:
         total: int | None,
     ) -> int:
         self.tell(self.path.name, done, total)
+        since, before = time.monotonic(), done
         while True:
             with _network():
                 block = response.read1(_BLOCK)
             if not block:
                 break
+            self._require_bounded(done + len(block))
+            if (passed := time.monotonic() - since) > self.timeout:
+                if done - before < passed * SLOWEST:
+                    raise _NetworkError(
+                        f"hardly anything came, {done - before:,} bytes in {passed:.0f} s"
+                    )
+                since, before = time.monotonic(), done
             try:
                 rest = memoryview(block)
                 while rest:
@@ -253,6 +291,13 @@ class _Transfer:
             self.tell(self.path.name, done, total)
         os.fsync(stream.fileno())
         return done
+
+    def _require_bounded(self, size: int) -> None:
+        if size > LARGEST:
+            self._discard()
+            raise _NetworkError(
+                f"it has more than {LARGEST:,} bytes, which no checkpoint has", lasting=True
+            )
 
     @property
     def _note_path(self) -> Path:
@@ -287,6 +332,21 @@ class _Transfer:
             f"it at {self.path}{there} or give it with --weights FILE, or take --weights random "
             f"for latency alone"
         )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """To HTTP alone, and never from an encrypted connection to one that is not."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != "https" and (scheme != "http" or req.type == "https"):
+            raise _NetworkError(f"it leads to {newurl!r:.100}, which is not followed", lasting=True)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
 
 
 @contextmanager

@@ -96,7 +96,11 @@ def _load_published(
     loaded = load_content(network, content, path, spec, published.renames)
     record = {"source": published.source, "published_top1": published.top1}
     digest = hashlib.sha256(content).hexdigest()
-    return WeightsSource("published", published.url, digest, record, loaded.rewritten)
+    notes = loaded.rewritten
+    if len(published.sha256) < 64:
+        said = f"its publisher states {len(published.sha256)} of 64 digits of its SHA-256"
+        notes = (*notes, f"{said}, and it was trusted when it came first: {digest}")
+    return WeightsSource("published", published.url, digest, record, notes)
 
 
 def load_checkpoint(

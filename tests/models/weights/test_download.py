@@ -49,8 +49,9 @@ def get(server: Behaviour, content: bytes = CONTENT, timeout: float = 10.0) -> P
 
 
 def whole_files(cache: Path) -> list[str]:
-    """Everything in the cache but the locks."""
-    return sorted(p.name for p in (cache / "weights").iterdir() if p.suffix != ".lock")
+    """Everything in the cache but the locks and the digests."""
+    kinds = (".lock", ".sha256")
+    return sorted(p.name for p in (cache / "weights").iterdir() if p.suffix not in kinds)
 
 
 def asked(server: Behaviour) -> list[tuple[int, str | None, int]]:
