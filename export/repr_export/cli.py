@@ -186,7 +186,10 @@ def _main(argv: Sequence[str] | None) -> int:
         status, message = 1, f"{presentable(str(error))}; {_WRITTEN.get(args.step, _NOTHING)}"
     except MemoryError as error:
         why = str(error) or "none is left"
-        status, message = 1, f"there is not enough memory ({why}); {_WRITTEN.get(args.step, _NOTHING)}"
+        status, message = (
+            1,
+            f"there is not enough memory ({why}); {_WRITTEN.get(args.step, _NOTHING)}",
+        )
     except KeyboardInterrupt:
         done = _WRITTEN.get(args.step) or _BEING_WRITTEN.get(args.step, _NOTHING)
         status, message = 130, f"interrupted; {done}"
