@@ -144,7 +144,7 @@ def test_links_within_it_and_to_it_and_hard_links_are_files_like_others(
 
 def test_words_that_quote_what_is_long_are_shortened(tmp_path: Path) -> None:
     for name in ("x" * 100_000, "a/" * 50_000, "\x1b[2J" * 10_000, "\0", "\ud800"):
-        with pytest.raises(errors.ArtifactNotFoundError) as caught:
+        with pytest.raises(errors.ReproError) as caught:
             load(tmp_path / name)
         words = str(caught.value)
         assert len(words) < 6000
