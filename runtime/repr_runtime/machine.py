@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from repr_runtime.errors import ThreadLimitError
+from repr_runtime.process.lifetime import closed
 
 _CPU_FILE = Path("/proc/cpuinfo")
 _LIMIT_FILE = Path("/sys/fs/cgroup/cpu.max")
@@ -63,11 +64,13 @@ def require_threads(count: int) -> None:
             thread.join()
 
 
-def no_thread(started: int, wanted: int, error: Exception) -> ThreadLimitError:
+def no_thread(started: int, wanted: int, error: Exception) -> BaseException:
     """The error for threads of which the system started less than were wanted."""
-    return ThreadLimitError(
-        f"the system starts {started} more threads, and {wanted} are wanted ({error}); allow this "
-        f"process more threads or memory (ulimit -u, ulimit -v), or ask for fewer"
+    return closed(  # which is why, from Python 3.12 on, where the process ends
+        ThreadLimitError(
+            f"the system starts {started} more threads, and {wanted} are wanted ({error}); allow this "
+            f"process more threads or memory (ulimit -u, ulimit -v), or ask for fewer"
+        )
     )
 
 
