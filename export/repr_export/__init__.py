@@ -2,6 +2,8 @@
 
 import logging
 
+import repr_runtime  # noqa: F401  before ONNX Runtime, which it keeps from reporting to its maker
+
 for _library in (
     "onnx_ir",
     "onnxscript",
