@@ -27,6 +27,7 @@ from repr_bench.results.trials import SCENARIOS
 from repr_models.completion import complete
 from repr_models.errors import ModelsError
 from repr_runtime import ReproError
+from repr_runtime.errors import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command(args, arguments)
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
-    except (BenchError, ModelsError, ReproError) as error:
-        print(f"repr-bench: {error}", file=sys.stderr)
+    except (BenchError, ModelsError, ReproError, OSError) as error:
+        print(in_words(f"repr-bench: {error}"), file=sys.stderr)
     except KeyboardInterrupt:
         print("repr-bench: interrupted", file=sys.stderr)
         return 130

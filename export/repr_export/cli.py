@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repr_models.completion import complete, completes, networks_and_graphs
-from repr_runtime.errors import MissingExtraError, ReproError
+from repr_runtime.errors import MissingExtraError, ReproError, in_words
 from repr_runtime.machine import version_of
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, message = 1, f"{error}; nothing was written"
     except KeyboardInterrupt:
         status, message = 130, "interrupted; nothing was written"
-    print(f"repr-export: {message}", file=sys.stderr)
+    print(in_words(f"repr-export: {message}"), file=sys.stderr)
     return status
 
 
@@ -219,7 +219,7 @@ def _run(args: argparse.Namespace) -> int:
             with redirect_stdout(sys.stderr):  # what a network of the user's prints is no result
                 done = export(args.target, out, options, progress=tell, download=download)
     except ModelsError as error:
-        print(f"repr-export: {error}", file=sys.stderr)
+        print(in_words(f"repr-export: {error}"), file=sys.stderr)
         return 1
     if args.json:
         said = {"artifact": str(done.path), "manifest": asdict(done.manifest)}

@@ -1,13 +1,17 @@
 """Everything that can go wrong between an artifact and its predictions."""
 
 LONGEST = 2000
-"""Characters of an error's words; of longer ones, which quote what is longer still, the middle is left out."""
+"""Characters of an error's words, or of a line that shows what a stranger wrote, at most."""
+
+
+def shortened(text: str) -> str:
+    """``text``, without its middle if it has more characters than ``LONGEST``."""
+    return f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}" if len(text) > LONGEST else text
 
 
 def in_words(text: str) -> str:
-    """``text`` as any log and terminal can show it: of bounded length, and nothing that they obey."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
+    """``text`` as any log and terminal can show it: shortened, and nothing in it that they obey."""
+    text = shortened(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
