@@ -56,7 +56,7 @@ def _main(argv: Sequence[str] | None) -> int:
             return command(args, arguments)
     except ModuleNotFoundError as error:
         print(f"repr-bench needs {error.name}: {INSTALL}", file=sys.stderr)
-    except (BenchError, ModelsError, ReproError) as error:
+    except (BenchError, ModelsError, ReproError, OSError) as error:
         print(f"repr-bench: {presentable(str(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("repr-bench: interrupted", file=sys.stderr)

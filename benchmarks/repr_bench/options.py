@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -282,14 +283,14 @@ def wrong_name(target: str) -> str:
 
     Found without torch, which registering the networks takes seconds to import.
     """
-    if is_own(target) or len(Path(target).parts) > 1 or Path(target).exists():
+    if is_own(target) or len(Path(target).parts) > 1 or os.path.exists(target):
         return ""
     known = {*stored_multiply_adds(), *registered}
     names = sorted({*known, *(name.partition(".")[0] for name in known)})
     if target.strip().lower() in names:
         return ""
     near = did_you_mean(target, names) or "; repr-bench --list has them all"
-    return f"there is no network called {target!r}{near}"
+    return f"there is no network called {target!r:.200}{near}"
 
 
 def whole_number(text: str) -> int:

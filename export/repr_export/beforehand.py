@@ -32,7 +32,9 @@ def require_ready(out: Path, options: ExportOptions) -> None:
 
 
 def _require_writable(out: Path, option: str) -> None:
-    place = next(part for part in (out, *out.absolute().parents) if part.exists())
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -193,7 +193,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         done = _WRITTEN.get(args.step) or _BEING_WRITTEN.get(args.step, _NOTHING)
         status, message = 130, f"interrupted; {done}"
-    print(f"repr-export: {message}", file=sys.stderr)
+    print(f"repr-export: {presentable(message)}", file=sys.stderr)
     return status
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
 from repr_runtime.backends.tensorrt.checks import Check
-from repr_runtime.errors import ReproError
+from repr_runtime.errors import ReproError, presentable
 from repr_runtime.files import with_streams
 from repr_runtime.loading import DEVICES
 from repr_runtime.machine import version_of
@@ -99,7 +99,7 @@ def _printable(line: str, width: int) -> str:
 
     Wrapped between words to ``width`` columns, if that is not 0, below what follows its title.
     """
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    shown = presentable(line)
     encoding = sys.stdout.encoding or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
     if len(shown) <= width or not width:

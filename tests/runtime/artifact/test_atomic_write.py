@@ -186,7 +186,7 @@ def test_writers_and_a_reader_at_once(
 
     def write(first: int) -> None:
         i = first
-        while i < first + 15 or loads < LOADS:
+        while i < first + 15 or (loads < LOADS and not reading.done()):
             write_artifact(target, *known[i % len(known)])
             i += 1
 
@@ -203,7 +203,8 @@ def test_writers_and_a_reader_at_once(
                 assert bias_of(session) == tiny.parameters(seed)[1][0]
 
     with ThreadPoolExecutor(writers + 1) as pool:
-        reading, *writing = [pool.submit(read), *(pool.submit(write, i) for i in range(writers))]
+        reading = pool.submit(read)
+        writing = [pool.submit(write, i) for i in range(writers)]
         wait(writing)
         done.set()
     raised = [error for future in (reading, *writing) if (error := future.exception())]

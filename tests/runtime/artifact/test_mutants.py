@@ -159,6 +159,7 @@ def inspected(
     shown = capsys.readouterr()
     assert shown.err == "", what
     assert shown.out.replace("\n", "").isprintable(), what
+    assert max(map(len, shown.out.split("\n"))) < 20_000, what
     assert main([str(folder), *more, "--json"]) in (0, 1), what
     json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
 
