@@ -1,7 +1,9 @@
 """The machine's peaks: what is counted, on a fake clock, and what cannot be measured."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -122,3 +124,24 @@ def test_the_process_of_numpy_prints_its_peaks(
     module.main()
     (peak,) = (Peak(**each) for each in json.loads(capsys.readouterr().out))
     assert (peak.kind, peak.size, peak.amount, len(peak.samples_ns)) == ("float32", 2, 16, 5)
+
+
+def test_the_process_of_numpy_imports_nothing_from_the_working_folder(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_peaks(1, memory_bytes=2**16, int8=False, clock=ticks(10**8))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "numpy", "subprocess"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(66)")
+    *python, _ = small["command"]
+    program = tmp_path / "away" / "repr_away.py"
+    program.parent.mkdir()
+    program.write_text("import json, numpy, subprocess, repr_bench.analysis.peaks")
+    for flags, status in ((python, 0), (["-m"], 66)):
+        done = subprocess.run(
+            [sys.executable, *flags, "repr_away"],
+            env={**os.environ, "PYTHONPATH": str(program.parent)},
+            check=False,
+        )
+        assert done.returncode == status

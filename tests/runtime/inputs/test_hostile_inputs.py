@@ -243,6 +243,7 @@ def sessions(tiny: Any, two_inputs: Path, tmp_path: Path) -> Iterator[list[Sessi
 
 
 @pytest.mark.large
+@pytest.mark.timeout(600 + CASES / 100)
 def test_every_input_is_answered_as_its_plain_copy_or_refused(sessions: list[Session]) -> None:
     random = np.random.default_rng(CASES)
     counts: Counter[str] = Counter()
