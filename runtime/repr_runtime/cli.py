@@ -99,7 +99,7 @@ def _printable(line: str, width: int) -> str:
 
     Wrapped between words to ``width`` columns, if that is not 0, below what follows its title.
     """
-    shown = presentable(line)
+    shown = presentable(line).replace("\n", "\\n")
     encoding = sys.stdout.encoding or "utf-8"
     shown = shown.encode(encoding, "backslashreplace").decode(encoding)
     if len(shown) <= width or not width:

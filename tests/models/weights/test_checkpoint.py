@@ -137,7 +137,10 @@ def test_a_truncated_file_is_damaged(
     [
         (torch.zeros(3), "holds a Tensor, not a dict of tensors"),
         ([1, 2], "holds a list, not a dict"),
-        ({"lr": 0.1, "epoch": 3}, r"not dense tensors \(lr, epoch\); a state dict is looked for at"),
+        (
+            {"lr": 0.1, "epoch": 3},
+            r"not dense tensors \(lr, epoch\); a state dict is looked for at",
+        ),
         ({}, "missing: conv.weight"),
         ({"state_dict": {}}, "missing: conv.weight"),
     ],
