@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repr_runtime import files
-from repr_runtime.files import cache_folder, replace_file, write_flushed
+from repr_runtime.files import cache_folder, read_bounded, replace_file, write_flushed
 
 
 def test_a_file_is_replaced_whole_or_what_was_there_stays(
@@ -62,3 +62,14 @@ def test_the_cache_is_where_the_variables_say(
     assert cache_folder() == tmp_path / "shared" / "repr-deploy"
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
+def test_a_file_is_read_within_its_bound_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path, pipe = tmp_path / "f", tmp_path / "pipe"
+    path.write_bytes(b"12345")
+    os.mkfifo(pipe)
+    assert read_bounded(path, 5) == b"12345"
+    for wrong, most, words in ((path, 4, "5 bytes, more than 4"), (pipe, 9, "is not a file")):
+        with pytest.raises(OSError, match=words):
+            read_bounded(wrong, most)

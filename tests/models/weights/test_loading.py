@@ -219,6 +219,10 @@ def test_the_record_beside_a_file_is_its_record_if_it_is_of_these_bytes(
     ):
         path.with_suffix(".json").write_text(json.dumps(record))
         assert load_checkpoint(Small(), path).record == expected
+    good = json.dumps(said | {"weights_sha256": digest})
+    for odd in ('"deep": ' + "[" * 5000 + "]" * 5000, '"x": 1e999', '"x": NaN', '"x": "\\ud800"'):
+        path.with_suffix(".json").write_text(good[:-1] + f", {odd}}}")
+        assert load_checkpoint(Small(), path).record == {}
 
 
 @pytest.mark.parametrize(
