@@ -98,6 +98,8 @@ def open_engine_file(
     """
     path = Path(engine)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError("it is no regular file")  # but one without end, perhaps
         content = path.read_bytes()
     except OSError as error:
         raise errors.MissingFileError(
