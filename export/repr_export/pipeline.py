@@ -35,6 +35,7 @@ from repr_models.spec import FoldContract
 from repr_models.weights.download import Progress
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.writing import check_free, write_artifact
+from repr_runtime.options import require_path
 from repr_runtime.preflight import preflight
 
 DEFAULT_OUT = Path("artifacts")
@@ -65,10 +66,12 @@ def export(
     ``progress`` gets a few words at each step, ``download`` the name, the bytes so far and all
     bytes of a checkpoint that is fetched. An artifact of that name is replaced when the
     new one is whole, never before. Raises :class:`repr_export.errors.ExportError`,
-    ``repr_models.errors.ModelsError`` or ``repr_runtime.errors.ArtifactError``; nothing is
-    written then.
+    ``repr_models.errors.ModelsError``, or ``repr_runtime.errors.ArtifactError`` or its
+    ``OptionError`` for what can be no path; nothing is written then.
     """
     options = options or ExportOptions()
+    paths = {"target": target, "out": out, "weights": options.weights, "name": options.name}
+    require_path(**{name: value for name, value in paths.items() if value is not None})
     require_target(target)
     require_ready(Path(out), options)
     progress("loading the network")

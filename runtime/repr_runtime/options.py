@@ -13,6 +13,7 @@ MANY = 2**16
 """More threads or instances than any machine has use for."""
 MOST_BYTES = 2**33
 """What one call makes of its inputs at most, in bytes: a copy of a broadcast array, say."""
+_LONGEST_PATH = 4096  # bytes, and 255 of each part: what systems have
 
 
 def require_whole(least: int, most: float = math.inf, /, **given: object) -> None:
@@ -50,7 +51,10 @@ def require_path(**given: object) -> None:
         if not isinstance(value, str | os.PathLike):
             raise OptionError(f"{name} must be the path of a file or folder, got {shown(value)}")
         try:
-            possible = b"\0" not in os.fsencode(Path(value))
+            path = Path(value)
+            content = os.fsencode(path)
+            short = len(content) <= _LONGEST_PATH and max(map(len, path.parts), default=0) <= 255
+            possible = short and b"\0" not in content
         except Exception:  # a surrogate that stands for no byte; or whatever its own method raises
             possible = False
         if not possible:

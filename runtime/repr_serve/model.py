@@ -18,7 +18,7 @@ from repr_runtime import Batcher, BatcherStats, Limits, SelfTestReport, Session,
 from repr_runtime.backends.onnxruntime import why_not
 from repr_runtime.batching.queue import Answer
 from repr_runtime.machine import usable_cores
-from repr_runtime.options import require_seconds, require_whole
+from repr_runtime.options import require_path, require_seconds, require_whole
 from repr_serve.alone import Alone
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Source:
     path: Path
 
     def __post_init__(self) -> None:
+        require_path(artifact=self.path)
         if not _NAME.fullmatch(self.name):
             raise errors.OptionError(
                 f"a model's name has letters, digits, '_', '-' and '.' only, got {self.name!r:.60}; "
@@ -47,6 +48,7 @@ class Source:
     @classmethod
     def parse(cls, given: str | os.PathLike[str]) -> Self:
         """``[NAME=]PATH``; the name is the folder's where none is given."""
+        require_path(artifact=given)
         text = os.fspath(given)
         name, given, path = text.partition("=")
         if given and "/" not in name:

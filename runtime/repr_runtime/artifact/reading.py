@@ -13,6 +13,7 @@ from repr_runtime import errors
 from repr_runtime.artifact import bounds
 from repr_runtime.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest
 from repr_runtime.artifact.parsing import parse_manifest
+from repr_runtime.options import require_path
 
 CACHE_SUFFIX = ".runtime-cache"  # beside an engine: what the runtime compiled for this GPU
 _PIECE = 2**20  # bytes that are read, and then hashed while the cache still holds them
@@ -25,9 +26,10 @@ T = TypeVar("T")
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """The manifest of the artifact in ``folder``; the other files are not looked at.
 
-    Raises :class:`ArtifactNotFoundError`, :class:`ManifestError` or
-    :class:`SchemaVersionError`.
+    Raises :class:`ArtifactNotFoundError`, :class:`ManifestError`,
+    :class:`SchemaVersionError`, or :class:`OptionError` for what can be no path.
     """
+    require_path(folder=folder)
     root = Path(folder)
     path = root / MANIFEST_NAME
     try:

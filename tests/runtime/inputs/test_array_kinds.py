@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 from refusals import refuses
 
-from repr_runtime import Batcher, Session, errors, load
+from repr_runtime import Batcher, Session, errors, load, preflight, read_manifest
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 SCORES = np.random.default_rng(1).standard_normal((2, 5))
@@ -214,3 +214,15 @@ def test_logits_of_no_class_or_of_other_rows_are_the_artifacts_fault(
                 refuses(errors.ArtifactError, "has shape (2, 0), expected (2, classes)"),
             ):
                 made.classify([IMAGE, IMAGE])
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "a" * 100_000, "a/" * 50_000])
+def test_what_can_be_no_path_is_refused_in_a_sentence(artifact: Path, path: str) -> None:
+    wrong = ("must be the path of a file or folder", "which no file can be called")
+    for act in (load, read_manifest, lambda path: load(artifact, engine=path)):
+        with refuses(errors.OptionError, *wrong) as caught:
+            act(path)
+        assert len(str(caught.value)) < 300
+    assert wrong[1] in preflight(path)[0].detail
+    with refuses(errors.MissingFileError, "no regular file"):
+        load(artifact, engine="/dev/zero")
