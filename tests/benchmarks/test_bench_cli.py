@@ -160,7 +160,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_without_torch(line: str, 
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from repr_bench.cli import main\n"
-        "main(sys.argv[1:])\n"
+        "sys.exit(main(sys.argv[1:]))\n"
     )
     done = in_a_process("-c", program, *line.split())
     usage, error = done.stderr.splitlines()

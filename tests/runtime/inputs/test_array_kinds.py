@@ -224,5 +224,5 @@ def test_what_can_be_no_path_is_refused_in_a_sentence(artifact: Path, path: str)
             act(path)
         assert len(str(caught.value)) < 300
     assert wrong[1] in preflight(path)[0].detail
-    with refuses(errors.MissingFileError, "no regular file"):
+    with refuses(errors.MissingFileError, "/dev/zero is not a file"):
         load(artifact, engine="/dev/zero")

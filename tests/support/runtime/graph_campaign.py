@@ -20,6 +20,7 @@ import costly_graphs as costly
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from peak_memory import peak_memory
 
 from repr_runtime.errors import ReproError
 
@@ -268,7 +269,7 @@ def main(way: str, first: str, count: str, place: str) -> None:
         if time.monotonic() - begin > SECONDS:
             wrong.append(f"{number}: {time.monotonic() - begin:.0f} s")
         came[said] += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = peak_memory() // 2**20
     print(json.dumps({"came": came, "wrong": wrong, "MiB": peak}), flush=True)
     os._exit(0)
 

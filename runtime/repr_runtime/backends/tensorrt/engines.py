@@ -102,8 +102,9 @@ def open_engine_file(
     try:
         content = read_bounded(path, bounds.FILE_BYTES)
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or errors.words_of(error)
         raise errors.MissingFileError(
-            f"the engine {path} cannot be read ({getattr(error, 'strerror', None) or error!r}); give its path"
+            f"the engine {path} cannot be read ({why}); give its path"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     for info in manifest.engines:
