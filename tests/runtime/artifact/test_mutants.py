@@ -21,7 +21,7 @@ from onnx import helper
 
 from repr_runtime import Batcher, ReproError, load, read_manifest
 from repr_runtime.cli import main
-from repr_runtime.errors import ManifestError
+from repr_runtime.errors import LONGEST_TEXT, ManifestError
 
 MANY = int(os.environ.get("REPR_MUTANTS", "120"))
 SEED = int(os.environ.get("REPR_MUTANTS_SEED", "0"))
@@ -106,7 +106,7 @@ def outcomes(folder: Path, precision: str, device: str) -> dict[str, Any]:
 
 def typed(error: ReproError) -> type[ReproError]:
     words = str(error)
-    assert len(words) < 2100, len(words)
+    assert len(words) <= LONGEST_TEXT, len(words)
     assert words.replace("\n", "").isprintable(), words
     words.encode()
     return type(error)
