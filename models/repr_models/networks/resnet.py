@@ -44,8 +44,9 @@ class ResNet(nn.Module):
 
     Input (N, 3, H, W) float32, output logits (N, classes) float32.
 
-    ``stem`` is ``"cifar"`` (one 3x3 convolution) or ``"imagenet"`` (7x7 stride 2, then
-    3x3 max pooling stride 2), of as many channels as ``widths`` begins with.
+    ``stem`` is ``"cifar"`` (one 3x3 convolution), ``"halving"`` (one of stride 2) or
+    ``"imagenet"`` (7x7 stride 2, then 3x3 max pooling stride 2), of as many channels as
+    ``widths`` begins with.
     ``shortcut`` is ``"pad"`` (parameter-free, option A) or ``"projection"`` (1x1 convolution
     and normalisation where the shape changes, option B). ``options`` are those of all blocks;
     ``residual=False`` among them makes the plain network of the same layers. With blocks of
@@ -64,7 +65,7 @@ class ResNet(nn.Module):
         widths: Sequence[int],
         classes: int,
         *,
-        stem: Literal["cifar", "imagenet"],
+        stem: Literal["cifar", "halving", "imagenet"],
         shortcut: Literal["pad", "projection"],
         options: BlockOptions = STANDARD,
         zero_init_residual: bool = False,
@@ -77,7 +78,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(3, self.channels, kernel_size=7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         else:
-            self.conv1 = conv3x3(3, self.channels)
+            self.conv1 = conv3x3(3, self.channels, stride=2 if stem == "halving" else 1)
             self.maxpool = nn.Identity()
         preact = block.preactivation
         self.bn1 = nn.Identity() if preact else options.norm(self.channels)
@@ -129,9 +130,7 @@ class ResNet(nn.Module):
 
 
 _cifar_sized = partial(ResNet, classes=CIFAR10.class_count, stem="cifar")
-_imagenet_sized = partial(
-    ResNet, widths=[64, 128, 256, 512], stem="imagenet", shortcut="projection"
-)
+_imagenet_sized = partial(ResNet, widths=[64, 128, 256, 512], shortcut="projection")
 
 
 def _cifar(depth: int, options: BlockOptions = STANDARD, identity: bool = False) -> ResNet:
@@ -141,18 +140,19 @@ def _cifar(depth: int, options: BlockOptions = STANDARD, identity: bool = False)
 
 
 def _imagenet(block: Block, depths: Sequence[int], options: BlockOptions = STANDARD) -> ResNet:
-    return _imagenet_sized(block, depths, classes=IMAGENET.class_count, options=options)
+    make = partial(_imagenet_sized, stem="imagenet", options=options)
+    return make(block, depths, classes=IMAGENET.class_count)
 
 
 # depth -> parameters (of the residual network and of the plain one alike: option A has
 # none), bars of the residual and of the plain network. §4.1: a plain network gets *worse*
 # with depth, so that plain56 must end below plain20; the deeper ones have no bar.
 CIFAR_VARIANTS: dict[int, tuple[int, float, float | None]] = {
-    20: (269_722, 0.92, 0.90),
-    32: (464_154, 0.928, None),
-    44: (658_586, 0.932, None),
-    56: (853_018, 0.936, None),
-    110: (1_727_962, 0.94, None),
+    20: (269_722, 0.912, 0.90),
+    32: (464_154, 0.922, None),
+    44: (658_586, 0.926, None),
+    56: (853_018, 0.928, None),
+    110: (1_727_962, 0.932, None),
 }
 PLAIN_DEPTHS = (20, 32, 44, 56)
 """Depths at which the plain network is compared: §4.1's degradation makes 56 worse than 20."""
@@ -180,22 +180,28 @@ TORCHVISION_WEIGHTS = {
     "resnext101_32x8d": ("8ba56ff5", 0.79312),
 }
 
-# depth -> parameters of the networks of 9n + 2 layers (arXiv:1603.05027, Table 4)
-PREACT_DEPTHS = {164: 1_703_258, 1001: 10_327_706}
+# depth -> parameters of the networks of 9n + 2 layers (arXiv:1603.05027, Table 4), and their bars
+PREACT_DEPTHS: dict[int, tuple[int, float | None]] = {
+    164: (1_703_258, 0.935),
+    1001: (10_327_706, None),
+}
 
 
 @register(
     "resnet50.cifar10",
     family="resnet",
     dataset=CIFAR10,
-    parameters=23_528_522,
+    parameters=23_520_842,
     fold=FoldContract(batchnorms=53),
-    bar=0.945,
+    bar=0.93,
 )
 def resnet50_cifar10() -> nn.Module:
-    """ResNet-50 as for ImageNet, its stem too: 32x32 images reach the stages as 8x8."""
-    classes = CIFAR10.class_count
-    return _imagenet_sized(Bottleneck, [3, 4, 6, 3], classes=classes, zero_init_residual=True)
+    """ResNet-50 as for ImageNet but for its stem: 32x32 images reach the stages as 16x16.
+
+    The stem for ImageNet leaves them 8x8, and with them 8 points of accuracy.
+    """
+    make = partial(_imagenet_sized, stem="halving", zero_init_residual=True)
+    return make(Bottleneck, [3, 4, 6, 3], classes=CIFAR10.class_count)
 
 
 @register(
@@ -204,7 +210,7 @@ def resnet50_cifar10() -> nn.Module:
     dataset=CIFAR10,
     parameters=853_018,
     fold=FoldContract(batchnorms=0),
-    bar=0.921,
+    bar=0.913,
 )
 def resnet56_gn_cifar10() -> nn.Module:
     """ResNet-56 with GroupNorm of 8 groups: 2, 4 and 8 channels each in the three stages.
@@ -222,7 +228,7 @@ def resnet56_gn_cifar10() -> nn.Module:
     dataset=CIFAR10,
     parameters=2_040_874,
     fold=FoldContract(batchnorms=31),
-    bar=0.945,
+    bar=0.938,
 )
 def resnext29_cifar10() -> nn.Module:
     """ResNeXt-29, 12x8d (arXiv:1611.05431, §5.3), at half of the paper's stage widths.
@@ -282,7 +288,7 @@ def _register_all() -> None:
             add(f"plain{depth}.cifar10", family="plain", bar=plain_bar)(
                 partial(_cifar, depth, plain)
             )
-    for depth, parameters in PREACT_DEPTHS.items():
+    for depth, (parameters, bar) in PREACT_DEPTHS.items():
         blocks = (depth - 2) // 3
         register(
             f"preact_resnet{depth}.cifar10",
@@ -294,6 +300,7 @@ def _register_all() -> None:
                 kept=blocks,  # one a block and the last, but for that behind the stem's convolution
                 reason="behind an addition, and in front of a rectifier",
             ),
+            bar=bar,
         )(partial(_preact, depth))
     for name, (block, depths, options, parameters, norms) in IMAGENET_VARIANTS.items():
         digest, top1 = TORCHVISION_WEIGHTS[name]

@@ -28,19 +28,22 @@ class ResidentImages:
         return len(self.images)
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (N, 3, H, W) padded by 4 zeros, cropped at a random place and flipped or not.
+def augment(images: Tensor, generator: torch.Generator, padding: str = "zeros") -> Tensor:
+    """Each image (N, 3, H, W) padded by 4, cropped at a random place and flipped or not.
 
     The result has the shape of ``images``; the draws come from ``generator``, on the CPU.
+    ``padding`` is what lies around an image: ``"zeros"`` or its own ``"reflection"``.
     """
     count, _, height, width = images.shape
-    padded = F.pad(images, (4, 4, 4, 4))
-    draw = torch.rand(3, count, generator=generator)
+    device = images.device
+    padded = F.pad(images, (4, 4, 4, 4), "constant" if padding == "zeros" else "reflect")
+    # One small transfer: a larger one would wait for all that the device has still to do.
+    draw = torch.rand(3, count, generator=generator).to(device)
     offsets = (draw[:2] * 9).long()
-    columns = offsets[1].view(-1, 1) + torch.arange(width)
+    columns = offsets[1].view(-1, 1) + torch.arange(width, device=device)
     columns = torch.where(draw[2].view(-1, 1) < 0.5, columns.flip(1), columns)
-    rows = (offsets[0].view(-1, 1) + torch.arange(height)).to(images.device)
-    index = torch.arange(count, device=images.device).view(-1, 1, 1)
+    rows = offsets[0].view(-1, 1) + torch.arange(height, device=device)
+    index = torch.arange(count, device=device).view(-1, 1, 1)
     # Advanced indices around a slice: the result is (N, H, W, 3), which is channels_last.
-    picked = padded[index, :, rows.view(count, -1, 1), columns.to(images.device).view(count, 1, -1)]
+    picked = padded[index, :, rows.view(count, -1, 1), columns.view(count, 1, -1)]
     return picked.permute(0, 3, 1, 2)

@@ -7,7 +7,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,14 +23,13 @@ from repr_models.files import replace_file
 from repr_models.registry import networks, resolve
 from repr_models.spec import CIFAR10, NetworkSpec
 from repr_models.streams import with_streams
-from repr_models.training.recipe import Recipe
+from repr_models.training.recipe import PADDINGS, Recipe
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from repr_models.training.augment import ResidentImages
-    from repr_models.training.loop import TrainingState
+    from repr_models.training.pace import Steps
 
 _MAX_SEED = 2**32 - 1
 
@@ -41,8 +42,17 @@ def parser() -> argparse.ArgumentParser:
         "An interrupted run goes on from its last whole epoch when called again.",
     )
     p.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    name = p.add_argument("name", help="a network for CIFAR-10, such as resnet20")
+    name = p.add_argument("name", nargs="?", help="a network for CIFAR-10, such as resnet20")
     completes(name, _trainable)
+    p.add_argument(
+        "--missing",
+        action="store_true",
+        help="train every network that has no checkpoint, or one below its bar, several at once",
+    )
+    p.add_argument(
+        "--hours", type=_positive, metavar="H", help="with --missing: the time for all of them"
+    )
+    p.add_argument("--jobs", type=_integer(1), metavar="N", help="with --missing: networks at once")
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
     p.add_argument("-o", "--out", type=Path, default=Path("checkpoints"), metavar="DIR")
     p.add_argument("--seed", type=_integer(0, _MAX_SEED), default=0)
@@ -52,7 +62,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weight-decay", type=float)
     p.add_argument("--warmup-epochs", type=float)
     p.add_argument("--label-smoothing", type=float)
-    p.add_argument("--precision", choices=("fp32", "bf16"), help="bf16 is for GPUs")
+    p.add_argument("--padding", choices=PADDINGS, help="what random crops see around an image")
+    p.add_argument(
+        "--minutes",
+        type=_positive,
+        metavar="M",
+        help="as many epochs as fit into M minutes here, the learning rate's schedule with them",
+    )
+    p.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="auto: bf16 where the GPU has it, or a CPU with AMX",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--threads", type=_integer(1), help="CPU threads")
     p.add_argument(
@@ -80,6 +102,16 @@ def _trainable(prefix: str, **_: object) -> list[str]:
     return [name for name in network_names(prefix) if name.endswith(CIFAR10.name)]
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be finite and more than 0, got {text}")
+    return value
+
+
+_positive.__name__ = "number"
+
+
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
     bounds = f"at least {low}" if high is None else f"in {low}..{high}"
 
@@ -100,16 +132,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         p = parser()
         complete(p)
         args = p.parse_args(argv)
-        return finish("repr-train", lambda: _run(args), "from the last whole epoch")
+        if args.name is None and not args.missing:
+            p.error("give a network's name, or --missing")
+        run = _run_missing if args.missing else _run
+        return finish("repr-train", lambda: run(args), "from the last whole epoch")
 
     return with_streams("repr-train", command)
 
 
-def _recipe(args: argparse.Namespace, spec: NetworkSpec) -> Recipe:
+def _recipe(args: argparse.Namespace, spec: NetworkSpec, device: torch.device) -> Recipe:
     """The default recipe, changed by what the network asks for, changed by the options."""
     changes = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    if args.precision == "auto":
+        changes["precision"] = "bf16" if _computes_bf16(device) else "fp32"
     given = {name: value for name, value in changes.items() if value is not None}
     return Recipe(**{**spec.recipe, **given})
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed there, and faster than fp32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported()
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -118,13 +164,15 @@ def _run(args: argparse.Namespace) -> None:
 
     from repr_models.training.augment import ResidentImages
     from repr_models.training.loop import evaluate, start
+    from repr_models.training.pace import Seldom, Steps, fitted
     from repr_models.training.record import make_record
     from repr_models.training.stored import read_checkpoint, store
     from repr_models.training.unfinished import keep, resume
 
+    ends = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     spec = _network(args.name)
-    recipe = _recipe(args, spec)
     device = _device(args.device)
+    recipe = _recipe(args, spec, device)
     if args.threads:
         torch.set_num_threads(args.threads)
     images = {split: load_cifar10(args.data, split) for split in ("train", "test")}
@@ -142,19 +190,62 @@ def _run(args: argparse.Namespace) -> None:
     unfinished = args.out / f"{spec.name}.state.pt"
     state = start(spec, recipe, args.seed, device)
     if unfinished.exists() and not args.restart:
-        resume(state, images["train"], unfinished)
-        console.print(f"resuming {spec.name} after epoch {state.epoch} of {recipe.epochs}")
+        resume(state, images["train"], unfinished, fitted=ends is not None)
+        console.print(f"resuming {spec.name} after epoch {state.epoch} of {state.recipe.epochs}")
     resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
-    for row in _epochs(state, resident["train"], console):
-        if state.epoch % args.eval_every == 0 or state.epoch == recipe.epochs:
+    steps = Steps(state, resident["train"], console)
+    if ends is not None:
+        state.recipe = fitted(state.recipe, state.epoch, steps.epoch_seconds(), ends)
+        console.print(f"{spec.name}: {state.recipe.epochs} epochs")
+    keeping = Seldom(0.0 if device.type == "cpu" else 0.05)
+    for row in _epochs(steps, console):
+        if ends is not None:
+            state.recipe = fitted(state.recipe, state.epoch, row["seconds"], ends)
+        last = state.epoch >= state.recipe.epochs
+        if state.epoch % args.eval_every == 0 or last:
             row["test_top1"] = evaluate(state.network, resident["test"])
         state.history.append(row)
-        keep(state, images["train"], unfinished)
-        if _is_told(state.epoch, recipe.epochs):
-            console.print(_line(row, recipe.epochs))
+        if last or keeping.is_due():
+            with keeping:
+                keep(state, images["train"], unfinished)
+        if _is_told(state.epoch, state.recipe.epochs):
+            console.print(_line(row, state.recipe.epochs))
     content, said = store(spec, state.network.state_dict(), args.store, resident)
     _write_checkpoint(args, content, make_record(state, images, said), console)
     unfinished.unlink(missing_ok=True)
+
+
+def _run_missing(args: argparse.Namespace) -> None:
+    """One process a network; what they have in common is said in :mod:`repr_models.training.queue`."""
+    from rich.console import Console
+
+    from repr_models.training import queue
+
+    queue.refuse_name(args.name)
+    device = _device(args.device)
+    on_gpu = device.type == "cuda"
+    jobs = args.jobs or (queue.JOBS_ON_GPU if on_gpu else os.cpu_count() or 1)
+    for split in ("train", "test"):
+        load_cifar10(args.data, split)  # a wrong folder is found before the first process is
+    args.out.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, quiet=args.quiet, highlight=False, soft_wrap=True)
+    specs = queue.missing([args.out])
+    console.print(f"{len(specs)} networks, {jobs} at once: {', '.join(s.name for s in specs)}")
+
+    def command(spec: NetworkSpec, minutes: float | None) -> list[str]:
+        common = ["--data", str(args.data), "--out", str(args.out), "--device", str(device)]
+        common += ["--precision", args.precision, "--seed", str(args.seed), "--store", args.store]
+        common += ["--threads", str(args.threads or 1), "--eval-every", "1000000"]
+        if minutes is not None:
+            common += ["--minutes", f"{minutes:.3f}"]
+        return [spec.name, *common, *(queue.scaled(spec) if on_gpu else [])]
+
+    seconds = None if args.hours is None else 3600 * args.hours
+    failed = queue.train_all(specs, command, args.out, jobs, seconds, console.print)
+    if failed:
+        raise TrainingError(
+            f"{len(failed)} failed: {', '.join(failed)}; see NAME.log in {args.out}"
+        )
 
 
 def _write_checkpoint(
@@ -207,16 +298,13 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _epochs(
-    state: TrainingState, data: ResidentImages, console: Console
-) -> Iterator[dict[str, float]]:
+def _epochs(steps: Steps, console: Console) -> Iterator[dict[str, float]]:
     """Train epoch after epoch behind a progress bar; yields each one's row of the history."""
-    from repr_models.training.loop import train_epoch
-
+    state = steps.state
     epochs = state.recipe.epochs
     with progress_bar(console, "", epochs, state.epoch, transient=True) as advance:
-        while state.epoch < epochs:
-            yield train_epoch(state, data, lambda done, total: advance(state.epoch + done / total))
+        while state.epoch < state.recipe.epochs:
+            yield steps.train_epoch(lambda done, total: advance(state.epoch + done / total))
 
 
 def _is_told(epoch: int, epochs: int) -> bool:

@@ -4,20 +4,25 @@ Auxiliary heads and the order of the images are dealt with here; the checkpoint 
 last epoch, none is picked by its test accuracy.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repr_models.errors import TrainingError
 from repr_models.spec import NetworkSpec
 from repr_models.training.augment import ResidentImages, augment
 from repr_models.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from repr_models.training.captured import CapturedStep
 
 
 @dataclass
@@ -73,61 +78,82 @@ def start(spec: NetworkSpec, recipe: Recipe, seed: int, device: torch.device) ->
         {"params": free, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(
-        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        groups,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        # On a GPU one kernel updates all, and takes a learning rate that lies there.
+        fused=True if device.type == "cuda" else None,
     )
     return TrainingState(
         spec=spec, recipe=recipe, seed=seed, device=device, network=network, optimizer=optimizer
     )
 
 
+def take_step(state: TrainingState, images: Tensor, labels: Tensor, totals: Tensor) -> None:
+    """Forward, backward and update in place; adds the loss and the right answers to ``totals`` (2,).
+
+    ``images`` (N, 3, H, W) float32 and ``labels`` (N,) int64 lie on the network's device.
+    Nothing here waits for the device, so that a CUDA graph can hold it.
+    """
+    recipe = state.recipe
+    low = recipe.precision == "bf16"
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+        output = state.network(images)
+    # Auxiliary heads come behind the logits, and count 0.3 each (Szegedy et al. 2015, §5).
+    logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+    smoothing = recipe.label_smoothing
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    for head in auxiliary:
+        loss = loss + 0.3 * F.cross_entropy(head.float(), labels, label_smoothing=smoothing)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.step()
+    totals[0] += loss.detach()
+    totals[1] += (logits.detach().argmax(1) == labels).sum()
+
+
 def train_epoch(
     state: TrainingState,
     data: ResidentImages,
     tick: Callable[[int, int], None] | None = None,
+    captured: CapturedStep | None = None,
 ) -> dict[str, float]:
     """One epoch in place; returns its mean loss, training accuracy (augmented) and seconds.
 
     The order, the augmentation and torch's own stream (dropout) follow from the seed and
     the epoch alone, so a resumed run sees what an uninterrupted one sees. Images that do
     not fill a last batch are left out of this epoch. ``tick`` gets (batches done, batches).
-    Raises :class:`TrainingError` if the images do not fill one batch or the loss diverges.
+    ``captured`` takes the steps, if given. Raises :class:`TrainingError` if the images do not
+    fill one batch or the loss diverges.
     """
     began = time.perf_counter()
     recipe, device = state.recipe, data.images.device
     epoch_seed = state.seed * 1_000_003 + state.epoch
     torch.manual_seed(epoch_seed)
     generator = torch.Generator().manual_seed(epoch_seed)
-    order = torch.randperm(len(data), generator=generator)
-    batches = len(data) // recipe.batch_size
-    if not batches:
-        raise TrainingError(
-            f"{len(data)} images do not fill one batch of {recipe.batch_size}; lower --batch-size"
-        )
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device)
+    order = torch.randperm(len(data), generator=generator).to(device)
+    batches = count_batches(data, recipe)
+    totals = torch.zeros(2, device=device)
     state.network.train()
     for step in range(batches):
-        for group in state.optimizer.param_groups:
-            group["lr"] = recipe.rate(state.epoch + step / batches)
-        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size].to(device)
-        images, labels = augment(data.images[chosen], generator), data.labels[chosen]
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            output = state.network(images)
-        # Auxiliary heads come behind the logits, and count 0.3 each (Szegedy et al. 2015, §5).
-        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        smoothing = recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        for head in auxiliary:
-            loss = loss + 0.3 * F.cross_entropy(head.float(), labels, label_smoothing=smoothing)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        state.optimizer.step()
-        loss_sum += loss.detach()
-        correct += (logits.detach().argmax(1) == labels).sum()
+        rate = recipe.rate(state.epoch + step / batches)
+        chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        images, labels = (
+            augment(data.images[chosen], generator, recipe.padding),
+            data.labels[chosen],
+        )
+        if captured is not None:
+            captured.take(images, labels, totals, rate)
+        else:
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate
+            take_step(state, images, labels, totals)
         if tick is not None:
             tick(step + 1, batches)
     state.epoch += 1
-    mean_loss = float(loss_sum) / batches
+    loss_sum, correct = totals.tolist()
+    mean_loss = loss_sum / batches
     if not math.isfinite(mean_loss):
         raise TrainingError(
             f"training diverged in epoch {state.epoch} (loss {mean_loss}); "
@@ -137,9 +163,19 @@ def train_epoch(
         "epoch": state.epoch,
         "learning_rate": recipe.rate(state.epoch),
         "train_loss": mean_loss,
-        "train_top1": float(correct) / (batches * recipe.batch_size),
+        "train_top1": correct / (batches * recipe.batch_size),
         "seconds": time.perf_counter() - began,
     }
+
+
+def count_batches(data: ResidentImages, recipe: Recipe) -> int:
+    """The whole batches of an epoch; raises :class:`TrainingError` if there is none."""
+    batches = len(data) // recipe.batch_size
+    if not batches:
+        raise TrainingError(
+            f"{len(data)} images do not fill one batch of {recipe.batch_size}; lower --batch-size"
+        )
+    return batches
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from repr_models.errors import TrainingError
 
+PADDINGS = ("zeros", "reflection")
+"""What lies around an image, for random crops of it."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,6 +27,7 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
+    padding: str = "zeros"
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -42,6 +46,8 @@ class Recipe:
         ):
             if not 0 <= value < limit:
                 raise TrainingError(f"the {what} must lie in 0 <= value < {limit}, got {value}")
+        if self.padding not in PADDINGS:
+            raise TrainingError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
         if self.precision not in ("fp32", "bf16"):
             raise TrainingError(f"precision must be fp32 or bf16, got {self.precision!r}")
 

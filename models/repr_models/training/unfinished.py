@@ -1,7 +1,7 @@
 """An unfinished run on disk: kept after each epoch, resumed only if it is the same run."""
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from repr_models.weights.padding import pads
 
 def _identity(state: TrainingState, train_set: ImageSet) -> dict[str, Any]:
     """What a run is known by; other values are another run."""
+    recipe = asdict(state.recipe)
+    if recipe["padding"] == "zeros":  # as runs were known before there was a choice
+        del recipe["padding"]
     return {
         "network": state.spec.name,
-        "recipe": asdict(state.recipe),
+        "recipe": recipe,
         "seed": state.seed,
         "data": train_set.sha256,
         **({"padding": "both sides"} if pads(state.network) else {}),
@@ -32,14 +35,19 @@ def keep(state: TrainingState, train_set: ImageSet, path: Path) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def resume(state: TrainingState, train_set: ImageSet, path: Path) -> None:
+def resume(state: TrainingState, train_set: ImageSet, path: Path, *, fitted: bool = False) -> None:
     """Restore ``state`` from ``path``.
 
-    Raises :class:`TrainingError` if the file cannot be read, or is of another run.
+    With ``fitted`` the epochs, and those of the warm-up, are those that were fitted into the time
+    that the run had. Raises :class:`TrainingError` if the file cannot be read, or is of another run.
     """
     try:
         saved = torch.load(path, map_location=state.device, weights_only=True)
-        known, expected = saved["identity"], _identity(state, train_set)
+        known = saved["identity"]
+        if fitted:
+            own = {name: known["recipe"][name] for name in ("epochs", "warmup_epochs")}
+            state.recipe = replace(state.recipe, **own)
+        expected = _identity(state, train_set)
         same = known == expected
         earlier = not same and known == {k: v for k, v in expected.items() if k != "padding"}
         if same:

@@ -1,0 +1,86 @@
+"""The pace of a run: how its steps are taken, how many epochs fit into a time, how often it is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from repr_models.training import loop
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import TrainingState, count_batches, start, take_step
+from repr_models.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WARM_UP_SHARE = 0.15
+_RESERVE = 0.08
+
+
+class Steps:
+    """The steps of ``state`` on ``data``: on a GPU in a CUDA graph, else one by one."""
+
+    def __init__(self, state: TrainingState, data: ResidentImages, console: Console) -> None:
+        self.state, self._data, self._captured = state, data, None
+        if state.device.type == "cuda":
+            from repr_models.training.captured import CapturedStep
+
+            self._captured = CapturedStep(state, data)
+            if not console.quiet:
+                console.print(f"{state.spec.name}: {self._captured.seconds * 1e3:.2f} ms a step")
+
+    def train_epoch(self, tick: Callable[[int, int], None]) -> dict[str, float]:
+        """As :func:`repr_models.training.loop.train_epoch`."""
+        return loop.train_epoch(self.state, self._data, tick, self._captured)
+
+    def epoch_seconds(self) -> float:
+        """What an epoch takes here, from a few steps of a network that is thrown away."""
+        batches = count_batches(self._data, self.state.recipe)
+        if self._captured is not None:
+            return self._captured.seconds * batches
+        spare = start(self.state.spec, self.state.recipe, self.state.seed, self.state.device)
+        size = self.state.recipe.batch_size
+        images, labels = self._data.images[:size], self._data.labels[:size]
+        totals = torch.zeros(2)
+        for _ in range(3):  # the last is timed
+            began = time.perf_counter()
+            take_step(spare, images, labels, totals)
+        return (time.perf_counter() - began) * batches
+
+
+def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float) -> Recipe:
+    """``recipe`` of as many epochs as fit until ``ends`` (of ``time.monotonic``), ``done`` of them done.
+
+    At most its own number, at least one more than ``done`` if it has them; a part of the
+    time is left for the test and for storing. What is planned before the first epoch has its
+    warm-up in proportion; afterwards the plan only shrinks, and the learning rate falls sooner.
+    """
+    left = (1 - _RESERVE) * (ends - time.monotonic())
+    fit = done + max(int(left / epoch_seconds), 0 if done else 1)
+    epochs = max(min(recipe.epochs, fit), done, 1)
+    if done:
+        return replace(recipe, epochs=epochs)
+    return replace(recipe, epochs=epochs, warmup_epochs=epochs * _WARM_UP_SHARE)
+
+
+class Seldom:
+    """What may take no more than a ``share`` of the time: it is due when enough has passed."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._due = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether doing it now keeps within the share."""
+        return time.monotonic() >= self._due
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._due = now + ((now - self._began) / self._share if self._share else 0.0)
