@@ -288,7 +288,7 @@ def _register_all() -> None:
             add(f"plain{depth}.cifar10", family="plain", bar=plain_bar)(
                 partial(_cifar, depth, plain)
             )
-    for depth, (parameters, bar) in PREACT_DEPTHS.items():
+    for depth, (parameters, preact_bar) in PREACT_DEPTHS.items():
         blocks = (depth - 2) // 3
         register(
             f"preact_resnet{depth}.cifar10",
@@ -300,7 +300,7 @@ def _register_all() -> None:
                 kept=blocks,  # one a block and the last, but for that behind the stem's convolution
                 reason="behind an addition, and in front of a rectifier",
             ),
-            bar=bar,
+            bar=preact_bar,
         )(partial(_preact, depth))
     for name, (block, depths, options, parameters, norms) in IMAGENET_VARIANTS.items():
         digest, top1 = TORCHVISION_WEIGHTS[name]
