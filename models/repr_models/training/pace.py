@@ -17,6 +17,8 @@ from repr_models.training.recipe import Recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from repr_models.training.captured import CapturedStep
+
 _WARM_UP_SHARE = 0.15
 _RESERVE = 0.08
 
@@ -25,12 +27,20 @@ class Steps:
     """The steps of ``state`` on ``data``: on a GPU in a CUDA graph, else one by one."""
 
     def __init__(self, state: TrainingState, data: ResidentImages, console: Console) -> None:
-        self.state, self._data, self._captured = state, data, None
+        self.state, self._data = state, data
+        self._captured: CapturedStep | None = None
         if state.device.type == "cuda":
             from repr_models.training.captured import CapturedStep
 
-            self._captured = CapturedStep(state, data)
-            if not console.quiet:
+            try:
+                self._captured = CapturedStep(state, data)
+            except RuntimeError as error:
+                if state.epoch:
+                    raise
+                console.print(f"{state.spec.name}: no CUDA graph, its steps go one by one: {error}")
+                fresh = start(state.spec, state.recipe, state.seed, state.device)
+                state.network, state.optimizer = fresh.network, fresh.optimizer
+            else:
                 console.print(f"{state.spec.name}: {self._captured.seconds * 1e3:.2f} ms a step")
 
     def train_epoch(self, tick: Callable[[int, int], None]) -> dict[str, float]:
@@ -45,7 +55,7 @@ class Steps:
         spare = start(self.state.spec, self.state.recipe, self.state.seed, self.state.device)
         size = self.state.recipe.batch_size
         images, labels = self._data.images[:size], self._data.labels[:size]
-        totals = torch.zeros(2)
+        totals = torch.zeros(2, device=self.state.device)
         for _ in range(3):  # the last is timed
             began = time.perf_counter()
             take_step(spare, images, labels, totals)

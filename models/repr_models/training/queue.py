@@ -170,9 +170,15 @@ def _said(run: _Run, folder: Path) -> str:
 @contextmanager
 def _children(running: list[_Run]) -> Iterator[None]:
     """Whatever ends this process ends the children, after they have kept their state."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         for run in running:
             if run.process.poll() is None:
                 os.kill(run.process.pid, signal.SIGINT)

@@ -1,0 +1,99 @@
+"""Steps in a CUDA graph: here of a fake graph, which runs again what was captured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from repr_models import resolve
+from repr_models.data.images import ImageSet
+from repr_models.training import captured
+from repr_models.training.augment import ResidentImages
+from repr_models.training.captured import CapturedStep
+from repr_models.training.loop import TrainingState, start, take_step, train_epoch
+from repr_models.training.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+class _Stream:
+    def wait_stream(self, other: Any) -> None:
+        pass
+
+
+class _Graph:
+    """Runs again what ``take_step`` was called with while it was captured."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def replay(self) -> None:
+        for call in self.calls:
+            take_step(*call)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing: list[_Graph] = []
+
+    @contextmanager
+    def capture(graph: _Graph) -> Iterator[None]:
+        capturing.append(graph)
+        yield
+        capturing.remove(graph)
+
+    def step(*call: Any) -> None:
+        if capturing:  # nothing runs while it is captured
+            capturing[-1].calls.append(call)
+        else:
+            take_step(*call)
+
+    monkeypatch.setattr(captured, "take_step", step)
+    for name, value in (
+        ("CUDAGraph", _Graph),
+        ("Stream", _Stream),
+        ("current_stream", _Stream),
+        ("stream", nullcontext),
+        ("graph", capture),
+        ("synchronize", lambda: None),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def trained(state: TrainingState, data: ResidentImages, *, in_graph: bool) -> dict[str, Tensor]:
+    step = CapturedStep(state, data) if in_graph else None
+    for _ in range(2):
+        train_epoch(state, data, captured=step)
+    return state.network.state_dict()
+
+
+@pytest.mark.parametrize("name", ["resnet20.cifar10", "shufflenet_v2.cifar10"])
+def test_captured_steps_train_as_others_do(
+    graphs: None, name: str, colours: Callable[[int, int], ImageSet]
+) -> None:
+    """From the first step on: warming up and timing leave no trace, in statistics nor momentum."""
+    spec = resolve(name)
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.05)
+    data = ResidentImages(colours(32, 0), spec, CPU)
+    one, other = (start(spec, recipe, 0, CPU) for _ in range(2))
+    expected = trained(one, data, in_graph=False)
+    got = trained(other, data, in_graph=True)
+    for key, value in expected.items():
+        torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_resumed_run_keeps_its_momentum(
+    graphs: None, colours: Callable[[int, int], ImageSet]
+) -> None:
+    spec = resolve("resnet20.cifar10")
+    data = ResidentImages(colours(32, 0), spec, CPU)
+    state = start(spec, Recipe(epochs=3, batch_size=8), 0, CPU)
+    train_epoch(state, data)
+    before = [s["momentum_buffer"].clone() for s in state.optimizer.state.values()]
+    CapturedStep(state, data)
+    after = [s["momentum_buffer"] for s in state.optimizer.state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert any(b.any() for b in before)
