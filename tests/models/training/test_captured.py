@@ -70,9 +70,10 @@ def trained(state: TrainingState, data: ResidentImages, *, in_graph: bool) -> di
     return state.network.state_dict()
 
 
+@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("name", ["resnet20.cifar10", "shufflenet_v2.cifar10"])
 def test_captured_steps_train_as_others_do(
-    graphs: None, name: str, colours: Callable[[int, int], ImageSet]
+    name: str, colours: Callable[[int, int], ImageSet]
 ) -> None:
     """From the first step on: warming up and timing leave no trace, in statistics nor momentum."""
     spec = resolve(name)
@@ -85,9 +86,8 @@ def test_captured_steps_train_as_others_do(
         torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
-def test_a_resumed_run_keeps_its_momentum(
-    graphs: None, colours: Callable[[int, int], ImageSet]
-) -> None:
+@pytest.mark.usefixtures("graphs")
+def test_a_resumed_run_keeps_its_momentum(colours: Callable[[int, int], ImageSet]) -> None:
     spec = resolve("resnet20.cifar10")
     data = ResidentImages(colours(32, 0), spec, CPU)
     state = start(spec, Recipe(epochs=3, batch_size=8), 0, CPU)
