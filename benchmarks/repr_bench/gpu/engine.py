@@ -26,6 +26,7 @@ from repr_export.tensorrt.builder_library import open_library as open_builder
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import inspect_engine
 from repr_runtime import Session, TensorRTOptions, load
+from repr_runtime.artifact.manifest import ProfileInfo
 from repr_runtime.artifact.reading import describe_file, read_file, read_manifest
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend
@@ -35,6 +36,7 @@ from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BackendError
 
 TARGETS = {"portable": (), "current": ("current",)}
+_SIZES = ProfileInfo(1, 32, 256)
 _BATCHES = (1, 2, 8, 32)
 _TIMED = 200
 _OPTIONS = TensorRTOptions(specialization="eager", contexts=2)
@@ -67,8 +69,8 @@ def try_engine(root: Path, precision: str, edition: str, target: str, record: Re
         for name, stage in (("header", _header), ("deserialize", _deserialize)):
             with contextlib.suppress(StageError), record.stage(name) as found:
                 stage(library, built.content, found)
-        folder = record.path.with_name(f".{record.path.stem}") / root.name
-        _write(root, folder, built)
+        folder = root.parent.with_name("engines") / record.path.stem / root.name
+        _write(root, folder, built, alone=True)
         session = _load(folder, precision, built, record)
         with session:
             stages: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -83,6 +85,8 @@ def try_engine(root: Path, precision: str, edition: str, target: str, record: Re
             for name, action in stages.items():
                 with contextlib.suppress(StageError), record.stage(name) as found:
                     action(found)
+        if all(each["ok"] for each in record.stages if each["stage"] in ("load", "self-test")):
+            _write(root, root, built, alone=False)  # for the benchmark
 
 
 def _build(
@@ -91,7 +95,8 @@ def _build(
     entry = read_manifest(root).graph(precision, "tensorrt")
     if entry is None:
         raise BackendError(f"{root} has no {precision} graph for engines")
-    options = EngineOptions(edition=edition, compute_capabilities=TARGETS[target])
+    chosen = TARGETS[target]
+    options = EngineOptions(edition=edition, compute_capabilities=chosen, profiles=(_SIZES,))
     built = build_engine(read_file(root, entry), options, precision=precision)
     found |= {"bytes": len(built.content), "seconds": built.seconds, "notes": built.notes}
     found |= {"version": built.info.version, "for": built.info.compute_capabilities}
@@ -118,14 +123,15 @@ def _deserialize(library: Library, content: bytes, found: dict[str, Any]) -> Non
         )
 
 
-def _write(root: Path, folder: Path, built: BuiltEngine) -> None:
-    """The artifact in ``root`` with this engine alone, in ``folder``."""
-    manifest = read_manifest(root)
-    kept = [entry for entry in manifest.files if entry.role != "engine"]
+def _write(root: Path, folder: Path, built: BuiltEngine, *, alone: bool) -> None:
+    """The artifact in ``root`` with this engine, ``alone`` or in place of its like, in ``folder``."""
+    manifest, info = read_manifest(root), built.info
+    others = [each for each in manifest.engines if not alone and each.path != info.path]
+    paths = {each.path for each in others}
+    kept = [entry for entry in manifest.files if entry.role != "engine" or entry.path in paths]
     contents = {entry.path: read_file(root, entry) for entry in kept}
-    info = built.info
     kept.append(describe_file(info.path, built.content, "engine", info.precision))
-    manifest = replace(manifest, files=tuple(kept), engines=(info,))
+    manifest = replace(manifest, files=tuple(kept), engines=(*others, info))
     write_artifact(folder, manifest, {**contents, info.path: built.content})
 
 

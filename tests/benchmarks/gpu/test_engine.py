@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_place import Place, engine_info, summing_graph
+from engine_place import RTX_PATH, Place, engine_info, summing_graph
 from fake_tensorrt import engine_bytes
 from tiny_artifact import Tiny
 
@@ -65,6 +65,7 @@ def test_an_engine_that_works(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
     assert [*stages["graphs"]["found"]] == ["none", "the library's", "own"]
     assert [*stages["time"]["found"]] == ["1", "2", "8", "32"]
     assert "TensorRT-RTX 1.7.1.116 on cuda:0" in stages["load"]["found"]["choice"]
+    assert [info.path for info in place.manifest().engines] == [RTX_PATH]  # for the benchmark
 
 
 def test_a_replay_that_differs_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +95,7 @@ def test_a_refused_engine_leaves_the_whole_message(
     ]
     assert stages["header"]["found"]["invalid"] == ["UNSUPPORTED_CC"]
     assert "WrongGpuError: " in stages["load"]["message"]
+    assert place.manifest().engines == ()
     assert stages["self-test"]["ok"]  # it runs all the same, and that is a finding
 
 
