@@ -17,7 +17,14 @@ from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, Timing, took
 from repr_bench.measuring.sessions import one_a_batch
 from repr_bench.peers.base import Arrays, Prepared
-from repr_bench.peers.check import Logits, check_inputs, compare_top1, in_batches
+from repr_bench.peers.check import (
+    RANDOM_TIE,
+    TIE,
+    Logits,
+    check_inputs,
+    compare_top1,
+    in_batches,
+)
 from repr_bench.results.peers import Measure, PeerRow, SameAnswers
 
 if TYPE_CHECKING:
@@ -40,10 +47,11 @@ class Given(NamedTuple):
     inputs: Mapping[int, Arrays]
     samples: Arrays
     answers: NDArray[np.float64]
+    tie: float = TIE
 
     def same_answers(self, logits: Logits, batch: int) -> SameAnswers:
         """How many of ``logits``' answers, ``batch`` samples at a time, are those of ours."""
-        return compare_top1(self.answers, in_batches(logits, self.samples, batch))
+        return compare_top1(self.answers, in_batches(logits, self.samples, batch), self.tie)
 
 
 class OursRunner:
@@ -86,11 +94,14 @@ class OursRunner:
         graph = self._session.manifest.file(self._session.graph)
         assert graph is not None, "the session was loaded from it"
         samples = check_inputs(self._session, images)
+        rounded = self._session.precision != "fp32"
+        random = self._session.manifest.weights.kind == "random"
         return Given(
             graph,
             {batch: make_feed(self._session, images, batch)[0] for batch in batches},
             samples,
             in_batches(self.logits, samples, self.chunk),
+            RANDOM_TIE if random and rounded else TIE,
         )
 
     def close(self) -> None:
