@@ -4,7 +4,9 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from fake_drivers import install
 from refusals import refuses
 
 from repr_runtime import errors
-from repr_runtime.cuda import bindings
+from repr_runtime.cuda import bindings, driver
 from repr_runtime.cuda import opening as cuda_module
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
@@ -178,6 +180,25 @@ def test_a_stream_goes_on_after_a_capture_that_failed(
     assert kit.get(kit.a) == [4]
 
 
+def test_who_waits_for_all_streams_lets_a_capture_end_first(kit: Kit) -> None:
+    cuda, waiting = kit.cuda, list[Future[None]]()
+
+    def settle() -> None:
+        with cuda.current():
+            cuda.settle()
+
+    def work() -> bool:
+        waiting.append(pool.submit(settle))
+        with pytest.raises(TimeoutError):
+            waiting[0].result(0.02)
+        cuda.copy(kit.b, kit.a, 64, kit.stream)
+        return True
+
+    with ThreadPoolExecutor(1) as pool:
+        cuda.destroy_executable(cuda.capture(kit.stream, work))
+        waiting[0].result()
+
+
 def test_contexts_nest(cuda: Cuda) -> None:
     with cuda.current():
         with cuda.current():
@@ -222,6 +243,20 @@ def test_pycuda_is_taken_where_it_is_installed_and_alone_cannot_capture(
         cuda.destroy_stream(stream)
     cuda.close()
     assert device.leaks == {}
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_the_context_outlives_those_who_opened_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    library = SimpleNamespace(cuDevicePrimaryCtxRetain=lambda _, device: kept.append(device))
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: library)
+    driver.keep_context.cache_clear()
+    install(FakeCuda(), monkeypatch, pycuda=False)
+    for _ in range(2):
+        open_cuda().close()
+        install(FakeCuda(), monkeypatch, pycuda=False)
+    driver.keep_context.cache_clear()
+    assert kept == [0]
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
