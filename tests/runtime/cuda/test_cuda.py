@@ -1,7 +1,9 @@
 """CUDA through each binding: the same tests for all, on a GPU and over stand-ins without one."""
 
+import ctypes
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -205,6 +207,47 @@ def test_contexts_nest(cuda: Cuda) -> None:
             inner = cuda.allocate(8)
         cuda.free(inner)
     assert FakeCuda.stack() == []
+
+
+LOST = """
+import os
+import torch
+from repr_runtime.cuda.opening import open_cuda
+from repr_runtime.errors import CudaError
+cuda = open_cuda()
+with cuda.current():
+    cuda.settle()
+torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")]  # an assertion on the device
+for _ in range(2):
+    try:
+        with cuda.current():
+            cuda.settle()
+    except CudaError as error:
+        print(error, flush=True)
+try:
+    cuda.close()
+except CudaError as error:
+    print("close:", error, flush=True)
+os._exit(0)  # what torch makes of it is its own
+"""
+
+
+@pytest.mark.gpu
+def test_a_lost_context_says_so_again_and_again() -> None:
+    _real("torch")
+    ran = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120)
+    said = [line for line in ran.stdout.splitlines() if not line.startswith("close:")]
+    assert (len(said), ran.returncode) == (2, 0), ran
+    assert "710" in said[0], ran
+
+
+@pytest.mark.gpu
+def test_the_context_is_still_there_when_all_have_closed_it() -> None:
+    _real("cuda.bindings")
+    open_cuda().close()
+    library, active, flags = ctypes.CDLL(driver._LIBRARY), ctypes.c_int(), ctypes.c_uint()
+    library.cuDevicePrimaryCtxGetState(0, ctypes.byref(flags), ctypes.byref(active))
+    assert active.value == 1
 
 
 # Which binding is taken

@@ -264,6 +264,7 @@ def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) 
         fake.DynamicShapesKernelSpecializationStrategy = enum.Enum(
             "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE"
         )
+        fake.ComputeCapability = enum.Enum("ComputeCapability", "CURRENT SM86 SM89 SM120")
         fake.EngineValidity = enum.Enum("EngineValidity", "VALID SUBOPTIMAL INVALID")
         fake.EngineInvalidityDiagnostics = enum.Enum(
             "EngineInvalidityDiagnostics",

@@ -19,7 +19,7 @@ from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batc
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
 from repr_runtime.backends.tensorrt.messages import begin, last_error, logger
-from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.cuda.arrays import DeviceArray, DeviceView, device_of, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.options import require_one_of, require_whole
 
@@ -234,13 +234,13 @@ class TensorRTBackend(Backend):
             if not is_device_array(value):
                 views[name] = value
                 continue
-            found = view(value)
-            if found.device not in (None, self._cuda.device):
+            if (device := device_of(value)) not in (None, self._cuda.device):
                 raise errors.InputTypeError(
-                    f"input {name!r} lies on cuda:{found.device}, the engine is on "
+                    f"input {name!r} lies on cuda:{device}, the engine is on "
                     f"{self.device}; copy it there"
                 )
-            views[name] = found
+            with self._lanes.enter():  # torch shares only what lies on the current device
+                views[name] = view(value)
         check(views)
         return self._run(views, self._memory.array)
 

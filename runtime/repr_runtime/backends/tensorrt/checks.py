@@ -167,9 +167,14 @@ def _capability(subject: Subject) -> str:
             invalid = subject.library.invalid(content)
         if invalid == ():
             return f"{gpu.name} has {here}, and the library says that it will run"
+        if invalid is None:
+            return f"{gpu.name} has {here}; whether it runs there shows when it is loaded"
+    way_out = f"{subject.rebuild} on this machine"
+    if not subject.library.builds_for(here):
+        way_out = f"{subject.library.title} builds for none such, use device='cuda' or 'cpu'"
     raise errors.WrongGpuError(
         f"{info.path} was built for compute capability {', '.join(listed)}, {gpu.name} has {here}; "
-        f"{subject.rebuild} on this machine"
+        f"{way_out}"
     )
 
 

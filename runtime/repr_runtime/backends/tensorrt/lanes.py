@@ -53,6 +53,17 @@ class Lanes:
 
         ``fixed``: lanes hold a graph of their batch size, so that one of another size is
         taken only when there may be no more lanes. A lane in which something fails is closed.
+        Raises what ``enter`` does.
+        """
+        with self.enter() as user:
+            yield self._acquire(user, profile, rows, fixed)
+            with self._changed:
+                user.done = True
+
+    @contextmanager
+    def enter(self) -> Iterator[_User]:
+        """The device is current, and stays open, though another thread may close all this.
+
         Raises :class:`SessionClosedError` after ``close``, and :class:`DeviceLostError` once, in
         place of what failed, if nothing works on the device any more: then all is closed.
         """
@@ -63,9 +74,7 @@ class Lanes:
                     raise closed(SessionClosedError(f"the session was closed {self._reason}"))
                 self._users.add(user)
             with self._cuda.current():
-                yield self._acquire(user, profile, rows, fixed)
-                with self._changed:
-                    user.done = True
+                yield user
         except (CudaError, ExecutionError) as error:
             self._close_if_lost(error)
             raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from repr_runtime import errors
-from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
+from repr_runtime.backends.tensorrt.messages import Messages, listen, logger
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -92,6 +92,11 @@ class Library:
     def title(self) -> str:
         return f"{self.edition.title} {self.version}"
 
+    def builds_for(self, compute_capability: str) -> bool:
+        """Whether it builds engines for such GPUs; TensorRT builds for the one that it finds."""
+        known = getattr(self.trt, "ComputeCapability", None)
+        return known is None or f"SM{compute_capability.replace('.', '')}" in known.__members__
+
     @property
     def captures_itself(self) -> bool:
         """Whether the library captures CUDA graphs on its own, which own capture would disturb."""
@@ -127,7 +132,7 @@ class Library:
     def refusal(self, content: bytes, messages: Messages) -> errors.EngineLoadError:
         """Why the library refused ``content``, from its header and its ``messages`` of that."""
         # The first error is the cause, those after it what came of it.
-        said = first_sentence(messages.errors[0]) if messages.errors else ""
+        said = " ".join(messages.errors[0].split())[:400] if messages.errors else ""
         # The header is asked first: what the library says in words differs between versions.
         found = self.invalid(content) or tuple(
             kind for kind, words in _COMPLAINTS if re.search(words, said, re.IGNORECASE)
@@ -139,9 +144,9 @@ class Library:
                 f"{text}: another version built it{reason}; build it again with this one"
             )
         if "UNSUPPORTED_CC" in found:
-            return errors.WrongGpuError(
-                f"{text}: it was built for another GPU{reason}; build it here"
-            )
+            never = re.search("not support this compute capability", said, re.IGNORECASE)
+            way_out = "use device='cuda' or 'cpu'" if never else "build it here"
+            return errors.WrongGpuError(f"{text}: it was built for another GPU{reason}; {way_out}")
         if {"OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME", "CUDA_ERROR"} & {*found}:
             return errors.EngineLoadError(
                 f"{text}: it needs a GPU and a driver that is new enough{reason}; install NVIDIA's "
