@@ -3,9 +3,8 @@
 Each test skips with its reason where a package or the GPU is missing.
 """
 
-import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import EDITIONS, open_library
-from repr_runtime.backends.tensorrt.messages import logger
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, open_library
 from repr_runtime.cuda.arrays import DeviceArray
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.cuda.opening import open_cuda
@@ -27,6 +25,7 @@ from repr_runtime.errors import (
     BatchSizeError,
     DeviceUnavailableError,
     EngineLoadError,
+    MissingExtraError,
     WrongGpuError,
 )
 
@@ -65,26 +64,31 @@ def engine_artifact(
     tiny: Any,
     graph: bytes,
     reference: Callable[[np.ndarray], np.ndarray],
-) -> Path:
-    edition = EDITIONS[request.param]
-    pytest.importorskip(edition.module)
-    if importlib.util.find_spec("cuda.bindings") is None:
-        pytest.skip("cuda.bindings is not installed")
+) -> Iterator[Path]:
     from repr_export.tensorrt.build import build_engine
     from repr_export.tensorrt.options import EngineOptions
 
-    built = build_engine(graph, EngineOptions(edition.name, (ProfileInfo(1, 8, 32),)))
-    library, cuda = open_library(edition), open_cuda()
+    edition = EDITIONS[request.param]
+    options = EngineOptions(
+        edition.engines, (ProfileInfo(1, 8, 32),), version_compatible=edition.lean
+    )
+    try:
+        library, cuda = open_library(edition), open_cuda()
+        built = build_engine(graph, options)
+    except (MissingExtraError, DeviceUnavailableError) as error:
+        pytest.skip(str(error))
     try:
         with cuda.current():
-            library.deserialize(library.trt.Runtime(logger(library.trt)), built.content)
+            runtime = library.runtime()
+            runtime.engine_host_code_allowed = edition.lean
+            library.deserialize(runtime, built.content)
     except WrongGpuError as error:  # TensorRT-RTX is not for all of them
         pytest.skip(str(error))
     finally:
         cuda.close()
     x = batch(5)
     folder = tmp_path_factory.mktemp("engines") / edition.name
-    return tiny.write(
+    artifact = tiny.write(
         folder,
         graph=graph,
         golden={"input.input": x, "output.logits": reference(x)},
@@ -96,6 +100,9 @@ def engine_artifact(
         more={built.info.path: (built.content, "engine", "fp32")},
         engines=(built.info,),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Edition, "installed", property(lambda each: each is edition))
+        yield artifact
 
 
 @pytest.fixture

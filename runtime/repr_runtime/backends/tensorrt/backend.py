@@ -130,7 +130,7 @@ class TensorRTBackend(Backend):
 
     def _open(self) -> None:
         begin()
-        self._runtime = self._trt.Runtime(logger(self._trt))
+        self._runtime = self.library.runtime()
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
         engine = self.library.deserialize(self._runtime, self._file.content)
@@ -152,6 +152,8 @@ class TensorRTBackend(Backend):
         self._config = self._runtime_config(engine)
 
     def _refit(self, engine: trt.ICudaEngine, graph: bytes) -> None:
+        if self.library.edition.lean:
+            raise errors.MissingExtraError("putting weights into an engine", "tensorrt")
         refitter = self._trt.Refitter(engine, logger(self._trt))
         parser = self._trt.OnnxParserRefitter(refitter, logger(self._trt))
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():

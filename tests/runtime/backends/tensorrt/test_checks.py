@@ -68,7 +68,7 @@ def test_a_machine_that_lacks_what_an_engine_needs(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "passes"), [("10.14.1.0", True), ("10.12.0.1", False), ("11.0.0.1", False)]
+    ("version", "passes"), [("10.14.1.0", True), ("10.12.0.1", False), ("11.0.0.1", True)]
 )
 def test_a_version_compatible_engine(place: Place, version: str, passes: bool) -> None:
     place.write("tensorrt", options={"version_compatible": True})
