@@ -35,6 +35,11 @@ def is_device_array(value: Any) -> bool:
         return False
 
 
+def device_of(value: Any) -> int | None:
+    """The index of the device that a device array lies on; None where it does not say."""
+    return int(value.__dlpack_device__()[1]) if hasattr(value, "__dlpack_device__") else None
+
+
 @dataclass(frozen=True)
 class DeviceView:
     """Where an array lies on the device; ``owner`` keeps it there.
@@ -246,7 +251,8 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self.device
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        # As versions before 1.0, without `copy` and `dl_device`: so whoever wants a copy makes it.
         return make_capsule(self.address, self.shape, self.dtype, self, self.__dlpack_device__())
 
     def __del__(self) -> None:

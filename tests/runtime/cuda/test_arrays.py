@@ -99,6 +99,9 @@ class Shared(Foreign):
         return arrays.CUDA, self.device
 
     def __dlpack__(self, *, stream: int) -> Any:
+        current = FakeCuda.stack()[-1].device if FakeCuda.stack() else 0
+        if self.device != current:
+            raise BufferError(f"on a different CUDA device index. Current device: {current}")
         self.waited.append(stream)
         return arrays.make_capsule(
             self.address, self.values.shape, self.values.dtype, self, self.__dlpack_device__()
@@ -118,9 +121,10 @@ def test_a_view_says_what_must_be_waited_for() -> None:
     assert view(Foreign(cuda, values, stream=7)).needs_synchronize
     assert view(Foreign(cuda, values)).needs_synchronize  # version 2 says nothing
     shared = Shared(cuda, values, device=1)
-    found = view(shared)
-    assert (found.device, found.needs_synchronize, shared.waited) == (1, False, [-1])
-    found.arrive(5)
+    with FakeCuda(1).current():
+        found = view(shared)
+        found.arrive(5)
+    assert (found.device, found.needs_synchronize) == (1, False)
     assert shared.waited == [-1, 5]
 
 
@@ -144,8 +148,9 @@ def start(tiny: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Session, Fa
     """A session over the fake engine, and its fake device."""
     started: list[Session] = []
 
-    def start(**options: Any) -> tuple[Session, FakeCuda]:
-        made, (manifest, _) = Made(tmp_path, options=TensorRTOptions(**options)), tiny.parts()
+    def start(gpu: int = 0, **options: Any) -> tuple[Session, FakeCuda]:
+        made = Made(tmp_path, options=TensorRTOptions(**options), cuda=FakeCuda(gpu))
+        manifest, _ = tiny.parts()
         opened = Opened(manifest, manifest.files[0], made.backend, "the fake")
         started.append(Session(tmp_path, opened, LoadOptions()))
         return started[-1], made.cuda
@@ -165,6 +170,14 @@ def test_device_in_device_out(start: Callable[..., Any], kind: type, graphs: boo
         assert isinstance(output, DeviceArray)
         assert (output.shape, output.dtype, output.device) == ((count, 5), np.float32, 0)
         np.testing.assert_array_equal(output.copy_to_host(), expected(x))
+
+
+def test_on_the_second_gpu(start: Callable[..., Any]) -> None:
+    session, cuda = start(gpu=1)
+    x = Shared(cuda, batch(3), device=1)
+    output = session.run(x)["logits"]
+    assert output.device == 1
+    np.testing.assert_array_equal(output.copy_to_host(), expected(batch(3)))
 
 
 def test_nothing_goes_through_the_host(start: Callable[..., Any]) -> None:
@@ -195,6 +208,8 @@ def test_an_output_is_what_others_take(start: Callable[..., Any]) -> None:
     assert interface["data"] == (output.address, False)
     assert (interface["shape"], interface["typestr"], interface["stream"]) == ((2, 5), "<f4", None)
     assert output.__dlpack_device__() == (arrays.CUDA, 0)
+    with pytest.raises(TypeError):  # by which whoever asks for a copy knows to make it
+        output.__dlpack__(stream=1, copy=True)
     found = arrays.read_capsule(output.__dlpack__(stream=1))
     assert (found.address, found.shape, found.dtype) == (output.address, (2, 5), np.float32)
     again = session.run(Foreign(cuda, batch(2)))["logits"]
