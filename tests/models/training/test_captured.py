@@ -97,3 +97,24 @@ def test_a_resumed_run_keeps_its_momentum(colours: Callable[[int, int], ImageSet
     after = [s["momentum_buffer"] for s in state.optimizer.state.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert any(b.any() for b in before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_captured_on_a_gpu_learn_as_others_do(
+    precision: str, colours: Callable[[int, int], ImageSet]
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no GPU")
+    device = torch.device("cuda")
+    spec = resolve("shufflenet_v2.cifar10")
+    recipe = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision=precision)
+    data = ResidentImages(colours(160, 0), spec, device)
+    losses = []
+    for in_graph in (False, True):
+        state = start(spec, recipe, 0, device)
+        step = CapturedStep(state, data) if in_graph else None
+        losses.append([train_epoch(state, data, captured=step)["train_loss"] for _ in range(4)])
+    eager, graph = losses
+    assert graph[0] == pytest.approx(eager[0], rel=0.1)
+    assert graph[-1] < graph[0] - 0.3
