@@ -5,7 +5,7 @@ from functools import partial
 from repr_bench.measuring.sessions import ENGINES
 from repr_bench.peers.base import Peer, PeerAbsentError, Workload
 from repr_bench.peers.ours import OursRunner
-from repr_runtime import load
+from repr_runtime import Session, load
 from repr_runtime.backends import onnxruntime
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import (
@@ -16,6 +16,9 @@ from repr_runtime.errors import (
 
 
 def _open(workload: Workload, device: str) -> OursRunner:
+    ours = workload.session
+    if ours is not None and _device_of(ours) == device:
+        raise PeerAbsentError("it is what ours runs on here")
     again = partial(
         load,
         workload.folder,
@@ -28,6 +31,11 @@ def _open(workload: Workload, device: str) -> OursRunner:
         return OursRunner(again(), again)
     except (EngineNotFoundError, DeviceUnavailableError, MissingExtraError) as error:
         raise PeerAbsentError(str(error)) from error
+
+
+def _device_of(session: Session) -> str:
+    """The device that loads such a session; an engine's own names the GPU."""
+    return "tensorrt" if session.backend.name == "tensorrt" else session.device
 
 
 def _why_not(device: str) -> str | None:

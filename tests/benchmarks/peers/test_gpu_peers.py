@@ -255,6 +255,19 @@ class TestOurs:
         assert asked["options"].specialization == "eager"
         assert (asked["device"], asked["precision"]) == ("tensorrt", "fp32")
 
+    @pytest.mark.parametrize(
+        ("device", "library", "peer"),
+        [("cuda", "onnxruntime", "ours-cuda"), ("cuda:0", "tensorrt", "ours-tensorrt")],
+    )
+    def test_what_the_run_took_is_not_run_twice(
+        self, work: Workload, device: str, library: str, peer: str
+    ) -> None:
+        own = replace(work, session=self.session(device, library))
+        for one in own_devices.PEERS:
+            if one.name == peer:
+                with pytest.raises(PeerAbsentError, match="what ours runs on"):
+                    one.open(own)
+
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("peer", torch_gpu.PEERS[:2], ids=lambda p: p.name)
