@@ -17,7 +17,7 @@ from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
 from repr_runtime.backends import onnxruntime as ort
 from repr_runtime.backends.tensorrt.backend import TensorRTBackend
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, open_library
+from repr_runtime.backends.tensorrt.library import RUNNERS, Edition, open_library
 from repr_runtime.cuda.arrays import DeviceArray
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.cuda.opening import open_cuda
@@ -57,7 +57,7 @@ def reference(graph: bytes) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: backend.run({"input": x})[0]
 
 
-@pytest.fixture(scope="module", params=[*EDITIONS])
+@pytest.fixture(scope="module", params=[*RUNNERS])
 def engine_artifact(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -68,7 +68,7 @@ def engine_artifact(
     from repr_export.tensorrt.build import build_engine
     from repr_export.tensorrt.options import EngineOptions
 
-    edition = EDITIONS[request.param]
+    edition = RUNNERS[request.param]
     options = EngineOptions(
         edition.engines, (ProfileInfo(1, 8, 32),), version_compatible=edition.lean
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from repr_export.errors import EngineBuildError
-from repr_runtime.backends.tensorrt.library import BUILDERS, Edition, Library, import_library
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, import_library
 from repr_runtime.backends.tensorrt.messages import Messages, listen, logger
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.errors import BackendError, MissingExtraError
@@ -72,12 +72,12 @@ def open_library(name: str = "auto") -> BuilderLibrary:
     Raises :class:`MissingExtraError` if it is not installed and :class:`EngineBuildError` if it
     cannot be loaded or lacks a GPU.
     """
-    return _choose() if name == "auto" else _open(BUILDERS[name])
+    return _choose() if name == "auto" else _open(EDITIONS[name])
 
 
 def _choose() -> BuilderLibrary:
     reasons, broken = [], []
-    for edition in BUILDERS.values():
+    for edition in EDITIONS.values():
         try:
             library = _open(edition)
         except MissingExtraError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repr_export.errors import OptionError
 from repr_runtime.artifact.manifest import ProfileInfo
-from repr_runtime.backends.tensorrt.library import BUILDERS
+from repr_runtime.backends.tensorrt.library import EDITIONS
 
 DEFAULT_PROFILE = ProfileInfo(1, 8, 32)
 """The batch sizes of an engine whose graph leaves them free, where none are asked for."""
@@ -41,9 +41,9 @@ class EngineOptions:
     tf32: bool = False
 
     def __post_init__(self) -> None:
-        if self.edition not in (*BUILDERS, "auto"):
+        if self.edition not in (*EDITIONS, "auto"):
             raise OptionError(
-                f"--engine must be {', '.join(BUILDERS)} or auto, got {self.edition!r}"
+                f"--engine must be {', '.join(EDITIONS)} or auto, got {self.edition!r}"
             )
         for profile in self.profiles:
             if not 1 <= profile.min <= profile.opt <= profile.max <= _LARGEST_BATCH:

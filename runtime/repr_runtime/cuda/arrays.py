@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -207,6 +209,18 @@ def make_capsule(
     place = ctypes.addressof(managed)
     _alive[place] = (managed, sizes, owner)
     return _new_capsule(place, _NAME, ctypes.cast(_c_destroy, ctypes.c_void_p))
+
+
+class Returned(deque[Any]):
+    """What arrays gave back, and whose memory a consumer's work on the device may still read."""
+
+    def take(self) -> list[Any]:
+        """All of it, to be freed once the device has been waited for; safe in several threads."""
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self.popleft())
+        return taken
 
 
 class DeviceArray:

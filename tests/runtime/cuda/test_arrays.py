@@ -15,6 +15,7 @@ from refusals import refuses
 
 from repr_runtime import TensorRTOptions, errors
 from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.backends import onnxruntime
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.cuda import arrays
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
@@ -277,6 +278,23 @@ def test_onnx_runtime_binds_what_it_is_given_and_keeps_its_outputs(tiny: Any) ->
         np.testing.assert_allclose(output.copy_to_host(), tiny.logits(x), rtol=1e-4, atol=1e-4)
     with refuses(errors.InputTypeError, "'input' lies on a GPU, the session runs on cpu"):
         backend.run_on_device({"input": Foreign(FakeCuda(), x)}, lambda _: None)
+
+
+def test_onnx_runtime_uses_an_outputs_memory_again_once_the_device_was_waited_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, x, there = OnnxRuntimeBackend(tiny.graph(), "cpu", 1), tiny.inputs(3), list[bool]()
+    (output,) = backend._run_bound({"input": x})
+    del output
+    gc.collect()
+    assert len(backend._returned) == 1
+    owner = Owner()
+    end = weakref.ref(owner)
+    backend._returned[0] = owner
+    del owner
+    monkeypatch.setattr(onnxruntime, "wait_for_device", lambda _: there.append(end() is not None))
+    backend.run_on_device({"input": x}, lambda _: None)
+    assert (there, end()) == ([True], None)
 
 
 def test_numpy_beside_device_arrays_is_still_looked_at(tiny: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from repr_runtime import errors
 from repr_runtime.artifact.manifest import EngineInfo, FileEntry, Manifest
 from repr_runtime.artifact.reading import check_size, read_file
 from repr_runtime.backends.tensorrt.library import (
-    BUILDERS,
+    EDITIONS,
     ONLY_COMPATIBLE,
     Edition,
     Library,
@@ -57,9 +57,9 @@ class Subject:
 
     @property
     def edition(self) -> Edition:
-        if self.info.flavour not in BUILDERS:
+        if self.info.flavour not in EDITIONS:
             raise errors.EngineLoadError(
-                f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(BUILDERS)}; "
+                f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(EDITIONS)}; "
                 f"update repr-deploy, or {self.rebuild.replace(self.info.flavour, 'auto')}"
             )
         return runner(self.info.flavour)
@@ -72,7 +72,7 @@ class Subject:
     @property
     def rebuild(self) -> str:
         flavour = self.info.flavour
-        lean = flavour in BUILDERS and runner(flavour).lean
+        lean = flavour in EDITIONS and runner(flavour).lean
         command = rebuild_command(self.manifest, self.info.precision, flavour)
         return f"{command} --version-compatible" if lean else command
 
@@ -143,7 +143,7 @@ def _version(subject: Subject) -> str:
     if compatible:
         other, package = "none before it", f"--upgrade 'repr-deploy[{edition.name}]'"
     raise errors.EngineVersionError(
-        f"{info.path} was built by {BUILDERS[info.flavour].title} {info.version} and runs with "
+        f"{info.path} was built by {EDITIONS[info.flavour].title} {info.version} and runs with "
         f"{other}, installed is {installed}; {subject.rebuild}, or pip install {package}"
     )
 

@@ -16,7 +16,7 @@ from repr_runtime.backends.tensorrt.checks import (
     require_fresh,
     require_runnable,
 )
-from repr_runtime.backends.tensorrt.library import BUILDERS, edition_of, open_library
+from repr_runtime.backends.tensorrt.library import EDITIONS, edition_of, open_library
 from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.files import read_bounded
 
@@ -27,7 +27,7 @@ class ForeignEngineWarning(UserWarning):
 
 def engines_of(manifest: Manifest, precision: str) -> list[EngineInfo]:
     """The artifact's engines of that precision, in the order in which they are tried."""
-    order = {name: place for place, name in enumerate(BUILDERS)}
+    order = {name: place for place, name in enumerate(EDITIONS)}
     found = [info for info in manifest.engines if info.precision == precision]
     return sorted(found, key=lambda info: order.get(info.flavour, len(order)))
 

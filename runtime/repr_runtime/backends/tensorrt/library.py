@@ -67,7 +67,7 @@ class Edition:
         return None
 
 
-EDITIONS: dict[str, Edition] = {
+RUNNERS: dict[str, Edition] = {
     edition.name: edition
     for edition in (
         Edition(
@@ -99,15 +99,15 @@ EDITIONS: dict[str, Edition] = {
         ),
     )
 }
-"""In the order in which ``auto`` tries them, to run an engine and to build one."""
+"""In the order in which ``auto`` tries them."""
 
-BUILDERS = {name: edition for name, edition in EDITIONS.items() if not edition.lean}
+EDITIONS = {name: edition for name, edition in RUNNERS.items() if not edition.lean}
 """Those that build engines; their names are the engines' flavours."""
 
 
 def runner(flavour: str) -> Edition:
     """Whose library runs engines of a flavour here: the first that is installed, else the whole one."""
-    able = [edition for edition in EDITIONS.values() if edition.engines == flavour]
+    able = [edition for edition in RUNNERS.values() if edition.engines == flavour]
     return next((edition for edition in able if edition.installed), able[0])
 
 

@@ -11,12 +11,12 @@ from refusals import refuses
 
 from repr_runtime import errors, load
 from repr_runtime.backends.tensorrt.engines import ForeignEngineWarning
-from repr_runtime.backends.tensorrt.library import EDITIONS, Library, open_library, runner
+from repr_runtime.backends.tensorrt.library import RUNNERS, Library, open_library, runner
 from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.preflight import preflight_engines
 
 COMPATIBLE = {"version_compatible": True}
-LEAN = EDITIONS["tensorrt-lean"]
+LEAN = RUNNERS["tensorrt-lean"]
 
 
 @pytest.fixture
@@ -143,9 +143,9 @@ def test_the_real_wheel_refuses_what_was_not_built_for_it() -> None:
     if not cuda_status().devices:
         pytest.skip(f"no GPU: {cuda_status().reason}")
     code = (  # in a process of its own, which it may end
-        "from repr_runtime.backends.tensorrt.library import EDITIONS, open_library\n"
+        "from repr_runtime.backends.tensorrt.library import RUNNERS, open_library\n"
         "from repr_runtime.cuda.opening import open_cuda\n"
-        "library = open_library(EDITIONS['tensorrt-lean'])\n"
+        "library = open_library(RUNNERS['tensorrt-lean'])\n"
         "with open_cuda().current():\n"
         "    try:\n"
         "        library.deserialize(library.runtime(), bytes(5000))\n"
