@@ -16,7 +16,7 @@ from repr_runtime.artifact.manifest import DTYPES, TensorSpec
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.placement import RECORD, remark
 from repr_runtime.backends.tuning import Setting
-from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.cuda.arrays import DeviceArray, DeviceView, Returned, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
 from repr_runtime.cuda.libraries import preload
 from repr_runtime.machine import require_threads, usable_cores
@@ -176,6 +176,7 @@ class OnnxRuntimeBackend(Backend):
                 f"the graph has an input or output whose name is no text ({error}); rename it"
             ) from error
         self._names = [spec.name for spec in self.outputs]
+        self._returned = Returned()
         self._seconds = run_seconds
         self._run = _binding(self.session, run_seconds)
         self._small_batch = single_thread_batch
@@ -207,7 +208,11 @@ class OnnxRuntimeBackend(Backend):
                     f"it to the host, or load the artifact for that GPU"
                 )
         check(views)
-        wait_for_device(gpu)  # its stream waits for nobody's, so the producers must be done
+        given_back = self._returned.take()
+        wait_for_device(
+            gpu
+        )  # its streams wait for nobody's, so producers and consumers must be done
+        del given_back
         return self._run_bound(views)
 
     def _run_bound(self, views: Mapping[str, Any]) -> list[DeviceArray]:
@@ -230,7 +235,7 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:  # its exceptions share no base but this
             raise closed(_failure(error, self._place[0] == "cpu")) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
-        return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
+        return [_adopt(value, np.dtype(spec.dtype), gpu, self._returned) for value, spec in pairs]
 
     def after_fork(self) -> str:
         return "" if self._threads == 1 else f"{super().after_fork()}, and its threads are not here"
@@ -350,13 +355,13 @@ def _closed(*_: Any) -> Any:
     )
 
 
-def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:
-    """An ``OrtValue`` as a device array, which keeps it alive."""
+def _adopt(value: Any, dtype: np.dtype[Any], gpu: int, returned: Returned) -> DeviceArray:
+    """An ``OrtValue`` as a device array, which keeps it alive, and then puts it into ``returned``."""
     kept = [value]
     return DeviceArray(
         *(value.data_ptr(), tuple(value.shape()), dtype, gpu),
         to_host=lambda _: kept[0].numpy(),
-        release=lambda _: kept.clear(),
+        release=lambda _: returned.append(kept.pop()),
     )
 
 
