@@ -138,7 +138,7 @@ def _row(trial: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> s
             return "–", {}
         return ("yes" if entry["ok"] else "**no**"), entry["found"]
 
-    loads, _ = of("load")
+    loads = of("load")[0] if of("build")[0] == "yes" else "**not built**"
     if "load without checks" in stages:
         loads += f", without checks {of('load without checks')[0]}"
     golden, found = of("self-test")

@@ -110,7 +110,7 @@ def _engines(plan: Plan) -> Iterator[Step]:
                     arguments = (plan.artifacts / network, precision, edition, ",".join(targets))
                     command = _python("-m", "repr_bench.gpu.engine", *arguments, result)
                     title = f"{name} {'/'.join(targets)}"
-                    yield Step(title, "engines", command, 90, result)
+                    yield Step(title, "engines", command, 75, result)
 
 
 def export_step(plan: Plan, network: str, kind: str) -> Step:

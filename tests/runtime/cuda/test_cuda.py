@@ -2,7 +2,9 @@
 
 import ctypes
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import fake_drivers
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
@@ -235,6 +238,8 @@ os._exit(0)  # what torch makes of it is its own
 @pytest.mark.gpu
 def test_a_lost_context_says_so_again_and_again() -> None:
     _real("torch")
+    if importlib.import_module("torch").version.cuda is None:
+        pytest.skip("this torch has no CUDA")
     ran = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120)
     said = [line for line in ran.stdout.splitlines() if not line.startswith("close:")]
     assert (len(said), ran.returncode) == (2, 0), ran
@@ -248,6 +253,30 @@ def test_the_context_is_still_there_when_all_have_closed_it() -> None:
     library, active, flags = ctypes.CDLL(driver._LIBRARY), ctypes.c_int(), ctypes.c_uint()
     library.cuDevicePrimaryCtxGetState(0, ctypes.byref(flags), ctypes.byref(active))
     assert active.value == 1
+
+
+def test_nvidias_package_calls_a_driver_as_it_wants_to_be_called(tmp_path: Path) -> None:
+    """The tests above that are for a GPU, over a driver of a few functions in C."""
+    pytest.importorskip("cuda.bindings")
+    if sys.platform != "linux" or cuda_status().devices or shutil.which("cc") is None:
+        pytest.skip("this needs Linux, a C compiler and no GPU")
+    library, source = tmp_path / "libcuda.so.1", Path(fake_drivers.__file__).with_name("libcuda.c")
+    build = ["cc", "-w", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(build, check=True, timeout=60)
+    chosen = "(bindings or status or all_have_closed) and not fake"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    ran = subprocess.run(
+        [*command, "-k", chosen],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = re.search(r"(\d+) passed", ran.stdout)
+    assert ran.returncode == 0, ran.stdout
+    assert found is not None
+    assert int(found[1]) >= 10, ran.stdout
 
 
 # Which binding is taken

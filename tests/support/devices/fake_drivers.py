@@ -217,4 +217,6 @@ def install(device: FakeCuda, monkeypatch: pytest.MonkeyPatch, *, pycuda: bool) 
         modules |= {"pycuda": package, "pycuda.driver": package.driver}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "repr_runtime.cuda.pycuda", raising=False)
+    # Imported anew, of the stand-in, and forgotten after the test, even if nobody had imported it.
+    monkeypatch.setitem(sys.modules, "repr_runtime.cuda.pycuda", None)
+    del sys.modules["repr_runtime.cuda.pycuda"]
