@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OK, FAILED, SKIPPED, STOPPED, DROPPED = "ok", "failed", "skipped", "stopped", "dropped"
-LEAST = 5.0
-"""Seconds under which no step is begun: importing takes as long."""
+LEAST = 15.0
+"""Seconds under which no step is begun: it would import its libraries, and be stopped."""
 
 
 @dataclass(frozen=True)
