@@ -36,7 +36,7 @@ class GpuRunner:
     ``device`` "cpu" runs the same there, for tests.
     """
 
-    way = "eager"
+    way, _grad = "eager", "inference_mode"
 
     def __init__(self, workload: Workload, device: str = "cuda") -> None:
         import torch
@@ -89,10 +89,13 @@ class GpuRunner:
 
     def _run(self, network: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
         """The first output as float32 on the device; what is queued need not be done."""
-        with self._torch.inference_mode():
+        with self._without_gradients():
             there = [each.to(self._device, non_blocking=True).to(self._dtype) for each in tensors]
             found: torch.Tensor = network(*there)
             return found.float()
+
+    def _without_gradients(self) -> Any:
+        return getattr(self._torch, self._grad)()
 
     def _on_gpu(self, network: Any, tensors: list[torch.Tensor]) -> None:
         self._run(network, tensors)
@@ -121,8 +124,11 @@ class GpuRunner:
 class CompiledGpuRunner(GpuRunner):
     """``torch.compile`` in one of its modes, channels_last, compiled anew for each batch size.
 
-    Compiling for all of them has ``workload.compile_seconds``.
+    Compiling for all of them has ``workload.compile_seconds``. It runs under ``no_grad``: what a
+    CUDA graph keeps from run to run breaks where it was made in inference mode.
     """
+
+    _grad = "no_grad"
 
     def __init__(self, workload: Workload, mode: str, device: str = "cuda") -> None:
         super().__init__(workload, device)
