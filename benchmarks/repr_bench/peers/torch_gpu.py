@@ -7,6 +7,7 @@ comes back: what an artifact's graph is given and gives. TF32 is off, as in ours
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import signal
 import threading
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _TRIAL_SECONDS = 0.1
+_RECOMPILED = 1000
 _GRAPH_CALLS = 3
 """A CUDA graph is made of the second call of a compiled network, and replayed from the third on."""
 
@@ -135,6 +137,7 @@ class CompiledGpuRunner(GpuRunner):
         self.way = f"compiled, mode {mode}"
         self._mode, self._left = mode, workload.compile_seconds
         self._plain = dict(self._networks)
+        let_compile_often()
 
     def prepare(self, arrays: Arrays) -> Prepared:
         layout = "channels_last" if arrays[0].ndim == 4 else "contiguous"
@@ -164,15 +167,18 @@ class CompiledGpuRunner(GpuRunner):
         super().close()
 
 
+def let_compile_often() -> None:
+    """Beyond its limit of one function's compilations, torch runs it eagerly, with a warning."""
+    config: Any = importlib.import_module("torch._dynamo.config")
+    config.recompile_limit = _RECOMPILED
+
+
 def stop_compiling() -> None:
     """What torch's own processes still compile would disturb the others."""
-    import torch
-
     with suppress(Exception):  # a private name, and none that must be there
         from torch._inductor.async_compile import shutdown_compile_workers
 
         shutdown_compile_workers()
-    torch.compiler.reset()
 
 
 class GivenUp(BaseException):
