@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from repr_bench.measuring.tf32 import allow_tf32
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
 from repr_bench.peers.torch import INSTALL, build_network, median_seconds
 from repr_runtime.cuda.driver import cuda_status
@@ -45,7 +46,7 @@ class GpuRunner:
 
         self._torch: Any = torch
         self._device, self._precision = device, workload.precision
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(allowed=False)
         torch.backends.cudnn.benchmark = True
         network = build_network(workload, tuple(_DTYPES)).eval()
         self._dtype: Any = getattr(torch, _DTYPES[workload.precision])

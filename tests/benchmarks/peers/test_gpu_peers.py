@@ -272,6 +272,7 @@ class TestOurs:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # those of a compiler are not ours
 @pytest.mark.parametrize("peer", torch_gpu.PEERS[:2], ids=lambda p: p.name)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_torch_on_the_gpu(
