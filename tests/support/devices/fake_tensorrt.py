@@ -228,6 +228,12 @@ def module(
 
         def __init__(self, logger: Any) -> None:
             fake.logger = logger
+            self.broken = lean and not FakeCuda.stack()
+            if self.broken:
+                logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+
+        def __del__(self) -> None:
+            assert not self.broken, "this would have ended the process"
 
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             fields, why_not = {}, ""
@@ -237,8 +243,8 @@ def module(
                 fields = json.loads(content[4:])
             except ValueError:
                 why_not = "Serialization assertion magicTag failed"
-            if lean and not FakeCuda.stack():
-                raise BrokenRuleError("without a GPU this would have ended the process")
+            if self.broken:
+                raise BrokenRuleError("this would have ended the process")
             built, compatible = fields.get("version", fake.__version__), fields.get("compatible")
             if not FakeCuda.stack():
                 why_not = "CUDA driver version is insufficient"
