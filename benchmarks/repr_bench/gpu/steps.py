@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from repr_bench.gpu.schedule import Step
+from repr_bench.gpu.schedule import HOURS_LEFT, Step
 from repr_runtime.backends.tensorrt.library import EDITIONS
 
 KINDS = ("machine", "tests", "engines", "bench", "train")
@@ -169,10 +169,9 @@ def _measure(plan: Plan, name: str, network: str, batches: str, peers: str, *mor
 
 
 def _train(plan: Plan) -> Iterator[Step]:
-    hours = f"{plan.minutes / 60:.3f}"
-    command = _python("-m", "repr_models.training.cli", "--missing", "--hours", hours)
+    command = _python("-m", "repr_models.training.cli", "--missing", "--hours", HOURS_LEFT)
     skip = "" if plan.data else "no CIFAR-10 to train on: make gpu DATA=DIR"
-    command += ("--data", str(plan.data), "-o", str(plan.out / "checkpoints"))
+    command += ("--data", str(plan.data), "-o", str(plan.work / "checkpoints"))
     yield Step("train", "train", command, plan.minutes * 60, skip=skip)
 
 
