@@ -43,7 +43,8 @@ def run_process(
                     process.wait(grace)
         finally:
             _signal(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
+                process.wait(grace)
     return Ended(status, last_line(log))
 
 
