@@ -183,6 +183,8 @@ class _Artifact:
                 tf32=self.options.precision in ("fp16", "bf16"),
             )
 
+        if device == "cuda" and self.options.precision == "int8":  # it has no kernels of int8
+            words += ", what is int8 in the graph computed in float32"
         choice = f"ONNX Runtime {ort.version()} on {device}{words}"
         if count == 1:
             backend = one()

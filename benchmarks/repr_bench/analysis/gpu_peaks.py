@@ -11,6 +11,7 @@ from typing import Any
 
 from repr_bench.analysis.peaks import LEAST_RUNS, SECONDS
 from repr_bench.measuring.measure import Call
+from repr_bench.measuring.tf32 import allow_tf32
 from repr_bench.results.roofline import PRODUCTS, Kind, Peak
 
 SIZES = (4096, 8192)
@@ -88,15 +89,13 @@ def _products(kind: Kind, device: str, timer: Timer) -> Iterator[Peak]:
     import torch
 
     how = f"torch {torch.__version__} {'_int_mm' if kind == 'int8' else 'matmul'}"
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
     try:
-        matmul.allow_tf32 = kind == "tf32"
+        allow_tf32(allowed=kind == "tf32")
         for size in SIZES:
             times, samples = repeat(_product(kind, size, device), timer)
             yield Peak(kind, how, size, times * 2 * size**3, samples)
     finally:
-        matmul.allow_tf32 = before
+        allow_tf32(allowed=False)
 
 
 def _product(kind: Kind, size: int, device: str) -> Call:

@@ -10,12 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from repr_bench.gpu.process import run_process
 from repr_bench.gpu.report import Report
-from repr_bench.gpu.schedule import FAILED, OK, SKIPPED, STOPPED, Run, run_steps
+from repr_bench.gpu.schedule import FAILED, OK, SKIPPED, STOPPED, Ended, Run, Step, run_steps
 from repr_bench.gpu.steps import KINDS, NETWORKS, Plan, planned
 from repr_runtime.cuda.driver import CudaStatus, cuda_status
 
@@ -97,7 +96,7 @@ def main(
     # Of a shell's background job SIGINT is ignored, and so it would be of all that is started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run = run or partial(run_process, environment=environment())
+    run = run or _run
     report = Report(out, about, args.steps)
     failed, code = 0, 0
     try:
@@ -125,8 +124,14 @@ def folder_name(gpu: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "gpu"
 
 
+def _run(step: Step, seconds: float, log: Path) -> Ended:
+    # The survey is to find out what loads without help.
+    helped = os.environ if step.kind == "machine" else environment()
+    return run_process(step, seconds, log, {**helped, "PYTHONUNBUFFERED": "1"})
+
+
 def environment() -> dict[str, str]:
-    """That of the steps: output as it comes, and the libraries of NVIDIA's wheels to be found."""
+    """This one, where the libraries in NVIDIA's wheels are found."""
     found = [
         str(folder)
         for place in map(Path, sys.path)
@@ -134,7 +139,7 @@ def environment() -> dict[str, str]:
     ]
     libraries = [*found, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     more = {"LD_LIBRARY_PATH": os.pathsep.join(libraries)} if libraries else {}
-    return {**os.environ, "PYTHONUNBUFFERED": "1", **more}
+    return {**os.environ, **more}
 
 
 def _show_end(log: Path) -> None:

@@ -32,7 +32,7 @@ from repr_runtime.artifact.reading import describe_file, read_file, read_manifes
 from repr_runtime.artifact.writing import write_artifact
 from repr_runtime.backends.tensorrt.backend import EngineFile, TensorRTBackend
 from repr_runtime.backends.tensorrt.library import EDITIONS, Library, open_library
-from repr_runtime.backends.tensorrt.messages import listen, logger
+from repr_runtime.backends.tensorrt.messages import listen
 from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BackendError
 
@@ -114,7 +114,7 @@ def _header(library: Library, content: bytes, found: dict[str, Any]) -> None:
 def _deserialize(library: Library, content: bytes, found: dict[str, Any]) -> None:
     """The library alone, none of our checks before it: all that it says."""
     with open_cuda(0).current(), listen(library.trt) as messages:
-        engine = library.trt.Runtime(logger(library.trt)).deserialize_cuda_engine(content)
+        engine = library.runtime().deserialize_cuda_engine(content)
         context = None if engine is None else engine.create_execution_context()
     found |= {"errors": messages.errors, "warnings": messages.warnings}
     if engine is None or context is None:

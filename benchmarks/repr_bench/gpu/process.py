@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repr_bench.gpu.schedule import Ended, Step
 
-GRACE = 8.0
+GRACE = 10.0
 """Seconds that a process has after SIGINT to write what it has; then it is killed."""
 _LAST = 2000
 """Bytes of the log that are looked at for the last line."""
@@ -43,7 +43,8 @@ def run_process(
                     process.wait(grace)
         finally:
             _signal(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
+                process.wait(grace)
     return Ended(status, last_line(log))
 
 

@@ -75,7 +75,9 @@ def page_lines(out: Path, body: Mapping[str, Any]) -> Iterator[str]:
     if trials := [*_trials(out)]:
         yield from ("", "## Engines", "", *_engines(trials))
     for table in sorted((out / "bench").glob("*.md")):
-        yield from ("", f"## Benchmark: {table.stem}", "", table.read_text(errors="replace"))
+        lines = table.read_text(errors="replace").splitlines()
+        kept = (line for line in lines if line.startswith(("| ", "#", "- Careful")) or not line)
+        yield from ("", f"## Benchmark: {table.stem}", "", *kept)
 
 
 def _cell(text: str) -> str:

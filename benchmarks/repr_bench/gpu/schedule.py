@@ -3,12 +3,15 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 OK, FAILED, SKIPPED, STOPPED, DROPPED = "ok", "failed", "skipped", "stopped", "dropped"
-LEAST = 5.0
-"""Seconds under which no step is begun: importing takes as long."""
+HOURS_LEFT = "HOURS_LEFT"
+"""In a command: the hours that it has when it begins, less what writing its results takes."""
+_WRITING = 30.0
+LEAST = 15.0
+"""Seconds under which no step is begun: it would import its libraries, and be stopped."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,11 @@ def run_steps(
         elif left < LEAST:
             yield Outcome(step, DROPPED, f"the {seconds / 60:g} minutes were over", 0.0, "")
         else:
-            began = clock()
-            ended = run(step, min(step.limit, left), log)
+            began, given = clock(), min(step.limit, left)
+            hours = f"{max(given - _WRITING, 1) / 3600:.4f}"
+            command = (hours if part == HOURS_LEFT else part for part in step.command)
+            step = replace(step, command=tuple(command))
+            ended = run(step, given, log)
             yield _judge(step, ended, left, clock() - began, log.name)
 
 

@@ -1,16 +1,19 @@
 """What `make gpu` does, as commands in order of worth."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from repr_bench.gpu.schedule import Step
+from repr_bench.gpu.schedule import HOURS_LEFT, Step
 from repr_runtime.backends.tensorrt.library import EDITIONS
 
 KINDS = ("machine", "tests", "engines", "bench", "train")
 NETWORKS = ("resnet20", "googlenet", "resnet50")
+LARGE = "resnet50.imagenet"
+"""At 224 by 224 pixels, of drawn weights: what a multiply-add costs does not depend on them."""
 PRECISIONS = ("fp32", "fp16", "int8")
 TESTS = (
     "tests/runtime/cuda/test_cuda.py",
@@ -19,7 +22,7 @@ TESTS = (
     "tests/export/tensorrt/test_build.py",
 )
 """In order of worth; whatever else is marked ``gpu`` comes after them."""
-_TEST_SECONDS = 60
+_TEST_SECONDS = 45
 _WARNING = "error::repr_runtime.backends.tensorrt.lane.CudaGraphWarning"
 
 
@@ -78,7 +81,8 @@ def _tests(plan: Plan) -> Iterator[Step]:
     skip = f"{missing[0]} is not installed" if missing else ""
     if not files:
         skip = f"there are no tests in {plan.root}"
-    yield Step("tests", "tests", _python("-m", "pytest", *options, *files), 240, result, skip)
+    limit = min(240.0, 0.4 * 60 * plan.minutes)  # if they hang, the engines have their turn yet
+    yield Step("tests", "tests", _python("-m", "pytest", *options, *files), limit, result, skip)
 
 
 def marked_files(root: Path) -> list[str]:
@@ -92,7 +96,7 @@ def marked_files(root: Path) -> list[str]:
 
 
 def _engines(plan: Plan) -> Iterator[Step]:
-    editions = [name for name, edition in EDITIONS.items() if _is_there(edition.module)]
+    editions = [name for name, edition in EDITIONS.items() if edition.installed]
     order = sorted(editions, key=lambda name: not EDITIONS[name].just_in_time)
     results = plan.out / "engines"
     for index, network in enumerate(plan.networks):
@@ -113,30 +117,62 @@ def _engines(plan: Plan) -> Iterator[Step]:
                     yield Step(title, "engines", command, 75, result)
 
 
-def export_step(plan: Plan, network: str, kind: str) -> Step:
-    """The artifact of ``network``, with all precisions, unless it is there.
+def export_step(plan: Plan, network: str, kind: str, *precisions: str) -> Step:
+    """The artifact of ``network``, with all precisions unless some are given, if it is not there.
 
     Where the tree came without its weights, of drawn ones.
     """
-    options = ["--fp16", "--int8", "--max-drop", "100", "-o", str(plan.artifacts)]
+    options = [*(precisions or ("--fp16", "--int8")), "--max-drop", "100"]
+    options += ["-o", str(plan.artifacts)]
     target = network
-    if not [*(plan.root / "models/repr_models/bundled").glob(f"{network}.*.safetensors")]:
+    if network == LARGE:
+        options += ["--weights", "random"]
+    elif not [*(plan.root / "models/repr_models/bundled").glob(f"{network}.*.safetensors")]:
         target = f"{network}.cifar10"
         options += ["--name", network, "--weights", "random"]
     there = (plan.artifacts / network / "manifest.json").exists()
     command = _python("-m", "repr_export.cli", target, *options)
-    return Step(f"export {network}", kind, command, 150, skip="it is there" if there else "")
+    return Step(f"export {network}", kind, command, 180, skip="it is there" if there else "")
 
 
-def _bench(_: Plan) -> Iterator[Step]:
-    yield from ()
+def _bench(plan: Plan) -> Iterator[Step]:
+    """Ours on each of its devices, ONNX Runtime's and torch, in the same rounds."""
+    small = [name for name in ("resnet20", "googlenet") if name in plan.networks]
+    others = "ours-tensorrt,ours-cuda,onnxruntime-cuda,onnxruntime-tensorrt,torch-cuda"
+    compiled, tuned = f"{others},torch.compile-cuda", f"{others},torch.max-autotune-cuda"
+    for network in small:
+        yield export_step(plan, network, "bench")
+    if "resnet50" in plan.networks:
+        yield export_step(plan, LARGE, "bench", "--fp16")
+        batches = "1,32,256"
+        yield _measure(plan, "resnet50 fp16", LARGE, batches, compiled, "--roofline")
+    for network in small[:1]:
+        yield _measure(plan, f"{network} fp32,fp16", network, "1,8,32,128", others)
+    if "resnet50" in plan.networks:
+        yield _measure(plan, "resnet50 fp32", LARGE, batches, others)
+    for network in small[1:]:
+        yield _measure(plan, f"{network} fp32,fp16", network, "1,8,128", others)
+    for network in small:
+        yield _measure(plan, f"{network} int8", network, "1,8,128", others)
+    for network in small[:1]:
+        yield _measure(plan, f"{network} fp16 tuned", network, "1,128", tuned)
+
+
+def _measure(plan: Plan, name: str, network: str, batches: str, peers: str, *more: str) -> Step:
+    """A run of `repr-bench`, its precisions in ``name``; short a row, for there are many."""
+    stem = plan.out / "bench" / re.sub("[ ,]", "-", name)
+    command = _python("-m", "repr_bench.cli", plan.artifacts / network)
+    command += ("--precision", name.split()[1], "--batch", batches, "--quick", *more)
+    command += ("--seconds", "0.15", "--samples", "12", "--peers", peers)
+    command += ("--compile-seconds", "45", "--json", f"{stem}.json", "--html", f"{stem}.html")
+    command += ("--markdown", f"{stem}.md")
+    return Step(f"bench {name}", "bench", command, 180, Path(f"{stem}.json"))
 
 
 def _train(plan: Plan) -> Iterator[Step]:
-    hours = f"{plan.minutes / 60:.3f}"
-    command = _python("-m", "repr_models.training.cli", "--missing", "--hours", hours)
+    command = _python("-m", "repr_models.training.cli", "--missing", "--hours", HOURS_LEFT)
     skip = "" if plan.data else "no CIFAR-10 to train on: make gpu DATA=DIR"
-    command += ("--data", str(plan.data), "-o", str(plan.out / "checkpoints"))
+    command += ("--data", str(plan.data), "-o", str(plan.work / "checkpoints"))
     yield Step("train", "train", command, plan.minutes * 60, skip=skip)
 
 

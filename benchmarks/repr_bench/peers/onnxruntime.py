@@ -1,5 +1,6 @@
 """ONNX Runtime as its first example shows it: the artifact's graph, its defaults, `session.run`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -64,15 +65,26 @@ class OnnxRuntimeRunner:
     def _call(self, session: Any, arrays: Arrays) -> partial[Any]:
         return partial(session.run, None, dict(zip(self._names, arrays, strict=True)))
 
-    def _bound(self, session: Any, arrays: Arrays) -> partial[None]:
-        """A run by I/O binding, of inputs that lie on the GPU, with outputs that stay there."""
-        binding = session.io_binding()
-        for name, array in zip(self._names, arrays, strict=True):
-            there = self._ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-            binding.bind_ortvalue_input(name, there)
-        for node in session.get_outputs():
-            binding.bind_output(node.name, "cuda")
-        return partial(_run_bound, session, binding)
+    def _bound(self, session: Any, arrays: Arrays) -> Callable[[], None]:
+        """A run by I/O binding, of inputs that lie on the GPU, with outputs that stay there.
+
+        It is bound by the first call, so that what fails then is the failure of that row alone.
+        """
+        bound: list[Any] = []
+
+        def call() -> None:
+            if not bound:
+                binding = session.io_binding()
+                for name, array in zip(self._names, arrays, strict=True):
+                    there = self._ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+                    binding.bind_ortvalue_input(name, there)
+                for node in session.get_outputs():
+                    binding.bind_output(node.name, "cuda")
+                bound.append(binding)
+            session.run_with_iobinding(bound[0])
+            bound[0].synchronize_outputs()
+
+        return call
 
     def _logits(self, session: Any, arrays: Arrays) -> NDArray[Any]:
         found: NDArray[Any] = self._call(session, arrays)()[0]
@@ -80,11 +92,6 @@ class OnnxRuntimeRunner:
 
     def close(self) -> None:
         del self._first, self._open
-
-
-def _run_bound(session: Any, binding: Any) -> None:
-    session.run_with_iobinding(binding)
-    binding.synchronize_outputs()
 
 
 def _on_gpu(name: str, provider: str) -> Peer:

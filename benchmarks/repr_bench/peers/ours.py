@@ -64,7 +64,7 @@ class OursRunner:
         self._session = session
         self._by_batch: dict[int, Session] = {}
         self._again = again if again is not None and one_a_batch(session) else None
-        self.chunk = session.batch_size or CHUNK
+        self.chunk = session.runnable_batch(CHUNK)
         self._lanes = getattr(session.backend, "instances", 1)
         self._pool = ThreadPoolExecutor(self._lanes)
 
@@ -75,7 +75,7 @@ class OursRunner:
         call = partial(session.run, *arrays)
         at_once = partial(burst_of_callers, self._pool, self._lanes, call)
         logits = partial(first_output, session)
-        on_gpu = None if session.device == "cpu" else _call_on_gpu(session, arrays)
+        on_gpu = None if session.device == "cpu" else call_on_gpu(session, arrays)
         return Prepared(logits, call, settings, at_once, self._lanes, on_gpu=on_gpu)
 
     def _session_for(self, batch: int) -> Session:
@@ -116,17 +116,25 @@ def first_output(session: Session, arrays: Arrays) -> NDArray[Any]:
     return found
 
 
-def _call_on_gpu(session: Session, arrays: Arrays) -> Call | None:
-    """A run of the batch that lies on the GPU; None where no torch is there that can put it there."""
+def call_on_gpu(session: Session, arrays: Arrays) -> Call | None:
+    """A run of the batch that lies on the GPU; None where no torch is there that can put it there.
+
+    It is put there by the first call, so that what fails then is the failure of that row alone.
+    """
     try:
         import torch
     except ImportError:
         return None
     if not torch.cuda.is_available():
         return None
-    there = [torch.from_numpy(array).cuda() for array in arrays]
-    torch.cuda.synchronize()
-    return partial(session.run, *there)
+    there: list[torch.Tensor] = []
+
+    def call() -> object:
+        if not there:
+            there.extend(torch.from_numpy(array).cuda() for array in arrays)
+        return session.run(*there)
+
+    return call
 
 
 def burst_of_callers(

@@ -7,6 +7,7 @@ comes back: what an artifact's graph is given and gives. TF32 is off, as in ours
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 import signal
 import threading
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from repr_bench.measuring.tf32 import allow_tf32
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
 from repr_bench.peers.torch import INSTALL, build_network, median_seconds
 from repr_runtime.cuda.driver import cuda_status
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _TRIAL_SECONDS = 0.1
+_RECOMPILED = 1000
 _GRAPH_CALLS = 3
 """A CUDA graph is made of the second call of a compiled network, and replayed from the third on."""
 
@@ -36,14 +39,14 @@ class GpuRunner:
     ``device`` "cpu" runs the same there, for tests.
     """
 
-    way = "eager"
+    way, _grad = "eager", "inference_mode"
 
     def __init__(self, workload: Workload, device: str = "cuda") -> None:
         import torch
 
         self._torch: Any = torch
         self._device, self._precision = device, workload.precision
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        allow_tf32(allowed=False)
         torch.backends.cudnn.benchmark = True
         network = build_network(workload, tuple(_DTYPES)).eval()
         self._dtype: Any = getattr(torch, _DTYPES[workload.precision])
@@ -89,10 +92,13 @@ class GpuRunner:
 
     def _run(self, network: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
         """The first output as float32 on the device; what is queued need not be done."""
-        with self._torch.inference_mode():
+        with self._without_gradients():
             there = [each.to(self._device, non_blocking=True).to(self._dtype) for each in tensors]
             found: torch.Tensor = network(*there)
             return found.float()
+
+    def _without_gradients(self) -> Any:
+        return getattr(self._torch, self._grad)()
 
     def _on_gpu(self, network: Any, tensors: list[torch.Tensor]) -> None:
         self._run(network, tensors)
@@ -121,14 +127,18 @@ class GpuRunner:
 class CompiledGpuRunner(GpuRunner):
     """``torch.compile`` in one of its modes, channels_last, compiled anew for each batch size.
 
-    Compiling for all of them has ``workload.compile_seconds``.
+    Compiling for all of them has ``workload.compile_seconds``. It runs under ``no_grad``: what a
+    CUDA graph keeps from run to run breaks where it was made in inference mode.
     """
+
+    _grad = "no_grad"
 
     def __init__(self, workload: Workload, mode: str, device: str = "cuda") -> None:
         super().__init__(workload, device)
         self.way = f"compiled, mode {mode}"
         self._mode, self._left = mode, workload.compile_seconds
         self._plain = dict(self._networks)
+        let_compile_often()
 
     def prepare(self, arrays: Arrays) -> Prepared:
         layout = "channels_last" if arrays[0].ndim == 4 else "contiguous"
@@ -158,15 +168,18 @@ class CompiledGpuRunner(GpuRunner):
         super().close()
 
 
+def let_compile_often() -> None:
+    """Beyond its limit of one function's compilations, torch runs it eagerly, with a warning."""
+    config: Any = importlib.import_module("torch._dynamo.config")
+    config.recompile_limit = _RECOMPILED
+
+
 def stop_compiling() -> None:
     """What torch's own processes still compile would disturb the others."""
-    import torch
-
     with suppress(Exception):  # a private name, and none that must be there
         from torch._inductor.async_compile import shutdown_compile_workers
 
         shutdown_compile_workers()
-    torch.compiler.reset()
 
 
 class GivenUp(BaseException):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repr_runtime.backends.tensorrt.library import EDITIONS, open_library
-from repr_runtime.backends.tensorrt.messages import listen, logger
+from repr_runtime.backends.tensorrt.library import RUNNERS, open_library
+from repr_runtime.backends.tensorrt.messages import listen
 from repr_runtime.cuda.driver import CudaStatus, cuda_status
 from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BackendError
@@ -25,7 +25,7 @@ _SECONDS = 45
 _LIBRARIES = (
     "numpy",
     "onnxruntime",
-    *(edition.module for edition in EDITIONS.values()),
+    *(edition.module for edition in RUNNERS.values()),
     "cuda.bindings.driver",
     "pycuda.driver",
     "torch",
@@ -171,11 +171,11 @@ def _try_tensorrt() -> str:
     works, fails = list[str](), list[str]()
     with cuda.current():
         free, total = cuda.memory_info()
-        for edition in EDITIONS.values():
+        for edition in RUNNERS.values():
             try:
                 library = open_library(edition)
                 with listen(library.trt) as messages:
-                    made = library.trt.Runtime(logger(library.trt))
+                    made = library.runtime()
                 said = f" (it says: {'; '.join(messages.errors)})" if messages.errors else ""
                 (works if made is not None else fails).append(f"{library.title}{said}")
             except Exception as error:  # whatever a library with shared objects raises

@@ -14,7 +14,8 @@ from repr_bench.gpu.__main__ import environment, folder_name, main
 from repr_bench.gpu.report import Report, page_lines
 from repr_bench.gpu.schedule import Ended, Outcome, Step
 from repr_bench.gpu.steps import KINDS, TESTS, Plan, marked_files, planned
-from repr_runtime.backends.tensorrt.library import EDITIONS
+from repr_bench.options import parser
+from repr_runtime.backends.tensorrt.library import EDITIONS, Edition
 from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -196,6 +197,7 @@ def test_every_test_for_a_gpu_is_run_the_known_ones_first() -> None:
 
 def test_steps_that_cannot_be_done_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repr_bench.gpu.steps._is_there", lambda _: False)
+    monkeypatch.setattr(Edition, "installed", False)
     (tmp_path / "artifacts" / "lenet5").mkdir(parents=True)
     (tmp_path / "artifacts" / "lenet5" / "manifest.json").touch()
     plan = Plan(tmp_path, tmp_path / "out", tmp_path, 12, networks=("lenet5", "plain20"))
@@ -212,9 +214,13 @@ def test_steps_that_cannot_be_done_say_why(tmp_path: Path, monkeypatch: pytest.M
     }
     (export,) = [step for step in planned(plan) if step.name == "export plain20"]
     assert {"plain20.cifar10", "random"} < {*export.command}  # its weights are not in the tree
-    assert [*dict.fromkeys(step.kind for step in planned(plan))] == [
-        kind for kind in KINDS if kind != "bench" or "bench" in {s.kind for s in planned(plan)}
-    ]
+
+
+def test_commands_are_in_the_order_of_their_worth(tmp_path: Path) -> None:
+    steps = planned(Plan(ROOT, tmp_path / "out", tmp_path, 12))
+    assert [*dict.fromkeys(step.kind for step in steps)] == [*KINDS]
+    for step in (each for each in steps if each.name.startswith("bench")):
+        assert parser().parse_args(step.command[5:])  # options that `repr-bench` has
 
 
 def test_a_folder_is_named_for_the_gpu() -> None:

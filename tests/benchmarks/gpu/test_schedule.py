@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from repr_bench.gpu.process import run_process
-from repr_bench.gpu.schedule import Ended, Outcome, Step, run_steps
+from repr_bench.gpu.schedule import HOURS_LEFT, Ended, Outcome, Step, run_steps
 
 
 class Machine:
@@ -74,6 +74,21 @@ def test_what_cannot_be_done_is_skipped_with_its_reason() -> None:
     first, second = run_steps(steps, 60, Path("logs"), run, lambda: 0.0)
     assert (first.status, first.reason, second.status) == ("skipped", "no data", "ok")
     assert seen == [("d", "d.log")]
+
+
+def test_a_command_is_told_the_hours_that_it_has() -> None:
+    now, told = [0.0], []
+
+    def run(step: Step, _: float, __: Path) -> Ended:
+        told.append(step.command)
+        now[0] += 390
+        return Ended(0)
+
+    command = ("train", "--hours", HOURS_LEFT)
+    steps = [Step("a", "tests", ("x",), 400), Step("b", "train", command, 9999)]
+    outcomes = [*run_steps(steps, 600, Path(), run, lambda: now[0])]
+    assert told == [("x",), ("train", "--hours", "0.0500")]
+    assert outcomes[1].step.command == told[1]
 
 
 # Processes

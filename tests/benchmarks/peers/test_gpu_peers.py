@@ -61,7 +61,8 @@ class TestTorch:
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch_gpu, "_TRIAL_SECONDS", 1e-3)
         monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # it imports for seconds
-        monkeypatch.setattr(torch_gpu, "stop_compiling", lambda: None)
+        for name in ("stop_compiling", "let_compile_often"):
+            monkeypatch.setattr(torch_gpu, name, lambda: None)
 
     @pytest.mark.parametrize(
         ("precision", "error"), [("fp32", 1e-5), ("fp16", 1e-2), ("bf16", 1e-1)]
@@ -221,6 +222,7 @@ class TestOnnxRuntime:
 class TestOurs:
     def session(self, device: str = "cuda", name: str = "onnxruntime") -> Any:
         found = Mock(device=device, batch_size=None, choice="ONNX Runtime on cuda")
+        found.runnable_batch = lambda count: count
         found.backend = SimpleNamespace(name=name, instances=1)
         found.run = lambda *arrays: {"logits": arrays[0]}
         return found
@@ -270,6 +272,7 @@ class TestOurs:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # those of a compiler are not ours
 @pytest.mark.parametrize("peer", torch_gpu.PEERS[:2], ids=lambda p: p.name)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_torch_on_the_gpu(

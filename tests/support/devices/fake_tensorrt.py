@@ -11,6 +11,7 @@ import enum
 import json
 import math
 import threading
+import time
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,7 @@ class FakeEngine:
         self.num_io_tensors = 2
         self.weights = fields.get("stripped") is None
         self.contexts: list[FakeContext] = []
+        self.threads = threading.Lock()
 
     def get_tensor_name(self, index: int) -> str:
         return ("input", "logits")[index]
@@ -79,9 +81,14 @@ class FakeEngine:
         if len(self.contexts) >= self.fields.get("most_contexts", 99):
             self.module.logger.log(Severity.ERROR, "out of memory: no context")
             return None
-        context = FakeContext(self, config)
-        self.contexts.append(context)
-        return context
+        if not self.threads.acquire(blocking=False):
+            raise BrokenRuleError("two contexts are made of an engine at once")
+        try:
+            time.sleep(0.001)
+            self.contexts.append(FakeContext(self, config))
+            return self.contexts[-1]
+        finally:
+            self.threads.release()
 
 
 class FakeContext:
@@ -228,6 +235,12 @@ def module(
 
         def __init__(self, logger: Any) -> None:
             fake.logger = logger
+            self.broken = lean and not FakeCuda.stack()
+            if self.broken:
+                logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+
+        def __del__(self) -> None:
+            assert not self.broken, "this would have ended the process"
 
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             fields, why_not = {}, ""
@@ -237,8 +250,8 @@ def module(
                 fields = json.loads(content[4:])
             except ValueError:
                 why_not = "Serialization assertion magicTag failed"
-            if lean and not FakeCuda.stack():
-                raise BrokenRuleError("without a GPU this would have ended the process")
+            if self.broken:
+                raise BrokenRuleError("this would have ended the process")
             built, compatible = fields.get("version", fake.__version__), fields.get("compatible")
             if not FakeCuda.stack():
                 why_not = "CUDA driver version is insufficient"

@@ -110,7 +110,7 @@ class TensorRTBackend(Backend):
         self._cuda, self._file = cuda, engine
         self._trt = library.trt
         self._memory = DeviceMemory(cuda)
-        self._last = threading.local()
+        self._last, self._making = threading.local(), threading.Lock()
         self._runtime: trt.Runtime | None = None
         self._engine: trt.ICudaEngine | None = None
         self._config: Any = None
@@ -200,7 +200,8 @@ class TensorRTBackend(Backend):
         engine = self._engine
         assert engine is not None
         config = () if self._config is None else (self._config,)
-        context = engine.create_execution_context(*config)
+        with self._making:  # an engine's own methods are not said to be safe in several threads
+            context = engine.create_execution_context(*config)
         if context is None:  # for want of memory, as a rule
             raise errors.DeviceMemoryError(
                 f"{self.library.title} makes no execution context ({last_error()}); free memory on "

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from repr_runtime import errors
-from repr_runtime.backends.tensorrt.messages import Messages, listen, logger
+from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
 from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.process.lifetime import leak
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -160,14 +161,21 @@ class Library:
     def runtime(self) -> trt.Runtime:
         """A runtime, for the device that is current.
 
-        Raises :class:`DeviceUnavailableError` without a GPU, where the lean library's would end
-        the process at the first engine.
+        Raises :class:`DeviceUnavailableError` where the lean library's would end the process, at
+        the first engine or when it goes: without a GPU, or with a driver that is too old.
         """
         if self.edition.lean and not cuda_status().devices:
             raise errors.DeviceUnavailableError(
                 f"{self.title} needs an NVIDIA GPU: {cuda_status().reason}; use device='cpu'"
             )
-        runtime: trt.Runtime = self.trt.Runtime(logger(self.trt))
+        with listen(self.trt) as messages:
+            runtime: trt.Runtime = self.trt.Runtime(logger(self.trt))
+        if self.edition.lean and messages.errors:
+            leak(runtime)
+            raise errors.DeviceUnavailableError(
+                f"{self.title} cannot use the GPU ({first_sentence(messages.errors[0])}); update "
+                f"NVIDIA's driver, or use device='cuda' or 'cpu'"
+            )
         return runtime
 
     def deserialize(self, runtime: trt.Runtime, content: bytes) -> trt.ICudaEngine:

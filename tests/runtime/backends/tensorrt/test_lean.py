@@ -100,6 +100,9 @@ def test_without_a_gpu_nothing_is_asked_of_it(lean: Place) -> None:
         library.runtime()
     assert library.invalid(b"") is None
     assert library.trt.logger is None  # no runtime was made
+    lean.gpu("9.0")  # but its driver is too old
+    with refuses(errors.DeviceUnavailableError, "cannot use the GPU (CUDA initialization failure"):
+        library.runtime()
 
 
 # The real one
