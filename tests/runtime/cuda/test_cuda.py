@@ -59,10 +59,14 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         made = device if package == "fake" else BindingsCuda(0)
     assert (made.name.split()[0], made.device) == (package, 0)
     yield made
-    made.close()
+    if not device.closed:
+        made.close()
     if "fake" in request.param:
-        assert device.closed
+        assert (device.closed, device.primary) == (
+            (False, ["pycuda"]) if package == "PyCUDA" else (True, [])
+        )
         assert device.leaks == {}
+        assert FakeCuda.stack() == []
 
 
 class Kit:
@@ -209,6 +213,11 @@ def test_contexts_nest(cuda: Cuda) -> None:
         with cuda.current():
             inner = cuda.allocate(8)
         cuda.free(inner)
+
+
+def test_closing_leaves_the_thread_as_it_was(cuda: Cuda) -> None:
+    with cuda.current():
+        cuda.close()  # as a session does, whose last lane has gone
     assert FakeCuda.stack() == []
 
 

@@ -164,13 +164,15 @@ class Library:
         Raises :class:`DeviceUnavailableError` where the lean library's would end the process, at
         the first engine or when it goes: without a GPU, or with a driver that is too old.
         """
-        if self.edition.lean and not cuda_status().devices:
+        if not self.edition.lean:
+            return self.trt.Runtime(logger(self.trt))
+        if not cuda_status().devices:
             raise errors.DeviceUnavailableError(
                 f"{self.title} needs an NVIDIA GPU: {cuda_status().reason}; use device='cpu'"
             )
         with listen(self.trt) as messages:
             runtime: trt.Runtime = self.trt.Runtime(logger(self.trt))
-        if self.edition.lean and messages.errors:
+        if messages.errors:
             leak(runtime)
             raise errors.DeviceUnavailableError(
                 f"{self.title} cannot use the GPU ({first_sentence(messages.errors[0])}); update "
