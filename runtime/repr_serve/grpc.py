@@ -163,7 +163,7 @@ class Servicer:
                 tracing.record("grpc", name, outcome, seconds, texts)
 
     async def _live(self, _: Any) -> dict[str, Any]:
-        return {"live": True}
+        return {"live": self._service.live}
 
     async def _ready(self, _: Any) -> dict[str, Any]:
         return {"ready": self._service.ready}

@@ -265,7 +265,8 @@ class HttpApp:
         return _json({"name": "repr-serve", "version": version, "extensions": EXTENSIONS})
 
     async def _live(self, _: Request) -> Response:
-        return _json({"live": True})
+        live = self.service.live
+        return _json({"live": live}, 200 if live else 503)
 
     async def _ready(self, _: Request) -> Response:
         ready = self.service.ready

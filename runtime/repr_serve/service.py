@@ -53,14 +53,19 @@ class Service:
         require_distinct(sources)
         self.options = ModelOptions() if options is None else options
         self.draining = False
+        self.live = True  # until the GPU is lost, which only another process can use again
         self._slots = {source.name: _Slot(source) for source in sources}
         self._stop_watching = threading.Event()
 
     @property
     def ready(self) -> bool:
-        """Whether every model that was not unloaded is ready, and the service is not ending."""
-        return not self.draining and all(
-            slot.model is not None or slot.reason == "unloaded" for slot in self._slots.values()
+        """Whether every model that was not unloaded is ready, and the service lives on."""
+        return (
+            self.live
+            and not self.draining
+            and all(
+                slot.model is not None or slot.reason == "unloaded" for slot in self._slots.values()
+            )
         )
 
     @property
@@ -118,6 +123,9 @@ class Service:
         while True:
             try:
                 return model, await model.infer(inputs, deadline)
+            except errors.DeviceLostError:
+                self.live = False
+                raise
             except (errors.BatcherClosedError, errors.SessionClosedError):
                 now = self.model(model.name)
                 if now is model:

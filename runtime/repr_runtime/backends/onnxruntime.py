@@ -17,7 +17,7 @@ from repr_runtime.backends.base import Backend
 from repr_runtime.backends.placement import RECORD, remark
 from repr_runtime.backends.tuning import Setting
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, Returned, is_device_array, view
-from repr_runtime.cuda.driver import cuda_status, wait_for_device
+from repr_runtime.cuda.driver import cuda_status, wait_for_device, why_lost
 from repr_runtime.cuda.libraries import preload
 from repr_runtime.machine import require_threads, usable_cores
 from repr_runtime.process.lifetime import closed
@@ -191,7 +191,7 @@ class OnnxRuntimeBackend(Backend):
         except errors.BackendError:  # closed, or too late
             raise
         except Exception as error:  # its exceptions share no base but this
-            raise closed(_failure(error, self._place[0] == "cpu")) from error
+            raise closed(_failure(error, self._place)) from error
 
     def run_on_device(
         self, feed: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]
@@ -233,7 +233,7 @@ class OnnxRuntimeBackend(Backend):
         except errors.BackendError:
             raise
         except Exception as error:  # its exceptions share no base but this
-            raise closed(_failure(error, self._place[0] == "cpu")) from error
+            raise closed(_failure(error, self._place)) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
         return [_adopt(value, np.dtype(spec.dtype), gpu, self._returned) for value, spec in pairs]
 
@@ -377,18 +377,20 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, _DTYPES[node.type], shape)
 
 
-def _failure(error: Exception, on_cpu: bool) -> errors.ExecutionError:
+def _failure(error: Exception, place: tuple[str, int]) -> errors.BackendError:
     """Of an input where it says so, and on a CPU where it was not memory: nothing else fails there."""
-    kind, words = type(error).__name__, str(error).lower()
+    kind, words, on_cpu = type(error).__name__, str(error).lower(), place[0] == "cpu"
     of_memory = kind == "MemoryError" or "alloc" in words or "bfc" in words
     of_input = kind == "InvalidArgument" or (
         on_cpu and kind in ("Fail", "RuntimeException") and not of_memory
     )
-    if on_cpu and of_memory and not of_input:
-        return errors.HostMemoryError(
+    if of_memory and not of_input:
+        return (errors.HostMemoryError if on_cpu else errors.DeviceMemoryError)(
             f"there is not enough memory to run the graph on inputs of this size: {_words(error)}; run "
             f"fewer samples at a time"
         )
+    if not on_cpu and not of_input and (lost := why_lost(place[1])):
+        return errors.DeviceLostError(lost)
     made = errors.UnrunnableInputError if of_input else errors.ExecutionError
     return made(f"ONNX Runtime failed to run the graph: {_words(error)}")
 

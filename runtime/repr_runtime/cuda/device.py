@@ -132,7 +132,10 @@ class Capturing(Cuda, Protocol):
                 self.destroy_graph(graph)
             raise CudaGraphError("the work to capture failed")
         if graph is None:
-            raise CudaGraphError("the capture was invalidated: the work is not capturable")
+            raise CudaGraphError(
+                "the capture was invalidated: the work is not capturable, or another library of this "
+                "process waited for the whole device meanwhile"
+            )
         try:
             if self.count_nodes(graph) == 0:
                 raise CudaGraphError(

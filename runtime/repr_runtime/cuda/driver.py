@@ -89,6 +89,18 @@ def keep_context(device: int) -> None:
         driver.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
 
 
+def why_lost(device: int) -> str:
+    """Why nothing works on the device any more in this process; "" if it does.
+
+    Errors such as an illegal access stay with the context: whatever is asked next says the same.
+    """
+    try:
+        wait_for_device(device)
+    except CudaError as error:
+        return f"cuda:{device} is lost to this process ({error}); start it again"
+    return ""
+
+
 def wait_for_device(device: int) -> None:
     """Wait until all work in the device's primary context is done, whoever began it."""
     driver = ctypes.CDLL(_LIBRARY)

@@ -17,7 +17,7 @@ from repr_runtime import TensorRTOptions, errors
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends import onnxruntime
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from repr_runtime.cuda import arrays
+from repr_runtime.cuda import arrays, driver
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
 from repr_runtime.loading import LoadOptions, Opened
 from repr_runtime.session import Session
@@ -295,6 +295,31 @@ def test_onnx_runtime_uses_an_outputs_memory_again_once_the_device_was_waited_fo
     monkeypatch.setattr(onnxruntime, "wait_for_device", lambda _: there.append(end() is not None))
     backend.run_on_device({"input": x}, lambda _: None)
     assert (there, end()) == ([True], None)
+
+
+@pytest.mark.parametrize(
+    ("words", "lost", "kind"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered", True, "DeviceLostError"),
+        ("Failed to allocate memory for requested buffer of size 9", True, "DeviceMemoryError"),
+        ("the node fails", False, "ExecutionError"),
+    ],
+)
+def test_what_onnx_runtime_says_on_a_gpu(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, words: str, lost: bool, kind: str
+) -> None:
+    def wait(_: int) -> None:
+        if lost:
+            raise errors.CudaError("waiting failed (codes [700])")
+
+    def fail(*_: object) -> Any:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(driver, "wait_for_device", wait)
+    backend = OnnxRuntimeBackend(tiny.graph(), "cpu", 1)
+    backend._place, backend._run = ("cuda", 0), fail
+    with refuses(getattr(errors, kind), "start it again" if kind == "DeviceLostError" else words):
+        backend.run({"input": tiny.inputs(1)})
 
 
 def test_numpy_beside_device_arrays_is_still_looked_at(tiny: Any, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 import ctypes
 import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import fake_drivers
 import numpy as np
 import pytest
+from driver_in_c import run_over_it
 from fake_cuda import FakeCuda
 from fake_drivers import install
 from refusals import refuses
@@ -267,21 +265,9 @@ def test_the_context_is_still_there_when_all_have_closed_it() -> None:
 def test_nvidias_package_calls_a_driver_as_it_wants_to_be_called(tmp_path: Path) -> None:
     """The tests above that are for a GPU, over a driver of a few functions in C."""
     pytest.importorskip("cuda.bindings")
-    if sys.platform != "linux" or cuda_status().devices or shutil.which("cc") is None:
-        pytest.skip("this needs Linux, a C compiler and no GPU")
-    library, source = tmp_path / "libcuda.so.1", Path(fake_drivers.__file__).with_name("libcuda.c")
-    build = ["cc", "-w", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(build, check=True, timeout=60)
     chosen = "(bindings or status or all_have_closed) and not fake"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    ran = subprocess.run(
-        [*command, "-k", chosen],
-        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    options = ("-q", "-p", "no:cacheprovider", __file__, "-k", chosen)
+    ran = run_over_it(tmp_path, "-m", "pytest", *options)
     found = re.search(r"(\d+) passed", ran.stdout)
     assert ran.returncode == 0, ran.stdout
     assert found is not None

@@ -75,6 +75,19 @@ def test_what_does_not_compute_here_what_it_did_is_not_served(tiny: Any, tmp_pat
     assert "golden samples differ" in listed.reason
 
 
+def test_a_service_whose_gpu_is_lost_is_to_be_started_again(
+    tiny: Any, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def infer(*_: object) -> None:
+        raise errors.DeviceLostError("cuda:0 is lost to this process (700); start it again")
+
+    assert (service.live, service.ready) == (True, True)
+    monkeypatch.setattr(service.model("tiny"), "infer", infer)
+    with refuses(errors.DeviceLostError, "cuda:0 is lost"):
+        ask(service, tiny.inputs(1))
+    assert (service.live, service.ready) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

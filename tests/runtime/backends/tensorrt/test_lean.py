@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from driver_in_c import run_over_it
 from engine_place import PATH, REBUILD, Place
 from fake_tensorrt import engine_bytes, expected
 from refusals import refuses
@@ -138,6 +140,21 @@ def test_the_real_wheel_has_what_is_called_of_it_and_no_more(real: Library) -> N
 def test_the_real_wheel_is_not_touched_without_a_gpu(real: Library) -> None:
     with refuses(errors.DeviceUnavailableError, f"{real.title} needs an NVIDIA GPU: no CUDA"):
         real.runtime()
+
+
+@pytest.mark.usefixtures("real")
+def test_the_real_wheel_with_a_driver_that_it_cannot_use(tmp_path: Path) -> None:
+    code = (  # neither its use nor its end may end the process
+        "from repr_runtime.backends.tensorrt.library import RUNNERS, open_library\n"
+        "try:\n"
+        "    open_library(RUNNERS['tensorrt-lean']).runtime()\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    ran = run_over_it(tmp_path, "-c", code)
+    assert ran.returncode == 0, ran
+    assert ran.stdout.startswith("DeviceUnavailableError TensorRT's lean runtime")
+    assert "cannot use the GPU (createInferRuntime: " in ran.stdout
 
 
 @pytest.mark.gpu
