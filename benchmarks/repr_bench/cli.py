@@ -192,6 +192,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
         own=tuple(args.own),
         tolerance=_tolerance(args),
         remote=_remote(args),
+        compile_seconds=args.compile_seconds,
     )
     for target in targets:
         if is_own(target) or request.own_for(target):  # what is wrong with it is said now

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from repr_bench.errors import UsageError, did_you_mean
 from repr_bench.measuring.measure import Plan
-from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, Server, is_own
+from repr_bench.request import DEFAULT_SLO_MS, LOWER, PRECISIONS, Request, Server, is_own
 from repr_bench.results.trials import SCENARIOS, Scenario
 from repr_models.completion import completes, listed, networks_and_graphs
 from repr_models.spec import registered, stored_multiply_adds
@@ -157,15 +157,14 @@ def _add_more(group: argparse._ArgumentGroup) -> None:
     share = "measure this machine's peaks, and each row's share of what they allow"
     _add(group, "--roofline", share)
     _add(group, "--profile", "where each row's time goes: by operator, and its slowest layers")
-    group.add_argument(
-        "--peers",
-        nargs="?",
-        const="",
-        type=_peers,
-        metavar="P,…",
-        help="compare with other libraries in the same run: torch, torch.compile, onnxruntime, "
-        "openvino-latency, openvino-throughput, … (default: all that are installed); after the names",
+    others = (
+        "compare with other libraries in the same run: torch, torch.compile, onnxruntime, torch-cuda, "
+        "openvino-latency, … (default: all that are installed); after the names"
     )
+    _add(group, "--peers", others, "P,…", type=_peers, nargs="?", const="")
+    most = Request.compile_seconds
+    may = f"that a peer on a GPU may compile each graph, for all batches (default: {most:g})"
+    _add(group, "--compile-seconds", may, "S", type=seconds, default=most)
     tuned = "find the fastest setting on this CPU, keep it for load(tuned=…), and stop"
     group.add_argument("--tune", choices=GOALS, help=tuned)
 

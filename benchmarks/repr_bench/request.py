@@ -138,6 +138,7 @@ class Request:
 
     ``own`` are options of `repr-export` as on its command line (``--input=3x224x224``) for what is
     exported to the cache. ``tolerance`` None is each artifact's own, that of its golden samples.
+    A peer that compiles a graph has ``compile_seconds`` for it, for all batch sizes together.
     """
 
     targets: tuple[str, ...]
@@ -154,6 +155,7 @@ class Request:
     own: tuple[str, ...] = ()
     tolerance: Tolerance | None = None
     remote: Remote = field(default_factory=Remote)
+    compile_seconds: float = 120.0
 
     def own_for(self, target: str) -> tuple[str, ...]:
         """``own`` for each target that :func:`is_own`, or for all where none is."""
@@ -163,4 +165,4 @@ class Request:
     def __post_init__(self) -> None:
         for batch in self.batches or ():
             above_0(batch=batch)
-        above_0(threads=self.threads)
+        above_0(threads=self.threads, compile_seconds=self.compile_seconds)

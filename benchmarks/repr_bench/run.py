@@ -22,6 +22,7 @@ from repr_bench.measuring.machine_watch import MachineWatch
 from repr_bench.measuring.measure import Plan, Timing, garbage_frozen, measure
 from repr_bench.measuring.memory import PeakMemory
 from repr_bench.measuring.reference_load import ReferenceLoad
+from repr_bench.measuring.sessions import ENGINES, one_a_batch
 from repr_bench.request import Listener, Request
 from repr_bench.results.graph import Agreement, Difference, Graph
 from repr_bench.results.results import Results, Settings
@@ -140,7 +141,9 @@ def _rows_of_artifact(
     missing: dict[str, Row] = {}
     golden: dict[str, tuple[Difference | None, Agreement | None]] = {}
     peaks: dict[str, dict[int, int]] = {}
-    open_graph = partial(load, folder, device=request.device, threads=request.threads)
+    open_graph = partial(
+        load, folder, device=request.device, threads=request.threads, options=ENGINES
+    )
     for precision in request.precisions:
         row = Row(label=label, precision=precision, batch=None, status="failed")
         try:
@@ -168,7 +171,9 @@ def _rows_of_artifact(
             continue
         session = opened[precision]
         graph = _graph(folder, session, evaluations[precision], *golden[precision])
-        for batch in _batches(session, request):
+        for index, batch in enumerate(_batches(session, request)):
+            if index and one_a_batch(session):
+                session = stack.enter_context(open_graph(precision=precision))
             ready = _ready(TimedGraph(label, precision, batch, session), graph, images)
             yield replace(
                 ready, row=replace(ready.row, peak_memory_bytes=peaks[precision].get(batch))

@@ -17,6 +17,7 @@ from typing import Any
 
 from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.artifact.reading import read_manifest
+from repr_runtime.backends.survey import as_json, survey
 from repr_runtime.backends.tensorrt.checks import Check
 from repr_runtime.errors import ReproError, presentable
 from repr_runtime.files import with_streams
@@ -31,7 +32,12 @@ def parser() -> argparse.ArgumentParser:
         description="Show what an artifact is and whether it will run here. "
         "Exit status 0 if it will, 1 if not.",
     )
-    p.add_argument("artifact", help="the folder that repr-export wrote")
+    p.add_argument("artifact", nargs="?", help="the folder that repr-export wrote")
+    p.add_argument(
+        "--machine",
+        action="store_true",
+        help="without an artifact: this machine's GPUs, which libraries load, which devices work",
+    )
     p.add_argument("--version", action="version", version=f"%(prog)s {version_of('repr-deploy')}")
     p.add_argument(
         "--verify",
@@ -67,6 +73,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
         argcomplete.autocomplete(p)
     args = p.parse_args(argv)
+    if args.machine == (args.artifact is not None):
+        p.error("give an artifact, or --machine without one")
+    if args.machine:
+        return _machine(args.json)
     logging.basicConfig(level=logging.ERROR)  # the report says what a warning would
     try:
         checks = preflight(
@@ -92,6 +102,16 @@ def _main(argv: Sequence[str] | None) -> int:
         report = "\n".join(lines)
     print(report)
     return 0 if runs else 1
+
+
+def _machine(for_a_program: bool) -> int:
+    found = survey()
+    print(as_json(found) if for_a_program else "\n".join(map(_printable_whole, found.lines())))
+    return 0 if any(device.works for device in found.devices) else 1
+
+
+def _printable_whole(line: str) -> str:
+    return _printable(line, 0)
 
 
 def _printable(line: str, width: int) -> str:

@@ -179,6 +179,10 @@ class CudaError(BackendError):
     """A call to CUDA failed."""
 
 
+class DeviceLostError(CudaError):
+    """After an illegal access, say, nothing works on the device any more in this process."""
+
+
 class DeviceMemoryError(CudaError):
     """There is not enough free memory on the device."""
 

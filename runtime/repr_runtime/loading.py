@@ -180,11 +180,15 @@ class _Artifact:
                 constant_bytes=constant_bytes,
                 load_seconds=self.options.limits.load_seconds,
                 run_seconds=self.options.limits.run_seconds,
+                tf32=self.options.precision in ("fp16", "bf16"),
             )
 
+        if device == "cuda" and self.options.precision == "int8":  # it has no kernels of int8
+            words += ", what is int8 in the graph computed in float32"
         choice = f"ONNX Runtime {ort.version()} on {device}{words}"
         if count == 1:
-            return Opened(self.manifest, graph, one(), choice)
+            backend = one()
+            return Opened(self.manifest, graph, backend, choice + backend.remark)
         # On one CPU thread the caller's own runs the graph: any number of them share a session.
         sharing = count if device == "cpu" and threads == 1 else 1
         with ExitStack() as unless_all_open:
@@ -193,6 +197,7 @@ class _Artifact:
                 opened.append(one())
                 unless_all_open.callback(opened[-1].close)
             unless_all_open.pop_all()
+        choice += opened[0].remark
         return Opened(self.manifest, graph, Instances(opened * sharing), choice)
 
     def _content(self, graph: FileEntry) -> tuple[bytes, int]:

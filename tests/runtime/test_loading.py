@@ -114,6 +114,50 @@ def test_a_provider_that_cannot_be_loaded_is_an_error_and_no_line_on_stderr(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("precision", "tf32", "words"),
+    [
+        ("fp32", "0", "on cuda, TF32 off"),
+        ("fp16", "1", "on cuda, TF32 allowed"),
+        ("bf16", "1", "on cuda, TF32 allowed"),
+        ("int8", "0", "on cuda, what is int8 in the graph computed in float32, TF32 off"),
+    ],
+)
+def test_on_a_gpu_it_is_said_what_arithmetic_is_used(
+    tiny: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    tf32: str,
+    words: str,
+) -> None:
+    """Without tensor cores, which TF32 stands for in the library, half precisions would crawl."""
+    options: dict[str, str] = {}
+    opened = ort._open
+
+    class OnTheCpu:
+        def __init__(self, library: Any, graph: bytes, how: Any, providers: Any) -> None:
+            options.update(dict(providers)["CUDAExecutionProvider"])
+            self._real = opened(library, graph, how, [ort._CPU])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(ort, "_open", OnTheCpu)
+    monkeypatch.setattr(ort, "why_not", lambda _: None)
+    more = {f"model.{precision}.onnx": (tiny.graph(), "graph", precision)}
+    path = tiny.write(tmp_path / "a", more={} if precision == "fp32" else more)
+    with load(path, device="cuda", precision=precision) as session:
+        assert session.choice == f"ONNX Runtime {ort.version()} {words}, as asked for"
+    assert options == {"use_tf32": tf32, "device_id": "0"}
+
+
 def test_any_number_of_samples_on_a_graph_of_a_fixed_batch(tiny: Any, tmp_path: Path) -> None:
     with load(tiny.write(tmp_path / "a", batch=4), device="cpu", threads=1) as session:
         for count in (1, 3, 4, 5, 8):

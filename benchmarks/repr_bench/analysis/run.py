@@ -36,11 +36,18 @@ class Analysis:
                 self.profiles.append(profile_session(timed, threads=self._request.threads))
 
     def _measure_roofline(self, graphs: Sequence[TimedGraph], listener: Listener) -> None:
+        from repr_bench.analysis.gpu_peaks import measure_gpu_peaks
         from repr_bench.analysis.peaks import measure_peaks
 
+        on_gpu = any(timed.session.device != "cpu" for timed in graphs)
+        works = tuple(work_of(timed, on_gpu=on_gpu) for timed in graphs)
+        if on_gpu:
+            listener.tell("measuring the GPU's peaks")
+            peaks, notes = measure_gpu_peaks()
+            self.roofline = Roofline(0, peaks, works, notes)
+            return
         threads = self._request.threads or default_threads(self._environment)
         listener.tell(f"measuring this machine's peaks with {threads} threads")
-        works = tuple(work_of(timed) for timed in graphs)
         peaks, notes = measure_peaks(
             threads,
             memory_bytes=self._environment.memory_bytes,
@@ -55,16 +62,20 @@ def default_threads(environment: Environment) -> int:
     return max(1, min(cores, environment.usable_cpus or cores))
 
 
-def work_of(timed: TimedGraph) -> Work:
-    """The work of one call, or the reason why it is not known."""
+def work_of(timed: TimedGraph, *, on_gpu: bool = False) -> Work:
+    """The work of one call, or the reason why it is not known, or has no peak to be held against.
+
+    ``on_gpu``: the peaks are those of the GPU.
+    """
     from repr_bench.analysis.traffic import layer_traffic
 
     work = Work(timed.label, timed.precision, timed.batch)
     if timed.emulated:
         return replace(work, reason=f"{timed.precision} is emulated on a CPU")
-    if timed.session.device != "cpu":
-        reason = f"runs on {timed.session.device}, whose peaks are not measured; with --device cpu"
-        return replace(work, reason=reason)
+    if on_gpu and timed.session.device == "cpu":
+        return replace(
+            work, reason="runs on the CPU, and the peaks are the GPU's; use --device cpu"
+        )
     try:
         layers = layer_traffic(timed.onnx, timed.batch)
     except Exception as error:  # the other rows still have their places

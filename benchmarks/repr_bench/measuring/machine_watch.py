@@ -15,6 +15,7 @@ from repr_bench.results.machine import GpuState, RoundState
 _THREADS = Path("/proc/self/task")
 _CPUS = Path("/sys/devices/system/cpu")
 _GPU_FIELDS = "index,clocks.sm,temperature.gpu"
+_PATIENCE_SECONDS = 1.0
 _GPU_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 """The field's name since driver 535, and the one before it."""
 _SLOWDOWNS = {
@@ -100,9 +101,16 @@ class MachineWatch:
         )
 
     def _gpus(self) -> tuple[tuple[GpuState, ...], int | None]:
-        """Each GPU, and how many other processes there are; asked no more once it fails."""
+        """Each GPU, and how many other processes there are; asked no more once it fails or is slow."""
         if not self._nvidia:
             return (), None
+        before = time.monotonic()
+        found = self._ask_gpus()
+        if time.monotonic() - before > _PATIENCE_SECONDS:  # every round would wait for it
+            self._nvidia = False
+        return found
+
+    def _ask_gpus(self) -> tuple[tuple[GpuState, ...], int | None]:
         for reasons in (self._reasons,) if self._reasons else _GPU_REASONS:
             query = f"--query-gpu={_GPU_FIELDS},{reasons}"
             text = output_of("nvidia-smi", query, "--format=csv,noheader,nounits")

@@ -4,6 +4,7 @@ Its library is imported when it is opened.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ class PeerAbsentError(Exception):
 class Workload:
     """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default.
 
-    ``label`` is the artifact's row, and ``session`` one that runs the graph here.
+    ``label`` is the artifact's row, and ``session`` one that runs the graph here. A peer that
+    compiles has ``compile_seconds`` for all batch sizes together.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Workload:
     threads: int | None
     label: str = ""
     session: Session | None = None
+    compile_seconds: float = math.inf
 
     @property
     def path(self) -> Path:
@@ -53,7 +56,8 @@ class Prepared:
     ``at_once`` runs the batch so many times, up to ``lanes`` of them at once, and returns when
     all are done; without it, one call follows the other. ``samples_ns`` are the latencies that a
     peer measured by itself, which then has no ``call``. ``answers`` says of a graph what this
-    peer gets right, where that is not the graph's own matter.
+    peer gets right, where that is not the graph's own matter. ``on_gpu`` runs the batch once, its
+    inputs and outputs lying on the GPU, and returns when it is done there; None where none can.
     """
 
     logits: Callable[[Arrays], NDArray[Any]]
@@ -63,6 +67,7 @@ class Prepared:
     lanes: int = 1
     samples_ns: tuple[int, ...] = ()
     answers: Callable[[Graph], Graph] | None = None
+    on_gpu: Callable[[], object] | None = None
 
     def burst(self, times: int) -> None:
         """Run the batch ``times`` times, as many at once as there are lanes."""

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 from repr_bench.errors import UsageError
-from repr_bench.peers import onnxruntime, openvino, torch, trtexec
+from repr_bench.peers import onnxruntime, openvino, own_devices, torch, torch_gpu, trtexec
 from repr_bench.peers.base import Peer
 
-PEERS = (*torch.PEERS, *onnxruntime.PEERS, *openvino.PEERS, *trtexec.PEERS)
+PEERS = (
+    *(*torch.PEERS, *onnxruntime.PEERS, *openvino.PEERS, *trtexec.PEERS),
+    *(*torch_gpu.PEERS, *own_devices.PEERS),
+)
 
 
 def select(names: Sequence[str] | None) -> list[tuple[Peer, str | None]]:

@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.measure import Call, Clock, Plan, Timing, took
+from repr_bench.measuring.sessions import one_a_batch
 from repr_bench.peers.base import Arrays, Prepared
-from repr_bench.peers.check import Logits, check_inputs, compare_top1, in_batches
+from repr_bench.peers.check import (
+    RANDOM_TIE,
+    TIE,
+    Logits,
+    check_inputs,
+    compare_top1,
+    in_batches,
+)
 from repr_bench.results.peers import Measure, PeerRow, SameAnswers
 
 if TYPE_CHECKING:
@@ -39,46 +47,94 @@ class Given(NamedTuple):
     inputs: Mapping[int, Arrays]
     samples: Arrays
     answers: NDArray[np.float64]
+    tie: float = TIE
 
     def same_answers(self, logits: Logits, batch: int) -> SameAnswers:
         """How many of ``logits``' answers, ``batch`` samples at a time, are those of ours."""
-        return compare_top1(self.answers, in_batches(logits, self.samples, batch))
+        return compare_top1(self.answers, in_batches(logits, self.samples, batch), self.tie)
 
 
 class OursRunner:
-    """A session of this project's runtime; as many callers as it has instances."""
+    """A session of this project's runtime; as many callers as it has instances.
 
-    def __init__(self, session: Session) -> None:
+    ``again`` opens another one like it, for each batch size where that has to be.
+    """
+
+    def __init__(self, session: Session, again: Callable[[], Session] | None = None) -> None:
         self._session = session
-        self.chunk = session.batch_size or CHUNK
+        self._by_batch: dict[int, Session] = {}
+        self._again = again if again is not None and one_a_batch(session) else None
+        self.chunk = session.runnable_batch(CHUNK)
         self._lanes = getattr(session.backend, "instances", 1)
         self._pool = ThreadPoolExecutor(self._lanes)
 
     def prepare(self, arrays: Arrays) -> Prepared:
-        call = partial(self._session.run, *arrays)
+        session, settings = self._session_for(len(arrays[0])), self._session.choice
+        if self._again is not None:
+            settings += ", a session for each batch size"
+        call = partial(session.run, *arrays)
         at_once = partial(burst_of_callers, self._pool, self._lanes, call)
-        return Prepared(self.logits, call, self._session.choice, at_once, self._lanes)
+        logits = partial(first_output, session)
+        on_gpu = None if session.device == "cpu" else call_on_gpu(session, arrays)
+        return Prepared(logits, call, settings, at_once, self._lanes, on_gpu=on_gpu)
+
+    def _session_for(self, batch: int) -> Session:
+        if self._again is None:
+            return self._session
+        if batch not in self._by_batch:
+            self._by_batch[batch] = self._again()
+        return self._by_batch[batch]
 
     def logits(self, arrays: Arrays) -> NDArray[Any]:
         """The first output."""
-        found: NDArray[Any] = next(iter(self._session.run(*arrays).values()))
-        return found
+        return first_output(self._session, arrays)
 
     def given(self, images: Images | None, batches: Iterable[int]) -> Given:
         """What the others are to run, and are held to."""
         graph = self._session.manifest.file(self._session.graph)
         assert graph is not None, "the session was loaded from it"
         samples = check_inputs(self._session, images)
+        rounded = self._session.precision != "fp32"
+        random = self._session.manifest.weights.kind == "random"
         return Given(
             graph,
             {batch: make_feed(self._session, images, batch)[0] for batch in batches},
             samples,
             in_batches(self.logits, samples, self.chunk),
+            RANDOM_TIE if random and rounded else TIE,
         )
 
     def close(self) -> None:
         self._pool.shutdown()
-        self._session.close()
+        for session in (self._session, *self._by_batch.values()):
+            session.close()
+
+
+def first_output(session: Session, arrays: Arrays) -> NDArray[Any]:
+    """Of a run of the batch."""
+    found: NDArray[Any] = next(iter(session.run(*arrays).values()))
+    return found
+
+
+def call_on_gpu(session: Session, arrays: Arrays) -> Call | None:
+    """A run of the batch that lies on the GPU; None where no torch is there that can put it there.
+
+    It is put there by the first call, so that what fails then is the failure of that row alone.
+    """
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    there: list[torch.Tensor] = []
+
+    def call() -> object:
+        if not there:
+            there.extend(torch.from_numpy(array).cuda() for array in arrays)
+        return session.run(*there)
+
+    return call
 
 
 def burst_of_callers(
@@ -106,13 +162,16 @@ def timed_call(prepared: Prepared, which: Measure, plan: Plan, clock: Clock) -> 
     """What is timed, and how many batches it runs: one, or for throughput a burst of many."""
     if which == "latency":
         return prepared.call, 1
+    if which == "on-gpu":
+        assert prepared.on_gpu is not None, "it has such a row"
+        return prepared.on_gpu, 1
     times = burst_length(prepared, min(BURST_SECONDS, plan.slice_ns / 2e9), clock)
     return partial(prepared.burst, times), times
 
 
 def plan_for(which: Measure, plan: Plan) -> Plan:
     """``plan`` with as many samples as the measure needs: a burst is as good as many calls."""
-    return plan if which == "latency" else replace(plan, samples=plan.rounds)
+    return plan if which != "throughput" else replace(plan, samples=plan.rounds)
 
 
 def timed_row(row: PeerRow, timing: Timing, plan: Plan) -> PeerRow:

@@ -12,11 +12,12 @@ import numpy as np
 from repr_bench.errors import sentence
 from repr_bench.measuring.environment import after_run, now
 from repr_bench.measuring.measure import Clock, garbage_frozen, measure
+from repr_bench.measuring.sessions import ENGINES
 from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Workload
 from repr_bench.peers.check import why_not_same
 from repr_bench.peers.ours import Given, OursRunner, plan_for, timed_call, timed_row
 from repr_bench.request import Listener, Request
-from repr_bench.results.peers import MEASURES, OURS, Measure, PeerRow
+from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_runtime import Session, load
@@ -122,7 +123,7 @@ class _Comparison:
         """By measure and batch, ours first."""
         return sorted(
             (entry.row for entry in self._entries),
-            key=lambda r: (MEASURES.index(r.measure), r.batch is None, r.batch or 0),
+            key=lambda r: (ALL_MEASURES.index(r.measure), r.batch is None, r.batch or 0),
         )
 
     def fail(self, error: Exception) -> None:
@@ -130,18 +131,18 @@ class _Comparison:
         self._entries = [_Entry(_gone(self._row(peer=OURS), error))]
 
     def run(self) -> None:
-        """Prepare all, then time them, all latencies and then all throughputs."""
+        """Prepare all, then time them: all latencies, all throughputs, all latencies on the GPU."""
         names = ", ".join(peer.name for peer, reason in self._selected if reason is None)
         self._listener.tell(f"comparing {self._label} {self._precision} with {names or 'nobody'}")
         with contextlib.ExitStack() as stack:
             self._prepare(stack)
-            for measure_name in MEASURES:
+            for measure_name in ALL_MEASURES:
                 self._measure(measure_name)
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         session = stack.enter_context(self._load("latency"))
         images, _ = self._request.images.for_artifact(session.manifest)
-        ours = OursRunner(session)
+        ours = OursRunner(session, partial(self._load, "latency"))
         given = ours.given(images, self._batches)
         workload = Workload(
             self._folder,
@@ -151,10 +152,13 @@ class _Comparison:
             self._request.threads,
             self._label,
             session,
+            self._request.compile_seconds,
         )
 
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
-            return lambda _: ours if which == "latency" else OursRunner(self._load("throughput"))
+            if which == "latency" or self._device != "cpu":  # nothing else is tuned for it there
+                return lambda _: ours
+            return lambda _: OursRunner(self._load("throughput"))
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
@@ -182,7 +186,10 @@ class _Comparison:
                 self._give_up(row, peer, error)
                 continue
             checked = replace(row, settings=prepared.settings, same_answers=same, graph=graph)
-            for each in peer.measures:
+            measures = list(peer.measures)
+            if prepared.on_gpu is not None and "latency" in measures:
+                measures.append("on-gpu")
+            for each in measures:
                 self._entries.append(self._entry(replace(checked, measure=each), prepared))
 
     def _give_up(self, row: PeerRow, peer: Peer, error: Exception) -> None:
@@ -242,6 +249,7 @@ class _Comparison:
             precision=self._precision,
             threads=threads,
             tuned=tuned,
+            options=ENGINES,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _TRIAL_SECONDS = 0.3
 _TRIAL_CALLS = 5
-_INSTALL = "pip install 'repr-deploy[bench]'"
+INSTALL = "pip install 'repr-deploy[bench]'"
 
 
 class _Runner:
@@ -55,7 +56,7 @@ class TorchRunner(_Runner):
         if arrays[0].ndim == 4:
             layouts["channels_last"] = self._torch.channels_last
         calls = {name: self._call(layout, arrays) for name, layout in layouts.items()}
-        chosen = min(calls, key=lambda name: _median_seconds(calls[name]))
+        chosen = min(calls, key=lambda name: median_seconds(calls[name]))
         return Prepared(
             logits=lambda given: self._call(layouts[chosen], given)().numpy(),
             call=calls[chosen],
@@ -96,17 +97,18 @@ class CompiledRunner(_Runner):
         super().close()
 
 
-def build_network(workload: Workload) -> nn.Module:
+def build_network(workload: Workload, precisions: Sequence[str] = ("fp32",)) -> nn.Module:
     """The registered network that the artifact was made of, with the very same parameters.
 
-    Raises :class:`PeerAbsentError` where there is none, or its weights are not at hand.
+    They are float32; ``precisions`` are those that the caller can turn them into. Raises
+    :class:`PeerAbsentError` where there is none, or its weights are not at hand.
     """
     from repr_models.errors import ModelsError
     from repr_models.registry import resolve
     from repr_models.weights.loading import RANDOM, load_weights
 
     network, weights = workload.manifest.network, workload.manifest.weights
-    if workload.precision != "fp32":
+    if workload.precision not in precisions:
         raise PeerAbsentError(f"PyTorch has no {workload.precision} graph of it to compare with")
     if network.source != "registry":
         raise PeerAbsentError("the artifact was not made of a registered network")
@@ -130,12 +132,12 @@ def build_network(workload: Workload) -> nn.Module:
     return built
 
 
-def _median_seconds(call: partial[Any]) -> float:
-    """The median of a few calls, after as many to warm up."""
+def median_seconds(call: Callable[[], object], seconds: float = _TRIAL_SECONDS) -> float:
+    """The median of a few calls, for ``seconds`` at least, after two to warm up."""
     for _ in range(2):
         call()
     samples, begin = list[float](), time.perf_counter()
-    while len(samples) < _TRIAL_CALLS or time.perf_counter() - begin < _TRIAL_SECONDS:
+    while len(samples) < _TRIAL_CALLS or time.perf_counter() - begin < seconds:
         before = time.perf_counter()
         call()
         samples.append(time.perf_counter() - before)
@@ -143,6 +145,6 @@ def _median_seconds(call: partial[Any]) -> float:
 
 
 PEERS = (
-    Peer("torch", TorchRunner, not_installed("torch", _INSTALL)),
-    Peer("torch.compile", CompiledRunner, not_installed("torch", _INSTALL)),
+    Peer("torch", TorchRunner, not_installed("torch", INSTALL)),
+    Peer("torch.compile", CompiledRunner, not_installed("torch", INSTALL)),
 )

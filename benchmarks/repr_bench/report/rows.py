@@ -29,7 +29,7 @@ def latency_of(row: AnyRow, percent: int) -> Figure | None:
     if isinstance(row, StageRow):
         return row.medians_ms.get("total") if percent == 50 and row.calls else None
     if isinstance(row, PeerRow):
-        return row.latency_ms.get(percent) if row.measure == "latency" else None
+        return row.latency_ms.get(percent) if row.measure != "throughput" else None
     return row.latency_ms.get(percent)
 
 

@@ -16,8 +16,10 @@ from repr_bench.statistics.intervals import Figure, Interval, middle, percentile
 from repr_runtime.decoding import JSON_KEY
 
 OURS = "ours"
-Measure = Literal["latency", "throughput"]
+Measure = Literal["latency", "throughput", "on-gpu"]
 MEASURES: tuple[Measure, ...] = ("latency", "throughput")
+"""Of every peer. On a GPU there is also the latency from inputs to outputs that both lie there."""
+ALL_MEASURES: tuple[Measure, ...] = (*MEASURES, "on-gpu")
 RESAMPLES = 2000
 
 RATIO_FORMULA = (
@@ -41,10 +43,11 @@ class PeerRow:
     """One peer (or ``ours``) on one graph at one batch size.
 
     ``rounds_ns`` are raw samples, a tuple for each round; in each sample ``images`` went
-    through: the batch for a latency, a burst of batches, as many at once as the peer takes, for a
-    throughput. ``settings`` says how the peer runs. Peers of one (label, precision, measure)
-    were timed in the same rounds, ours among them. A ``server`` was asked over a network;
-    ``graph`` is the artifact's, with what this one got right of it, where that was seen.
+    through: the batch for a latency (``on-gpu``: without the copies there and back), a burst of
+    batches, as many at once as the peer takes, for a throughput. ``settings`` says how the peer
+    runs. Peers of one (label, precision, measure) were timed in the same rounds, ours among them.
+    A ``server`` was asked over a network; ``graph`` is the artifact's, with what this one got
+    right of it, where that was seen.
     """
 
     label: str

@@ -13,8 +13,13 @@ from repr_bench.results.row import Row
 from repr_bench.statistics import intervals
 from repr_bench.statistics.intervals import Figure, Interval
 
-Kind = Literal["float32", "int8", "memory", "cache"]
-"""What a peak is of: operations of a matrix product, or bytes of a copy."""
+Kind = Literal[
+    "float32", "int8", "memory", "cache", "tf32", "float16", "bfloat16", "to-gpu", "to-host"
+]
+"""What a peak is of: operations of a matrix product, or bytes of a copy; the last five of a GPU."""
+PRODUCTS: tuple[Kind, ...] = ("float32", "tf32", "float16", "bfloat16", "int8")
+KINDS: tuple[Kind, ...] = (*PRODUCTS, "memory", "cache", "to-gpu", "to-host")
+_ARITHMETIC: dict[str, Kind] = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 
 FORMULA = (
     "Roofline: operations = 2 × multiply-adds; bytes = weights and biases of each weighted layer "
@@ -100,7 +105,8 @@ class Reached(NamedTuple):
 class Roofline:
     """The peaks of the machine with ``threads`` threads, and the work of each row.
 
-    ``notes`` say what could not be measured, or not as it should be.
+    ``threads`` 0: they are the peaks of its GPU. ``notes`` say what could not be measured, or not
+    as it should be.
     """
 
     threads: int
@@ -114,8 +120,8 @@ class Roofline:
         return max(found, key=lambda peak: peak.rate, default=None)
 
     def compute_peak(self, precision: str | None) -> Peak | None:
-        """The peak that graphs of ``precision`` are held against: int8's own, else float32's."""
-        return self.best("int8" if precision == "int8" else "float32")
+        """The peak that graphs of ``precision`` are held against; float32's without TF32."""
+        return self.best(_ARITHMETIC.get(precision or "", "float32"))
 
     def missing(self, work: Work) -> str:
         """Why ``work`` has no ceiling; empty if it has one."""
@@ -154,8 +160,7 @@ def reached_by(roofline: Roofline, rows: Sequence[Row]) -> list[Reached]:
 
 def derived(roofline: Roofline, rows: Sequence[Row]) -> dict[str, Any]:
     """For a reader of the JSON file: the roofs, and a row's place below them."""
-    kinds: tuple[Kind, ...] = ("float32", "int8", "memory", "cache")
-    best = {kind: peak for kind in kinds if (peak := roofline.best(kind))}
+    best = {kind: peak for kind in KINDS if (peak := roofline.best(kind))}
     return {
         "giga_a_second": {
             kind: {"value": peak.rate, "how": peak.how} for kind, peak in best.items()

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import DTYPES, TensorSpec
 from repr_runtime.backends.base import Backend
+from repr_runtime.backends.placement import RECORD, remark
 from repr_runtime.backends.tuning import Setting
-from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.cuda.arrays import DeviceArray, DeviceView, Returned, is_device_array, view
 from repr_runtime.cuda.driver import cuda_status, wait_for_device
+from repr_runtime.cuda.libraries import preload
 from repr_runtime.machine import require_threads, usable_cores
 from repr_runtime.process.lifetime import closed
 
@@ -32,7 +34,7 @@ _LONGEST = 1000
 _CONSTANT_BYTES = "optimization.constant_folding_max_output_size_in_bytes"
 _LIBRARIES = "see its install page for the versions of CUDA, cuDNN and TensorRT that it needs"
 _CPU = ("CPUExecutionProvider", dict[str, str]())
-# TF32 would make "fp32" mean ten bits of mantissa.
+# TF32 would make "fp32" mean ten bits of mantissa. Where that is allowed is said below.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 _PROVIDERS: dict[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "cpu": (_CPU,),
@@ -73,7 +75,8 @@ def why_not(device: str) -> str | None:
 class OnnxRuntimeBackend(Backend):
     """A graph in an ``onnxruntime.InferenceSession``; the session stands in ``session``.
 
-    ``provider_options`` are those that each provider runs with, as ONNX Runtime states them.
+    ``provider_options`` are those that each provider runs with, as ONNX Runtime states them;
+    ``remark`` is what is to be said of a GPU (:mod:`repr_runtime.backends.placement`).
     """
 
     name = "onnxruntime"
@@ -90,6 +93,7 @@ class OnnxRuntimeBackend(Backend):
         constant_bytes: int | None = None,
         load_seconds: float | None = None,
         run_seconds: float | None = None,
+        tf32: bool = False,
     ) -> None:
         """Load ``graph`` on ``device`` with ``threads`` CPU threads (None: one a core).
 
@@ -98,7 +102,8 @@ class OnnxRuntimeBackend(Backend):
         on the thread that calls, in a second session: for little work, waking others costs more than it brings.
         A constant that is computed beforehand has at most ``constant_bytes`` (None: as the library
         likes); after ``load_seconds`` and ``run_seconds`` loading and a run are given up, between two
-        of their steps (None: never).
+        of their steps (None: never). ``tf32`` is for half precisions on a GPU: without it the library
+        keeps their convolutions off the tensor cores, too.
 
         Raises :class:`DeviceUnavailableError` if the device is not there, or ONNX Runtime
         fell back to another, :class:`ModelLoadError` if it refuses the graph, and of that
@@ -111,6 +116,9 @@ class OnnxRuntimeBackend(Backend):
                 f"device {device!r} is not available here: {reason}; mend that, or use device='auto'"
             )
         options = ort.SessionOptions()
+        if device != "cpu":
+            preload(str(getattr(ort, "cuda_version", "")))
+            options.add_session_config_entry(RECORD, "1")
         options.log_severity_level = _FATAL  # what it says of errors is in its exceptions, too
         options.add_session_config_entry(
             "session.load_model_format", "ONNX"
@@ -125,9 +133,10 @@ class OnnxRuntimeBackend(Backend):
         # Beside the thread that calls; of fewer than it wants, the library hangs.
         require_threads((threads or usable_cores()) - 1)
         self._run_options = ort.RunOptions()
+        of_gpu = {"device_id": str(gpu)}
+        more = {_CPU[0]: {}, _CUDA[0]: {**of_gpu, "use_tf32": str(int(tf32))}}
         providers = [
-            (name, chosen if name == _CPU[0] else {**chosen, "device_id": str(gpu)})
-            for name, chosen in _PROVIDERS[device]
+            (name, {**chosen, **more.get(name, of_gpu)}) for name, chosen in _PROVIDERS[device]
         ]
         try:
             stop = partial(options.set_load_cancellation_flag, True)
@@ -157,6 +166,7 @@ class OnnxRuntimeBackend(Backend):
                 f"{_LIBRARIES}"
             )
         self.provider_options: dict[str, dict[str, str]] = self.session.get_provider_options()
+        self.remark = remark(self.session, tf32=tf32) if device != "cpu" else ""
         self.device, self._place = device, ("cpu" if device == "cpu" else "cuda", gpu)
         try:
             self.inputs = tuple(map(_spec, self.session.get_inputs()))
@@ -166,6 +176,7 @@ class OnnxRuntimeBackend(Backend):
                 f"the graph has an input or output whose name is no text ({error}); rename it"
             ) from error
         self._names = [spec.name for spec in self.outputs]
+        self._returned = Returned()
         self._seconds = run_seconds
         self._run = _binding(self.session, run_seconds)
         self._small_batch = single_thread_batch
@@ -197,7 +208,11 @@ class OnnxRuntimeBackend(Backend):
                     f"it to the host, or load the artifact for that GPU"
                 )
         check(views)
-        wait_for_device(gpu)  # its stream waits for nobody's, so the producers must be done
+        given_back = self._returned.take()
+        wait_for_device(
+            gpu
+        )  # its streams wait for nobody's, so producers and consumers must be done
+        del given_back
         return self._run_bound(views)
 
     def _run_bound(self, views: Mapping[str, Any]) -> list[DeviceArray]:
@@ -220,7 +235,7 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:  # its exceptions share no base but this
             raise closed(_failure(error, self._place[0] == "cpu")) from error
         pairs = zip(binding.get_outputs(), self.outputs, strict=True)
-        return [_adopt(value, np.dtype(spec.dtype), gpu) for value, spec in pairs]
+        return [_adopt(value, np.dtype(spec.dtype), gpu, self._returned) for value, spec in pairs]
 
     def after_fork(self) -> str:
         return "" if self._threads == 1 else f"{super().after_fork()}, and its threads are not here"
@@ -340,13 +355,13 @@ def _closed(*_: Any) -> Any:
     )
 
 
-def _adopt(value: Any, dtype: np.dtype[Any], gpu: int) -> DeviceArray:
-    """An ``OrtValue`` as a device array, which keeps it alive."""
+def _adopt(value: Any, dtype: np.dtype[Any], gpu: int, returned: Returned) -> DeviceArray:
+    """An ``OrtValue`` as a device array, which keeps it alive, and then puts it into ``returned``."""
     kept = [value]
     return DeviceArray(
         *(value.data_ptr(), tuple(value.shape()), dtype, gpu),
         to_host=lambda _: kept[0].numpy(),
-        release=lambda _: kept.clear(),
+        release=lambda _: returned.append(kept.pop()),
     )
 
 

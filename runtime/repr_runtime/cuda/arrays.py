@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +35,11 @@ def is_device_array(value: Any) -> bool:
         return hasattr(value, "__cuda_array_interface__")
     except Exception:  # whatever another library's object raises
         return False
+
+
+def device_of(value: Any) -> int | None:
+    """The index of the device that a device array lies on; None where it does not say."""
+    return int(value.__dlpack_device__()[1]) if hasattr(value, "__dlpack_device__") else None
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,18 @@ def make_capsule(
     return _new_capsule(place, _NAME, ctypes.cast(_c_destroy, ctypes.c_void_p))
 
 
+class Returned(deque[Any]):
+    """What arrays gave back, and whose memory a consumer's work on the device may still read."""
+
+    def take(self) -> list[Any]:
+        """All of it, to be freed once the device has been waited for; safe in several threads."""
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self.popleft())
+        return taken
+
+
 class DeviceArray:
     """An output on the device: contiguous, complete, and the caller's own.
 
@@ -246,7 +265,8 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self.device
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        # As versions before 1.0, without `copy` and `dl_device`: so whoever wants a copy makes it.
         return make_capsule(self.address, self.shape, self.dtype, self, self.__dlpack_device__())
 
     def __del__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from repr_runtime.cuda.driver import nothing_captured
 from repr_runtime.errors import CudaError, CudaGraphError
 
 
@@ -55,7 +56,15 @@ class Cuda(Protocol):
     def destroy_stream(self, stream: int) -> None: ...
 
     def synchronize(self, stream: int | None = None) -> None:
-        """Wait until ``stream`` has done its work; None: until all streams have."""
+        """Wait until ``stream`` has done its work; None: until all streams have.
+
+        The latter only where nothing is captured: call ``settle``.
+        """
+
+    def settle(self) -> None:
+        """Wait until all streams of the device have done their work, whoever's they are."""
+        with nothing_captured:
+            self.synchronize()
 
     def create_event(self) -> int: ...
 
@@ -108,15 +117,16 @@ class Capturing(Cuda, Protocol):
     def destroy_graph(self, graph: int) -> None: ...
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int:
-        try:
-            self.begin_capture(stream)
-            succeeded = work()
-            graph = self.end_capture(stream)
-        except BaseException:  # a stream left capturing would refuse all else
-            with suppress(CudaError):  # it may not have begun, or have ended
-                if (left := self.end_capture(stream)) is not None:
-                    self.destroy_graph(left)
-            raise
+        with nothing_captured:
+            try:
+                self.begin_capture(stream)
+                succeeded = work()
+                graph = self.end_capture(stream)
+            except BaseException:  # a stream left capturing would refuse all else
+                with suppress(CudaError):  # it may not have begun, or have ended
+                    if (left := self.end_capture(stream)) is not None:
+                        self.destroy_graph(left)
+                raise
         if not succeeded:
             if graph is not None:
                 self.destroy_graph(graph)

@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +13,13 @@ _MAJOR, _MINOR = 75, 76  # CUdevice_attribute
 SUCCESS, OUT_OF_MEMORY = 0, 2
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+nothing_captured = threading.RLock()
+"""Held by who captures a graph, and by who waits for all of a device.
+
+To wait for a device while any of its streams captures is an error for the one, and the end of the
+other's capture: in whichever threads they are, whatever the mode (NVIDIA/TensorRT issue 2888).
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,18 @@ def _describe(driver: ctypes.CDLL, index: int) -> Gpu:
     return Gpu(name.value.decode(errors="replace"), ".".join(capability), total.value)
 
 
+@cache
+def keep_context(device: int) -> None:
+    """Keep the device's primary context until the process ends, as torch and ONNX Runtime do.
+
+    It goes with the last who holds it, and libraries have things in it that they look for again,
+    or free late (NVIDIA/TensorRT issue 1632). To make it anew takes tenths of a second, too.
+    """
+    with suppress(OSError):  # without a driver there is none to keep
+        driver = ctypes.CDLL(_LIBRARY)
+        driver.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), device)
+
+
 def wait_for_device(device: int) -> None:
     """Wait until all work in the device's primary context is done, whoever began it."""
     driver = ctypes.CDLL(_LIBRARY)
@@ -75,7 +96,8 @@ def wait_for_device(device: int) -> None:
     codes = [driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)]
     if codes[0] == SUCCESS:
         codes.append(driver.cuCtxPushCurrent_v2(context))
-        codes.append(driver.cuCtxSynchronize())
+        with nothing_captured:
+            codes.append(driver.cuCtxSynchronize())
         codes.append(driver.cuCtxPopCurrent_v2(ctypes.byref(before)))
         driver.cuDevicePrimaryCtxRelease_v2(device)
     if any(codes):

@@ -2,7 +2,7 @@
 
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
-from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.cuda.driver import cuda_status, keep_context
 from repr_runtime.errors import DeviceUnavailableError
 
 
@@ -17,6 +17,7 @@ def open_cuda(device: int = 0) -> Cuda:
         raise DeviceUnavailableError(
             f"CUDA device {device} is not there: {reason}; use device='cpu', or choose another"
         )
+    keep_context(device)
     try:
         from repr_runtime.cuda.pycuda import PyCuda
     except ImportError:

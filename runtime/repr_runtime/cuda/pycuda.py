@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import NON_BLOCKING
 from repr_runtime.errors import CudaError, CudaGraphError, DeviceMemoryError, DeviceUnavailableError
+from repr_runtime.process.lifetime import leak
 
 
 @contextmanager
@@ -23,6 +25,20 @@ def _errors(what: str) -> Iterator[None]:
         raise DeviceMemoryError(f"{what}: {error}") from error
     except driver.Error as error:
         raise CudaError(f"{what}: {error}") from error
+
+
+@cache
+def _primary(device: int) -> Any:
+    """The device's primary context, of all who open it here, and never given back.
+
+    PyCUDA's ``detach`` and destructor are made for other contexts: they leave a primary one
+    current in the thread, and PyCUDA's own stack without it, so that the next ``pop`` fails.
+    """
+    with _errors(f"opening device {device}"):
+        driver.init()
+        context = driver.Device(device).retain_primary_context()
+    leak(context)
+    return context
 
 
 class PyCuda(Cuda):
@@ -36,9 +52,7 @@ class PyCuda(Cuda):
         self.name = f"PyCUDA {pycuda.VERSION_TEXT}"
         self.device = device
         self._objects: dict[int, Any] = {}
-        with _errors(f"opening device {device}"):
-            driver.init()
-            self._context: Any = driver.Device(device).retain_primary_context()
+        self._context: Any = _primary(device)
         self._graphs: BindingsCuda | None = None
         try:
             self._graphs = BindingsCuda(device)
@@ -50,7 +64,8 @@ class PyCuda(Cuda):
             self._context.push()
 
     def _pop(self) -> None:
-        driver.Context.pop()
+        with _errors("making the context before it current again"):
+            driver.Context.pop()
 
     def memory_info(self) -> tuple[int, int]:
         with _errors("asking for free memory"):
@@ -131,7 +146,6 @@ class PyCuda(Cuda):
         context, self._context = self._context, None
         if context is not None:
             self._objects.clear()
-            context.detach()
             if self._graphs is not None:
                 self._graphs.close()
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from repr_bench import cli
-from repr_bench.analysis import peaks, profile_session
+from repr_bench.analysis import gpu_peaks, peaks, profile_session
 from repr_bench.analysis import run as analysis
 from repr_bench.analysis.run import Analysis, default_threads, work_of
 from repr_bench.analysis.timed_graph import TimedGraph
@@ -75,9 +75,26 @@ def timed(device: str = "cpu", *, emulated: bool = False) -> TimedGraph:
 
 def test_rows_that_have_no_work_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert work_of(timed(emulated=True)).reason == "fp16 is emulated on a CPU"
-    assert "cuda:0, whose peaks are not measured" in work_of(timed(device="cuda:0")).reason
+    on_cpu = work_of(timed(), on_gpu=True)
+    assert on_cpu.reason == "runs on the CPU, and the peaks are the GPU's; use --device cpu"
     monkeypatch.setattr(TimedGraph, "onnx", b"no model")
     assert work_of(timed()).reason
+
+
+def test_rows_on_a_gpu_are_held_against_its_peaks(
+    results: Results, no_progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roofs = tuple(Peak(kind, "made up", 4, 10**12, (1,)) for kind in ("float16", "memory"))
+    monkeypatch.setattr(gpu_peaks, "measure_gpu_peaks", lambda: (roofs, ("a note",)))
+    monkeypatch.setattr(peaks, "measure_peaks", Mock(side_effect=AssertionError))
+    work = Work("n", "fp16", 1, 1, 1000, 100, 100)
+    monkeypatch.setattr(analysis, "work_of", lambda _, on_gpu: replace(work, layers=int(on_gpu)))
+    found: Any = Analysis(Request((), roofline=True), results.environment)
+    found.run([timed("cuda:0")], no_progress)
+    assert (found.roofline.threads, found.roofline.peaks) == (0, roofs)
+    assert found.roofline.works == (work,)
+    assert found.roofline.compute_peak("fp16") == roofs[0]
+    assert "bf16" in found.roofline.missing(replace(work, precision="bf16"))
 
 
 def test_an_interrupt_keeps_what_was_found(

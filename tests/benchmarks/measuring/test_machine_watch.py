@@ -144,3 +144,15 @@ def test_an_nvidia_smi_that_fails_is_asked_once(monkeypatch: pytest.MonkeyPatch)
         watch.end_round()
     assert asked.call_count == 2  # both names of the field, in the first round
     assert [r.gpus for r in watch.rounds] == [(), (), ()]
+
+
+@pytest.mark.usefixtures("fake_machine")
+def test_an_nvidia_smi_that_is_slow_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_state, "output_of", Mock(return_value="0, 1410, 60, 0x0"))
+    monkeypatch.setattr(machine_state, "_PATIENCE_SECONDS", 0.0)
+    watch = MachineWatch()
+    watch._nvidia = True
+    for _ in range(2):
+        watch.begin_round()
+        watch.end_round()
+    assert [r.gpus for r in watch.rounds] == [(GpuState(0, 1410, 60, ()),), ()]

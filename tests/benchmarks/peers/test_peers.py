@@ -53,11 +53,14 @@ def linear(x: Any) -> Any:
 class TestSelection:
     def test_names_and_measures(self) -> None:
         both = ("torch", "torch.compile", *(f"onnxruntime{p}" for p in ("", "-cuda", "-tensorrt")))
+        on_gpu = ("torch-cuda", "torch.compile-cuda", "torch.max-autotune-cuda")
+        ours = (f"ours-{device}" for device in ("tensorrt", "cuda", "onnxruntime-tensorrt"))
         assert [(peer.name, peer.measures) for peer in PEERS] == [
             *((name, ("latency", "throughput")) for name in both),
             ("openvino-latency", ("latency",)),
             ("openvino-throughput", ("throughput",)),
             ("trtexec", ("latency",)),
+            *((name, ("latency", "throughput")) for name in (*on_gpu, *ours)),
         ]
 
     def test_by_default_all_that_can_run_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,7 @@ class TestTorch:
     ) -> None:
         for fast in (torch.contiguous_format, torch.channels_last):
             monkeypatch.setattr(
-                torch_peer, "_median_seconds", lambda call, fast=fast: call.args[0] is not fast
+                torch_peer, "median_seconds", lambda call, fast=fast: call.args[0] is not fast
             )
             runner = torch_peer.TorchRunner(self.bundled(work))
             prepared = runner.prepare([batch])

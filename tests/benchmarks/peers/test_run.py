@@ -154,6 +154,23 @@ def test_who_cannot_take_part_is_absent_with_the_reason(compare: Any, world: Wor
     assert reasons[OURS, "latency"] == ("measured", "")
 
 
+def test_calls_on_the_gpu_are_a_measure_of_those_that_have_one(compare: Any, world: World) -> None:
+    found = compare(
+        world.peer("copies", 3, prepared={"on_gpu": world.call("there", 1)}),
+        world.peer("breaks", prepared={"on_gpu": lambda: 1 / 0}),
+        world.peer("host"),
+    )
+    there = {row.peer: row for row in found if row.measure == "on-gpu"}
+    assert there.keys() == {"copies", "breaks"}
+    assert found[-len(there) :] == tuple(there.values())
+    assert there["copies"].latency_ms[50].value == pytest.approx(2)
+    assert there["copies"].images == 1
+    assert (there["breaks"].status, there["breaks"].rounds_ns) == ("failed", ())
+    host = {row.peer: row for row in found if row.measure == "latency"}
+    assert host["copies"].latency_ms[50].value == pytest.approx(4)
+    assert host["breaks"].status == "measured"
+
+
 def test_times_that_a_peer_took_itself_are_cut_into_rounds(compare: Any, world: World) -> None:
     times = tuple(range(MS, 25 * MS, MS))
     found = compare(world.peer("self", prepared={"samples_ns": times}, measures=("latency",)))

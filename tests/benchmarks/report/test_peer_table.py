@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from peer_rows import ROWS
+from peer_rows import ROWS, row
 
 from repr_bench.report.sections.peers import meanings, peer_cells, peer_problems, summaries
 from repr_bench.results.peers import OURS
@@ -59,6 +59,16 @@ def test_settings_and_the_least_agreement_are_said() -> None:
     assert "p (latency): settings of p" in text
     assert "our top-1 on at least 199 of 200 images" in text
     assert "geometric mean" in text
+
+
+def test_a_latency_on_the_gpu_is_a_measure_of_its_own() -> None:
+    rows = (*ROWS, row("a", "on-gpu", OURS, 1.0), row("a", "on-gpu", "p", 3.0))
+    ours, theirs = list(peer_cells(rows))[-2:]
+    assert (ours[2], ours[5].startswith("1.00")) == ("on-gpu", True)
+    assert theirs[7].startswith("3.00 ×")
+    assert any(text.startswith("p, fp32 on-gpu at batch 1: ") for text in summaries(rows))
+    said = "inputs and outputs lie on the GPU"
+    assert (said in "".join(meanings(rows)), said in "".join(meanings(ROWS))) == (True, False)
 
 
 def test_times() -> None:

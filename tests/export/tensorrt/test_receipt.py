@@ -13,6 +13,7 @@ from repr_export.tensorrt.builder_library import open_library
 from repr_export.tensorrt.options import EngineOptions
 from repr_export.tensorrt.receipt import EngineReceipt, inspect_engine, read_layer_information
 from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.errors import MissingExtraError
 
 
 def network(text: str, **weights: Any) -> EngineReceipt:
@@ -194,8 +195,14 @@ def test_inspecting_needs_a_gpu() -> None:
 @pytest.mark.skipif(cuda_status().devices == 0, reason="needs a GPU")
 @pytest.mark.parametrize("edition", ["tensorrt", "tensorrt-rtx"])
 def test_engine_is_inspected(edition: str) -> None:
-    pytest.importorskip(edition.replace("-", "_"))
-    receipt = inspect_engine(open_library(edition), small_engine(edition))
+    try:
+        receipt = inspect_engine(open_library(edition), small_engine(edition))
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    except EngineBuildError as error:
+        if "compute capability" not in str(error):  # TensorRT-RTX is not for all of them
+            raise
+        pytest.skip(str(error))
     assert receipt.source == "engine"
     assert set(receipt.layers) == ({"fp32"} if edition == "tensorrt" else {"unknown"})
 

@@ -15,6 +15,7 @@ from refusals import refuses
 
 from repr_runtime import TensorRTOptions, errors
 from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.backends import onnxruntime
 from repr_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from repr_runtime.cuda import arrays
 from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
@@ -99,6 +100,9 @@ class Shared(Foreign):
         return arrays.CUDA, self.device
 
     def __dlpack__(self, *, stream: int) -> Any:
+        current = FakeCuda.stack()[-1].device if FakeCuda.stack() else 0
+        if self.device != current:
+            raise BufferError(f"on a different CUDA device index. Current device: {current}")
         self.waited.append(stream)
         return arrays.make_capsule(
             self.address, self.values.shape, self.values.dtype, self, self.__dlpack_device__()
@@ -118,9 +122,10 @@ def test_a_view_says_what_must_be_waited_for() -> None:
     assert view(Foreign(cuda, values, stream=7)).needs_synchronize
     assert view(Foreign(cuda, values)).needs_synchronize  # version 2 says nothing
     shared = Shared(cuda, values, device=1)
-    found = view(shared)
-    assert (found.device, found.needs_synchronize, shared.waited) == (1, False, [-1])
-    found.arrive(5)
+    with FakeCuda(1).current():
+        found = view(shared)
+        found.arrive(5)
+    assert (found.device, found.needs_synchronize) == (1, False)
     assert shared.waited == [-1, 5]
 
 
@@ -144,8 +149,9 @@ def start(tiny: Any, tmp_path: Path) -> Iterator[Callable[..., tuple[Session, Fa
     """A session over the fake engine, and its fake device."""
     started: list[Session] = []
 
-    def start(**options: Any) -> tuple[Session, FakeCuda]:
-        made, (manifest, _) = Made(tmp_path, options=TensorRTOptions(**options)), tiny.parts()
+    def start(gpu: int = 0, **options: Any) -> tuple[Session, FakeCuda]:
+        made = Made(tmp_path, options=TensorRTOptions(**options), cuda=FakeCuda(gpu))
+        manifest, _ = tiny.parts()
         opened = Opened(manifest, manifest.files[0], made.backend, "the fake")
         started.append(Session(tmp_path, opened, LoadOptions()))
         return started[-1], made.cuda
@@ -165,6 +171,14 @@ def test_device_in_device_out(start: Callable[..., Any], kind: type, graphs: boo
         assert isinstance(output, DeviceArray)
         assert (output.shape, output.dtype, output.device) == ((count, 5), np.float32, 0)
         np.testing.assert_array_equal(output.copy_to_host(), expected(x))
+
+
+def test_on_the_second_gpu(start: Callable[..., Any]) -> None:
+    session, cuda = start(gpu=1)
+    x = Shared(cuda, batch(3), device=1)
+    output = session.run(x)["logits"]
+    assert output.device == 1
+    np.testing.assert_array_equal(output.copy_to_host(), expected(batch(3)))
 
 
 def test_nothing_goes_through_the_host(start: Callable[..., Any]) -> None:
@@ -195,6 +209,8 @@ def test_an_output_is_what_others_take(start: Callable[..., Any]) -> None:
     assert interface["data"] == (output.address, False)
     assert (interface["shape"], interface["typestr"], interface["stream"]) == ((2, 5), "<f4", None)
     assert output.__dlpack_device__() == (arrays.CUDA, 0)
+    with pytest.raises(TypeError):  # by which whoever asks for a copy knows to make it
+        output.__dlpack__(stream=1, copy=True)
     found = arrays.read_capsule(output.__dlpack__(stream=1))
     assert (found.address, found.shape, found.dtype) == (output.address, (2, 5), np.float32)
     again = session.run(Foreign(cuda, batch(2)))["logits"]
@@ -262,6 +278,23 @@ def test_onnx_runtime_binds_what_it_is_given_and_keeps_its_outputs(tiny: Any) ->
         np.testing.assert_allclose(output.copy_to_host(), tiny.logits(x), rtol=1e-4, atol=1e-4)
     with refuses(errors.InputTypeError, "'input' lies on a GPU, the session runs on cpu"):
         backend.run_on_device({"input": Foreign(FakeCuda(), x)}, lambda _: None)
+
+
+def test_onnx_runtime_uses_an_outputs_memory_again_once_the_device_was_waited_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, x, there = OnnxRuntimeBackend(tiny.graph(), "cpu", 1), tiny.inputs(3), list[bool]()
+    (output,) = backend._run_bound({"input": x})
+    del output
+    gc.collect()
+    assert len(backend._returned) == 1
+    owner = Owner()
+    end = weakref.ref(owner)
+    backend._returned[0] = owner
+    del owner
+    monkeypatch.setattr(onnxruntime, "wait_for_device", lambda _: there.append(end() is not None))
+    backend.run_on_device({"input": x}, lambda _: None)
+    assert (there, end()) == ([True], None)
 
 
 def test_numpy_beside_device_arrays_is_still_looked_at(tiny: Any, tmp_path: Path) -> None:

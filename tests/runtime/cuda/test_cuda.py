@@ -1,11 +1,18 @@
 """CUDA through each binding: the same tests for all, on a GPU and over stand-ins without one."""
 
+import ctypes
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import fake_drivers
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
@@ -13,7 +20,7 @@ from fake_drivers import install
 from refusals import refuses
 
 from repr_runtime import errors
-from repr_runtime.cuda import bindings
+from repr_runtime.cuda import bindings, driver
 from repr_runtime.cuda import opening as cuda_module
 from repr_runtime.cuda.bindings import BindingsCuda
 from repr_runtime.cuda.device import Cuda
@@ -52,10 +59,14 @@ def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         made = device if package == "fake" else BindingsCuda(0)
     assert (made.name.split()[0], made.device) == (package, 0)
     yield made
-    made.close()
+    if not device.closed:
+        made.close()
     if "fake" in request.param:
-        assert device.closed
+        assert (device.closed, device.primary) == (
+            (False, ["pycuda"]) if package == "PyCUDA" else (True, [])
+        )
         assert device.leaks == {}
+        assert FakeCuda.stack() == []
 
 
 class Kit:
@@ -178,12 +189,103 @@ def test_a_stream_goes_on_after_a_capture_that_failed(
     assert kit.get(kit.a) == [4]
 
 
+def test_who_waits_for_all_streams_lets_a_capture_end_first(kit: Kit) -> None:
+    cuda, waiting = kit.cuda, list[Future[None]]()
+
+    def settle() -> None:
+        with cuda.current():
+            cuda.settle()
+
+    def work() -> bool:
+        waiting.append(pool.submit(settle))
+        with pytest.raises(TimeoutError):
+            waiting[0].result(0.02)
+        cuda.copy(kit.b, kit.a, 64, kit.stream)
+        return True
+
+    with ThreadPoolExecutor(1) as pool:
+        cuda.destroy_executable(cuda.capture(kit.stream, work))
+        waiting[0].result()
+
+
 def test_contexts_nest(cuda: Cuda) -> None:
     with cuda.current():
         with cuda.current():
             inner = cuda.allocate(8)
         cuda.free(inner)
+
+
+def test_closing_leaves_the_thread_as_it_was(cuda: Cuda) -> None:
+    with cuda.current():
+        cuda.close()  # as a session does, whose last lane has gone
     assert FakeCuda.stack() == []
+
+
+LOST = """
+import os
+import torch
+from repr_runtime.cuda.opening import open_cuda
+from repr_runtime.errors import CudaError
+cuda = open_cuda()
+with cuda.current():
+    cuda.settle()
+torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")]  # an assertion on the device
+for _ in range(2):
+    try:
+        with cuda.current():
+            cuda.settle()
+    except CudaError as error:
+        print(error, flush=True)
+try:
+    cuda.close()
+except CudaError as error:
+    print("close:", error, flush=True)
+os._exit(0)  # what torch makes of it is its own
+"""
+
+
+@pytest.mark.gpu
+def test_a_lost_context_says_so_again_and_again() -> None:
+    _real("torch")
+    if importlib.import_module("torch").version.cuda is None:
+        pytest.skip("this torch has no CUDA")
+    ran = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=120)
+    said = [line for line in ran.stdout.splitlines() if not line.startswith("close:")]
+    assert (len(said), ran.returncode) == (2, 0), ran
+    assert "710" in said[0], ran
+
+
+@pytest.mark.gpu
+def test_the_context_is_still_there_when_all_have_closed_it() -> None:
+    _real("cuda.bindings")
+    open_cuda().close()
+    library, active, flags = ctypes.CDLL(driver._LIBRARY), ctypes.c_int(), ctypes.c_uint()
+    library.cuDevicePrimaryCtxGetState(0, ctypes.byref(flags), ctypes.byref(active))
+    assert active.value == 1
+
+
+def test_nvidias_package_calls_a_driver_as_it_wants_to_be_called(tmp_path: Path) -> None:
+    """The tests above that are for a GPU, over a driver of a few functions in C."""
+    pytest.importorskip("cuda.bindings")
+    if sys.platform != "linux" or cuda_status().devices or shutil.which("cc") is None:
+        pytest.skip("this needs Linux, a C compiler and no GPU")
+    library, source = tmp_path / "libcuda.so.1", Path(fake_drivers.__file__).with_name("libcuda.c")
+    build = ["cc", "-w", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(build, check=True, timeout=60)
+    chosen = "(bindings or status or all_have_closed) and not fake"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    ran = subprocess.run(
+        [*command, "-k", chosen],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    found = re.search(r"(\d+) passed", ran.stdout)
+    assert ran.returncode == 0, ran.stdout
+    assert found is not None
+    assert int(found[1]) >= 10, ran.stdout
 
 
 # Which binding is taken
@@ -222,6 +324,20 @@ def test_pycuda_is_taken_where_it_is_installed_and_alone_cannot_capture(
         cuda.destroy_stream(stream)
     cuda.close()
     assert device.leaks == {}
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_the_context_outlives_those_who_opened_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    library = SimpleNamespace(cuDevicePrimaryCtxRetain=lambda _, device: kept.append(device))
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: library)
+    driver.keep_context.cache_clear()
+    install(FakeCuda(), monkeypatch, pycuda=False)
+    for _ in range(2):
+        open_cuda().close()
+        install(FakeCuda(), monkeypatch, pycuda=False)
+    driver.keep_context.cache_clear()
+    assert kept == [0]
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

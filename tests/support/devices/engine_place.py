@@ -20,6 +20,7 @@ from repr_runtime import read_manifest
 from repr_runtime.artifact.manifest import EngineInfo, Manifest, ProfileInfo
 from repr_runtime.backends.tensorrt import checks as engine_checks
 from repr_runtime.backends.tensorrt import engines
+from repr_runtime.backends.tensorrt import library as library_module
 from repr_runtime.backends.tensorrt.library import Edition, Library
 from repr_runtime.cuda.driver import CudaStatus, Gpu
 from repr_runtime.errors import MissingExtraError
@@ -52,6 +53,8 @@ class Place:
         self.devices: list[FakeCuda] = []
         self.modules: dict[str, ModuleType | None] = {}
         self.memory = 1 << 30
+        there = property(lambda edition: bool(self.modules.get(edition.name)))
+        monkeypatch.setattr(Edition, "installed", there)
         self.gpu("9.0")
         self.install("tensorrt")
         self.install("tensorrt-rtx")
@@ -62,11 +65,12 @@ class Place:
     def gpu(self, *capabilities: str, driver: tuple[int, int] = (13, 0)) -> None:
         gpus = tuple(Gpu(f"GPU {c}", c, 1 << 37) for c in capabilities)
         status = CudaStatus(len(gpus), "" if gpus else "no driver here", driver, gpus)
-        self.patch.setattr(engine_checks, "cuda_status", lambda: status)
+        for module in (engine_checks, library_module):
+            self.patch.setattr(module, "cuda_status", lambda: status)
 
     def install(self, library: str, version: str | None = None, **choices: Any) -> None:
-        rtx = library == "tensorrt-rtx"
-        self.modules[library] = fake_tensorrt.module(rtx=rtx, version=version, **choices)
+        choices |= {"rtx": library == "tensorrt-rtx", "lean": library == "tensorrt-lean"}
+        self.modules[library] = fake_tensorrt.module(version=version, **choices)
 
     def _library(self, edition: Edition) -> Library:
         module = self.modules[edition.name]
@@ -86,7 +90,10 @@ class Place:
         infos, more = [], {}
         for library in libraries:
             path, version = f"engines/fp32.{library}.engine", VERSIONS[library]
-            made = content or engine_bytes(rtx=library == "tensorrt-rtx", version=version)
+            compatible = bool(changes.get("options", {}).get("version_compatible"))
+            made = content or engine_bytes(
+                rtx=library == "tensorrt-rtx", version=version, compatible=compatible
+            )
             more[path] = (made, "engine", "fp32")
             infos.append(engine_info(path, library, version, graph, **changes))
         network = replace(self.tiny.parts()[0].network, source="registry")

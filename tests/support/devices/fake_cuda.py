@@ -65,6 +65,8 @@ class FakeCuda(Capturing):
     def _push(self) -> None:
         if self.closed:
             raise BrokenRuleError("the context was released")
+        if self.lost:  # as some calls of real ones do: none may be counted on
+            raise CudaError("CUDA_ERROR_ILLEGAL_ADDRESS")
         self.stack().append(self)
 
     def _pop(self) -> None:
@@ -72,10 +74,10 @@ class FakeCuda(Capturing):
             raise BrokenRuleError("contexts popped in another order than pushed")
 
     def _call(self, name: str) -> None:
-        if self.stack()[-1:] != [self]:
-            raise BrokenRuleError(f"{name} without the device's context being current")
         if self.lost:
             raise CudaError("CUDA_ERROR_ILLEGAL_ADDRESS")
+        if self.stack()[-1:] != [self]:
+            raise BrokenRuleError(f"{name} without the device's context being current")
         self.calls.append(name)
 
     def _unsafe(self, name: str) -> None:
@@ -166,6 +168,11 @@ class FakeCuda(Capturing):
 
     def synchronize(self, stream: int | None = None) -> None:
         self._unsafe("synchronize")
+        capturing = [s for s in self.streams.values() if s.captured is not None]
+        if stream is None and capturing:  # in any thread, whatever the mode
+            for found in capturing:
+                found.invalid = True
+            raise CudaError("synchronize: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         for found in self.streams.values() if stream is None else [self.streams[stream]]:
             self._drain(found)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -157,17 +158,43 @@ def _pycuda(device: FakeCuda) -> ModuleType:
         def __del__(self) -> None:
             device.destroy_event(self.event)
 
+    stacks = threading.local()  # PyCUDA's own, of which CUDA's has the topmost alone
+
+    def stack() -> list[Any]:
+        return vars(stacks).setdefault("stack", [])
+
+    def push() -> None:
+        if stack():
+            device._pop()
+        device._push()
+        stack().append(context)
+
+    def pop() -> None:
+        if not stack():
+            raise Error(
+                "context::pop failed: invalid device context - cannot pop non-current context"
+            )
+        device._pop()
+        stack().pop()
+        if stack():
+            device._push()
+
     def detach() -> None:
+        # As its C++ has it: "pop is implicit in detach", which for a primary context it is not.
+        active = stack()[-1:] == [context]
+        if not active:
+            device._push()
         device.primary.remove("pycuda")
+        stack()[:] = []
         if not device.primary:
             device.close()
 
-    context = SimpleNamespace(
-        push=device._push,
-        pop=device._pop,
-        synchronize=lambda: device.synchronize(),
-        detach=detach,
-    )
+    class Context:
+        """As boost.python's: an object may be kept from its end by whoever counts it once more."""
+
+    context: Any = Context()
+    context.push, context.pop, context.detach = push, pop, detach
+    context.synchronize = lambda: device.synchronize()
 
     def open_device(ordinal: int) -> Any:
         assert ordinal == device.device
@@ -217,4 +244,6 @@ def install(device: FakeCuda, monkeypatch: pytest.MonkeyPatch, *, pycuda: bool) 
         modules |= {"pycuda": package, "pycuda.driver": package.driver}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "repr_runtime.cuda.pycuda", raising=False)
+    # Imported anew, of the stand-in, and forgotten after the test, even if nobody had imported it.
+    monkeypatch.setitem(sys.modules, "repr_runtime.cuda.pycuda", None)
+    del sys.modules["repr_runtime.cuda.pycuda"]

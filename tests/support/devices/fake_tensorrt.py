@@ -11,6 +11,7 @@ import enum
 import json
 import math
 import threading
+import time
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,7 @@ class FakeEngine:
         self.num_io_tensors = 2
         self.weights = fields.get("stripped") is None
         self.contexts: list[FakeContext] = []
+        self.threads = threading.Lock()
 
     def get_tensor_name(self, index: int) -> str:
         return ("input", "logits")[index]
@@ -79,9 +81,14 @@ class FakeEngine:
         if len(self.contexts) >= self.fields.get("most_contexts", 99):
             self.module.logger.log(Severity.ERROR, "out of memory: no context")
             return None
-        context = FakeContext(self, config)
-        self.contexts.append(context)
-        return context
+        if not self.threads.acquire(blocking=False):
+            raise BrokenRuleError("two contexts are made of an engine at once")
+        try:
+            time.sleep(0.001)
+            self.contexts.append(FakeContext(self, config))
+            return self.contexts[-1]
+        finally:
+            self.threads.release()
 
 
 class FakeContext:
@@ -201,12 +208,21 @@ class FakeRuntimeConfig:
         return True
 
 
-def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) -> Any:
-    """A fake ``tensorrt``, or with ``rtx`` a fake ``tensorrt_rtx``; ``validity`` is what an
-    engine's header is said to lack, as bits of ``EngineInvalidityDiagnostics``.
+def numbers(version: str) -> list[int]:
+    return [*map(int, version.split("."))]
+
+
+def module(
+    *, rtx: bool = False, lean: bool = False, version: str | None = None, validity: int = 0
+) -> Any:
+    """A fake ``tensorrt``, or with ``rtx`` a fake ``tensorrt_rtx``, with ``lean`` a fake
+    ``tensorrt_lean_bindings``; ``validity`` is what an engine's header is said to lack, as bits
+    of ``EngineInvalidityDiagnostics``.
     """
-    fake: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
-    fake.__version__ = version or ("1.7.1.116" if rtx else "10.13.0.35")
+    name = "tensorrt_rtx" if rtx else "tensorrt_lean_bindings" if lean else "tensorrt"
+    fake: Any = ModuleType(name)
+    usual = {"tensorrt": "10.13.0.35", "tensorrt_rtx": "1.7.1.116"}.get(name, "11.4.0.106")
+    fake.__version__ = version or usual
     fake.DataType, fake.TensorIOMode = DataType, TensorIOMode
     fake.configs, fake.engines, fake.logger = [], [], None
 
@@ -219,6 +235,12 @@ def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) 
 
         def __init__(self, logger: Any) -> None:
             fake.logger = logger
+            self.broken = lean and not FakeCuda.stack()
+            if self.broken:
+                logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+
+        def __del__(self) -> None:
+            assert not self.broken, "this would have ended the process"
 
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             fields, why_not = {}, ""
@@ -228,11 +250,18 @@ def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) 
                 fields = json.loads(content[4:])
             except ValueError:
                 why_not = "Serialization assertion magicTag failed"
+            if self.broken:
+                raise BrokenRuleError("this would have ended the process")
+            built, compatible = fields.get("version", fake.__version__), fields.get("compatible")
             if not FakeCuda.stack():
                 why_not = "CUDA driver version is insufficient"
-            elif fields.get("version", fake.__version__) != fake.__version__:
-                why_not = f"version tag mismatch: {fields['version']} against {fake.__version__}"
-            elif fields.get("host_code") and not self.engine_host_code_allowed:
+            elif lean and not compatible:
+                why_not = "Unexpected call to stub loadRunner for ReformatRunner"
+            elif built != fake.__version__ and not (
+                compatible and numbers(built) <= numbers(fake.__version__)
+            ):
+                why_not = f"version tag mismatch: {built} against {fake.__version__}"
+            elif (compatible or fields.get("host_code")) and not self.engine_host_code_allowed:
                 why_not = "host executable code is not allowed"
             if why_not:
                 fake.logger.log(Severity.ERROR, why_not)
@@ -258,12 +287,15 @@ def module(*, rtx: bool = False, version: str | None = None, validity: int = 0) 
             return graph.startswith(b"\x08")
 
     fake.ILogger, fake.Runtime = ILogger, Runtime
-    fake.Refitter, fake.OnnxParserRefitter = Refitter, OnnxParserRefitter
+    fake.Refitter = Refitter
+    if not lean:
+        fake.OnnxParserRefitter = OnnxParserRefitter
     if rtx:
         fake.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
         fake.DynamicShapesKernelSpecializationStrategy = enum.Enum(
             "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE"
         )
+        fake.ComputeCapability = enum.Enum("ComputeCapability", "CURRENT SM86 SM89 SM120")
         fake.EngineValidity = enum.Enum("EngineValidity", "VALID SUBOPTIMAL INVALID")
         fake.EngineInvalidityDiagnostics = enum.Enum(
             "EngineInvalidityDiagnostics",

@@ -20,6 +20,7 @@ from repr_bench.report.plots.canvas import (
 )
 from repr_bench.results.roofline import Peak, Reached, Roofline
 
+_COLOURS = (INK, SECOND, colour_of("fp16"), colour_of("bf16"))
 _ROOM = 1.6
 """Left and right of the points, and above the roof, as a factor."""
 
@@ -29,8 +30,7 @@ def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> s
     across, up = "operations a byte (log scale)", "10⁹ operations a second (log scale)"
     figure, axes = one_axes((WIDTH, HEIGHT), across, up, log="xy")
     points = [(row.work.intensity, row.gflops) for row in rows]
-    int8 = any(row.work.precision == "int8" for row in rows)
-    roofs = _draw_roofs(axes, roofline, points, int8=int8)
+    roofs = _draw_roofs(axes, roofline, points, _peaks(roofline, rows))
     for row, point in zip(rows, points, strict=True):
         axes.plot(*point, "o", color=colour_of(row.work.precision), markersize=6, zorder=3)
     name_points(figure, axes, points, [row.work.label for row in rows], lines=roofs)
@@ -43,18 +43,17 @@ def roofline_plot(roofline: Roofline, rows: Sequence[Reached], prefix: str) -> s
 
 
 def _draw_roofs(
-    axes: Axes, roofline: Roofline, points: Sequence[tuple[float, float]], *, int8: bool
+    axes: Axes, roofline: Roofline, points: Sequence[tuple[float, float]], peaks: Sequence[Peak]
 ) -> list[list[tuple[float, float]]]:
     """Draw the roofs over ``points``, and say where they run."""
     across, up = zip(*points, strict=True)
     memory, cache = roofline.best("memory"), roofline.best("cache")
-    peaks = _peaks(roofline, int8=int8)
     assert memory is not None, "rows without a roof are not drawn"
     ridge = peaks[0].rate / memory.rate
     left, right = min(*across, ridge) / _ROOM, max(*across, ridge) * _ROOM
     x = np.geomspace(left, right, 200)
     roofs = []
-    for peak, colour in zip(peaks, (INK, SECOND), strict=False):
+    for peak, colour in zip(peaks, _COLOURS, strict=False):
         for rate, style in ((memory.rate, "-"), (cache.rate if cache else None, "--")):
             if rate is not None:
                 roof = np.minimum(peak.rate, x * rate)
@@ -69,15 +68,21 @@ def _draw_roofs(
     return roofs
 
 
-def _peaks(roofline: Roofline, *, int8: bool) -> list[Peak]:
-    return [p for p in (roofline.best("float32"), roofline.best("int8") if int8 else None) if p]
+def _peaks(roofline: Roofline, rows: Sequence[Reached]) -> list[Peak]:
+    """The peak of each precision that is drawn, float32's first; without a GPU that one always."""
+    precisions = {row.work.precision for row in rows} | ({"fp32"} if roofline.threads else set())
+    found = (
+        roofline.compute_peak(name)
+        for name in ("fp32", "int8", "fp16", "bf16")
+        if name in precisions
+    )
+    return [peak for peak in found if peak]
 
 
 def roofline_keys(roofline: Roofline, rows: Sequence[Reached]) -> list[Key]:
     """The legend of :func:`roofline_plot`."""
     found = precision_keys(row.work.precision for row in rows)
-    peaks = _peaks(roofline, int8=any(row.work.precision == "int8" for row in rows))
-    for peak, colour in zip(peaks, (INK, SECOND), strict=False):
+    for peak, colour in zip(_peaks(roofline, rows), _COLOURS, strict=False):
         found.append(key("line", colour, f"{peak.kind} from memory, {peak.rate:,.0f} at most"))
     if roofline.best("cache") is not None:
         found.append(key("dash", INK, "the same from the second-level cache"))

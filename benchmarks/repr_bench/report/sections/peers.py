@@ -6,7 +6,7 @@ from repr_bench.report.document import NOTHING, Note, Section, notes, table
 from repr_bench.report.rows import latency_of, title_of
 from repr_bench.report.sections.columns import text_of
 from repr_bench.results.peers import (
-    MEASURES,
+    ALL_MEASURES,
     OURS,
     RATIO_FORMULA,
     Overall,
@@ -65,10 +65,12 @@ def overalls(rows: tuple[PeerRow, ...]) -> Iterator[tuple[str, Overall]]:
     keys = dict.fromkeys((row.precision, row.peer) for row in rows if row.peer != OURS)
     for precision, peer in keys:
         of = tuple(row for row in rows if row.precision == precision)
-        batches = {m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in MEASURES}
+        batches = {
+            m: sorted({r.batch for r in of if r.measure == m and r.batch}) for m in ALL_MEASURES
+        }
         cases = [
             (f"{measure} at batch {batch}", ratios_at(of, measure, peer, batch))
-            for measure in MEASURES
+            for measure in ALL_MEASURES
             for batch in batches[measure]
         ]
         if len(batches["throughput"]) > 1:
@@ -109,6 +111,11 @@ def meanings(rows: tuple[PeerRow, ...]) -> list[str]:
     found = [
         "Same graph or weights, inputs, threads and batch; all of a network timed in the same "
         "rounds. Throughput: as many batches at once as each takes.",
+        *(
+            ["On-gpu: a latency without copies, inputs and outputs lie on the GPU."]
+            if any(row.measure == "on-gpu" for row in rows)
+            else []
+        ),
         f"{RATIO_FORMULA[0].upper()}{RATIO_FORMULA[1:]}",
     ]
     settings: dict[str, dict[str, None]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from repr_bench.report.document import Section, notes, table
 from repr_bench.report.rows import title_of
 from repr_bench.results.results import Results
-from repr_bench.results.roofline import FORMULA, Kind, Reached, Roofline, reached_by
+from repr_bench.results.roofline import FORMULA, PRODUCTS, Kind, Reached, Roofline, reached_by
 from repr_bench.statistics import intervals
 
 TITLES = ("network", "precision", "batch", "ops/byte", "GFLOP/s", "ceiling", "bound by", "share %")
@@ -14,6 +14,11 @@ WORDS = ("network", "precision", "bound by")
 _NAMES: dict[Kind, tuple[str, str]] = {
     "float32": ("float32 products", "GFLOP/s"),
     "int8": ("int8 products", "GOP/s"),
+    "tf32": ("TF32 products", "GFLOP/s"),
+    "float16": ("float16 products", "GFLOP/s"),
+    "bfloat16": ("bfloat16 products", "GFLOP/s"),
+    "to-gpu": ("to the GPU, from pinned memory", "GB/s"),
+    "to-host": ("back from it", "GB/s"),
     "memory": ("memory, read and written", "GB/s"),
     "cache": ("second-level cache, read and written", "GB/s"),
 }
@@ -54,17 +59,15 @@ def peaks(roofline: Roofline) -> str:
         than = f"; {second.how} {second.rate:,.1f}" if second else ""
         size = (
             f"{best.size} × {best.size}"
-            if kind in ("float32", "int8")
+            if kind in PRODUCTS
             else f"an array of {best.size / 1e6:,.1f} MB"
         )
         sentences.append(
             f"{name}: {best.rate:,.1f} {unit} ({best.how}, {size}, best of "
             f"{len(best.samples_ns)} runs{than})"
         )
-    return (
-        f"Peaks with {roofline.threads} thread{'s' if roofline.threads != 1 else ''}: "
-        f"{'. '.join(sentences) or 'none'}."
-    )
+    whose = f"with {roofline.threads} thread{'s' if roofline.threads != 1 else ''}"
+    return f"Peaks {whose if roofline.threads else 'of the GPU'}: {'. '.join(sentences) or 'none'}."
 
 
 def roofline_section(results: Results, roofline: Roofline) -> Section:

@@ -19,7 +19,7 @@ from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batc
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
 from repr_runtime.backends.tensorrt.messages import begin, last_error, logger
-from repr_runtime.cuda.arrays import DeviceArray, DeviceView, is_device_array, view
+from repr_runtime.cuda.arrays import DeviceArray, DeviceView, device_of, is_device_array, view
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.options import require_one_of, require_whole
 
@@ -110,7 +110,7 @@ class TensorRTBackend(Backend):
         self._cuda, self._file = cuda, engine
         self._trt = library.trt
         self._memory = DeviceMemory(cuda)
-        self._last = threading.local()
+        self._last, self._making = threading.local(), threading.Lock()
         self._runtime: trt.Runtime | None = None
         self._engine: trt.ICudaEngine | None = None
         self._config: Any = None
@@ -130,7 +130,7 @@ class TensorRTBackend(Backend):
 
     def _open(self) -> None:
         begin()
-        self._runtime = self._trt.Runtime(logger(self._trt))
+        self._runtime = self.library.runtime()
         if self._file.host_code:
             self._runtime.engine_host_code_allowed = True
         engine = self.library.deserialize(self._runtime, self._file.content)
@@ -152,6 +152,8 @@ class TensorRTBackend(Backend):
         self._config = self._runtime_config(engine)
 
     def _refit(self, engine: trt.ICudaEngine, graph: bytes) -> None:
+        if self.library.edition.lean:
+            raise errors.MissingExtraError("putting weights into an engine", "tensorrt")
         refitter = self._trt.Refitter(engine, logger(self._trt))
         parser = self._trt.OnnxParserRefitter(refitter, logger(self._trt))
         if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
@@ -198,7 +200,8 @@ class TensorRTBackend(Backend):
         engine = self._engine
         assert engine is not None
         config = () if self._config is None else (self._config,)
-        context = engine.create_execution_context(*config)
+        with self._making:  # an engine's own methods are not said to be safe in several threads
+            context = engine.create_execution_context(*config)
         if context is None:  # for want of memory, as a rule
             raise errors.DeviceMemoryError(
                 f"{self.library.title} makes no execution context ({last_error()}); free memory on "
@@ -234,13 +237,13 @@ class TensorRTBackend(Backend):
             if not is_device_array(value):
                 views[name] = value
                 continue
-            found = view(value)
-            if found.device not in (None, self._cuda.device):
+            if (device := device_of(value)) not in (None, self._cuda.device):
                 raise errors.InputTypeError(
-                    f"input {name!r} lies on cuda:{found.device}, the engine is on "
+                    f"input {name!r} lies on cuda:{device}, the engine is on "
                     f"{self.device}; copy it there"
                 )
-            views[name] = found
+            with self._lanes.enter():  # torch shares only what lies on the current device
+                views[name] = view(value)
         check(views)
         return self._run(views, self._memory.array)
 

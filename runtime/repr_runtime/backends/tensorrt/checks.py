@@ -15,7 +15,14 @@ import numpy as np
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import EngineInfo, FileEntry, Manifest
 from repr_runtime.artifact.reading import check_size, read_file
-from repr_runtime.backends.tensorrt.library import EDITIONS, Edition, Library, open_library
+from repr_runtime.backends.tensorrt.library import (
+    EDITIONS,
+    ONLY_COMPATIBLE,
+    Edition,
+    Library,
+    open_library,
+    runner,
+)
 from repr_runtime.cuda.device import Cuda
 from repr_runtime.cuda.driver import Gpu, cuda_status
 from repr_runtime.cuda.opening import open_cuda
@@ -50,13 +57,12 @@ class Subject:
 
     @property
     def edition(self) -> Edition:
-        found = EDITIONS.get(self.info.flavour)
-        if found is None:
+        if self.info.flavour not in EDITIONS:
             raise errors.EngineLoadError(
                 f"{self.info.path} is for {self.info.flavour!r}, known are {', '.join(EDITIONS)}; "
                 f"update repr-deploy, or {self.rebuild.replace(self.info.flavour, 'auto')}"
             )
-        return found
+        return runner(self.info.flavour)
 
     @cached_property
     def library(self) -> Library:
@@ -65,7 +71,10 @@ class Subject:
 
     @property
     def rebuild(self) -> str:
-        return rebuild_command(self.manifest, self.info.precision, self.info.flavour)
+        flavour = self.info.flavour
+        lean = flavour in EDITIONS and runner(flavour).lean
+        command = rebuild_command(self.manifest, self.info.precision, flavour)
+        return f"{command} --version-compatible" if lean else command
 
     @property
     def file(self) -> FileEntry:
@@ -114,16 +123,28 @@ def _precision(subject: Subject) -> str:
 
 
 def _version(subject: Subject) -> str:
-    info, installed = subject.info, subject.library.version
+    info, installed, edition = subject.info, subject.library.version, subject.edition
     built, here = _numbers(info.version), _numbers(installed)
+    compatible = info.options.get("version_compatible")
+    if edition.lean and not compatible:
+        raise errors.EngineVersionError(
+            f"{info.path} was built to run with TensorRT {info.version} alone, here is "
+            f"{subject.library.title}: {ONLY_COMPATIBLE}"
+        )
+    if edition.lean and info.options.get("refit_before_use"):
+        raise errors.MissingExtraError(
+            f"{info.path} was built without its weights: putting them in", "tensorrt"
+        )
     if built == here:
         return f"built by {info.version}, which is installed"
-    if info.options.get("version_compatible") and built[:1] == here[:1] and built <= here:
+    if compatible and built <= here:
         return f"built by {info.version} to run with later ones, such as {installed}"
+    other, package = "no other", f"'{edition.module}=={info.version}'"
+    if compatible:
+        other, package = "none before it", f"--upgrade 'repr-deploy[{edition.name}]'"
     raise errors.EngineVersionError(
-        f"{info.path} was built by {subject.edition.title} {info.version} and runs with no other, "
-        f"installed is {installed}; {subject.rebuild}, or pip install "
-        f"'{subject.edition.module}=={info.version}'"
+        f"{info.path} was built by {EDITIONS[info.flavour].title} {info.version} and runs with "
+        f"{other}, installed is {installed}; {subject.rebuild}, or pip install {package}"
     )
 
 
@@ -167,9 +188,14 @@ def _capability(subject: Subject) -> str:
             invalid = subject.library.invalid(content)
         if invalid == ():
             return f"{gpu.name} has {here}, and the library says that it will run"
+        if invalid is None:
+            return f"{gpu.name} has {here}; whether it runs there shows when it is loaded"
+    way_out = f"{subject.rebuild} on this machine"
+    if not subject.library.builds_for(here):
+        way_out = f"{subject.library.title} builds for none such, use device='cuda' or 'cpu'"
     raise errors.WrongGpuError(
         f"{info.path} was built for compute capability {', '.join(listed)}, {gpu.name} has {here}; "
-        f"{subject.rebuild} on this machine"
+        f"{way_out}"
     )
 
 

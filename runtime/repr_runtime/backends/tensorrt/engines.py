@@ -118,8 +118,7 @@ def open_engine_file(
             subject = Subject(root, manifest, info, options.gpu)
             require_fresh(subject)
             return _open_content(_listed(subject, content, path), options, "")
-    edition = edition_of(content)
-    rebuild = rebuild_command(manifest, precision, edition.name)
+    rebuild = rebuild_command(manifest, precision, edition_of(content).engines)
     danger = (
         f"{path} is not listed in the manifest of {root}: an engine is executable code, and nothing "
         f"says who made this one, or that it computes this network"

@@ -187,7 +187,7 @@ class Lane:
         filled = rows if value.shape == shape else value.shape[0]
         if isinstance(value, DeviceView):
             if value.needs_synchronize:
-                self._cuda.synchronize()
+                self._cuda.settle()
             value.arrive(self._stream)
             size = buffer.bytes_of(value.shape)
             self._cuda.copy(buffer.device, value.address, size, self._stream)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from weakref import WeakSet
 
 from repr_runtime.backends.tensorrt.lane import Lane
 from repr_runtime.cuda.device import Cuda
-from repr_runtime.errors import DeviceMemoryError, ReproError, SessionClosedError
+from repr_runtime.errors import (
+    CudaError,
+    DeviceLostError,
+    DeviceMemoryError,
+    ExecutionError,
+    ReproError,
+    SessionClosedError,
+)
 from repr_runtime.process.interrupts import SafeCondition
 from repr_runtime.process.lifetime import closed
 
@@ -38,6 +45,7 @@ class Lanes:
         self._free: list[Lane] = []  # the one used last at the end
         self._users: WeakSet[_User] = WeakSet()
         self._closed = self._disposed = False
+        self._reason = "by another thread; load the artifact again"
 
     @contextmanager
     def take(self, profile: int, rows: int, fixed: bool) -> Iterator[tuple[Lane, bool]]:
@@ -45,22 +53,31 @@ class Lanes:
 
         ``fixed``: lanes hold a graph of their batch size, so that one of another size is
         taken only when there may be no more lanes. A lane in which something fails is closed.
-        Raises :class:`SessionClosedError` after ``close``.
+        Raises what ``enter`` does.
+        """
+        with self.enter() as user:
+            yield self._acquire(user, profile, rows, fixed)
+            with self._changed:
+                user.done = True
+
+    @contextmanager
+    def enter(self) -> Iterator[_User]:
+        """The device is current, and stays open, though another thread may close all this.
+
+        Raises :class:`SessionClosedError` after ``close``, and :class:`DeviceLostError` once, in
+        place of what failed, if nothing works on the device any more: then all is closed.
         """
         user = _User()
         try:
             with self._changed:
                 if self._closed:
-                    raise closed(
-                        SessionClosedError(
-                            "the session was closed by another thread; load the artifact again"
-                        )
-                    )
+                    raise closed(SessionClosedError(f"the session was closed {self._reason}"))
                 self._users.add(user)
             with self._cuda.current():
-                yield self._acquire(user, profile, rows, fixed)
-                with self._changed:
-                    user.done = True
+                yield user
+        except (CudaError, ExecutionError) as error:
+            self._close_if_lost(error)
+            raise
         finally:
             self._leave(user)
 
@@ -136,6 +153,27 @@ class Lanes:
             user.lane = None
             self._changed.notify()
 
+    def _close_if_lost(self, error: Exception) -> None:
+        """Such errors stay with the device's context: whatever is asked of it next says the same."""
+        if isinstance(error, DeviceMemoryError):
+            return
+        try:
+            with self._cuda.current():
+                self._cuda.settle()
+        except CudaError as last:
+            lost = f"cuda:{self._cuda.device} is lost to this process ({last}); start it again"
+            self._reason = f"since {lost}"
+            self.close()
+            raise DeviceLostError(lost) from error
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """The device is current, unless it is lost."""
+        with ExitStack() as stack:
+            with suppress(CudaError):
+                stack.enter_context(self._cuda.current())
+            yield
+
     def close(self) -> None:
         """Free all lanes, now or when the last run has come to its end."""
         with self._changed:
@@ -152,7 +190,7 @@ class Lanes:
                 self._free.append(user.lane)
                 user.lane = None
         if user.lane is not None:
-            with self._cuda.current():
+            with self._current():
                 self._drop(user)
         with self._changed:
             self._users.discard(user)
@@ -164,7 +202,7 @@ class Lanes:
             if not self._closed or self._users or self._disposed:
                 return
             self._disposed = True
-        with self._cuda.current():
+        with self._current():
             self._free.clear()
             while self._lanes:
                 lane = self._lanes.pop()

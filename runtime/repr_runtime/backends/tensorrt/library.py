@@ -1,15 +1,19 @@
-"""`tensorrt` and `tensorrt_rtx` behind one face: all that differs between them stands here."""
+"""`tensorrt`, its lean runtime and `tensorrt_rtx` behind one face: all that differs stands here."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from repr_runtime import errors
 from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
+from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.process.lifetime import leak
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -17,9 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Edition:
-    """TensorRT or TensorRT-RTX, and what the other does differently.
+    """TensorRT, its lean runtime or TensorRT-RTX, and what the others do differently.
 
-    ``name`` is also that of the extra of ``repr-deploy`` that installs it.
+    ``name`` is also that of the extra of ``repr-deploy`` that installs it. ``engines`` names the
+    edition whose engines it runs; one that builds none of its own is *lean*: it runs
+    version-compatible engines alone, can put no weights into them, and makes the process crash
+    where there is no GPU.
     ``just_in_time``: kernels are compiled on the GPU that runs the engine. So an engine suits
     more GPUs than one, and its builder needs none, times nothing, and writes the same engine at
     every optimization level. ``default_targets`` are the compute capabilities of an engine built
@@ -29,11 +36,25 @@ class Edition:
     """
 
     name: str
+    engines: str
     module: str
     title: str
     just_in_time: bool
     default_targets: tuple[str, ...]
     distributions: tuple[tuple[str, int], ...]
+
+    @property
+    def lean(self) -> bool:
+        return self.engines != self.name
+
+    @property
+    def installed(self) -> bool:
+        """Whether its module is there; it is not imported, and may be broken."""
+        try:
+            found = importlib.util.find_spec(self.module)
+        except ValueError:  # it was imported in an unusual way
+            return self.module in sys.modules
+        return found is not None and found.origin is not None  # type stubs alone have no origin
 
     @property
     def cuda_major(self) -> int | None:
@@ -47,11 +68,12 @@ class Edition:
         return None
 
 
-EDITIONS: dict[str, Edition] = {
+RUNNERS: dict[str, Edition] = {
     edition.name: edition
     for edition in (
         Edition(
             name="tensorrt",
+            engines="tensorrt",
             module="tensorrt",
             title="TensorRT",
             just_in_time=False,
@@ -59,7 +81,17 @@ EDITIONS: dict[str, Edition] = {
             distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
         ),
         Edition(
+            name="tensorrt-lean",
+            engines="tensorrt",
+            module="tensorrt_lean_bindings",
+            title="TensorRT's lean runtime",
+            just_in_time=False,
+            default_targets=(),
+            distributions=(("tensorrt_lean_cu13_libs", 13), ("tensorrt_lean_cu12_libs", 12)),
+        ),
+        Edition(
             name="tensorrt-rtx",
+            engines="tensorrt-rtx",
             module="tensorrt_rtx",
             title="TensorRT-RTX",
             just_in_time=True,
@@ -68,12 +100,21 @@ EDITIONS: dict[str, Edition] = {
         ),
     )
 }
-"""In the order in which ``auto`` tries them, to run an engine and to build one."""
+"""In the order in which ``auto`` tries them."""
+
+EDITIONS = {name: edition for name, edition in RUNNERS.items() if not edition.lean}
+"""Those that build engines; their names are the engines' flavours."""
+
+
+def runner(flavour: str) -> Edition:
+    """Whose library runs engines of a flavour here: the first that is installed, else the whole one."""
+    able = [edition for edition in RUNNERS.values() if edition.engines == flavour]
+    return next((edition for edition in able if edition.installed), able[0])
 
 
 def edition_of(content: bytes) -> Edition:
-    """Whose engine it is: those of TensorRT-RTX open with ``vtrt``."""
-    return EDITIONS["tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt"]
+    """Whose library runs an engine here: those of TensorRT-RTX open with ``vtrt``."""
+    return runner("tensorrt-rtx" if content.startswith(b"vtrt") else "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -91,6 +132,11 @@ class Library:
     @property
     def title(self) -> str:
         return f"{self.edition.title} {self.version}"
+
+    def builds_for(self, compute_capability: str) -> bool:
+        """Whether it builds engines for such GPUs; TensorRT builds for the one that it finds."""
+        known = getattr(self.trt, "ComputeCapability", None)
+        return known is None or f"SM{compute_capability.replace('.', '')}" in known.__members__
 
     @property
     def captures_itself(self) -> bool:
@@ -112,6 +158,28 @@ class Library:
             return found or None  # without a GPU: invalid, and no diagnosis
         return ()
 
+    def runtime(self) -> trt.Runtime:
+        """A runtime, for the device that is current.
+
+        Raises :class:`DeviceUnavailableError` where the lean library's would end the process, at
+        the first engine or when it goes: without a GPU, or with a driver that is too old.
+        """
+        if not self.edition.lean:
+            return self.trt.Runtime(logger(self.trt))
+        if not cuda_status().devices:
+            raise errors.DeviceUnavailableError(
+                f"{self.title} needs an NVIDIA GPU: {cuda_status().reason}; use device='cpu'"
+            )
+        with listen(self.trt) as messages:
+            runtime: trt.Runtime = self.trt.Runtime(logger(self.trt))
+        if messages.errors:
+            leak(runtime)
+            raise errors.DeviceUnavailableError(
+                f"{self.title} cannot use the GPU ({first_sentence(messages.errors[0])}); update "
+                f"NVIDIA's driver, or use device='cuda' or 'cpu'"
+            )
+        return runtime
+
     def deserialize(self, runtime: trt.Runtime, content: bytes) -> trt.ICudaEngine:
         """The engine in ``content``, whose origin the caller answers for: it is executable code.
 
@@ -127,21 +195,23 @@ class Library:
     def refusal(self, content: bytes, messages: Messages) -> errors.EngineLoadError:
         """Why the library refused ``content``, from its header and its ``messages`` of that."""
         # The first error is the cause, those after it what came of it.
-        said = first_sentence(messages.errors[0]) if messages.errors else ""
+        said = " ".join(messages.errors[0].split())[:400] if messages.errors else ""
         # The header is asked first: what the library says in words differs between versions.
         found = self.invalid(content) or tuple(
             kind for kind, words in _COMPLAINTS if re.search(words, said, re.IGNORECASE)
         )
         text = f"{self.title} refuses the engine"
         reason = f" ({said})" if said else ""
+        if "NOT_COMPATIBLE" in found:
+            return errors.EngineVersionError(f"{text}{reason}: {ONLY_COMPATIBLE}")
         if "VERSION_MISMATCH" in found:
             return errors.EngineVersionError(
                 f"{text}: another version built it{reason}; build it again with this one"
             )
         if "UNSUPPORTED_CC" in found:
-            return errors.WrongGpuError(
-                f"{text}: it was built for another GPU{reason}; build it here"
-            )
+            never = re.search("not support this compute capability", said, re.IGNORECASE)
+            way_out = "use device='cuda' or 'cpu'" if never else "build it here"
+            return errors.WrongGpuError(f"{text}: it was built for another GPU{reason}; {way_out}")
         if {"OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME", "CUDA_ERROR"} & {*found}:
             return errors.EngineLoadError(
                 f"{text}: it needs a GPU and a driver that is new enough{reason}; install NVIDIA's "
@@ -154,8 +224,17 @@ class Library:
         return errors.EngineLoadError(f"{text}{reason}; build it again here")
 
 
+ONLY_COMPATIBLE = (
+    "it runs those alone that were built to run with later versions; build it so (repr-export … "
+    "--engine tensorrt --version-compatible), or pip install 'repr-deploy[tensorrt]'"
+)
+
 # What the messages of a library mean that cannot say it otherwise, or not without a GPU.
 _COMPLAINTS = (
+    (
+        "NOT_COMPATIBLE",
+        r"call to stub",
+    ),  # of the lean library, which lacks what such an engine calls
     ("VERSION_MISMATCH", r"version.*(mismatch|tag|differ)|not compatible with this version"),
     ("UNSUPPORTED_CC", r"compute capabilit|incompatible device"),
     ("OLD_CUDA_DRIVER", r"driver"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ class Messages:
             kept.append(text)
 
 
+_log = logging.getLogger(__name__)
 _ERRORS = ("ERROR", "INTERNAL_ERROR")
 _lock = threading.Lock()
 _listeners: list[tuple[int, Messages]] = []
@@ -79,6 +81,8 @@ def logger(trt: Any) -> Any:
 
     def log(_: Any, severity: Any, text: str) -> None:
         global _strays
+        if severity.name != "VERBOSE":
+            _log.debug("%s: %s", severity.name, text)
         with _lock:
             own = [m for thread, m in _listeners if thread == threading.get_ident()]
             for messages in (own or [m for _, m in _listeners])[-1:]:

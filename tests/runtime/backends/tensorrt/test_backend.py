@@ -223,14 +223,23 @@ def test_a_failed_run_costs_its_context_and_no_more(make: Callable[..., Made]) -
     made.computes(2)
 
 
-def test_a_lost_device_is_an_error_each_time(make: Callable[..., Made]) -> None:
+@pytest.mark.parametrize("during", [False, True])
+def test_a_lost_device_is_said_once_and_closes_the_session(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch, during: bool
+) -> None:
     made = make(options=EAGER)
     made.run(batch(1))
-    made.cuda.lost = True
-    for _ in range(2):
-        with pytest.raises(errors.CudaError, match="ILLEGAL_ADDRESS"):
-            made.run(batch(1))
-    made.cuda.lost = False
+    if during:  # the library notices it
+        run = type(made.engine.contexts[0]).execute_async_v3
+        lose = lambda *given: bool(vars(made.cuda).update(lost=True)) and run(*given)  # noqa: E731
+        monkeypatch.setattr(type(made.engine.contexts[0]), "execute_async_v3", lose)
+    made.cuda.lost = not during
+    lost = "cuda:0 is lost to this process (CUDA_ERROR_ILLEGAL_ADDRESS); start it again"
+    with refuses(errors.DeviceLostError, lost):
+        made.run(batch(1))
+    with refuses(errors.SessionClosedError, f"the session was closed since {lost}"):
+        made.run(batch(1))
+    assert made.cuda.closed
     for kind in ("blocks", "pinned", "streams"):  # went with the device
         getattr(made.cuda, kind).clear()
 

@@ -68,7 +68,7 @@ def test_a_machine_that_lacks_what_an_engine_needs(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "passes"), [("10.14.1.0", True), ("10.12.0.1", False), ("11.0.0.1", False)]
+    ("version", "passes"), [("10.14.1.0", True), ("10.12.0.1", False), ("11.0.0.1", True)]
 )
 def test_a_version_compatible_engine(place: Place, version: str, passes: bool) -> None:
     place.write("tensorrt", options={"version_compatible": True})
@@ -78,25 +78,27 @@ def test_a_version_compatible_engine(place: Place, version: str, passes: bool) -
 
 
 @pytest.mark.parametrize(
-    ("here", "later", "validity", "passes"),
+    ("here", "later", "validity", "passes", "says"),
     [
-        ("8.6", False, 2, True),  # listed: the library is not asked
-        ("12.1", True, 2, True),  # later than all that are listed
-        ("12.1", False, 2, False),
-        ("9.0", True, 0, True),  # between: the library's own word
-        ("9.0", True, 2, False),
-        ("7.5", True, 2, False),
+        ("8.6", False, 2, True, "built for 8.6"),  # listed: the library is not asked
+        ("12.1", True, 2, True, "and later"),  # later than all that are listed
+        ("12.1", False, 2, False, "builds for none such, use device='cuda'"),
+        ("9.0", True, 0, True, "will run"),  # between: the library's own word
+        ("9.0", True, 64, True, "shows when it is loaded"),  # which it does not give
+        ("9.0", True, 2, False, "builds for none such, use device='cuda'"),
+        ("8.9", True, 2, False, "--engine tensorrt-rtx on this machine"),
     ],
 )
 def test_gpus_of_an_rtx_engine(
-    place: Place, here: str, later: bool, validity: int, passes: bool
+    place: Place, here: str, later: bool, validity: int, passes: bool, says: str
 ) -> None:
     listed, options = ("8.0", "8.6", "12.0"), {"later_compute_capabilities": later}
     place.write("tensorrt-rtx", compute_capabilities=listed, options=options)
     place.gpu(here)
     place.install("tensorrt-rtx", validity=validity)
-    checks = {c.name: c.passed for c in preflight_engines(place.folder)[RTX_PATH]}
-    assert checks["compute capability"] is passes
+    checks = {c.name: c for c in preflight_engines(place.folder)[RTX_PATH]}
+    assert checks["compute capability"].passed is passes
+    assert says in checks["compute capability"].detail
 
 
 def test_a_batch_that_no_profile_covers(place: Place) -> None:

@@ -55,6 +55,7 @@ def test_the_real_library_is_what_the_table_says(rtx: Library, real_engine: byte
         "DynamicShapesKernelSpecializationStrategy": "LAZY EAGER NONE",
         "CudaGraphStrategy": "WHOLE_GRAPH_CAPTURE",
         "DataType": "FLOAT HALF INT8 UINT8 INT32 INT64 BOOL",
+        "ComputeCapability": "SM86 SM89 SM120",
         "EngineInvalidityDiagnostics": "VERSION_MISMATCH UNSUPPORTED_CC MALFORMED_ENGINE "
         "OLD_CUDA_DRIVER",
     }.items():
