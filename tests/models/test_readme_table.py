@@ -1,11 +1,11 @@
-"""The README's table of bundled checkpoints says what their records say."""
+"""The table of bundled checkpoints says what their records say."""
 
 import re
 from pathlib import Path
 
 from repr_models import bundled_record, is_bundled, networks
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "models/README.md"
 
 
 def rows_by_the_records() -> list[str]:

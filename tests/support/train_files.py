@@ -19,7 +19,6 @@ RECIPE = {
     "weight_decay": 5e-4,
     "warmup_epochs": 1.0,
     "label_smoothing": 0.0,
-    "padding": "zeros",
     "precision": "fp32",
 }
 """Of the fixture ``command``."""

@@ -37,7 +37,7 @@ def settings(run: Run, train: ImageSet, test: ImageSet) -> dict[str, Any]:
     return {
         **said,
         "groups": GROUPS if run.norm == "group" else None,
-        "recipe": asdict(Recipe(**run.recipe)),  # type: ignore[arg-type]
+        "recipe": Recipe(**run.recipe).as_dict(),  # type: ignore[arg-type]
         "reduction": REDUCTION,
         "train_sha256": train.sha256,
         "test_sha256": test.sha256,

@@ -18,9 +18,10 @@ _WARM_UP = 3
 class CapturedStep:
     """The steps of ``state`` on a GPU, each one launch; the state is as before when it is made.
 
-    Convolutions of groups and of single channels are slow in one of the two layouts, on some
-    GPUs and versions of cuDNN by a factor: where there are some, both are timed and the faster kept.
-    Raises ``RuntimeError`` as torch does if a network's step cannot be captured.
+    Networks with convolutions of groups or single channels are laid out channels first, and cuDNN
+    is not asked to try its algorithms: it takes minutes for them in bf16 and channels_last, or
+    reads where nothing is (seen with cuDNN 9.19 on an H100). Raises ``RuntimeError`` as torch
+    does if a network's step cannot be captured.
     """
 
     def __init__(self, state: TrainingState, data: ResidentImages) -> None:
@@ -32,20 +33,15 @@ class CapturedStep:
         self._rate = torch.zeros((), device=state.device)
         for group in state.optimizer.param_groups:
             group["lr"] = self._rate
-        torch.backends.cudnn.benchmark = True
-        state.network.train()
         grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in state.network.modules())
+        torch.backends.cudnn.benchmark = not grouped
+        state.network.train()
+        if grouped and not state.epoch:
+            state.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self._images = self._images.contiguous()
         self._graph = self._capture()
         self.seconds = self._time()
         """What one step takes, measured here."""
-        if grouped and not state.epoch:
-            self._lay_out(torch.contiguous_format)
-            graph, seconds = self._capture(), self._time()
-            if seconds < self.seconds:
-                self._graph, self.seconds = graph, seconds
-            else:
-                self._lay_out(torch.channels_last)
-                self._graph = self._capture()
 
     def take(self, images: Tensor, labels: Tensor, totals: Tensor, rate: float) -> None:
         """One step at the learning rate ``rate``; what it adds to ``totals`` is as in ``take_step``."""
@@ -55,13 +51,6 @@ class CapturedStep:
         self._totals.zero_()
         self._graph.replay()
         totals += self._totals
-
-    def _lay_out(self, layout: torch.memory_format) -> None:
-        """Parameters and images in ``layout``, before the first step: there is no momentum yet."""
-        self._state.optimizer.state.clear()
-        self._state.optimizer.zero_grad(set_to_none=True)
-        self._state.network.to(memory_format=layout)  # type: ignore[call-overload]
-        self._images = self._images.contiguous(memory_format=layout)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Warm up on a stream of its own, as capture wants, and capture, at a learning rate of zero.

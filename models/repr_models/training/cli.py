@@ -238,7 +238,8 @@ def _run_missing(args: argparse.Namespace) -> None:
         common += ["--threads", str(args.threads or 1), "--eval-every", "1000000"]
         if minutes is not None:
             common += ["--minutes", f"{minutes:.3f}"]
-        return [spec.name, *common, *(queue.scaled(spec) if on_gpu else [])]
+        program = [sys.executable, "-P", "-m", "repr_models.training.cli"]
+        return [*program, spec.name, *common, *(queue.scaled(spec) if on_gpu else [])]
 
     seconds = None if args.hours is None else 3600 * args.hours
     failed = queue.train_all(specs, command, args.out, jobs, seconds, console.print)

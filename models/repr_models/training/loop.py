@@ -24,6 +24,9 @@ from repr_models.training.recipe import Recipe
 if TYPE_CHECKING:
     from repr_models.training.captured import CapturedStep
 
+_BATCHES_AT_ONCE = 20
+"""Batches augmented together on a GPU, where each of its small kernels waits for its launch."""
+
 
 @dataclass
 class TrainingState:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,9 +97,9 @@ def train_all(
 ) -> list[str]:
     """Train ``specs``, ``jobs`` at a time, within ``seconds``; returns the names of those that failed.
 
-    ``command`` gives the arguments of ``repr-train`` for a network and the minutes that it has;
-    its output goes to ``NAME.log`` in ``folder``, ``tell`` gets a line for each that ends. The
-    time is shared by what networks cost. Interrupted, the children are too, and keep their state.
+    ``command`` gives the command for a network and the minutes that it has; its output goes to
+    ``NAME.log`` in ``folder``, ``tell`` gets a line for each that ends. The time is shared by
+    what networks cost. Interrupted, the children are too, and keep their state.
     """
     ends = None if seconds is None else time.monotonic() + seconds
     waiting, running, failed = list(specs), list[_Run](), list[str]()
@@ -146,7 +145,7 @@ def _start(
     minutes = None if share is None else share / 60
     with (folder / f"{spec.name}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "repr_models.training.cli", *command(spec, minutes)],
+            command(spec, minutes),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -5,7 +5,8 @@ momentum, a linear warm-up and a cosine decay to zero (Loshchilov, Hutter 2017).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from repr_models.errors import TrainingError
 
@@ -50,6 +51,13 @@ class Recipe:
             raise TrainingError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
         if self.precision not in ("fp32", "bf16"):
             raise TrainingError(f"precision must be fp32 or bf16, got {self.precision!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields by name, as records and runs say it; what came later only where it is used."""
+        found = asdict(self)
+        if self.padding == PADDINGS[0]:
+            del found["padding"]
+        return found
 
     def rate(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs (a fraction counts).

@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def make_record(state: TrainingState, images: Splits, said: Mapping[str, Any]) -
         "network": state.spec.name,
         **said,
         "parameters": state.spec.parameters,
-        "recipe": asdict(state.recipe),
+        "recipe": state.recipe.as_dict(),
         "seed": state.seed,
         "data": {
             split: {"description": found.description, "sha256": found.sha256}

@@ -1,7 +1,7 @@
 """An unfinished run on disk: kept after each epoch, resumed only if it is the same run."""
 
 import io
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,9 @@ from repr_models.weights.padding import pads
 
 def _identity(state: TrainingState, train_set: ImageSet) -> dict[str, Any]:
     """What a run is known by; other values are another run."""
-    recipe = asdict(state.recipe)
-    if recipe["padding"] == "zeros":  # as runs were known before there was a choice
-        del recipe["padding"]
     return {
         "network": state.spec.name,
-        "recipe": recipe,
+        "recipe": state.recipe.as_dict(),
         "seed": state.seed,
         "data": train_set.sha256,
         **({"padding": "both sides"} if pads(state.network) else {}),

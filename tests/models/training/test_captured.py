@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repr_models import resolve
 from repr_models.data.images import ImageSet
-from repr_models.training import captured
+from repr_models.training import captured, loop
 from repr_models.training.augment import ResidentImages
 from repr_models.training.captured import CapturedStep
 from repr_models.training.loop import TrainingState, start, take_step, train_epoch
@@ -52,6 +52,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
             take_step(*call)
 
     monkeypatch.setattr(captured, "take_step", step)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # put back afterwards
+    monkeypatch.setattr(loop, "_BATCHES_AT_ONCE", 1)  # the same draws as without a graph
     for name, value in (
         ("CUDAGraph", _Graph),
         ("Stream", _Stream),
@@ -71,12 +73,9 @@ def trained(state: TrainingState, data: ResidentImages, *, in_graph: bool) -> di
 
 
 @pytest.mark.usefixtures("graphs")
-@pytest.mark.parametrize("name", ["resnet20.cifar10", "shufflenet_v2.cifar10"])
-def test_captured_steps_train_as_others_do(
-    name: str, colours: Callable[[int, int], ImageSet]
-) -> None:
+def test_captured_steps_train_as_others_do(colours: Callable[[int, int], ImageSet]) -> None:
     """From the first step on: warming up and timing leave no trace, in statistics nor momentum."""
-    spec = resolve(name)
+    spec = resolve("resnet20.cifar10")
     recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.05)
     data = ResidentImages(colours(32, 0), spec, CPU)
     one, other = (start(spec, recipe, 0, CPU) for _ in range(2))
@@ -84,6 +83,21 @@ def test_captured_steps_train_as_others_do(
     got = trained(other, data, in_graph=True)
     for key, value in expected.items():
         torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.usefixtures("graphs")
+def test_grouped_convolutions_are_laid_out_channels_first(
+    colours: Callable[[int, int], ImageSet],
+) -> None:
+    """In the other layout cuDNN's depthwise convolutions take minutes to be chosen."""
+    data = ResidentImages(colours(32, 0), resolve("shufflenet_v2.cifar10"), CPU)
+    for name, channels_last in (("shufflenet_v2.cifar10", False), ("resnet20.cifar10", True)):
+        state = start(resolve(name), Recipe(epochs=3, batch_size=8), 0, CPU)
+        CapturedStep(state, data)
+        weights = [p for p in state.network.parameters() if p.ndim == 4 and p.shape[2] == 3]
+        last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
+        assert all(last) == channels_last
+        assert torch.backends.cudnn.benchmark == channels_last
 
 
 @pytest.mark.usefixtures("graphs")

@@ -56,7 +56,7 @@ def test_a_state_of_an_earlier_version_is_finished(
         {
             "identity": {
                 "network": "lenet5.cifar10",
-                "recipe": {name: value for name, value in RECIPE.items() if name != "padding"},
+                "recipe": RECIPE,
                 "seed": 0,
                 "data": train_set.sha256,
             },

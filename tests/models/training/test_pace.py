@@ -1,0 +1,79 @@
+"""As many epochs as fit into a time, and what may take but a part of it."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from train_files import FILES, STATE, names
+
+from repr_models.training import cli as train_cli
+from repr_models.training import pace
+from repr_models.training.pace import Seldom, fitted
+from repr_models.training.recipe import Recipe
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that ``time.monotonic`` gives: the first of the list."""
+    now = [1000.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("done", "epoch_seconds", "left", "epochs"),
+    [
+        (0, 1.0, 100.0, 92),  # a twelfth is kept for the test
+        (0, 1.0, 1000.0, 160),  # the recipe's own
+        (0, 500.0, 100.0, 1),  # one at least, whatever it takes
+        (10, 1.0, 100.0, 102),
+        (10, 10.0, 25.0, 12),
+        (10, 10.0, 5.0, 10),  # no more
+        (10, 10.0, -5.0, 10),
+    ],
+)
+def test_as_many_epochs_as_fit(
+    done: int, epoch_seconds: float, left: float, epochs: int, clock: list[float]
+) -> None:
+    recipe = fitted(Recipe(), done, epoch_seconds, clock[0] + left)
+    assert recipe.epochs == epochs
+    assert recipe.warmup_epochs == pytest.approx(1.0 if done else epochs * 0.15)
+    assert recipe.rate(epochs) == pytest.approx(0, abs=1e-9)
+
+
+def test_what_may_take_a_part_of_the_time_waits_for_it(clock: list[float]) -> None:
+    keeping = Seldom(0.1)
+    assert keeping.is_due()
+    with keeping:
+        clock[0] += 2
+    assert not keeping.is_due()
+    clock[0] += 19
+    assert not keeping.is_due()
+    clock[0] += 1
+    assert keeping.is_due()
+
+
+def test_a_run_of_minutes_plans_its_epochs_and_is_gone_on_with(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = command.index("--epochs")
+    endless = [*command[:at], *command[at + 2 :], "--epochs", "100000", "-o", str(tmp_path / "out")]
+    began = time.monotonic()
+    assert train_cli.main([*endless, "--minutes", "0.05"]) == 0
+    assert time.monotonic() - began < 9
+    assert names(tmp_path / "out") == FILES
+    record = json.loads((tmp_path / "out" / FILES[0]).read_text())
+    assert 1 < record["recipe"]["epochs"] == len(record["history"]) < 100000
+    assert record["history"][-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
+    assert "epochs" in capsys.readouterr().err
+    assert not (tmp_path / "out" / STATE).exists()
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "x"])
+def test_minutes_that_are_none_are_refused(
+    minutes: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        train_cli.main([*command, "--minutes", minutes])
+    assert "--minutes" in capsys.readouterr().err

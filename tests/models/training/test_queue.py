@@ -1,0 +1,108 @@
+"""Training what is missing: which networks, in what order, with how much time, and how each ended."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from repr_models import resolve
+from repr_models.spec import NetworkSpec
+from repr_models.training import cli as train_cli
+from repr_models.training import queue
+
+WRITES = """
+import json, pathlib, sys
+name, folder, top1 = sys.argv[1:4]
+pathlib.Path(folder, name + ".json").write_text(json.dumps({"accuracy": {"test_top1": float(top1)}}))
+"""
+
+
+def write_record(folder: Path, name: str, top1: float) -> None:
+    (folder / f"{name}.cifar10.json").write_text(json.dumps({"accuracy": {"test_top1": top1}}))
+
+
+def test_what_reaches_its_bar_is_not_missing_and_the_rest_is_in_order(tmp_path: Path) -> None:
+    before = [spec.architecture for spec in queue.missing([tmp_path])]
+    assert before == [name for name in queue.ORDER if name in before]
+    assert {"resnet110", "vgg19"} <= set(before)
+    write_record(tmp_path, "resnet110", 0.95)
+    write_record(tmp_path, "vgg19", 0.50)
+    (tmp_path / "densenet_bc100.cifar10.json").write_text("{")
+    after = [spec.architecture for spec in queue.missing([tmp_path])]
+    assert after == [name for name in before if name != "resnet110"]
+
+
+def test_every_network_of_the_order_is_registered_and_has_its_time() -> None:
+    for name in queue.ORDER:
+        spec = resolve(f"{name}.cifar10")
+        assert queue.cost(spec) > queue._BASE_COST
+        options = queue.scaled(spec)
+        assert train_cli.parser().parse_args([name, "--data", ".", *options]).batch_size >= 128
+
+
+def test_each_gets_its_part_of_the_time_and_is_told_of(tmp_path: Path) -> None:
+    specs = [resolve(f"{name}.cifar10") for name in ("resnet20", "resnext29", "vgg16", "alexnet")]
+    given: dict[str, float] = {}
+    told: list[str] = []
+
+    def command(spec: NetworkSpec, minutes: float | None) -> list[str]:
+        assert minutes is not None
+        given[spec.architecture] = minutes * 60
+        if spec.architecture == "vgg16":
+            return [sys.executable, "-c", "print('no such thing'); raise SystemExit(1)"]
+        top1 = "0.99" if spec.architecture == "resnext29" else "0.3"
+        return [sys.executable, "-c", WRITES, spec.name, str(tmp_path), top1]
+
+    failed = queue.train_all(specs, command, tmp_path, 2, 1000.0, told.append)
+    assert failed == ["vgg16.cifar10"]
+    assert sorted(told) == [
+        "alexnet.cifar10: 30.00%, below its bar of 86.0%",
+        "resnet20.cifar10: 30.00%, below its bar of 91.2%",
+        "resnext29.cifar10: 99.00%",
+        "vgg16.cifar10: failed: no such thing",
+    ]
+    # Two jobs have 2,000 s; the first gets its part of them by cost, the last all that is left.
+    costs = [queue.cost(spec) for spec in specs]
+    assert given["resnet20"] == pytest.approx(2000 * costs[0] / sum(costs), rel=0.02)
+    assert given["resnext29"] == pytest.approx(1000, rel=0.02) or given["resnext29"] < 1000
+    assert given["alexnet"] == pytest.approx(1000, rel=0.1)
+
+
+def test_what_has_no_time_left_is_said(tmp_path: Path) -> None:
+    told: list[str] = []
+    specs = [resolve("resnet20.cifar10")]
+    assert queue.train_all(specs, lambda *_: [], tmp_path, 1, 5.0, told.append) == []
+    assert told == ["resnet20.cifar10: no time left for it"]
+
+
+def test_a_stopped_queue_stops_its_children(tmp_path: Path) -> None:
+    child = "import time, sys; print('here', flush=True); time.sleep(60)"
+    program = (
+        "import sys; from pathlib import Path; from repr_models import resolve\n"
+        "from repr_models.training.queue import train_all\n"
+        f"spec = resolve('resnet20.cifar10'); folder = Path({str(tmp_path)!r})\n"
+        f"train_all([spec], lambda *_: [sys.executable, '-c', {child!r}], folder, 1, None, print)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+        log = tmp_path / "resnet20.cifar10.log"
+        deadline = time.monotonic() + 30
+        while not (log.exists() and "here" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) != 0
+    assert "KeyboardInterrupt" in log.read_text()
+
+
+def test_a_name_beside_missing_is_refused(
+    cifar_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_cli.main(["lenet5", "--missing", "--data", str(cifar_folder)]) == 1
+    assert "leave out 'lenet5', or --missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        train_cli.main(["--data", str(cifar_folder)])
+    assert "give a network's name, or --missing" in capsys.readouterr().err
