@@ -4,13 +4,11 @@ Auxiliary heads and the order of the images are dealt with here; the checkpoint 
 last epoch, none is picked by its test accuracy.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +19,8 @@ from repr_models.spec import NetworkSpec
 from repr_models.training.augment import ResidentImages, augment
 from repr_models.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from repr_models.training.captured import CapturedStep
+TakeStep = Callable[[Tensor, Tensor, Tensor, float], None]
+"""One step on images and labels, adding to totals as :func:`take_step` does, at a learning rate."""
 
 _BATCHES_AT_ONCE = 20
 """Batches augmented together on a GPU, where each of its small kernels waits for its launch."""
@@ -120,14 +118,14 @@ def train_epoch(
     state: TrainingState,
     data: ResidentImages,
     tick: Callable[[int, int], None] | None = None,
-    captured: CapturedStep | None = None,
+    take: TakeStep | None = None,
 ) -> dict[str, float]:
     """One epoch in place; returns its mean loss, training accuracy (augmented) and seconds.
 
     The order, the augmentation and torch's own stream (dropout) follow from the seed and
     the epoch alone, so a resumed run sees what an uninterrupted one sees. Images that do
     not fill a last batch are left out of this epoch. ``tick`` gets (batches done, batches).
-    ``captured`` takes the steps, if given. Raises :class:`TrainingError` if the images do not
+    ``take`` takes the steps, if given, on a GPU. Raises :class:`TrainingError` if the images do not
     fill one batch or the loss diverges.
     """
     began = time.perf_counter()
@@ -146,8 +144,8 @@ def train_epoch(
             augment(data.images[chosen], generator, recipe.padding),
             data.labels[chosen],
         )
-        if captured is not None:
-            captured.take(images, labels, totals, rate)
+        if take is not None:
+            take(images, labels, totals, rate)
         else:
             for group in state.optimizer.param_groups:
                 group["lr"] = rate

@@ -45,7 +45,8 @@ class Steps:
 
     def train_epoch(self, tick: Callable[[int, int], None]) -> dict[str, float]:
         """As :func:`repr_models.training.loop.train_epoch`."""
-        return loop.train_epoch(self.state, self._data, tick, self._captured)
+        take = None if self._captured is None else self._captured.take
+        return loop.train_epoch(self.state, self._data, tick, take)
 
     def epoch_seconds(self) -> float:
         """What an epoch takes here, from a few steps of a network that is thrown away."""

@@ -68,7 +68,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(state: TrainingState, data: ResidentImages, *, in_graph: bool) -> dict[str, Tensor]:
     step = CapturedStep(state, data) if in_graph else None
     for _ in range(2):
-        train_epoch(state, data, captured=step)
+        train_epoch(state, data, take=step and step.take)
     return state.network.state_dict()
 
 
@@ -128,7 +128,9 @@ def test_steps_captured_on_a_gpu_learn_as_others_do(
     for in_graph in (False, True):
         state = start(spec, recipe, 0, device)
         step = CapturedStep(state, data) if in_graph else None
-        losses.append([train_epoch(state, data, captured=step)["train_loss"] for _ in range(4)])
+        losses.append(
+            [train_epoch(state, data, take=step and step.take)["train_loss"] for _ in range(4)]
+        )
     eager, graph = losses
     assert graph[0] == pytest.approx(eager[0], rel=0.1)
     assert graph[-1] < graph[0] - 0.3

@@ -28,13 +28,13 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Ctrl-C after the third step of ``epoch``."""
     whole = loop.train_epoch
 
-    def epoch_cut_short(state: Any, data: Any, tick: Any, captured: Any) -> Any:
+    def epoch_cut_short(state: Any, data: Any, tick: Any, take: Any) -> Any:
         def interrupting(done: int, total: int) -> None:
             tick(done, total)
             if state.epoch == epoch - 1 and done == 3:
                 raise KeyboardInterrupt
 
-        return whole(state, data, interrupting, captured)
+        return whole(state, data, interrupting, take)
 
     monkeypatch.setattr(loop, "train_epoch", epoch_cut_short)
 
