@@ -1,20 +1,26 @@
 """Are these arrays what the graph takes? Checked on every run, so written for speed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.cuda.arrays import is_device_array
 from repr_runtime.options import MOST_BYTES
+
+T = TypeVar("T")
 
 _SMALL = 8192  # values; of more, BLAS makes a task for several threads
 _FEW = 64  # values; so many are summed sooner than a function of numpy is called
+_PART = 2**17  # values; so many stay in a core's cache while they are looked at twice
+_SLOW = 2**20  # values; to look at more takes longer than to start a thread
 _LARGE = 2**20  # values; of more, an array with gaps is not copied as a whole
 _MORE_NAMES = 100  # that are read of a mapping beside those that the network has
 
@@ -50,11 +56,11 @@ def all_finite(values: NDArray[Any]) -> bool:
             rows = max(1, _LARGE * len(values) // values.size)
             return all(all_finite(values[i : i + rows]) for i in range(0, len(values), rows))
     flat = values.ravel("K")
-    if values.dtype.itemsize < 4:  # its sums overflow soon, and BLAS knows no such numbers
-        return bool(np.isfinite(flat).all())
+    if flat.size > _PART or flat.dtype.itemsize not in (4, 8):  # BLAS knows no other numbers
+        return _finite_bits(flat)
     # A sum is finite only if all of its terms are, and so is a sum of squares, which BLAS makes
-    # faster than anything else reads memory. Large values overflow it (in vdot without a
-    # warning): then each is looked at.
+    # faster than anything else reads what a cache holds. Large values overflow it (in vdot without
+    # a warning): then each is looked at.
     if flat.size <= _FEW:
         return math.isfinite(sum(flat.tolist())) or bool(np.isfinite(flat).all())
     for begin in range(0, flat.size, _SMALL):
@@ -62,6 +68,29 @@ def all_finite(values: NDArray[Any]) -> bool:
         if not math.isfinite(np.vdot(part, part)):
             return bool(np.isfinite(flat[begin:]).all())
     return True
+
+
+def _finite_bits(flat: NDArray[Any]) -> bool:
+    """:func:`all_finite` by the bits, whose largest are found as fast as memory is read.
+
+    Read as whole numbers, all that is not finite is at least infinity: with a sign, what has
+    none, and without a sign, what has one.
+    """
+    kind = flat.dtype.str
+    if flat.dtype.itemsize > 8:  # no whole number is that long
+        return bool(np.isfinite(flat).all())
+    looks = [
+        (
+            flat.view(kind.replace("f", whole)),
+            np.array(infinity, kind).view(kind.replace("f", whole)),
+        )
+        for whole, infinity in (("i", np.inf), ("u", -np.inf))
+    ]
+    return not any(
+        bits[begin : begin + _PART].max() >= infinity
+        for begin in range(0, flat.size, _PART)
+        for bits, infinity in looks
+    )
 
 
 class InputChecker:
@@ -101,9 +130,12 @@ class InputChecker:
         return None
 
     def __call__(
-        self, arrays: tuple[Any, ...], named: Mapping[str, Any]
+        self, arrays: tuple[Any, ...], named: Mapping[str, Any], *, leave_large: bool = False
     ) -> dict[str, NDArray[Any]]:
-        """The arrays by input name. Raises a subclass of :class:`InputError`."""
+        """The arrays by input name. Raises a subclass of :class:`InputError`.
+
+        ``leave_large``: whether large ones are finite, ``run_beside`` will see.
+        """
         if len(arrays) == 1 and not named and (known := self.known(arrays[0])) is not None:
             return known
         if not named and len(arrays) == len(self._names) and isinstance(arrays[0], np.ndarray):
@@ -112,8 +144,38 @@ class InputChecker:
             feed = self.bind(arrays, named)
         self.check_arrays(feed)
         self.check_shapes(feed)
-        self.check_values(feed)
+        self.check_values(feed, leave_large=leave_large)
         return feed
+
+    def run_beside(
+        self, run: Callable[[Mapping[str, NDArray[Any]]], T], feed: Mapping[str, NDArray[Any]]
+    ) -> T:
+        """``run(feed)`` on a GPU, which need not wait until another thread has seen all of ``feed``.
+
+        Raises :class:`NonFiniteInputError`, which comes before whatever ``run`` raises.
+        """
+        left = [spec.name for spec in self._specs if _is_slow(feed[spec.name])]
+        if not left or not self._refuse_nonfinite:
+            return run(feed)
+
+        def look() -> None:
+            for name in left:
+                if not all_finite(feed[name]):
+                    raise nonfinite_error(name, feed[name])
+
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                looking = pool.submit(look)
+            except RuntimeError:  # no more threads, or the process ends
+                look()
+                return run(feed)
+            try:
+                outputs = run(feed)
+            except Exception:
+                looking.result()
+                raise
+            looking.result()
+            return outputs
 
     def check_arrays(self, feed: dict[str, Any]) -> None:
         """All must be numpy arrays of the right types; those of derived classes become plain."""
@@ -150,12 +212,14 @@ class InputChecker:
                     f"may be; run it in parts, or make it contiguous yourself"
                 )
 
-    def check_values(self, feed: Mapping[str, NDArray[Any]]) -> None:
+    def check_values(self, feed: Mapping[str, NDArray[Any]], *, leave_large: bool = False) -> None:
         """Arrays of the right shapes must be of a size that can be run, and finite."""
         self.check_sizes(feed)
         for spec in self._specs:
             array = feed[spec.name]
-            if self._refuse_nonfinite and not all_finite(array):
+            if not self._refuse_nonfinite or (leave_large and _is_slow(array)):
+                continue
+            if not all_finite(array):
                 raise nonfinite_error(spec.name, array)
         if len(self._specs) == 1 and array.size <= _SMALL and array.dtype in ("f4", "f8"):
             self._passed = array.shape
@@ -163,13 +227,12 @@ class InputChecker:
     def bind(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         """What was given, by input name, unchecked but for the names."""
         specs = self._specs
-        expected = ", ".join(map(str, specs))
         mapping: Mapping[str, Any] = {}
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):
             mapping, arrays = self._read(arrays[0]), ()
         if len(arrays) > len(specs):
             raise errors.InputNameError(
-                f"got {len(arrays)} arrays, the network takes {len(specs)}: {expected}"
+                f"got {len(arrays)} arrays, the network takes {len(specs)}: {self._expected()}"
             )
         feed: dict[str, Any] = {
             spec.name: array for spec, array in zip(specs, arrays, strict=False)
@@ -183,13 +246,13 @@ class InputChecker:
                 if unknown
                 else f"{doubled[0]!r} given twice"
             )
-            raise errors.InputNameError(f"{what}; the network takes {expected}")
+            raise errors.InputNameError(f"{what}; the network takes {self._expected()}")
         feed.update(mapping)
         feed.update(named)
         missing = [spec.name for spec in specs if spec.name not in feed]
         if missing:
             raise errors.InputNameError(
-                f"missing {', '.join(map(repr, missing))}; the network takes {expected}"
+                f"missing {', '.join(map(repr, missing))}; the network takes {self._expected()}"
             )
         return feed
 
@@ -208,9 +271,12 @@ class InputChecker:
         if strange:
             raise errors.InputNameError(
                 f"no input {', '.join(map(repr, strange))}: names are text; the network takes "
-                f"{', '.join(map(str, self._specs))}"
+                f"{self._expected()}"
             )
         return feed
+
+    def _expected(self) -> str:
+        return ", ".join(map(str, self._specs))
 
     def _way_out(self, spec: TensorSpec, array: Any) -> str:
         """Where ``array`` seems to be images, what is to be done with them; "" for all else."""
@@ -224,6 +290,8 @@ class InputChecker:
 
 def _like_images(given: Any) -> bool:
     """Whether it holds bytes, or has three channels in the last place."""
+    if is_device_array(given):  # some libraries would copy it to the host to tell
+        return False
     with suppress(Exception):  # whatever another library's object says to that
         if isinstance(given, list | tuple):  # images of different sizes are no one array
             given = given[0]
@@ -232,6 +300,10 @@ def _like_images(given: Any) -> bool:
             array = np.asarray(given)
             return array.dtype == np.uint8 or (array.ndim in (3, 4) and array.shape[-1] == 3)
     return False
+
+
+def _is_slow(array: NDArray[Any]) -> bool:
+    return array.size > _SLOW and array.dtype.kind == "f"
 
 
 def _once(values: NDArray[Any]) -> NDArray[Any]:

@@ -126,6 +126,7 @@ class Session:
         self._backend: Backend | None = backend
         self._gone = "is closed; load it again"
         self._refuse_nonfinite = self.nonfinite == "error"
+        self._on_gpu = backend.device != "cpu"
         images = manifest.preprocessing is not None
         self._checker = InputChecker(backend.inputs, self._refuse_nonfinite, images)
         self._output_names = tuple(spec.name for spec in backend.outputs)
@@ -168,11 +169,14 @@ class Session:
         wrong with an input, or :class:`NonFiniteOutputError`.
         """
         backend = self._backend or self.backend  # which says that it is closed
+        if self._on_gpu and arrays and is_device_array(arrays[0]):
+            return self._run_on_device(backend, arrays, named)
         try:
-            feed = self._checker(arrays, named)
+            feed = self._checker(arrays, named, leave_large=self._on_gpu)
         except errors.InputTypeError as error:
             return self._run_on_device(backend, arrays, named, error)
-        outputs = backend.run(feed)
+        run, beside = backend.run, self._checker.run_beside
+        outputs = beside(run, feed) if self._on_gpu else run(feed)
         if self._refuse_nonfinite and not all(map(all_finite, outputs)):
             raise self._nonfinite(outputs)
         return dict(zip(self._output_names, outputs))  # noqa: B905  checked by __init__
@@ -182,14 +186,14 @@ class Session:
         backend: Backend,
         arrays: tuple[Any, ...],
         named: Mapping[str, Any],
-        refusal: errors.InputTypeError,
+        refusal: errors.InputTypeError | None = None,
     ) -> dict[str, Any]:
         """What none but a backend on a GPU can run; raises ``refusal`` if nothing lies on one."""
         given = self._checker.bind(arrays, named)
         for name, value in given.items():
             if isinstance(value, np.ndarray):  # beside one that lies on the device
                 given[name] = plain(f"input {name!r}", value)
-        if not any(map(is_device_array, given.values())):
+        if refusal is not None and not any(map(is_device_array, given.values())):
             raise refusal
 
         def check(views: Mapping[str, Any]) -> None:

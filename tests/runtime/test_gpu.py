@@ -260,6 +260,27 @@ def test_onnx_runtime_binds_device_arrays(
     np.testing.assert_allclose(tensor.cpu().numpy(), reference(x), rtol=1e-3, atol=1e-3)
 
 
+def test_onnx_runtime_waits_for_whoever_fills_its_inputs_and_reads_its_outputs(
+    ort_backend: ort.OnnxRuntimeBackend, torch: Any
+) -> None:
+    there = torch.from_numpy(batch(32)).cuda()
+    (expected,) = ort_backend.run_on_device({"input": there}, lambda _: None)
+    stream, read = torch.cuda.Stream(), []
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            late = torch.zeros_like(there)
+            torch.cuda._sleep(100_000_000)
+            late.copy_(there)
+            (output,) = ort_backend.run_on_device({"input": late}, lambda _: None)
+            torch.cuda._sleep(100_000_000)
+            read.append(torch.from_dlpack(output).clone())
+            del output  # before it is read: its memory is for the next run, which has to wait
+    stream.synchronize()
+    for each in read:
+        np.testing.assert_allclose(each.cpu(), expected.copy_to_host(), rtol=1e-3, atol=1e-3)
+
+
 # Last, for what a library does with such bytes is its own
 
 

@@ -139,7 +139,8 @@ def _bench(plan: Plan) -> Iterator[Step]:
     """Ours on each of its devices, ONNX Runtime's and torch, in the same rounds."""
     small = [name for name in ("resnet20", "googlenet") if name in plan.networks]
     others = "ours-tensorrt,ours-cuda,onnxruntime-cuda,onnxruntime-tensorrt,torch-cuda"
-    compiled, tuned = f"{others},torch.compile-cuda", f"{others},torch.max-autotune-cuda"
+    compiled = f"{others},onnxruntime-cuda-nhwc,torch.compile-cuda"
+    tuned = f"{others},torch.max-autotune-cuda"
     for network in small:
         yield export_step(plan, network, "bench")
     if "resnet50" in plan.networks:

@@ -19,10 +19,11 @@ class OnnxRuntimeRunner:
 
     ``threads`` are set only if they were asked for. The graph is the folded one, the same file
     that ours runs. On a GPU each batch size has a session, as ours has there, and TF32 is as in
-    ours: off, but for half precisions, which lose the tensor cores with it.
+    ours: off, but for half precisions, which lose the tensor cores with it. ``nhwc`` lets its CUDA
+    provider compute with the channels last, for which tensor cores are made; its default is not to.
     """
 
-    def __init__(self, workload: Workload, provider: str = _CPU) -> None:
+    def __init__(self, workload: Workload, provider: str = _CPU, *, nhwc: bool = False) -> None:
         import onnxruntime as ort
 
         self._ort, self._provider = ort, provider
@@ -39,6 +40,9 @@ class OnnxRuntimeRunner:
             self._settings += (
                 f", TF32 {'allowed' if half else 'off'}, a session for each batch size"
             )
+        if nhwc:
+            chosen["prefer_nhwc"] = "1"
+            self._settings += ", channels last"
         if provider != _CPU:
             preload(str(getattr(ort, "cuda_version", "")))
         self._open = partial(
@@ -68,6 +72,8 @@ class OnnxRuntimeRunner:
     def _bound(self, session: Any, arrays: Arrays) -> Callable[[], None]:
         """A run by I/O binding, of inputs that lie on the GPU, with outputs that stay there.
 
+        Each run writes to the same outputs; those of ours are the caller's own.
+
         It is bound by the first call, so that what fails then is the failure of that row alone.
         """
         bound: list[Any] = []
@@ -94,7 +100,7 @@ class OnnxRuntimeRunner:
         del self._first, self._open
 
 
-def _on_gpu(name: str, provider: str) -> Peer:
+def _on_gpu(name: str, provider: str, *, nhwc: bool = False) -> Peer:
     library = not_installed("onnxruntime", "pip install onnxruntime-gpu")
 
     def why_not() -> str | None:
@@ -108,11 +114,13 @@ def _on_gpu(name: str, provider: str) -> Peer:
             return f"this ONNX Runtime has no {provider}: pip install onnxruntime-gpu in its place"
         return None if cuda_status().devices else cuda_status().reason
 
-    return Peer(name, partial(OnnxRuntimeRunner, provider=provider), why_not, device="gpu")
+    runner = partial(OnnxRuntimeRunner, provider=provider, nhwc=nhwc)
+    return Peer(name, runner, why_not, device="gpu")
 
 
 PEERS = (
     Peer("onnxruntime", OnnxRuntimeRunner, not_installed("onnxruntime", "pip install repr-deploy")),
     _on_gpu("onnxruntime-cuda", "CUDAExecutionProvider"),
+    _on_gpu("onnxruntime-cuda-nhwc", "CUDAExecutionProvider", nhwc=True),
     _on_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),
 )

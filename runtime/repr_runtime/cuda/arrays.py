@@ -12,7 +12,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,7 @@ def view(value: Any) -> DeviceView:
     try:
         if hasattr(value, "__dlpack__"):
             no_stream_yet = -1
-            found = read_capsule(value.__dlpack__(stream=no_stream_yet))
-            found = replace(found, ordered=value)
+            found = read_capsule(value.__dlpack__(stream=no_stream_yet), ordered=value)
         else:
             found = _from_interface(value.__cuda_array_interface__)
     except InputDtypeError:
@@ -92,12 +92,17 @@ def stand_in(value: Any) -> Any:
     """A numpy array of the view's shape and dtype, for checks that look at no values."""
     if isinstance(value, DeviceView):
         try:
-            return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+            return _stand_in(value.dtype, value.shape)
         except (TypeError, ValueError) as error:
             raise InputShapeError(
                 f"a device array of shape {value.shape} cannot be ({error}); give one that lies on the GPU"
             ) from error
     return value
+
+
+@lru_cache
+def _stand_in(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _from_interface(interface: dict[str, Any]) -> DeviceView:
@@ -158,7 +163,7 @@ _address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_
 )
 
 
-def read_capsule(capsule: Any) -> DeviceView:
+def read_capsule(capsule: Any, ordered: Any = None) -> DeviceView:
     """The array in a DLPack capsule. The capsule is not consumed: it frees the array when it goes.
 
     Raises ``ValueError`` for one that is not contiguous or is of a type that numpy lacks.
@@ -175,7 +180,7 @@ def read_capsule(capsule: Any) -> DeviceView:
     if tensor.strides:
         _require_contiguous(shape, tuple(tensor.strides[: tensor.ndim]))
     address = (tensor.data or 0) + tensor.byte_offset
-    return DeviceView(address, shape, dtype, tensor.device_id, capsule, False)
+    return DeviceView(address, shape, dtype, tensor.device_id, capsule, False, ordered)
 
 
 _alive: dict[int, tuple[Any, ...]] = {}  # what each exported DLManagedTensor points to

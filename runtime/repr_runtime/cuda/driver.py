@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from repr_runtime.errors import CudaError
 
@@ -103,14 +104,24 @@ def why_lost(device: int) -> str:
 
 def wait_for_device(device: int) -> None:
     """Wait until all work in the device's primary context is done, whoever began it."""
-    driver = ctypes.CDLL(_LIBRARY)
-    context, before = ctypes.c_void_p(), ctypes.c_void_p()
-    codes = [driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)]
+    push, synchronize, pop, context = _held(device)
+    codes = [push(context)]
     if codes[0] == SUCCESS:
-        codes.append(driver.cuCtxPushCurrent_v2(context))
         with nothing_captured:
-            codes.append(driver.cuCtxSynchronize())
-        codes.append(driver.cuCtxPopCurrent_v2(ctypes.byref(before)))
-        driver.cuDevicePrimaryCtxRelease_v2(device)
+            codes.append(synchronize())
+        codes.append(pop(ctypes.byref(ctypes.c_void_p())))
     if any(codes):
         raise CudaError(f"waiting for device {device} failed (codes {codes})")
+
+
+@cache
+def _held(device: int) -> tuple[Any, Any, Any, ctypes.c_void_p]:
+    """What it takes to wait for a device, which is done before each run: three functions and a context.
+
+    To load the library and to find the functions takes ten times as long as the calls. Its context
+    is kept as above, so that it is the same one at each run.
+    """
+    driver, context = ctypes.CDLL(_LIBRARY), ctypes.c_void_p()
+    if code := driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        raise CudaError(f"waiting for device {device} failed: it gives no context (code {code})")
+    return driver.cuCtxPushCurrent_v2, driver.cuCtxSynchronize, driver.cuCtxPopCurrent_v2, context

@@ -195,6 +195,15 @@ class TestOnnxRuntime:
         assert gpu[0].providers == [("CUDAExecutionProvider", {"use_tf32": tf32})]
         assert f"TF32 {'allowed' if tf32 == '1' else 'off'}" in runner._settings
 
+    def test_the_channels_are_last_where_that_is_asked_for(
+        self, gpu: list[FakeGpuSession], work: Workload
+    ) -> None:
+        (peer,) = (peer for peer in ort_peer.PEERS if peer.name == "onnxruntime-cuda-nhwc")
+        runner: Any = peer.open(work)
+        ((name, options),) = gpu[0].providers
+        assert (name, options["prefer_nhwc"]) == ("CUDAExecutionProvider", "1")
+        assert "channels last" in runner._settings
+
     def test_each_batch_has_a_session_and_a_call_that_stays_on_the_gpu(
         self, gpu: list[FakeGpuSession], work: Workload, batch: Any
     ) -> None:

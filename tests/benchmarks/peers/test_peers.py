@@ -52,7 +52,8 @@ def linear(x: Any) -> Any:
 
 class TestSelection:
     def test_names_and_measures(self) -> None:
-        both = ("torch", "torch.compile", *(f"onnxruntime{p}" for p in ("", "-cuda", "-tensorrt")))
+        providers = ("", "-cuda", "-cuda-nhwc", "-tensorrt")
+        both = ("torch", "torch.compile", *(f"onnxruntime{p}" for p in providers))
         on_gpu = ("torch-cuda", "torch.compile-cuda", "torch.max-autotune-cuda")
         ours = (f"ours-{device}" for device in ("tensorrt", "cuda", "onnxruntime-tensorrt"))
         assert [(peer.name, peer.measures) for peer in PEERS] == [

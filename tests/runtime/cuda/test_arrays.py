@@ -322,6 +322,34 @@ def test_what_onnx_runtime_says_on_a_gpu(
         backend.run({"input": tiny.inputs(1)})
 
 
+def test_onnx_runtime_binds_runs_and_waits_once_a_run(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Counted:
+        """The library's object, whose calls are written down."""
+
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(self.real, name)
+            if name.startswith("_"):
+                return value
+            calls.append(name)
+            return (lambda: Counted(value())) if name == "io_binding" else value
+
+    backend, x = OnnxRuntimeBackend(tiny.graph(), "cpu", 1), tiny.inputs(3)
+    backend.session = Counted(backend.session)
+    monkeypatch.setattr(onnxruntime, "wait_for_device", lambda _: calls.append("wait"))
+    each = ["wait", "io_binding", "bind_cpu_input", "bind_output", "run_with_iobinding"]
+    for _ in range(2):
+        backend.run_on_device({"input": x}, lambda _: None)
+        assert calls == [*each, "synchronize_outputs", "get_outputs"]
+        calls.clear()
+
+
 def test_numpy_beside_device_arrays_is_still_looked_at(tiny: Any, tmp_path: Path) -> None:
     class Two:
         """A backend of two inputs that hands over what it was given."""

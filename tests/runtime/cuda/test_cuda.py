@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,6 +326,31 @@ def test_the_context_outlives_those_who_opened_it(monkeypatch: pytest.MonkeyPatc
         install(FakeCuda(), monkeypatch, pycuda=False)
     driver.keep_context.cache_clear()
     assert kept == [0]
+
+
+@pytest.mark.parametrize("failing", ["", "cuCtxPushCurrent_v2", "cuCtxSynchronize"])
+def test_what_it_takes_to_wait_for_a_device_is_found_once(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    calls: list[str] = []
+
+    class Library:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: calls.append(name) or 700 * (name == failing)
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: calls.append("load") or Library())
+    driver._held.cache_clear()
+    for _ in range(2):
+        with (
+            refuses(errors.CudaError, "waiting for device 0 failed", "700")
+            if failing
+            else nullcontext()
+        ):
+            driver.wait_for_device(0)
+    driver._held.cache_clear()
+    push, synchronize, pop = "cuCtxPushCurrent_v2", "cuCtxSynchronize", "cuCtxPopCurrent_v2"
+    each = [push] if failing == push else [push, synchronize, pop]
+    assert calls == ["load", "cuDevicePrimaryCtxRetain", *each, *each]
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

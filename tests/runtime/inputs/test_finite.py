@@ -5,21 +5,22 @@ import pytest
 
 from repr_runtime.inputs import all_finite
 
-SIZES = (1, 10, 64, 65, 8192, 8193, 20_000)
+SIZES = (1, 10, 64, 65, 8192, 8193, 20_000, 2**17 + 1)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", ">f4"])
 @pytest.mark.parametrize("size", SIZES)
 def test_one_number_that_is_not_finite_is_found_anywhere(size: int, dtype: str) -> None:
     values = np.linspace(-1, 1, size, dtype=dtype)
     assert all_finite(values)
     for place in {0, size // 2, size - 1}:
-        for bad in (np.nan, np.inf, -np.inf):
+        for bad in (np.nan, -np.nan, np.inf, -np.inf):
             broken = values.copy()
             broken[place] = bad
             assert not all_finite(broken)
-    large = np.full(size, np.finfo(dtype).max)
+    large = np.full(size, np.finfo(dtype).max, dtype)
     assert all_finite(large)  # though their sum is not
+    assert all_finite(-large)
     large[-1] = np.inf
     assert not all_finite(large)
 
