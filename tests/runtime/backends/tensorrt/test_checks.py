@@ -114,6 +114,8 @@ def test_a_gpu_that_runs_no_engine_of_rtx(place: Place, caplog: pytest.LogCaptur
     place.install("tensorrt-rtx", "1.8.0.1")  # before another version is asked for, or any
     with refuses(errors.UnsupportedGpuError, never):
         load(path, device="tensorrt")
+    with refuses(errors.UnsupportedGpuError, never):
+        load(path, engine=path / RTX_PATH)
     place.modules["tensorrt-rtx"] = None
     with refuses(errors.UnsupportedGpuError, never):
         load(path, device="tensorrt")
