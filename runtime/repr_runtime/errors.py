@@ -175,6 +175,10 @@ class WrongGpuError(EngineLoadError):
     """The engine was built for another GPU."""
 
 
+class UnsupportedGpuError(WrongGpuError):
+    """The library runs no engine on this GPU, whatever it was built for."""
+
+
 class CudaError(BackendError):
     """A call to CUDA failed."""
 

@@ -127,6 +127,7 @@ class _Artifact:
         precision, remark = self.options.precision, ", the fastest that works here"
         has_engine = any(info.precision == precision for info in self.manifest.engines)
         refused: list[str] = []
+        level = logging.WARNING
         bearable: dict[str, type[errors.ReproError]] = {"tensorrt": errors.ReproError}
         bearable["cuda"] = errors.DeviceUnavailableError
         for device, kind in bearable.items():
@@ -140,12 +141,14 @@ class _Artifact:
                     break
                 except kind as error:
                     reason = str(error)
+                    if isinstance(error, errors.UnsupportedGpuError):
+                        level = logging.INFO  # nothing here is wrong, or could be mended
             _log.debug("%s: not on %s: %s", self.root, device, reason)
             refused.insert(0, f"not on {device}: {reason}")
         else:
             device, opened, remark = "cpu", self._onnxruntime("cpu"), ""
         if device != "tensorrt" and has_engine:
-            _log.warning("%s runs on %s; %s", self.root, device, refused[-1])
+            _log.log(level, "%s runs on %s; %s", self.root, device, refused[-1])
         return replace(opened, choice="; ".join([opened.choice + remark, *refused]))
 
     def _engine(self) -> Opened:

@@ -85,7 +85,9 @@ def main(
     work = args.work.resolve()
     for folder in (out / "logs", out / "engines", out / "bench", work):
         folder.mkdir(parents=True, exist_ok=True)
-    plan = Plan(root, out, work, args.minutes, args.data, args.steps, args.networks)
+    capability = status.gpus[0].compute_capability if status.gpus else ""
+    chosen = (args.minutes, args.data, args.steps, args.networks, capability)
+    plan = Plan(root, out, work, *chosen)
     driver = ".".join(map(str, status.driver or ())) or "none"
     about = {
         "gpu": gpu,

@@ -13,6 +13,10 @@ from repr_bench.gpu.steps import KINDS
 from repr_runtime.files import replace_file
 
 STEPS, PAGE = "steps.json", "README.md"
+NOTES = "notes.md"
+"""What a person has to say of the run: it stands above the rest of the page, and no run writes it."""
+_KEPT = ("| ", "#", "- Careful", "- interrupted", "- Peaks of the GPU")
+"""Lines of a benchmark's own page that begin so are on this one, too."""
 _LONGEST = 600
 """Characters of a message on the page; the whole one is in the step's own file."""
 
@@ -62,10 +66,13 @@ def page_lines(out: Path, body: Mapping[str, Any]) -> Iterator[str]:
     yield f"`make gpu`, {body['began']}, {body['minutes']:g} minutes at most. {body['driver']}."
     yield "All that was said is in `logs/`; every step, with its command, in `steps.json`."
     yield ""
+    if (out / NOTES).exists():
+        yield from ((out / NOTES).read_text(encoding="utf-8").strip(), "")
     yield "| step | | seconds | why |"
     yield "|---|---|---:|---|"
     for step in steps:
-        yield f"| {step['name']} | {step['status']} | {step['seconds']} | {_cell(step['reason'])} |"
+        seconds = "–" if step["seconds"] is None else step["seconds"]
+        yield f"| {step['name']} | {step['status']} | {seconds} | {_cell(step['reason'])} |"
     log = out / "logs" / "machine.log"
     if log.exists():
         lines = log.read_text(errors="replace").splitlines()
@@ -76,7 +83,7 @@ def page_lines(out: Path, body: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "## Engines", "", *_engines(trials))
     for table in sorted((out / "bench").glob("*.md")):
         lines = table.read_text(errors="replace").splitlines()
-        kept = (line for line in lines if line.startswith(("| ", "#", "- Careful")) or not line)
+        kept = (line for line in lines if line.startswith(_KEPT) or not line)
         yield from ("", f"## Benchmark: {table.stem}", "", *kept)
 
 
@@ -88,15 +95,16 @@ def _cell(text: str) -> str:
 def _tests(path: Path) -> Iterator[str]:
     """How many passed; of the others what they say, alike ones together."""
     try:
-        cases = [*ElementTree.parse(path).getroot().iter("testcase")]
+        found = ElementTree.parse(path).getroot().iter("testcase")
+        cases = [case for case in found if case.get("name")]  # a stopped run leaves one without
     except ElementTree.ParseError as error:
         yield f"`{path.name}` is damaged: {error}"
         return
     others: dict[tuple[str, str], list[str]] = {}
     for case in cases:
         for kind in ("failure", "error", "skipped"):
-            for found in case.iter(kind):
-                said = (kind, _cell(found.get("message") or ""))
+            for each in case.iter(kind):
+                said = (kind, _cell(each.get("message") or ""))
                 others.setdefault(said, []).append(str(case.get("name")))
     bad = sum(map(len, others.values()))
     seconds = sum(float(case.get("time", 0)) for case in cases)

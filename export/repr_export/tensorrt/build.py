@@ -22,6 +22,7 @@ from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, shown
 from repr_export.tensorrt.receipt import EngineReceipt, network_receipt, shape_of
 from repr_runtime.artifact.manifest import EngineInfo, ProfileInfo
 from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.errors import UnsupportedGpuError
 from repr_runtime.files import replace_file
 
 if TYPE_CHECKING:
@@ -216,11 +217,17 @@ def _targets(library: BuilderLibrary, options: EngineOptions) -> tuple[Any, ...]
             f"--compute-capability, or use --engine tensorrt-rtx"
         )
     if asked == ("current",):
-        if not cuda_status().devices:
+        status, otherwise = cuda_status(), "name the values, such as 8.6,8.9, or leave it out"
+        if not status.devices:
             raise OptionError(
-                f"--compute-capability current needs a GPU: {cuda_status().reason}; name the "
-                f"values, such as 8.6,8.9, or leave it out"
+                f"--compute-capability current needs a GPU: {status.reason}; {otherwise}"
             )
+        try:
+            library.require_gpu(status.gpus[0])
+        except UnsupportedGpuError as error:
+            raise OptionError(
+                f"--compute-capability current: {error}; for other GPUs, {otherwise}"
+            ) from error
         return (library.trt.ComputeCapability.CURRENT,)
     if unknown := [target for target in asked if target not in known]:
         raise OptionError(

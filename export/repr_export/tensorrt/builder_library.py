@@ -90,7 +90,11 @@ def _choose() -> BuilderLibrary:
             reason = "; ".join(reasons) or "a GPU is there"
             return replace(library, choice=f"auto took {library.title}: {reason}")
     # Without a GPU, the library that needs none is the one to install.
-    raise broken[0] if broken else MissingExtraError(_PURPOSE, "tensorrt-rtx", "tensorrt_rtx")
+    raise (
+        broken[0]
+        if broken
+        else MissingExtraError(_PURPOSE, "tensorrt-rtx", EDITIONS["tensorrt-rtx"].module)
+    )
 
 
 def _open(edition: Edition) -> BuilderLibrary:

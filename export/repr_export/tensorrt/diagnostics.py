@@ -70,6 +70,10 @@ _BUILD_HINTS: tuple[tuple[str, str], ...] = (
         "GPUs of compute capability 7.5 take half-precision matrix products only: build the fp16 "
         "graph, or for 8.0 and later",
     ),
+    (
+        r"CUDA error 222",  # CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        "222 is CUDA's word for code (PTX) that is newer than the driver: update NVIDIA's driver",
+    ),
     (r"graph_jit", "this step needs a GPU and its driver, which building does not need otherwise"),
     (r"driver version is insufficient", "build where there is a GPU and its driver"),
     (r"[Oo]ut of memory|insufficient memory", "give smaller --shapes, or free the GPU's memory"),

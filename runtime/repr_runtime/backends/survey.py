@@ -39,9 +39,10 @@ import importlib, importlib.metadata
 module = importlib.import_module(name)
 if module.__file__ is None:
     raise ModuleNotFoundError(f"{name} has no code here (type stubs alone leave such a package)")
-first = name.partition(".")[0]
-known = [getattr(each, "__version__", "") for each in (module, importlib.import_module(first))]
-known += map(importlib.metadata.version, importlib.metadata.packages_distributions().get(first, []))
+parts = name.split(".")
+parents = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+known = [getattr(importlib.import_module(each), "__version__", "") for each in parents]
+known += map(importlib.metadata.version, importlib.metadata.packages_distributions().get(parts[0], []))
 print(next(filter(None, known), "of no known version"))
 if name == "torch":
     print(f"built for CUDA {module.version.cuda}; sees a GPU: {module.cuda.is_available()}")
@@ -172,8 +173,13 @@ def _try_tensorrt() -> str:
     with cuda.current():
         free, total = cuda.memory_info()
         for edition in RUNNERS.values():
+            if not edition.installed:
+                fails.append(f"{edition.title} is not installed")
+                continue
             try:
                 library = open_library(edition)
+                for gpu in cuda_status().gpus[:1]:
+                    library.require_gpu(gpu)
                 with listen(library.trt) as messages:
                     made = library.runtime()
                 said = f" (it says: {'; '.join(messages.errors)})" if messages.errors else ""
@@ -185,7 +191,7 @@ def _try_tensorrt() -> str:
         raise BackendError("; ".join(fails))
     memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     text = f"{', '.join(works)} through {cuda.name}, {memory}; whether it takes an engine, each engine shows"
-    return "; ".join([text, *(f"not {reason}" for reason in fails)])
+    return "; ".join([text, *fails])
 
 
 def as_json(found: Survey) -> str:

@@ -31,6 +31,9 @@ class Gpu:
     compute_capability: str
     memory: int
 
+    def __str__(self) -> str:
+        return f"{self.name} (compute capability {self.compute_capability})"
+
 
 @dataclass(frozen=True)
 class CudaStatus:

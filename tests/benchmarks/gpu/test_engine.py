@@ -36,7 +36,7 @@ def tried(place: Place, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> dict[
     """The record of a trial whose builder makes a fake engine with ``fields``."""
     profiles = ((1, 8, 32),)
     info = engine_info(f"engines/fp32.{EDITION}.engine", EDITION, "1.7.1.116", summing_graph())
-    info = replace(info, compute_capabilities=fields.pop("built_for", ("9.0",)))
+    info = replace(info, compute_capabilities=fields.pop("built_for", ("8.9",)))
     content = engine_bytes(rtx=True, version="1.7.1.116", profiles=profiles, **fields)
     receipt = EngineReceipt("network", {"fp32": 1}, {})
     built = BuiltEngine(content, info, receipt, ("a note",), 0.1)
@@ -80,7 +80,7 @@ def test_a_refused_engine_leaves_the_whole_message(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.install(EDITION, validity=2)
-    stages = tried(place, monkeypatch, built_for=("8.9",))
+    stages = tried(place, monkeypatch, built_for=("9.0",))
     assert [*stages] == [
         "build",
         "header",

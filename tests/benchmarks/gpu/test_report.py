@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from repr_bench.gpu.report import Report, page_lines
 from repr_bench.gpu.schedule import Ended, Outcome, Step
 from repr_bench.gpu.steps import KINDS, TESTS, Plan, marked_files, planned
 from repr_bench.options import parser
+from repr_bench.results.file import read_results
 from repr_runtime.backends.tensorrt.library import EDITIONS, Edition
 from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
 
@@ -27,7 +29,7 @@ JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite tests="4
 </testcase>
 <testcase classname="a" name="test_b" time="0"><skipped type="pytest.skip" message="no TensorRT"/></testcase>
 <testcase classname="a" name="test_c" time="0"><skipped type="pytest.skip" message="no TensorRT"/></testcase>
-</testsuite></testsuites>"""
+<testcase time="0.001" /></testsuite></testsuites>"""
 STAGES: dict[str, dict[str, Any]] = {
     "build": {"bytes": 10},
     "load": {"choice": "TensorRT-RTX"},
@@ -62,7 +64,10 @@ def found(tmp_path: Path) -> Path:
     (tmp_path / "engines" / "c.json").write_text(
         trial("int8", "portable", "WrongGpuError: no\n  9.0")
     )
-    (tmp_path / "bench" / "small.md").write_text("| network | p50 |\n")
+    (tmp_path / "bench" / "small.md").write_text(
+        "| network | p50 |\n\n- Peaks of the GPU: many\n- The p-th percentile is explained\n"
+    )
+    (tmp_path / "notes.md").write_text("A quick look.\n")
     return tmp_path
 
 
@@ -82,10 +87,29 @@ def test_the_page_has_what_the_steps_wrote(found: Path) -> None:
         "resnet20 fp16 tensorrt-rtx portable, resnet20 int8 tensorrt-rtx portable:",
         "load: WrongGpuError: no\n  9.0",  # the whole of it, as it was said
         "| network | p50 |",
+        "- Peaks of the GPU: many",
+        "A quick look.",
     ):
         assert f"\n{line}\n" in page + "\n", line
+    assert "explained" not in page
     tables = [line.count("|") for line in page.splitlines() if line.startswith("| resnet20 |")]
     assert {*tables} == {next(n.count("|") for n in page.splitlines() if "| graphs |" in n)}
+
+
+RESULTS = [path.parent for path in (ROOT / "benchmarks/results").glob("*/steps.json")]
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda folder: folder.name)
+def test_results_in_the_tree_are_what_their_page_says(folder: Path) -> None:
+    page = "\n".join(page_lines(folder, json.loads((folder / "steps.json").read_text())))
+    assert (folder / "README.md").read_text(encoding="utf-8") == f"{page}\n"
+    for path in (each for each in folder.rglob("*") if each.is_file()):
+        # "/_src" is the library's own.
+        assert not re.search(r"/(root|tmp|opt|home|work)/|hostname", path.read_text("utf-8")), path
+    for path in (folder / "bench").glob("*.json"):
+        results = read_results(path)
+        assert path.with_suffix(".md").read_text(encoding="utf-8").startswith("| network |")
+        assert all(row.rounds_ns for row in results.rows)  # raw samples, whole
 
 
 def test_steps_of_other_kinds_stay_from_the_run_before(tmp_path: Path) -> None:
@@ -216,8 +240,26 @@ def test_steps_that_cannot_be_done_say_why(tmp_path: Path, monkeypatch: pytest.M
     assert {"plain20.cifar10", "random"} < {*export.command}  # its weights are not in the tree
 
 
+def test_engines_that_the_gpu_does_not_run_are_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def names(capability: str) -> list[str]:
+        plan = Plan(ROOT, tmp_path / "out", tmp_path, 12, kinds=("engines",), capability=capability)
+        return [step.name for step in planned(plan) if not step.name.startswith("export")]
+
+    monkeypatch.setattr(Edition, "installed", property(lambda each: each.just_in_time))
+    first = [f"resnet20 fp32 tensorrt-rtx {target}" for target in ("current", "portable")]
+    assert names("9.0") == [*first, "googlenet engines", "resnet50 engines"]
+    assert len(names("8.9")) == len(names("")) == 12
+
+
 def test_commands_are_in_the_order_of_their_worth(tmp_path: Path) -> None:
     steps = planned(Plan(ROOT, tmp_path / "out", tmp_path, 12))
+    measured = [step.name for step in steps if step.name.startswith("bench")]
+    assert measured[:4] == [
+        f"bench {name}"
+        for name in ("resnet20 fp32,fp16", "resnet50 fp16", "resnet20 int8", "resnet20 bf16")
+    ]  # each precision before a second network, and before what compiles
     assert [*dict.fromkeys(step.kind for step in steps)] == [*KINDS]
     for step in (each for each in steps if each.name.startswith("bench")):
         assert parser().parse_args(step.command[5:])  # options that `repr-bench` has

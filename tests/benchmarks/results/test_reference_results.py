@@ -8,7 +8,8 @@ import pytest
 from repr_bench.results.file import read_results
 
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "results"
-FILES = sorted(FOLDER.glob("*/*.json"))
+# What `make gpu` wrote has a page of its own, which tests/benchmarks/gpu holds against it.
+FILES = [path for path in sorted(FOLDER.glob("*/*.json")) if path.name != "steps.json"]
 
 
 def test_there_are_some() -> None:

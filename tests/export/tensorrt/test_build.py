@@ -1,6 +1,7 @@
 """Engines built by the real TensorRT-RTX builder, which needs no GPU: what it takes and refuses."""
 
 import hashlib
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,12 @@ from rtx_builds import build, convolution, graph, quantized, refused
 
 from repr_export.errors import EngineBuildError, OptionError
 from repr_export.tensorrt.builder_library import listen_alone, open_library
+from repr_export.tensorrt.diagnostics import build_failure
 from repr_export.tensorrt.options import DEFAULT_PROFILE, EngineOptions, parse_profile
 from repr_runtime.artifact.manifest import ProfileInfo
 from repr_runtime.backends.tensorrt.messages import logger
-from repr_runtime.cuda.driver import cuda_status
-from repr_runtime.errors import EngineLoadError
+from repr_runtime.cuda.driver import CudaStatus, Gpu, cuda_status
+from repr_runtime.errors import EngineLoadError, UnsupportedGpuError
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -149,9 +151,34 @@ def test_what_needs_a_gpu_says_so() -> None:
         build(convolution(), strip_weights=True)
 
 
+def test_for_a_gpu_that_the_library_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    h100 = CudaStatus(1, "", (13, 0), (Gpu("H100", "9.0", 80 << 30),))
+    monkeypatch.setattr("repr_export.tensorrt.build.cuda_status", lambda: h100)
+    never = "current: TensorRT-RTX does not run on H100 (compute capability 9.0), but on "
+    with pytest.raises(OptionError, match=re.escape(never)) as caught:
+        build(convolution(), compute_capabilities=("current",))
+    assert str(caught.value).endswith(
+        "for other GPUs, name the values, such as 8.6,8.9, or leave it out"
+    )
+
+
+def test_a_driver_that_is_too_old_for_the_librarys_code() -> None:
+    """As TensorRT-RTX 1.7.1 said it with driver 580, while it took the weights out of an engine."""
+    said = (
+        "[cudamod.cpp:31: CUDAMod] CUDA error 222 loading a module.",
+        "[myelin_graph.h:1295] MyelinCheckException: graph_jit.cpp:261: CHECK(status == "
+        "myelinSuccess) failed",
+    )
+    assert "newer than the driver: update NVIDIA's driver" in build_failure(said)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda_status().devices == 0, reason="needs a GPU")
 def test_stripped_engine_is_smaller_and_says_that_it_needs_its_weights() -> None:
+    try:
+        open_library("tensorrt-rtx").require_gpu(cuda_status().gpus[0])
+    except UnsupportedGpuError as error:
+        pytest.skip(str(error))
     content = convolution(channels=256)
     stripped = build(content, strip_weights=True)
     assert stripped.info.options["refit_before_use"] is True

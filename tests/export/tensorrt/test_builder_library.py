@@ -172,6 +172,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
     ) -> None:
         monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", rtx)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
         monkeypatch.setattr(repr_export.tensorrt.builder_library, "cuda_status", lambda: status)
         monkeypatch.setattr(repr_export.tensorrt.build, "cuda_status", lambda: status)
 

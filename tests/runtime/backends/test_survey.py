@@ -1,6 +1,7 @@
 """`repr-inspect --machine`: what there is, what loads, what computes, and exactly why the rest does not."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from repr_runtime.backends import survey as module
 from repr_runtime.backends.survey import Found, Survey, survey, try_device
 from repr_runtime.backends.tensorrt.library import Edition, Library
 from repr_runtime.cuda.driver import CudaStatus, Gpu
-from repr_runtime.errors import BackendError, MissingExtraError
+from repr_runtime.errors import BackendError
 
 Inspect = Callable[..., tuple[int, str]]
 H100 = CudaStatus(1, "", (13, 0), (Gpu("NVIDIA H100", "9.0", 80 << 30),))
@@ -51,6 +52,18 @@ def test_a_library_without_code_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     assert module._attempt("numpy", module._IMPORT).works
 
 
+def test_the_version_is_that_of_the_part_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, version in (("made", ""), ("made/bindings", "13.3.1"), ("made/finder", "1.8.1")):
+        (tmp_path / name).mkdir()
+        text = f"__version__ = {version!r}\n" if version else ""
+        (tmp_path / name / "__init__.py").write_text(text)
+    (tmp_path / "made" / "bindings" / "driver.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert module._attempt("made.bindings.driver", module._IMPORT).detail == "13.3.1"
+
+
 def test_the_graph_that_is_tried_is_what_it_is_said_to_be() -> None:
     model = onnx.load_model_from_string(module._GRAPH)
     onnx.checker.check_model(model, full_check=True)
@@ -59,9 +72,9 @@ def test_the_graph_that_is_tried_is_what_it_is_said_to_be() -> None:
 
 
 def test_tensorrt_is_each_of_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Edition, "installed", property(lambda each: each.just_in_time))
+
     def library(edition: Edition) -> Library:
-        if edition.name != "tensorrt-rtx":
-            raise MissingExtraError("running engines", edition.name, edition.module)
         return Library(edition, fake_tensorrt.module(rtx=True))
 
     devices: list[FakeCuda] = []
@@ -71,7 +84,13 @@ def test_tensorrt_is_each_of_its_libraries(monkeypatch: pytest.MonkeyPatch) -> N
     assert said.startswith(
         "TensorRT-RTX 1.7.1.116 through fake, 1.0 of 1.0 GiB free; whether it takes"
     )
-    assert "not running engines needs the extra 'tensorrt'" in said
+    assert said.endswith("; TensorRT is not installed; TensorRT's lean runtime is not installed")
+    monkeypatch.setattr(module, "cuda_status", lambda: H100)
+    refused = (
+        "not installed; TensorRT-RTX does not run on NVIDIA H100 (compute capability 9.0), but"
+    )
+    with pytest.raises(BackendError, match=re.escape(refused)):
+        try_device("tensorrt")
     monkeypatch.setattr(module, "RUNNERS", {})
     with pytest.raises(BackendError):
         try_device("tensorrt")

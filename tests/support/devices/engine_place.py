@@ -55,7 +55,7 @@ class Place:
         self.memory = 1 << 30
         there = property(lambda edition: bool(self.modules.get(edition.name)))
         monkeypatch.setattr(Edition, "installed", there)
-        self.gpu("9.0")
+        self.gpu("8.9")
         self.install("tensorrt")
         self.install("tensorrt-rtx")
         for module in (engine_checks, engines):
@@ -65,7 +65,7 @@ class Place:
     def gpu(self, *capabilities: str, driver: tuple[int, int] = (13, 0)) -> None:
         gpus = tuple(Gpu(f"GPU {c}", c, 1 << 37) for c in capabilities)
         status = CudaStatus(len(gpus), "" if gpus else "no driver here", driver, gpus)
-        for module in (engine_checks, library_module):
+        for module in (engine_checks, engines, library_module):
             self.patch.setattr(module, "cuda_status", lambda: status)
 
     def install(self, library: str, version: str | None = None, **choices: Any) -> None:
@@ -79,7 +79,8 @@ class Place:
         return Library(edition, module)
 
     def _cuda(self, device: int) -> FakeCuda:
-        self.devices.append(FakeCuda(device, self.memory))
+        capability = engine_checks.cuda_status().gpus[device].compute_capability
+        self.devices.append(FakeCuda(device, self.memory, capability))
         return self.devices[-1]
 
     def write(self, *libraries: str, content: bytes | None = None, **changes: Any) -> Path:
@@ -113,7 +114,7 @@ def engine_info(path: str, library: str, version: str, graph: bytes, **more: Any
             "flavour": library,
             "version": version,
             "platform": HERE,
-            "compute_capabilities": ("9.0",),
+            "compute_capabilities": ("8.9",),
             "profiles": (ProfileInfo(1, 4, 16),),
             "graph_sha256": hashlib.sha256(graph).hexdigest(),
             "options": {"tf32": False},

@@ -32,12 +32,12 @@ class _Stream:
 
 
 class FakeCuda(Capturing):
-    """One of several devices; ``memory`` is how many bytes it has."""
+    """One of several devices; ``memory`` is how many bytes it has, ``capability`` is CUDA's."""
 
     name = "fake"
 
-    def __init__(self, device: int = 0, memory: int = 1 << 30) -> None:
-        self.device, self.total = device, memory
+    def __init__(self, device: int = 0, memory: int = 1 << 30, capability: str = "8.9") -> None:
+        self.device, self.total, self.capability = device, memory, capability
         self.closed = self.lost = False  # lost: after an illegal access, every call fails
         self.blocks: dict[int, np.ndarray] = {}
         self.pinned: dict[int, np.ndarray] = {}

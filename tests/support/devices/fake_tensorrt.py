@@ -23,6 +23,13 @@ CLASSES = 5
 SAMPLE = (3, 4, 4)
 DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT32")
 TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT")
+REFUSED_GPU = (
+    "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this "
+    "GPU, which has compute capability {}. Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 "
+    ">12.0. TensorRT-RTX does not support this compute capability, so the engine cannot be rebuilt "
+    "for it. In throwUnlessComputeCapSupported at /_src/runtime/dispatch/runtime.cpp:84)"
+)
+"""What TensorRT-RTX 1.7.1 says on an H100, of engines for others and for that one alike."""
 Severity = enum.Enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
 
 
@@ -225,6 +232,7 @@ def module(
     fake.__version__ = version or usual
     fake.DataType, fake.TensorIOMode = DataType, TensorIOMode
     fake.configs, fake.engines, fake.logger = [], [], None
+    fake.runs_on = ["8.0", "8.6", "8.9", "12.0", "12.1"]
 
     class ILogger:
         def log(self, severity: Any, text: str) -> None:
@@ -255,6 +263,8 @@ def module(
             built, compatible = fields.get("version", fake.__version__), fields.get("compatible")
             if not FakeCuda.stack():
                 why_not = "CUDA driver version is insufficient"
+            elif rtx and (here := FakeCuda.stack()[-1].capability) not in fake.runs_on:
+                why_not = REFUSED_GPU.format(here)
             elif lean and not compatible:
                 why_not = "Unexpected call to stub loadRunner for ReformatRunner"
             elif built != fake.__version__ and not (
@@ -295,7 +305,9 @@ def module(
         fake.DynamicShapesKernelSpecializationStrategy = enum.Enum(
             "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE"
         )
-        fake.ComputeCapability = enum.Enum("ComputeCapability", "CURRENT SM86 SM89 SM120")
+        fake.ComputeCapability = enum.Enum(
+            "ComputeCapability", "NONE CURRENT SM75 SM80 SM86 SM89 SM120 SM121"
+        )
         fake.EngineValidity = enum.Enum("EngineValidity", "VALID SUBOPTIMAL INVALID")
         fake.EngineInvalidityDiagnostics = enum.Enum(
             "EngineInvalidityDiagnostics",

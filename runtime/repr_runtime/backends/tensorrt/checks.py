@@ -122,6 +122,16 @@ def _precision(subject: Subject) -> str:
     return f"{subject.info.precision}{kept}"
 
 
+def _gpu(subject: Subject) -> str:
+    """Before the library is missed, or its version found wrong: none would run there."""
+    gpu, edition = subject.device, subject.edition
+    if not edition.takes(gpu.compute_capability):
+        if not edition.installed:
+            raise edition.wrong_gpu(str(gpu))
+        subject.library.require_gpu(gpu)
+    return gpu.name
+
+
 def _version(subject: Subject) -> str:
     info, installed, edition = subject.info, subject.library.version, subject.edition
     built, here = _numbers(info.version), _numbers(installed)
@@ -139,7 +149,7 @@ def _version(subject: Subject) -> str:
         return f"built by {info.version}, which is installed"
     if compatible and built <= here:
         return f"built by {info.version} to run with later ones, such as {installed}"
-    other, package = "no other", f"'{edition.module}=={info.version}'"
+    other, package = "no other", f"'{edition.name}=={info.version}'"
     if compatible:
         other, package = "none before it", f"--upgrade 'repr-deploy[{edition.name}]'"
     raise errors.EngineVersionError(
@@ -246,7 +256,7 @@ QUESTIONS: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("file", _file),
     ("batch", _batch),
     ("system", _system),
-    ("GPU", lambda s: s.device.name),
+    ("GPU", _gpu),
     ("library", lambda s: f"{s.library.title} is installed"),
     ("version", _version),
     ("driver", _driver),

@@ -17,6 +17,7 @@ from repr_runtime.backends.tensorrt.checks import (
     require_runnable,
 )
 from repr_runtime.backends.tensorrt.library import EDITIONS, edition_of, open_library
+from repr_runtime.cuda.driver import cuda_status
 from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.files import read_bounded
 
@@ -136,6 +137,8 @@ def _open_content(
     file: EngineFile, options: TensorRTOptions, remark: str
 ) -> tuple[TensorRTBackend, str]:
     library = open_library(edition_of(file.content))
+    for gpu in cuda_status().gpus[options.gpu :][:1]:
+        library.require_gpu(gpu)
     backend = TensorRTBackend(file, library, open_cuda(options.gpu), options)
     where = f"{library.title} on {backend.device}"
     return backend, f"{where}, engine {file.path}{remark}, as asked for"

@@ -12,11 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from repr_runtime import errors
 from repr_runtime.backends.tensorrt.messages import Messages, first_sentence, listen, logger
-from repr_runtime.cuda.driver import cuda_status
+from repr_runtime.cuda.driver import Gpu, cuda_status
 from repr_runtime.process.lifetime import leak
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+
+def _is_there(module: str) -> bool:
+    try:
+        found = importlib.util.find_spec(module)
+    except ValueError:  # it was imported in an unusual way
+        return module in sys.modules
+    return found is not None and found.origin is not None  # type stubs alone have no origin
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 @dataclass(frozen=True)
@@ -26,21 +38,24 @@ class Edition:
     ``name`` is also that of the extra of ``repr-deploy`` that installs it. ``engines`` names the
     edition whose engines it runs; one that builds none of its own is *lean*: it runs
     version-compatible engines alone, can put no weights into them, and makes the process crash
-    where there is no GPU.
+    where there is no GPU. ``modules`` are its names in Python: of the second, the first is but
+    another name, in a package of its own.
     ``just_in_time``: kernels are compiled on the GPU that runs the engine. So an engine suits
     more GPUs than one, and its builder needs none, times nothing, and writes the same engine at
     every optimization level. ``default_targets`` are the compute capabilities of an engine built
     for none in particular; such an engine runs on later ones too (NVIDIA, TensorRT-RTX
-    documentation, "CPU-Only AOT"). Empty: the GPU's own. ``distributions`` are the names of its
-    package by the CUDA major version that it needs.
+    documentation, "CPU-Only AOT"). Empty: the GPU's own. ``runs_on`` are those that run any
+    engine of it, and so do later ones (its own words, when it refuses others). Empty: all.
+    ``distributions`` are the names of its package by the CUDA major version that it needs.
     """
 
     name: str
     engines: str
-    module: str
+    modules: tuple[str, ...]
     title: str
     just_in_time: bool
     default_targets: tuple[str, ...]
+    runs_on: tuple[str, ...]
     distributions: tuple[tuple[str, int], ...]
 
     @property
@@ -48,13 +63,28 @@ class Edition:
         return self.engines != self.name
 
     @property
+    def module(self) -> str:
+        """The first of its modules that is there, else the first."""
+        return next(filter(_is_there, self.modules), self.modules[0])
+
+    @property
     def installed(self) -> bool:
         """Whether its module is there; it is not imported, and may be broken."""
-        try:
-            found = importlib.util.find_spec(self.module)
-        except ValueError:  # it was imported in an unusual way
-            return self.module in sys.modules
-        return found is not None and found.origin is not None  # type stubs alone have no origin
+        return _is_there(self.module)
+
+    def takes(self, compute_capability: str) -> bool:
+        """Whether it is known to run on such GPUs."""
+        here, known = _numbers(compute_capability), [*map(_numbers, self.runs_on)]
+        return not known or here in known or here > max(known)
+
+    def wrong_gpu(self, gpu: str, runs_on: str = "") -> errors.UnsupportedGpuError:
+        """The error for a GPU that runs none of its engines; ``runs_on`` in the library's words."""
+        known = runs_on or f"{', '.join(self.runs_on)} and later"
+        other = next(each for each in EDITIONS.values() if not each.runs_on)
+        return errors.UnsupportedGpuError(
+            f"{self.title} does not run on {gpu}, but on compute capability {known}; use "
+            f"device='cuda', or {other.title} itself (--engine {other.name})"
+        )
 
     @property
     def cuda_major(self) -> int | None:
@@ -74,29 +104,32 @@ RUNNERS: dict[str, Edition] = {
         Edition(
             name="tensorrt",
             engines="tensorrt",
-            module="tensorrt",
+            modules=("tensorrt",),
             title="TensorRT",
             just_in_time=False,
             default_targets=(),
+            runs_on=(),
             distributions=(("tensorrt_cu13", 13), ("tensorrt_cu12", 12)),
         ),
         Edition(
             name="tensorrt-lean",
             engines="tensorrt",
-            module="tensorrt_lean_bindings",
+            modules=("tensorrt_lean_bindings",),
             title="TensorRT's lean runtime",
             just_in_time=False,
             default_targets=(),
+            runs_on=(),
             distributions=(("tensorrt_lean_cu13_libs", 13), ("tensorrt_lean_cu12_libs", 12)),
         ),
         Edition(
             name="tensorrt-rtx",
             engines="tensorrt-rtx",
-            module="tensorrt_rtx",
+            modules=("tensorrt_rtx", "tensorrt_rtx_bindings"),
             title="TensorRT-RTX",
             just_in_time=True,
             default_targets=("8.0", "8.6", "8.9", "12.0"),
-            distributions=(("tensorrt_rtx_cu13", 13), ("tensorrt_rtx_cu12", 12)),
+            runs_on=("8.0", "8.6", "8.9", "12.0", "12.1"),
+            distributions=(("tensorrt_rtx_cu13_bindings", 13), ("tensorrt_rtx_cu12_bindings", 12)),
         ),
     )
 }
@@ -137,6 +170,15 @@ class Library:
         """Whether it builds engines for such GPUs; TensorRT builds for the one that it finds."""
         known = getattr(self.trt, "ComputeCapability", None)
         return known is None or f"SM{compute_capability.replace('.', '')}" in known.__members__
+
+    def require_gpu(self, gpu: Gpu) -> None:
+        """Raises :class:`UnsupportedGpuError` if no engine of this library runs on ``gpu``.
+
+        What it builds for it runs on, whatever is known of its edition.
+        """
+        here = gpu.compute_capability
+        if not self.edition.takes(here) and not self.builds_for(here):
+            raise self.edition.wrong_gpu(str(gpu))
 
     @property
     def captures_itself(self) -> bool:
@@ -209,9 +251,15 @@ class Library:
                 f"{text}: another version built it{reason}; build it again with this one"
             )
         if "UNSUPPORTED_CC" in found:
-            never = re.search("not support this compute capability", said, re.IGNORECASE)
-            way_out = "use device='cuda' or 'cpu'" if never else "build it here"
-            return errors.WrongGpuError(f"{text}: it was built for another GPU{reason}; {way_out}")
+            if "not support this compute capability" in said:
+                here = re.search(r"has (compute capability \d+\.\d+)", said)
+                listed = re.search(r"Supported compute capabilities: ((?:>?\d+\.\d+ ?)+)", said)
+                gpu = f"this GPU ({here[1]})" if here else "this GPU"
+                known = ", ".join(listed[1].split()) if listed else ""
+                return self.edition.wrong_gpu(gpu, known)
+            return errors.WrongGpuError(
+                f"{text}: it was built for another GPU{reason}; build it here"
+            )
         if {"OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME", "CUDA_ERROR"} & {*found}:
             return errors.EngineLoadError(
                 f"{text}: it needs a GPU and a driver that is new enough{reason}; install NVIDIA's "

@@ -251,6 +251,7 @@ def test_an_engine_that_the_library_refuses(tmp_path: Path) -> None:
     for content, kind, reason, choices in (
         (b"ftrt{", errors.EngineLoadError, damaged, {}),
         (b"", errors.EngineLoadError, "damaged", {}),
+        (engine_bytes(rtx=True), version, "tag mismatch", {"rtx": True}),
         (engine_bytes(version="10.0.1.6"), version, "another version built it", {}),
         *((old, kind, "", {"rtx": True, "validity": bits}) for bits, kind in headers),
     ):
@@ -259,6 +260,20 @@ def test_an_engine_that_the_library_refuses(tmp_path: Path) -> None:
             TensorRTBackend(file, library(**choices), cuda, TensorRTOptions())
         assert cuda.closed
         assert cuda.leaks == {}
+
+
+def test_a_gpu_that_the_library_refuses(tmp_path: Path) -> None:
+    """As TensorRT-RTX does it on an H100: the header passes, and the list is the library's own."""
+    file = engine_file(engine_bytes(rtx=True, version="1.7.1.116"), tmp_path)
+    cuda = FakeCuda(capability="9.0")
+    known = (
+        "TensorRT-RTX does not run on this GPU (compute capability 9.0), but on compute capability "
+        "8.0, 8.6, 8.9, 12.0, 12.1, >12.0; use device='cuda', or TensorRT itself"
+    )
+    with refuses(errors.UnsupportedGpuError, known):
+        TensorRTBackend(file, library(rtx=True), cuda, TensorRTOptions())
+    assert cuda.closed
+    assert cuda.leaks == {}
 
 
 def test_types_shapes_and_weights_that_cannot_be_run(make: Callable[..., Made]) -> None:

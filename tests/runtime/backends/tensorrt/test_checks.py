@@ -1,5 +1,7 @@
 """Every reason why an engine of an artifact does not run here, and what each check answers."""
 
+import types
+
 import pytest
 from engine_place import HERE, PATH, REBUILD, RTX_PATH, Place
 from refusals import refuses
@@ -32,8 +34,8 @@ def test_an_engine_that_was_made_for_something_else(place: Place) -> None:
     place.write("tensorrt", platform="plan9-mips")
     system = ("built for plan9-mips, this is", REBUILD)
     refused(place, errors.EngineVersionError, "system", *system)
-    place.write("tensorrt", compute_capabilities=("8.9",))
-    gpu = ("built for compute capability 8.9, GPU 9.0 has 9.0", REBUILD)
+    place.write("tensorrt", compute_capabilities=("9.0",))
+    gpu = ("built for compute capability 9.0, GPU 8.9 has 8.9", REBUILD)
     refused(place, errors.WrongGpuError, "compute capability", *gpu)
 
 
@@ -47,17 +49,17 @@ def test_a_machine_that_lacks_what_an_engine_needs(place: Place) -> None:
     refused(place, errors.EngineVersionError, "version", *built, *way_out)
     place.install("tensorrt")
     place.memory = 100
-    memory = ("0 MiB are free on GPU 9.0", "--shapes 1,1,4")
+    memory = ("0 MiB are free on GPU 8.9", "--shapes 1,1,4")
     refused(place, errors.DeviceMemoryError, "memory", *memory)
     place.memory = 1 << 30
     place.patch.setattr(Edition, "cuda_major", 13)
-    place.gpu("9.0", driver=(12, 4))
+    place.gpu("8.9", driver=(12, 4))
     driver = ("speaks CUDA 12.4", "needs 13.0", "update")
     refused(place, errors.DeviceUnavailableError, "driver", *driver)
     place.modules["tensorrt"] = None
     refused(place, errors.MissingExtraError, "library", "pip install 'repr-deploy[tensorrt]'")
     place.gpu()
-    needs = "needs an NVIDIA GPU of compute capability 9.0, and "
+    needs = "needs an NVIDIA GPU of compute capability 8.9, and "
     with refuses(errors.DeviceUnavailableError, "no driver here", needs):
         load(path, device="tensorrt")
     checks = preflight_engines(path)[PATH]
@@ -82,10 +84,9 @@ def test_a_version_compatible_engine(place: Place, version: str, passes: bool) -
     [
         ("8.6", False, 2, True, "built for 8.6"),  # listed: the library is not asked
         ("12.1", True, 2, True, "and later"),  # later than all that are listed
-        ("12.1", False, 2, False, "builds for none such, use device='cuda'"),
-        ("9.0", True, 0, True, "will run"),  # between: the library's own word
-        ("9.0", True, 64, True, "shows when it is loaded"),  # which it does not give
-        ("9.0", True, 2, False, "builds for none such, use device='cuda'"),
+        ("12.2", False, 2, False, "builds for none such, use device='cuda'"),
+        ("8.9", True, 0, True, "will run"),  # between: the library's own word
+        ("8.9", True, 64, True, "shows when it is loaded"),  # which it does not give
         ("8.9", True, 2, False, "--engine tensorrt-rtx on this machine"),
     ],
 )
@@ -99,6 +100,39 @@ def test_gpus_of_an_rtx_engine(
     checks = {c.name: c for c in preflight_engines(place.folder)[RTX_PATH]}
     assert checks["compute capability"].passed is passes
     assert says in checks["compute capability"].detail
+
+
+def test_a_gpu_that_runs_no_engine_of_rtx(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    path = place.write("tensorrt-rtx", compute_capabilities=("8.0", "9.0"))
+    place.gpu("9.0")
+    never = (
+        "TensorRT-RTX does not run on GPU 9.0 (compute capability 9.0), but on compute capability "
+        "8.0, 8.6, 8.9, 12.0, 12.1 and later; use device='cuda', or TensorRT itself (--engine "
+        "tensorrt)"
+    )
+    refused(place, errors.UnsupportedGpuError, "GPU", never)
+    place.install("tensorrt-rtx", "1.8.0.1")  # before another version is asked for, or any
+    with refuses(errors.UnsupportedGpuError, never):
+        load(path, device="tensorrt")
+    with refuses(errors.UnsupportedGpuError, never):
+        load(path, engine=path / RTX_PATH)
+    place.modules["tensorrt-rtx"] = None
+    with refuses(errors.UnsupportedGpuError, never):
+        load(path, device="tensorrt")
+    with load(path) as session:
+        assert session.choice.startswith("ONNX Runtime ")
+        assert f"; not on tensorrt: {never}" in session.choice
+    assert not [each for each in caplog.records if each.levelname == "WARNING"]
+    assert not place.devices
+    # A library that builds for it knows better.
+    place.install("tensorrt-rtx")
+    place.gpu("10.0")
+    place.modules["tensorrt-rtx"].ComputeCapability = types.SimpleNamespace(
+        __members__={"SM100": None}
+    )
+    place.modules["tensorrt-rtx"].runs_on.append("10.0")
+    with load(path, device="tensorrt") as session:
+        assert session.self_test().samples == 3
 
 
 def test_a_batch_that_no_profile_covers(place: Place) -> None:
@@ -124,7 +158,7 @@ def test_every_answer_of_a_fit_engine(place: Place) -> None:
             "precision": "fp32; TF32 in fp32 layers",
             "graph": "built from model.onnx as it is",
             "version": "built by 10.13.0.35, which is installed",
-            "compute capability": "built for 9.0, which GPU 9.0 has",
+            "compute capability": "built for 8.9, which GPU 8.9 has",
             "system": HERE,
         }.items()
     )

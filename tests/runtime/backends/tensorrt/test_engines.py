@@ -170,7 +170,7 @@ def test_inspect_says_which_engines_run_and_what_the_others_need(
     assert status == 0  # it runs, if not as an engine
     for part in (
         f"engine    {PATH} cannot run here; what is needed:\n  [NO] GPU: no driver here; the engine "
-        f"needs an NVIDIA GPU of compute capability 9.0, and ",
+        f"needs an NVIDIA GPU of compute capability 8.9, and ",
         "  [NO] library: running engines needs",
         f"engine    {RTX_PATH} cannot run here; what is needed:\n  [NO] GPU: ",
         "This artifact will run here.",

@@ -101,8 +101,16 @@ def test_a_real_engine_in_an_artifact_on_a_machine_without_a_gpu(
         assert "; not on tensorrt: no CUDA driver" in session.choice
 
 
+def test_the_bindings_alone_are_the_library(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)  # a package that only names them anew
+    edition = EDITIONS["tensorrt-rtx"]
+    assert (edition.module, edition.installed) == ("tensorrt_rtx_bindings", True)
+    assert open_library(edition).trt.Runtime is rtx.trt.Runtime
+
+
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    for name in EDITIONS["tensorrt-rtx"].modules:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises((errors.MissingExtraError, errors.BackendError)):
         open_library(EDITIONS["tensorrt-rtx"])
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))  # as stubs alone are
