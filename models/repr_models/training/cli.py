@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from repr_models.data.images import ImageSet
+    from repr_models.training.loop import TrainingState
     from repr_models.training.pace import Steps
 
 _MAX_SEED = 2**32 - 1
@@ -163,11 +165,9 @@ def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from repr_models.training.augment import ResidentImages
-    from repr_models.training.loop import evaluate, start
-    from repr_models.training.pace import Seldom, Steps, fitted
-    from repr_models.training.record import make_record
+    from repr_models.training.loop import start
+    from repr_models.training.pace import gpu_failures
     from repr_models.training.stored import read_checkpoint, store
-    from repr_models.training.unfinished import keep, resume
 
     ends = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     spec = _network(args.name)
@@ -187,8 +187,27 @@ def _run(args: argparse.Namespace) -> None:
         _write_checkpoint(args, content, record | said, console)
         return
 
+    with gpu_failures(recipe):
+        _train(args, start(spec, recipe, args.seed, device), images, ends, console)
+
+
+def _train(
+    args: argparse.Namespace,
+    state: TrainingState,
+    images: dict[str, ImageSet],
+    ends: float | None,
+    console: Console,
+) -> None:
+    """Train on until ``ends`` (of ``time.monotonic``), or all of the recipe; write what came of it."""
+    from repr_models.training.augment import ResidentImages
+    from repr_models.training.loop import evaluate
+    from repr_models.training.pace import Seldom, Steps, fitted
+    from repr_models.training.record import make_record
+    from repr_models.training.stored import store
+    from repr_models.training.unfinished import keep, resume
+
+    spec, device = state.spec, state.device
     unfinished = args.out / f"{spec.name}.state.pt"
-    state = start(spec, recipe, args.seed, device)
     if unfinished.exists() and not args.restart:
         resume(state, images["train"], unfinished, fitted=ends is not None)
         console.print(f"resuming {spec.name} after epoch {state.epoch} of {state.recipe.epochs}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from repr_models.errors import TrainingError
 from repr_models.training import loop
 from repr_models.training.augment import ResidentImages
 from repr_models.training.loop import TrainingState, count_batches, start, take_step
@@ -35,7 +37,7 @@ class Steps:
             try:
                 self._captured = CapturedStep(state, data)
             except RuntimeError as error:
-                if state.epoch:
+                if state.epoch or isinstance(error, torch.OutOfMemoryError):
                     raise
                 console.print(f"{state.spec.name}: no CUDA graph, its steps go one by one: {error}")
                 fresh = start(state.spec, state.recipe, state.seed, state.device)
@@ -61,6 +63,23 @@ class Steps:
             began = time.perf_counter()
             take_step(spare, images, labels, totals)
         return (time.perf_counter() - began) * batches
+
+
+@contextmanager
+def gpu_failures(recipe: Recipe) -> Iterator[None]:
+    """What a GPU fails with becomes :class:`TrainingError`: it is no fault of this program's."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory does not hold a step of {recipe.batch_size} images; lower --batch-size, "
+            f"or end what else is there"
+        ) from error
+    except torch.AcceleratorError as error:  # whatever is asked of it next fails, too
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"the GPU failed ({reason}); the same command goes on from the last epoch that was kept"
+        ) from error
 
 
 def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float) -> Recipe:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +151,8 @@ def _start(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
         )
+    with suppress(AttributeError, OSError):  # behind all other work; Windows has no such call
+        os.setpriority(os.PRIO_PROCESS, process.pid, 19)
     return _Run(spec, process, time.monotonic() + (share or 0.0))
 
 

@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from train_files import FILES, STATE, names
 
+from repr_models import TrainingError
 from repr_models.training import cli as train_cli
 from repr_models.training import pace
-from repr_models.training.pace import Seldom, fitted
+from repr_models.training.pace import Seldom, fitted, gpu_failures
 from repr_models.training.recipe import Recipe
 
 
@@ -40,6 +42,21 @@ def test_as_many_epochs_as_fit(
     assert recipe.epochs == epochs
     assert recipe.warmup_epochs == pytest.approx(1.0 if done else epochs * 0.15)
     assert recipe.rate(epochs) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "of 64 images; lower --batch-size"),
+        (
+            torch.AcceleratorError("CUDA error: it broke\nlong"),
+            r"\(CUDA error: it broke\); the same",
+        ),
+    ],
+)
+def test_a_gpu_that_fails_is_no_traceback(error: Exception, words: str) -> None:
+    with pytest.raises(TrainingError, match=words), gpu_failures(Recipe(batch_size=64)):
+        raise error
 
 
 def test_what_may_take_a_part_of_the_time_waits_for_it(clock: list[float]) -> None:
