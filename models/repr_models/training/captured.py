@@ -19,9 +19,9 @@ class CapturedStep:
     """The steps of ``state`` on a GPU, each one launch; the state is as before when it is made.
 
     Networks with convolutions of groups or single channels are laid out channels first, and cuDNN
-    is not asked to try its algorithms: it takes minutes for them in bf16 and channels_last, or
-    reads where nothing is (seen with cuDNN 9.19 on an H100). Raises ``RuntimeError`` as torch
-    does if a network's step cannot be captured.
+    is not asked to try its algorithms: on an H100 (torch 2.11, bf16) such networks had taken no step
+    after two minutes of that, begun in channels_last; which of the two it was is not known. Raises
+    ``RuntimeError`` as torch does if a network's step cannot be captured.
     """
 
     def __init__(self, state: TrainingState, data: ResidentImages) -> None:
@@ -36,8 +36,10 @@ class CapturedStep:
         grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in state.network.modules())
         torch.backends.cudnn.benchmark = not grouped
         state.network.train()
-        if grouped and not state.epoch:
+        if grouped:
             state.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            for own in state.optimizer.state.values():  # of a resumed run: as its parameters lie
+                own["momentum_buffer"] = own["momentum_buffer"].contiguous()
             self._images = self._images.contiguous()
         self._graph = self._capture()
         self.seconds = self._time()

@@ -89,11 +89,14 @@ def test_captured_steps_train_as_others_do(colours: Callable[[int, int], ImageSe
 def test_grouped_convolutions_are_laid_out_channels_first(
     colours: Callable[[int, int], ImageSet],
 ) -> None:
-    """In the other layout cuDNN's depthwise convolutions take minutes to be chosen."""
+    """Trying cuDNN's algorithms for them took minutes, and a resumed run is laid out so, too."""
     data = ResidentImages(colours(32, 0), resolve("shufflenet_v2.cifar10"), CPU)
     for name, channels_last in (("shufflenet_v2.cifar10", False), ("resnet20.cifar10", True)):
         state = start(resolve(name), Recipe(epochs=3, batch_size=8), 0, CPU)
+        train_epoch(state, data)  # resumed, and one by one before
         CapturedStep(state, data)
+        for parameter, own in state.optimizer.state.items():
+            assert own["momentum_buffer"].stride() == parameter.stride()
         weights = [p for p in state.network.parameters() if p.ndim == 4 and p.shape[2] == 3]
         last = [w.is_contiguous(memory_format=torch.channels_last) for w in weights]
         assert all(last) == channels_last
