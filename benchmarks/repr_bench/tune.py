@@ -28,8 +28,7 @@ from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow, ratio
 from repr_bench.statistics.intervals import times
 from repr_runtime import load
-from repr_runtime.backends.onnxruntime import version
-from repr_runtime.backends.tuning import Setting, store, this_machine
+from repr_runtime.backends.tuning import Setting, store, this_machine, tuning_subject
 from repr_runtime.machine import usable_cores
 
 KEPT = 3
@@ -150,8 +149,8 @@ def tune_artifact(
         with garbage_frozen():
             chosen = search(found, request.plan, listener, f"tuning {folder.name}", clock)
     record = {"candidates": [_record(each) for each in found]}
-    machine = this_machine(version())
-    return found, store(goal, chosen.setting, given.graph.sha256, machine, search=record)
+    subject = tuning_subject(session.manifest, precision)
+    return found, store(goal, chosen.setting, subject, this_machine(), search=record)
 
 
 def search(

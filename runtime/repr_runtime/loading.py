@@ -13,7 +13,7 @@ from repr_runtime.artifact.onnx_file import cost_of
 from repr_runtime.artifact.reading import read_consistently, read_file, read_manifest
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
-from repr_runtime.backends.tuning import GOALS, Setting, resolve
+from repr_runtime.backends.tuning import GOALS, Setting, resolve, tuning_subject
 from repr_runtime.machine import usable_cores
 from repr_runtime.options import MANY, require_one_of, require_path, require_whole
 
@@ -169,7 +169,7 @@ class _Artifact:
 
         graph = self._graph(device)
         content, constant_bytes = self._content(graph)
-        use = _cpu_use(self.options, device, graph, self.manifest, ort.version())
+        use = _cpu_use(self.options, device, graph, self.manifest)
         threads, count, setting, single_thread_batch, words = use
 
         def one() -> ort.OnnxRuntimeBackend:
@@ -235,7 +235,7 @@ class _Artifact:
 
 
 def _cpu_use(
-    options: LoadOptions, device: str, graph: FileEntry, manifest: Manifest, version: str
+    options: LoadOptions, device: str, graph: FileEntry, manifest: Manifest
 ) -> tuple[int | None, int, Setting | None, int, str]:
     """How ONNX Runtime is given the cores; what was asked for by name comes before what was tuned.
 
@@ -246,7 +246,7 @@ def _cpu_use(
     asked = threads is not None or instances is not None
     setting, about = None, "tuned settings are the CPU's" if options.tuned is not None else ""
     if device == "cpu":
-        setting, about = resolve(options.tuned, graph.sha256, version)
+        setting, about = resolve(options.tuned, tuning_subject(manifest, options.precision))
     if options.tuned is not None and setting is None:
         _log.warning("%s: %s", graph.path, about)
     if setting is not None:

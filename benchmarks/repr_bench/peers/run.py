@@ -20,9 +20,8 @@ from repr_bench.request import Listener, Request
 from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
-from repr_runtime import Session, load
-from repr_runtime.backends.onnxruntime import version
-from repr_runtime.backends.tuning import Setting, resolve
+from repr_runtime import Session, load, read_manifest
+from repr_runtime.backends.tuning import Setting, resolve, tuning_subject
 from repr_runtime.machine import usable_cores
 
 Selected = Sequence[tuple[Peer, str | None]]
@@ -98,7 +97,7 @@ class _Comparison:
         self._request, self._listener, self._clock = request, listener, clock
         self._label, self._precision = rows[0].label, rows[0].precision
         self._folder, self._device = Path(graph.artifact), graph.device
-        self._graph, self._graph_sha256 = graph, graph.sha256
+        self._graph = graph
         self._batches = [row.batch for row in rows if row.batch is not None]
         here = "cpu" if graph.device == "cpu" else "gpu"
         self._selected = [
@@ -240,7 +239,7 @@ class _Comparison:
         tuned: Setting | None = None
         threads = request.threads
         if threads is None and self._device == "cpu":
-            tuned, _ = resolve(which, self._graph_sha256, version())
+            tuned, _ = resolve(which, tuning_subject(read_manifest(self._folder), self._precision))
         if tuned is None and which == "throughput" and self._device == "cpu":
             tuned, threads = Setting(threads=1, instances=threads or usable_cores()), None
         return load(

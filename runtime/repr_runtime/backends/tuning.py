@@ -1,9 +1,9 @@
 """Settings that were found to be the fastest for a graph on this machine, and where they are kept.
 
 An artifact is sealed, and the same everywhere; what suits it best depends on the machine. So that
-lies in a file of the user's cache, one for each graph and machine:
-``$REPR_CACHE/tuning/GRAPH-MACHINE.json`` (else in ``~/.cache/repr-deploy``). A file that is
-damaged, or was made on another machine or for another version of ONNX Runtime, is not used, and
+lies in a file of the user's cache, one for each graph, precision and machine:
+``$REPR_CACHE/tuning/SUBJECT-MACHINE.json`` (else in ``~/.cache/repr-deploy``). A file that is
+damaged, or was made on another machine or for another version of a library, is not used, and
 is no error.
 """
 
@@ -19,14 +19,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from repr_runtime.artifact.manifest import Manifest
 from repr_runtime.decoding import DecodingError, decode, read_json
 from repr_runtime.errors import OptionError
 from repr_runtime.files import cache_folder, read_bounded, replace_file
-from repr_runtime.machine import cpu_name, usable_cores
+from repr_runtime.machine import cpu_name, usable_cores, version_of
 from repr_runtime.options import MANY, require_one_of, require_whole
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 has the version of OpenVINO, and what is tuned is a precision, whatever graphs it has."""
+
 GOALS = ("latency", "throughput")
+LIBRARIES = ("onnxruntime", "openvino")
+TARGETS = ("cpu", "tensorrt")
 OPTIMIZATIONS = ("all", "extended", "basic")
 _LIMIT = 2**20  # bytes; a tuning has some thousand
 _HINT = "repr-bench --tune"
@@ -34,15 +39,18 @@ _HINT = "repr-bench --tune"
 
 @dataclass(frozen=True)
 class Setting:
-    """How ONNX Runtime runs a graph on the CPU; the defaults are its own.
+    """How a library runs a graph on the CPU; the defaults are ONNX Runtime's own.
 
-    ``threads`` (None: one a core) are those of each of ``instances``. ``spinning``: whether its
-    threads wait for work awake, ``arena`` and ``memory_pattern``: whether it keeps memory and
-    plans it ahead, ``optimization``: how far it rewrites the graph. ``batch`` is the batch size
-    that was the fastest with these, for the caller to choose.
+    ``target``: which graph, where the precision has one for each of :data:`TARGETS`, as int8 has.
+    ``threads`` (None: one a core) are those of each of ``instances``. Of ONNX Runtime alone:
+    ``spinning``, whether its threads wait for work awake, ``arena`` and ``memory_pattern``, whether
+    it keeps memory and plans it ahead, ``optimization``, how far it rewrites the graph. ``batch``
+    is the batch size that was the fastest with these, for the caller to choose.
     Raises :class:`OptionError` for what none of them may be.
     """
 
+    library: str = "onnxruntime"
+    target: str = "cpu"
     threads: int | None = None
     instances: int = 1
     spinning: bool = True
@@ -61,12 +69,22 @@ class Setting:
             if type(getattr(self, name)) is not bool:
                 raise OptionError(f"{name} must be true or false, got {getattr(self, name)!r:.40}")
         require_one_of(OPTIMIZATIONS, optimization=self.optimization)
+        require_one_of(LIBRARIES, library=self.library)
+        require_one_of(TARGETS, target=self.target)
+        usual = self.spinning and self.arena and self.memory_pattern and self.optimization == "all"
+        if self.library != "onnxruntime" and not usual:
+            raise OptionError(
+                f"spinning, arena, memory_pattern and optimization are ONNX Runtime's; leave them "
+                f"out with library={self.library!r}"
+            )
 
     def __str__(self) -> str:
         threads = {None: "a thread a core", 1: "1 thread"}.get(
             self.threads, f"{self.threads} threads"
         )
-        parts = [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
+        parts = ["OpenVINO"] if self.library == "openvino" else []
+        parts += [f"the graph for {self.target}"] if self.target != "cpu" else []
+        parts += [threads if self.instances == 1 else f"{self.instances} instances of {threads}"]
         for name in ("spinning", "arena", "memory_pattern"):
             parts += [] if getattr(self, name) else [f"no {name.replace('_', ' ')}"]
         parts += [f"{self.optimization} optimization"] if self.optimization != "all" else []
@@ -83,6 +101,7 @@ class Machine:
     usable_cores: int
     system: str
     onnxruntime: str
+    openvino: str
 
     @property
     def key(self) -> str:
@@ -93,29 +112,43 @@ class Machine:
         """In what ``other`` is another: ``cpu A, here B``."""
         pairs = ((f.name, getattr(other, f.name), getattr(self, f.name)) for f in fields(self))
         return "; ".join(
-            f"{name} {theirs}, here {ours}" for name, theirs, ours in pairs if theirs != ours
+            f"{name} {theirs or 'none'}, here {ours or 'none'}"
+            for name, theirs, ours in pairs
+            if theirs != ours
         )
 
 
-def this_machine(onnxruntime: str) -> Machine:
-    """The machine that this process runs on, with that version of ONNX Runtime."""
-    cores = os.cpu_count() or 1
+def this_machine() -> Machine:
+    """The machine that this process runs on, with the versions of its libraries ("" for none)."""
+    system = f"{platform.system()} {platform.machine()}"
+    known = (version_of(name) for name in ("onnxruntime-gpu", "onnxruntime"))
+    onnxruntime = next((version for version in known if version != "unknown"), "")
+    openvino = version_of("openvino").replace("unknown", "")
     return Machine(
-        cpu_name(), cores, usable_cores(), f"{platform.system()} {platform.machine()}", onnxruntime
+        *(cpu_name(), os.cpu_count() or 1, usable_cores(), system), onnxruntime, openvino
     )
 
 
-def tuning_path(graph_sha256: str, machine: Machine) -> Path:
-    """Where the tuning of that graph on that machine lies, or would lie, in the user's cache.
+def tuning_subject(manifest: Manifest, precision: str) -> str:
+    """What a tuning is of: a digest of the precision and the graphs that it may run as.
+
+    bf16 is a way to run the fp32 graph.
+    """
+    stored = "fp32" if precision == "bf16" else precision
+    graphs = (manifest.graph(stored, target) for target in TARGETS)
+    words = [precision, *(graph.sha256 for graph in graphs if graph is not None)]
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def tuning_path(subject: str, machine: Machine) -> Path:
+    """Where the tuning of that subject on that machine lies, or would lie, in the user's cache.
 
     Raises ``OSError`` where there is no home for one.
     """
-    return cache_folder() / "tuning" / f"{graph_sha256[:16]}-{machine.key}.json"
+    return cache_folder() / "tuning" / f"{subject[:16]}-{machine.key}.json"
 
 
-def resolve(
-    tuned: str | Setting | None, graph_sha256: str, onnxruntime: str
-) -> tuple[Setting | None, str]:
+def resolve(tuned: str | Setting | None, subject: str) -> tuple[Setting | None, str]:
     """The setting that ``load(tuned=…)`` means, and the words about it; None where there is none.
 
     ``tuned`` is a goal, whose setting is read from the cache, or a setting. Never raises for
@@ -126,7 +159,7 @@ def resolve(
     if isinstance(tuned, Setting):
         return tuned, f"with {tuned}"
     try:
-        setting = _read(tuned, graph_sha256, this_machine(onnxruntime))
+        setting = _read(tuned, subject, this_machine())
     except (OSError, ValueError) as error:
         return None, f"not tuned for {tuned}: {error}"
     return setting, f"tuned for {tuned}: {setting}"
@@ -135,7 +168,7 @@ def resolve(
 def store(
     goal: str,
     setting: Setting,
-    graph_sha256: str,
+    subject: str,
     machine: Machine,
     *,
     search: Mapping[str, Any] | None = None,
@@ -144,14 +177,14 @@ def store(
 
     ``search`` is how it was found, for a reader. Raises ``OSError`` if it cannot be written.
     """
-    path = tuning_path(graph_sha256, machine)
+    path = tuning_path(subject, machine)
     goals: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # replaced, if damaged
-        goals = _load(path, graph_sha256)[1]
+        goals = _load(path, subject)[1]
     goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
     body = {
         "schema": SCHEMA,
-        "graph_sha256": graph_sha256,
+        "subject": subject,
         "machine": asdict(machine),
         "goals": goals,
     }
@@ -160,12 +193,12 @@ def store(
     return path
 
 
-def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
-    path = tuning_path(graph_sha256, machine)
+def _read(goal: str, subject: str, machine: Machine) -> Setting:
+    path = tuning_path(subject, machine)
     try:
-        made_on, goals = _load(path, graph_sha256)
+        made_on, goals = _load(path, subject)
     except FileNotFoundError:
-        raise ValueError(_why_none(goal, graph_sha256, machine)) from None
+        raise ValueError(_why_none(goal, subject, machine)) from None
     again = f"tune it again: {_HINT} {goal}"
     if made_on != machine:
         raise ValueError(f"{path} is another machine's; {again}")
@@ -178,18 +211,18 @@ def _read(goal: str, graph_sha256: str, machine: Machine) -> Setting:
     return setting
 
 
-def _why_none(goal: str, graph_sha256: str, machine: Machine) -> str:
+def _why_none(goal: str, subject: str, machine: Machine) -> str:
     """Whether it was tuned elsewhere, or never."""
-    for path in sorted((cache_folder() / "tuning").glob(f"{graph_sha256[:16]}-*.json")):
+    for path in sorted((cache_folder() / "tuning").glob(f"{subject[:16]}-*.json")):
         try:
-            other, _ = _load(path, graph_sha256)
+            other, _ = _load(path, subject)
         except (OSError, ValueError):
             continue
         return f"tuned where things are others ({machine.difference(other)}); {_HINT} {goal}"
     return f"this graph was never tuned here; {_HINT} {goal}"
 
 
-def _load(path: Path, graph_sha256: str) -> tuple[Machine, dict[str, Any]]:
+def _load(path: Path, subject: str) -> tuple[Machine, dict[str, Any]]:
     """Of which machine the file is, and what it holds for each goal, unchecked."""
     content = read_bounded(path, _LIMIT)
     again = f"tune it again: {_HINT}"
@@ -197,7 +230,7 @@ def _load(path: Path, graph_sha256: str) -> tuple[Machine, dict[str, Any]]:
         body = read_json(content)
         if not isinstance(body, dict) or body.get("schema") != SCHEMA:
             raise ValueError(f"{path} is of another version; {again}")
-        if body.get("graph_sha256") != graph_sha256:
+        if body.get("subject") != subject:
             raise ValueError(f"{path} is of another graph; {again}")
         goals = decode(Mapping[str, Any], body.get("goals"), "its goals")
         return decode(Machine, body.get("machine"), "its machine"), goals
