@@ -150,7 +150,7 @@ def tune_artifact(
             chosen = search(found, request.plan, listener, f"tuning {folder.name}", clock)
     record = {"candidates": [_record(each) for each in found]}
     subject = tuning_subject(session.manifest, precision)
-    return found, store(goal, chosen.setting, subject, this_machine(), search=record)
+    return found, store(goal, [chosen.setting], subject, this_machine(), search=record)
 
 
 def search(

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from repr_runtime.machine import cpu_name, usable_cores, version_of
 from repr_runtime.options import MANY, require_one_of, require_whole
 
 SCHEMA = 2
-"""2 has the version of OpenVINO, and what is tuned is a precision, whatever graphs it has."""
+"""2 has the version of OpenVINO, what is tuned is a precision, and settings are by batch size."""
 
 GOALS = ("latency", "throughput")
 LIBRARIES = ("onnxruntime", "openvino")
@@ -148,18 +149,21 @@ def tuning_path(subject: str, machine: Machine) -> Path:
     return cache_folder() / "tuning" / f"{subject[:16]}-{machine.key}.json"
 
 
-def resolve(tuned: str | Setting | None, subject: str) -> tuple[Setting | None, str]:
+def resolve(
+    tuned: str | Setting | None, subject: str, batch: int | None = None
+) -> tuple[Setting | None, str]:
     """The setting that ``load(tuned=…)`` means, and the words about it; None where there is none.
 
-    ``tuned`` is a goal, whose setting is read from the cache, or a setting. Never raises for
-    what stands in the cache: the words then say why it is not used.
+    ``tuned`` is a goal, whose setting for the tried batch size next to ``batch`` (None: the best of
+    all) is read from the cache, or a setting. Never raises for what stands in the cache: the words
+    then say why it is not used.
     """
     if tuned is None:
         return None, ""
     if isinstance(tuned, Setting):
         return tuned, f"with {tuned}"
     try:
-        setting = _read(tuned, subject, this_machine())
+        setting = _nearest(_read(tuned, subject, this_machine()), batch)
     except (OSError, ValueError) as error:
         return None, f"not tuned for {tuned}: {error}"
     return setting, f"tuned for {tuned}: {setting}"
@@ -167,21 +171,22 @@ def resolve(tuned: str | Setting | None, subject: str) -> tuple[Setting | None, 
 
 def store(
     goal: str,
-    setting: Setting,
+    settings: Sequence[Setting],
     subject: str,
     machine: Machine,
     *,
     search: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Keep ``setting`` as the best for ``goal``; returns the file. The other goal's stays.
+    """Keep ``settings`` for ``goal``, the best first, each for a batch size of its own.
 
+    Returns the file. The other goal's stay.
     ``search`` is how it was found, for a reader. Raises ``OSError`` if it cannot be written.
     """
     path = tuning_path(subject, machine)
     goals: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # replaced, if damaged
         goals = _load(path, subject)[1]
-    goals[goal] = {"setting": asdict(setting), "search": dict(search or {})}
+    goals[goal] = {"settings": [*map(asdict, settings)], "search": dict(search or {})}
     body = {
         "schema": SCHEMA,
         "subject": subject,
@@ -193,7 +198,14 @@ def store(
     return path
 
 
-def _read(goal: str, subject: str, machine: Machine) -> Setting:
+def _nearest(settings: Sequence[Setting], batch: int | None) -> Setting:
+    """By the ratio of the sizes; of several equally near the first."""
+    if batch is None:
+        return settings[0]
+    return min(settings, key=lambda each: abs(math.log((each.batch or 1) / batch)))
+
+
+def _read(goal: str, subject: str, machine: Machine) -> Sequence[Setting]:
     path = tuning_path(subject, machine)
     try:
         made_on, goals = _load(path, subject)
@@ -205,10 +217,14 @@ def _read(goal: str, subject: str, machine: Machine) -> Setting:
     if goal not in goals:
         raise ValueError(f"this graph is tuned for {', '.join(goals)} alone; {_HINT} {goal}")
     try:
-        setting: Setting = decode(Setting, goals[goal]["setting"], "its setting")
+        kept: Sequence[Setting] = decode(
+            tuple[Setting, ...], goals[goal]["settings"], "its settings"
+        )
+        if not kept:
+            raise ValueError("it has no settings")
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); {again}") from error
-    return setting
+    return kept
 
 
 def _why_none(goal: str, subject: str, machine: Machine) -> str:

@@ -40,8 +40,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_what_is_stored_is_found_and_the_other_goal_stays(here: Machine, cache: Path) -> None:
     quick, many = Setting(threads=1, spinning=False), Setting(threads=1, instances=2, batch=8)
-    store("latency", quick, GRAPH, here, search={"candidates": [1]})
-    path = store("throughput", many, GRAPH, here)
+    store("latency", [quick], GRAPH, here, search={"candidates": [1]})
+    path = store("throughput", [many], GRAPH, here)
     assert path == tuning_path(GRAPH, here)
     assert [file.name for file in cache.iterdir()] == [path.name]
     assert resolve("latency", GRAPH) == (
@@ -75,7 +75,7 @@ def test_none_a_setting_of_ones_own_and_a_goal_that_was_never_tuned() -> None:
 def test_what_was_tuned_for_something_else_is_not_used(
     here: Machine, goal: str, graph: str, change: dict[str, Any], words: str
 ) -> None:
-    store(goal, Setting(threads=1), graph, replace(here, **change))
+    store(goal, [Setting(threads=1)], graph, replace(here, **change))
     setting, why = resolve("latency", GRAPH)
     assert setting is None
     assert words in why
@@ -84,9 +84,15 @@ def test_what_was_tuned_for_something_else_is_not_used(
 @pytest.mark.parametrize(
     "damage",
     [
-        *({"schema": 1}, {"goals": 3}, {"goals": {"latency": {}}}, {"goals": {"latency": []}}),
         *(
-            {"goals": {"latency": {"setting": setting}}}
+            {"schema": 1},
+            {"goals": 3},
+            {"goals": {"latency": {}}},
+            {"goals": {"latency": []}},
+            {"goals": {"latency": {"settings": []}}},
+        ),
+        *(
+            {"goals": {"latency": {"settings": [setting]}}}
             for setting in (
                 *({"threads": -1}, {"threads": True}, {"threads": "2"}),
                 *({"spinning": 1}, {"optimization": "rm"}, {"code": "x"}),
@@ -97,7 +103,7 @@ def test_what_was_tuned_for_something_else_is_not_used(
     ],
 )
 def test_a_damaged_file_is_not_used_and_is_replaced(here: Machine, damage: Any) -> None:
-    path = store("latency", Setting(), GRAPH, here)
+    path = store("latency", [Setting()], GRAPH, here)
     changed = isinstance(damage, dict)
     content = json.dumps(json.loads(path.read_text()) | damage).encode() if changed else damage
     path.write_bytes(content)
@@ -105,7 +111,7 @@ def test_a_damaged_file_is_not_used_and_is_replaced(here: Machine, damage: Any) 
     assert setting is None
     assert words.startswith("not tuned for latency: ")
     assert not changed or "repr-bench --tune" in words
-    store("latency", Setting(threads=2), GRAPH, here)
+    store("latency", [Setting(threads=2)], GRAPH, here)
     assert resolve("latency", GRAPH)[0] == Setting(threads=2)
 
 
@@ -116,7 +122,7 @@ def test_a_folder_that_cannot_be_read_is_no_error(
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "file"))
     assert resolve("latency", GRAPH)[0] is None
     with pytest.raises(OSError):
-        store("latency", Setting(), GRAPH, here)
+        store("latency", [Setting()], GRAPH, here)
 
 
 def test_load_uses_what_was_stored(artifact: Path) -> None:
@@ -126,7 +132,7 @@ def test_load_uses_what_was_stored(artifact: Path) -> None:
         x = np.random.default_rng(0).standard_normal((2, 3, 4, 4), np.float32)
         plain = session.run(x)
     setting = Setting(threads=1, instances=2, arena=False, memory_pattern=False, batch=4)
-    store("throughput", setting, subject, this_machine())
+    store("throughput", [setting], subject, this_machine())
     with load(artifact, device="cpu", tuned="throughput") as session:
         assert (
             "on cpu, tuned for throughput: 2 instances of 1 thread, no arena, no memory pattern, "
@@ -172,11 +178,21 @@ def test_what_is_tuned_is_a_precision_with_all_the_graphs_that_it_may_run_as(
     assert set(subjects(fp32="x", int8_cpu="b", int8_tensorrt="c")) & {fp32, bf16, int8} == {int8}
 
 
+def test_a_batch_size_has_the_setting_of_the_next_one_that_was_tried(here: Machine) -> None:
+    best, *others = (Setting(threads=n, batch=n) for n in (8, 1, 32))
+    store("throughput", [best, *others], GRAPH, here)
+    found = {
+        batch: getattr(resolve("throughput", GRAPH, batch)[0], "threads", None)
+        for batch in (None, 1, 2, 4, 8, 15, 17, 1000)
+    }
+    assert found == {None: 8, 1: 1, 2: 1, 4: 8, 8: 8, 15: 8, 17: 32, 1000: 32}
+
+
 def test_what_one_library_has_is_not_for_the_other() -> None:
     assert str(Setting("openvino", "tensorrt", 1, 2)) == (
         "OpenVINO, the graph for tensorrt, 2 instances of 1 thread"
     )
-    with pytest.raises(OptionError, match="spinning, arena.*library='openvino'"):
+    with pytest.raises(OptionError, match=r"spinning, arena.*library='openvino'"):
         Setting(library="openvino", spinning=False)
     with pytest.raises(OptionError, match="library must be one of onnxruntime, openvino"):
         Setting(library="torch")
