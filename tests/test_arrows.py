@@ -28,7 +28,7 @@ ARROWS = {
     "repr_bench": {"repr_export", "repr_models", "repr_runtime", "repr_serve"},
 }
 RUNTIME_LIBRARIES = {"numpy", "onnxruntime"}
-GPU_LIBRARIES = {"tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
+EXTRA_LIBRARIES = {"openvino", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
 """What the runtime may import inside a function, once they are asked for, or for types alone."""
 OWN_LIBRARY = {"pycuda.py": {"pycuda"}}
 """Files that are imported only where their library is."""
@@ -110,7 +110,7 @@ def test_the_runtime_needs_numpy_and_onnx_runtime_only() -> None:
     known = set(sys.stdlib_module_names) | RUNTIME_LIBRARIES | {"repr_runtime"}
     for file in files_of("repr_runtime"):
         asked = ASKED_BY_A_SHELL.get(file.name, set())
-        wrong = imported(file) - known - GPU_LIBRARIES - asked
+        wrong = imported(file) - known - EXTRA_LIBRARIES - asked
         assert not wrong, f"{file} imports {wrong}"
         at_once = imported_at_once(file) - known - OWN_LIBRARY.get(file.name, set())
         assert not at_once, f"{file} imports {at_once} at once"

@@ -33,6 +33,17 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(_cpu_facts().get("flags", "").split())
 
 
+def cpu_has_vnni() -> bool:
+    """Whether 8-bit products are summed in 32 bits: by VNNI or AMX on x86, always on ARM.
+
+    Where the system does not tell (x86 outside Linux) the answer is no: the graph is then right
+    on every CPU and loses one bit of its weights.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
 def usable_cores() -> int:
     """The cores that this process may use: of a container, as many as its limit amounts to."""
     cores = (

@@ -38,20 +38,21 @@ def load(
     engine: str | os.PathLike[str] | None = None,
     trust: bool = False,
     tuned: str | Setting | None = None,
+    batch: int | None = None,
     limits: Limits | None = None,
 ) -> Session:
     """Open the artifact in folder ``path`` and make it ready to run.
 
     ``device`` is ``"auto"`` (the best that works here; ``Session.choice`` says which and
     why), ``"tensorrt"`` (the artifact's engines), ``"cuda"``, ``"onnxruntime-tensorrt"`` or
-    ``"cpu"`` (its graphs, through ONNX Runtime): a device asked for by name and not there is
-    an error. ``precision`` names one of the artifact's graphs. ``threads`` are the CPU threads
-    of an instance (None: one a core, shared out to the instances; a batch of so little work
-    that one alone is faster runs on the calling thread), and ``instances`` how many
-    runs go on side by side, further ones wait (None: one, which all callers share; an engine's
-    are ``options.contexts``). A run is never cut over instances. ``nonfinite`` is ``"error"``
-    (NaN or infinity in an input or output raises; arrays on a GPU are not looked at) or
-    ``"allow"``. ``options`` say which GPU, and how engines are run on it.
+    ``"cpu"`` (its graphs, through ONNX Runtime), or ``"openvino"`` (on the CPU, through OpenVINO,
+    an extra): a device asked for by name and not there is an error. ``precision`` names one of the
+    artifact's graphs. ``threads`` are the CPU threads of an instance (None: one a core, shared out
+    to the instances; a batch of so little work that one alone is faster runs on the calling
+    thread), and ``instances`` how many runs go on side by side, further ones wait (None: one, which
+    all callers share; an engine's are ``options.contexts``). A run is never cut over instances.
+    ``nonfinite`` is ``"error"`` (NaN or infinity in an input or output raises; arrays on a GPU are
+    not looked at) or ``"allow"``. ``options`` say which GPU, and how engines are run on it.
 
     ``engine`` is an engine file to run instead of the artifact's own. An engine is executable
     code: one that the manifest does not list is refused, unless ``trust`` says that you know
@@ -60,7 +61,9 @@ def load(
     ``tuned`` is ``"latency"`` or ``"throughput"``: the settings that ``repr-bench --tune`` found
     for this graph on this CPU, with as many instances as it found. Where there are none, or they
     are another machine's, ``Session.choice`` says so, and the usual ones are used. A
-    :class:`~repr_runtime.backends.tuning.Setting` of one's own will do, too.
+    :class:`~repr_runtime.backends.tuning.Setting` of one's own will do, too. On a CPU ``"auto"``
+    uses unasked what was tuned for latency, or for throughput with several ``instances``.
+    ``batch`` is the batch size to be fastest at; others are run as well.
 
     ``limits`` bound what a graph may cost that a stranger made
     (:class:`~repr_runtime.artifact.limits.Limits`; None: the usual ones, which no real network
@@ -83,6 +86,7 @@ def load(
         engine=engine,
         trust=trust,
         tuned=tuned,
+        batch=batch,
         limits=Limits() if limits is None else limits,
     )
     opened = open_backend(root, asked)

@@ -28,6 +28,7 @@ from repr_runtime.loading import LoadOptions
         ({"instances": True}, "got True"),
         ({"tuned": "speed"}, "latency, throughput, got 'speed'"),
         ({"tuned": 3}, "latency, throughput, got 3"),
+        ({"batch": 0}, "batch must be a whole number from 1"),
         ({"limits": {"nodes": 1}}, "limits must be Limits, got {'nodes': 1}"),
         ({"engine": 3}, "engine must be the path of a file or folder, got 3"),
         ({"engine": "x.engine", "device": "cpu"}, "device='tensorrt', not 'cpu'"),
@@ -86,7 +87,7 @@ def test_what_falls_back_is_a_warning(
     monkeypatch.setenv("REPR_CACHE", str(tmp_path / "cache"))
     load(path, tuned="latency").close()
     tuned, fell = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert tuned.startswith("model.onnx: not tuned for latency: ")
+    assert tuned.startswith("tiny: not tuned for latency: ")
     assert fell.startswith(f"{path} runs on cpu; not on tensorrt: ")
 
 

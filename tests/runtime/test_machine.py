@@ -62,3 +62,21 @@ def test_a_container_may_have_less_than_its_machine(
     monkeypatch.setattr(machine, "_LIMIT_FILE", tmp_path / "cpu.max")
     (tmp_path / "cpu.max").write_text(limit)
     assert machine.usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "expected"),
+    [
+        ("x86_64", {"fpu", "avx2", "avx512f"}, False),
+        ("x86_64", {"fpu", "avx_vnni"}, True),
+        ("x86_64", {"avx512_vnni", "avx2"}, True),
+        ("x86_64", set(), False),
+        ("aarch64", set(), True),
+    ],
+)
+def test_vnni_is_read_from_the_cpus_flags(
+    architecture: str, flags: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset(flags))
+    assert machine.cpu_has_vnni() is expected

@@ -71,7 +71,7 @@ class OpenVINORunner:
         del self._core
 
 
-_WHY_NOT = not_installed("openvino", "pip install 'repr-deploy[peers]'")
+_WHY_NOT = not_installed("openvino", "pip install 'repr-deploy[openvino]'")
 PEERS = (
     Peer("openvino-latency", partial(OpenVINORunner, hint="LATENCY"), _WHY_NOT, ("latency",)),
     Peer(

@@ -131,12 +131,8 @@ def this_machine() -> Machine:
 
 
 def tuning_subject(manifest: Manifest, precision: str) -> str:
-    """What a tuning is of: a digest of the precision and the graphs that it may run as.
-
-    bf16 is a way to run the fp32 graph.
-    """
-    stored = "fp32" if precision == "bf16" else precision
-    graphs = (manifest.graph(stored, target) for target in TARGETS)
+    """What a tuning is of: a digest of the precision and the graphs that it may run as."""
+    graphs = (manifest.graph(precision, target) for target in TARGETS)
     words = [precision, *(graph.sha256 for graph in graphs if graph is not None)]
     return hashlib.sha256(" ".join(words).encode()).hexdigest()
 
@@ -150,20 +146,27 @@ def tuning_path(subject: str, machine: Machine) -> Path:
 
 
 def resolve(
-    tuned: str | Setting | None, subject: str, batch: int | None = None
+    tuned: str | Setting | None,
+    subject: str,
+    batch: int | None = None,
+    library: str | None = None,
 ) -> tuple[Setting | None, str]:
     """The setting that ``load(tuned=…)`` means, and the words about it; None where there is none.
 
     ``tuned`` is a goal, whose setting for the tried batch size next to ``batch`` (None: the best of
-    all) is read from the cache, or a setting. Never raises for what stands in the cache: the words
-    then say why it is not used.
+    all) is read from the cache, or a setting; ``library`` is the only one that may be (None: any).
+    Never raises for what stands in the cache: the words then say why it is not used.
     """
     if tuned is None:
         return None, ""
     if isinstance(tuned, Setting):
         return tuned, f"with {tuned}"
     try:
-        setting = _nearest(_read(tuned, subject, this_machine()), batch)
+        kept = _read(tuned, subject, this_machine())
+        able = [each for each in kept if library in (None, each.library)]
+        if not able:
+            raise ValueError(f"the fastest was {kept[0]}; use device='auto'")
+        setting = _nearest(able, batch)
     except (OSError, ValueError) as error:
         return None, f"not tuned for {tuned}: {error}"
     return setting, f"tuned for {tuned}: {setting}"
@@ -177,7 +180,7 @@ def store(
     *,
     search: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Keep ``settings`` for ``goal``, the best first, each for a batch size of its own.
+    """Keep ``settings`` for ``goal``, the best first, each for another batch size or library.
 
     Returns the file. The other goal's stay.
     ``search`` is how it was found, for a reader. Raises ``OSError`` if it cannot be written.

@@ -15,7 +15,6 @@ from fake_session import FakeSession, batcher, is_answer, sample
 from interrupting import Interrupt, interrupted_everywhere
 
 from repr_runtime import Batcher, Session, TensorRTOptions, errors, load
-from repr_runtime.backends.instances import Instances
 
 IN_TIME = 20.0
 EVERY = 1 if "REPR_INTERRUPTS" in os.environ else 9
@@ -114,11 +113,11 @@ def test_those_that_expired_are_told_though_whoever_found_them_was_interrupted()
     state["made"].close(drain=False)
 
 
-def test_instances(artifact: Any, tiny: Any) -> None:
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_instances(artifact: Any, tiny: Any, device: str) -> None:
     x = tiny.inputs(2)
-    with load(artifact, device="cpu", threads=1, instances=2) as session:
-        assert isinstance(session.backend, Instances)
-        idle = vars(session.backend)["_idle"]
+    with load(artifact, device=device, threads=1, instances=2) as session:
+        idle = vars(vars(session.backend)["_idle"])["_queue"]
         session.run(x)  # what is done once only would move the places of the next call
         for raised in interrupted_everywhere(lambda: session.run(x)):
             only_interrupts(raised)

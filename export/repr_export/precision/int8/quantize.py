@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import logging
-import platform
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from repr_export.precision.int8.quantizable import (
     residual_operand,
 )
 from repr_export.precision.int8.ranges import Ranges
-from repr_runtime.machine import cpu_flags
+from repr_runtime.machine import cpu_has_vnni
 
 _OPSET = 13  # the first whose QuantizeLinear knows channels
 
@@ -126,17 +125,6 @@ def quantize(
 def quantize_alone(graph: bytes, ranges: Ranges, node: str, *, target: Target) -> bytes:
     """``graph`` with just ``node``, one of those that :func:`quantizable` finds, in int8."""
     return _write(_prepare(graph, target)[0], {node}, ranges, target)[0]
-
-
-def cpu_has_vnni() -> bool:
-    """Whether 8-bit products are summed in 32 bits: by VNNI or AMX on x86, always on ARM.
-
-    Where the system does not tell (x86 outside Linux) the answer is no: the graph is then right
-    on every CPU and loses one bit of its weights.
-    """
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return True
-    return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def require_quantizable(graph: bytes) -> None:

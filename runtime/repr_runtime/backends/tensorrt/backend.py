@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from repr_runtime import errors
 from repr_runtime.artifact.manifest import ProfileInfo, TensorSpec
+from repr_runtime.artifact.reading import CACHE_SUFFIX
 from repr_runtime.backends.base import Backend, Timings
+from repr_runtime.backends.compiled_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.device_memory import DeviceMemory
-from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.lane import GraphPolicy, Lane, has_free_batch
 from repr_runtime.backends.tensorrt.lanes import Lanes
 from repr_runtime.backends.tensorrt.library import Library, sizes
@@ -116,6 +117,7 @@ class TensorRTBackend(Backend):
         self._config: Any = None
         self._cache: Any = None
         self._cached = b""
+        self._kernels_path = engine.path.with_name(engine.path.name + CACHE_SUFFIX)
         try:
             # The device first: an engine that another one was current for captures empty graphs.
             with cuda.current():
@@ -189,7 +191,7 @@ class TensorRTBackend(Backend):
             config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self.options.runtime_cache and hasattr(config, "create_runtime_cache"):
             self._cache = config.create_runtime_cache()
-            kernels = read_cache(self._file.path, self._file.sha256)
+            kernels = read_cache(self._kernels_path, self._file.sha256)
             # The library compares the file with GPU, driver and its own version, and says no.
             if kernels is not None and self._cache.deserialize(kernels):
                 self._cached = kernels
@@ -281,7 +283,7 @@ class TensorRTBackend(Backend):
 
     def _save_cache(self) -> None:
         kernels = bytes(self._cache.serialize())
-        if kernels != self._cached and write_cache(self._file.path, self._file.sha256, kernels):
+        if kernels != self._cached and write_cache(self._kernels_path, self._file.sha256, kernels):
             self._cached = kernels
 
     def interrupt(self) -> None:

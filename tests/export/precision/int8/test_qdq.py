@@ -22,7 +22,7 @@ from int8_graphs import (
 from repr_export.precision.int8 import quantize as quantize_module
 from repr_export.precision.int8.qdq import channel_scales, quantize_weights
 from repr_export.precision.int8.quantizable import TARGETS
-from repr_export.precision.int8.quantize import cpu_has_vnni, quantizable, quantize, quantize_alone
+from repr_export.precision.int8.quantize import quantizable, quantize, quantize_alone
 from repr_export.precision.int8.ranges import Range, Ranges, measure_ranges
 
 # Scales
@@ -208,24 +208,6 @@ def test_without_vnni_cpus_get_weights_of_7_bits(
         largest[vnni] = np.abs(initializers(graph)[weight.input[0]].astype(int)).max()
     assert largest == {True: 127, False: 64}
     assert quantize(net, ranges, target="tensorrt").report.reduce_range is None
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [
-        ("x86_64", {"fpu", "avx2", "avx512f"}, False),
-        ("x86_64", {"fpu", "avx_vnni"}, True),
-        ("x86_64", {"avx512_vnni", "avx2"}, True),
-        ("x86_64", set(), False),
-        ("aarch64", set(), True),
-    ],
-)
-def test_vnni_is_read_from_the_cpus_flags(
-    machine: str, flags: set[str], expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantize_module.platform, "machine", lambda: machine)
-    monkeypatch.setattr(quantize_module, "cpu_flags", lambda: frozenset(flags))
-    assert cpu_has_vnni() is expected
 
 
 def test_only_the_node_asked_for(net: bytes, ranges: Ranges) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from made_backend import Made, batch, library
 
+from repr_runtime.backends.compiled_cache import read_cache, write_cache
 from repr_runtime.backends.tensorrt.backend import TensorRTOptions
-from repr_runtime.backends.tensorrt.kernel_cache import read_cache, write_cache
 
 
 def test_rtx_captures_graphs_itself(make: Callable[..., Made]) -> None:
