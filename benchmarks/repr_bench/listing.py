@@ -15,6 +15,7 @@ from repr_bench.artifacts import reason_to_leave_out, short_name
 from repr_bench.report.document import NOTHING, Line, Table, table
 from repr_bench.report.terminal import fits, print_table
 from repr_runtime.artifact.manifest import MANIFEST_NAME
+from repr_runtime.backends.precisions import cpu_precisions, sentence
 
 if TYPE_CHECKING:
     from repr_models.spec import NetworkSpec
@@ -110,7 +111,8 @@ def _weights(spec: NetworkSpec) -> Weights:
 
 def to_json(listed: Sequence[Entry]) -> str:
     """The list as JSON text."""
-    body = {"schema": SCHEMA, "networks": [asdict(entry) for entry in listed]}
+    networks = [asdict(entry) for entry in listed]
+    body = {"schema": SCHEMA, "networks": networks, "cpu_precisions": dict(cpu_precisions())}
     return json.dumps(body, indent=1) + "\n"
 
 
@@ -200,3 +202,4 @@ def _legend(listed: Sequence[Entry], reasons: Sequence[str], left: Sequence[str]
     # as default_selection has it: all of them where none reaches its bar
     taken = default or [entry.name for entry in bundled]
     yield f"Measured without names given: {', '.join(taken) or 'none'}."
+    yield f"Precisions on this CPU: {sentence()}."

@@ -1,8 +1,8 @@
-"""What `Session.run` costs over plain ONNX Runtime: `python -m repr_bench.overhead ARTIFACT...`.
+"""What `Session.run` costs over the plain library: `python -m repr_bench.overhead ARTIFACT...`.
 
-Both run the same graph in the same ONNX Runtime session, one right after the other, in
-blocks of four calls: ours, plain, plain, ours. The difference within a block is free of
-drift and of who went first, to first order.
+Both run the same graph in the same session of ONNX Runtime, or compiled by OpenVINO, one right
+after the other, in blocks of four calls: ours, plain, plain, ours. The difference within a block
+is free of drift and of who went first, to first order.
 """
 
 import argparse
@@ -28,6 +28,7 @@ ROUNDS = 20
 """Parts of the measurement that the bootstrap draws, so that drift counts as spread."""
 LEAST_BLOCKS = 10 * ROUNDS
 WARMUP_SECONDS = 0.5
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,34 @@ def compare(
 
 
 def measure_overhead(session: Session, seconds: float) -> Overhead:
-    """The cost of ``session.run`` at the smallest batch, over its own ONNX Runtime session's.
+    """The cost of ``session.run`` at the smallest batch, over its own library's.
 
-    Raises :class:`UsageError` if the session runs on another library.
+    Raises :class:`UsageError` if the session runs neither on ONNX Runtime nor on OpenVINO.
     """
-    library_session: Any = getattr(session.backend, "session", None)
-    if session.backend.name != "onnxruntime" or library_session is None:
-        raise UsageError(f"{session!r} does not run on ONNX Runtime; there is nothing to compare")
     arrays, _ = make_feed(session, None, session.batch_size or 1)
     feed = {spec.name: array for spec, array in zip(session.inputs, arrays, strict=True)}
-    names = [spec.name for spec in session.outputs]
-    ours, plain = partial(session.run, *arrays), partial(library_session.run, names, feed)
+    ours, plain = partial(session.run, *arrays), _plain(session, feed)
     with garbage_frozen():
         return compare(ours, plain, seconds)
+
+
+def _plain(session: Session, feed: dict[str, Any]) -> Call:
+    """The library called as its documentation does; OpenVINO without copies of inputs and outputs."""
+    backend: Any = session.backend
+    if backend.name == "onnxruntime" and hasattr(backend, "session"):
+        return partial(backend.session.run, [spec.name for spec in session.outputs], feed)
+    if backend.name == "openvino":
+        request = backend.compiled.create_infer_request()
+        return partial(request.infer, feed, share_inputs=True, share_outputs=True)
+    raise UsageError(
+        f"{session!r} runs neither on ONNX Runtime nor on OpenVINO; there is nothing to compare"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m repr_bench.overhead",
-        description="What Session.run costs over plain ONNX Runtime on the same graph, at batch 1.",
+        description="What Session.run costs over the plain library on the same graph, at batch 1.",
     )
     p.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help="folders of repr-export")
     p.add_argument("--seconds", type=seconds, default=3.0, help="for each artifact (default: 3)")
@@ -117,12 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 with load(artifact, device=args.device, threads=args.threads) as session:
                     found = measure_overhead(session, args.seconds)
+                    library = TITLES[session.backend.name]
             except (ReproError, BenchError, ValueError) as error:
                 print(f"{artifact}: {error}", file=sys.stderr)
                 status = 1
                 continue
             too_much = _over(found, args.max_us, args.max_percent)
-            print(f"{artifact}: {_sentence(found)}{too_much}", flush=True)
+            print(f"{artifact}: {_sentence(found, library)}{too_much}", flush=True)
             status = 1 if too_much else status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -130,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _sentence(found: Overhead) -> str:
+def _sentence(found: Overhead, library: str) -> str:
     low, high = found.interval_us
     return (
-        f"Session.run {found.ours_us:,.1f} µs, ONNX Runtime {found.plain_us:,.1f} µs (medians); "
+        f"Session.run {found.ours_us:,.1f} µs, {library} {found.plain_us:,.1f} µs (medians); "
         f"{found.difference_us:+.1f} µs [{low:+.1f}, {high:+.1f}], {found.percent:+.2f} % "
         f"({found.blocks:,} blocks of ours, plain, plain, ours; 95 % interval)"
     )

@@ -193,7 +193,9 @@ class Model:
 
 
 def _instances(options: ModelOptions) -> int | None:
-    on_cpu = options.device == "cpu" or (options.device == "auto" and why_not("cuda") is not None)
+    on_cpu = options.device in ("cpu", "openvino") or (
+        options.device == "auto" and why_not("cuda") is not None
+    )
     if options.instances is not None or not on_cpu:
         return options.instances
     return max(1, usable_cores() // options.processes)

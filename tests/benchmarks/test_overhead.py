@@ -57,14 +57,16 @@ def test_blocks_call_both_alike_and_turn_the_order() -> None:
     assert world.times["o"] == world.times["p"]
 
 
+@pytest.mark.parametrize(("device", "title"), [("cpu", "ONNX Runtime"), ("openvino", "OpenVINO")])
 def test_command_on_a_real_artifact(
-    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str]
+    make_artifact: ArtifactMaker, capsys: pytest.CaptureFixture[str], device: str, title: str
 ) -> None:
     folder = str(make_artifact())
-    options = ["--seconds", "0.02", "--threads", "1"]
+    options = ["--seconds", "0.02", "--threads", "1", "--device", device]
     assert main([folder, *options, "--max-us", "1e6", "--max-percent", "1e6"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{folder}: Session.run ")
+    assert f" µs, {title} " in out
     assert "over the limit" not in out
     assert main([folder, *options, "--max-us=-1000000"]) == 1
     assert "over the limit of -1e+06 µs" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What this machine has to run networks with: its GPUs, the libraries, and which devices work."""
 
+import hashlib
 import json
 import platform
 import signal
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from repr_runtime.artifact.manifest import TensorSpec
+from repr_runtime.backends.openvino.compiling import version
+from repr_runtime.backends.precisions import sentence
 from repr_runtime.backends.tensorrt.library import RUNNERS, open_library
 from repr_runtime.backends.tensorrt.messages import listen
 from repr_runtime.cuda.driver import CudaStatus, cuda_status
@@ -18,13 +22,14 @@ from repr_runtime.cuda.opening import open_cuda
 from repr_runtime.errors import BackendError
 from repr_runtime.machine import cpu_name, usable_cores
 
-DEVICES = ("tensorrt", "onnxruntime-tensorrt", "cuda", "cpu")
+DEVICES = ("tensorrt", "onnxruntime-tensorrt", "cuda", "openvino", "cpu")
 _SECONDS = 45
 """For each attempt: the first import of a large library from a cold disk takes a while."""
 
 _LIBRARIES = (
     "numpy",
     "onnxruntime",
+    "openvino",
     *(edition.module for edition in RUNNERS.values()),
     "cuda.bindings.driver",
     "pycuda.driver",
@@ -116,6 +121,7 @@ def _facts(status: CudaStatus) -> Iterator[tuple[str, str]]:
     python = f"Python {platform.python_version()} ({sys.executable})"
     yield "system", f"{platform.platform()}, {python}"
     yield "CPU", f"{cpu_name()}, {usable_cores()} cores for this process"
+    yield "precision", f"on the CPU: {sentence()}"
     if not status.devices:
         yield "GPU", f"none: {status.reason}"
         return
@@ -159,12 +165,23 @@ def try_device(device: str) -> str:
     if device == "tensorrt":
         return _try_tensorrt()
     from repr_runtime.backends import onnxruntime as ort
+    from repr_runtime.backends.openvino import backend as openvino
 
-    backend = ort.OnnxRuntimeBackend(_GRAPH, device, None)
+    backend: ort.OnnxRuntimeBackend | openvino.OpenVINOBackend
+    if device == "openvino":
+        specs = [TensorSpec(name, "float32", (1, 4)) for name in "xy"]
+        digest = hashlib.sha256(_GRAPH).hexdigest()
+        backend = openvino.open_openvino(_GRAPH, digest, "fp32", (specs[:1], specs[1:]))
+        said = f"OpenVINO {version()} computes there"
+    else:
+        backend = ort.OnnxRuntimeBackend(_GRAPH, device, None)
+        said = (
+            f"ONNX Runtime {ort.version()} computes there, by {', '.join(backend.provider_options)}"
+        )
     (got,) = backend.run({"x": np.arange(4, dtype=np.float32)[None]})
     if got.tolist() != [[0.0, 2.0, 4.0, 6.0]]:
         raise BackendError(f"{device} says that 0 to 3, doubled, are {got.tolist()}")
-    return f"ONNX Runtime {ort.version()} computes there, by {', '.join(backend.provider_options)}"
+    return said
 
 
 def _try_tensorrt() -> str:

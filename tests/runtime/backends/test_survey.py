@@ -69,6 +69,7 @@ def test_the_graph_that_is_tried_is_what_it_is_said_to_be() -> None:
     onnx.checker.check_model(model, full_check=True)
     assert [(node.op_type, [*node.input]) for node in model.graph.node] == [("Add", ["x", "x"])]
     assert "computes there, by CPUExecutionProvider" in try_device("cpu")
+    assert re.fullmatch(r"OpenVINO [\d.]+ computes there", try_device("openvino"))
 
 
 def test_tensorrt_is_each_of_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,11 +116,11 @@ def test_the_command(inspect: Inspect, monkeypatch: pytest.MonkeyPatch) -> None:
     status, shown = inspect("--machine")
     assert status == 0
     assert "[NO] library tensorrt_rtx: so\n" in shown
-    assert shown.endswith("[NO] device cuda: so\n[ok] device cpu: so\n")
+    assert shown.endswith("[NO] device openvino: so\n[ok] device cpu: so\n")
     status, shown = inspect("--machine", "--json")
     found = json.loads(shown)
     assert found["devices"][-1] == {"name": "cpu", "works": True, "detail": "so"}
-    assert {"system", "CPU"} <= {*found["facts"]}
+    assert {"system", "CPU", "precision"} <= {*found["facts"]}
     nothing: Any = Survey({}, (), (Found("cpu", False, "no"),))
     monkeypatch.setattr(cli, "survey", lambda: nothing)
     assert inspect("--machine")[0] == 1

@@ -51,8 +51,9 @@ def open_openvino(
     """
     reason = why_not(precision)
     if reason is not None:
+        other = "device='cpu'" if precision == "fp32" else "another precision"
         raise errors.DeviceUnavailableError(
-            f"device 'openvino' cannot run {precision} here: {reason}; mend that, or use device='auto'"
+            f"OpenVINO cannot run {precision} here: {reason}; mend that, or use {other}"
         )
     cores = threads or max(1, usable_cores() // instances)
     require_threads(cores * instances)
@@ -71,7 +72,8 @@ class OpenVINOBackend(Backend):
     """A graph that OpenVINO compiled, with an ``InferRequest`` for each of ``instances``.
 
     A request that two threads use at once gives wrong answers, and no exception; so each run has
-    one to itself. ``computed`` says how many layers with weights are computed in its precision.
+    one to itself. ``compiled`` is the library's ``CompiledModel``, and ``computed`` says how many
+    layers with weights are computed in its precision.
     """
 
     name = "openvino"
@@ -85,9 +87,9 @@ class OpenVINOBackend(Backend):
         instances: int,
         run_seconds: float | None,
     ) -> None:
-        compiled = compiler.compiled(compiler.batch)
+        compiled: Any = compiler.compiled(compiler.batch)
         self.computed = require_precision(precision, compiled)
-        self.instances = instances
+        self.compiled, self.instances = compiled, instances
         spec_of = partial(_spec, any_batch=compiler.batch is not None)
         # An input that nothing reads is left out by the library.
         order = {name: index for index, port in enumerate(compiled.inputs) for name in port.names}
@@ -120,6 +122,7 @@ class OpenVINOBackend(Backend):
     def close(self) -> None:
         for lane in self._lanes:
             lane.close()
+        del self.compiled
 
     def interrupt(self) -> None:
         """Nothing: a run that blocks its thread the library takes to its end."""
