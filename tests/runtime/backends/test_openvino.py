@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from onnx_bytes import model_of
 from refusals import refuses
 
@@ -190,40 +190,6 @@ def test_without_the_library_the_way_out_is_its_extra(
         opened()
     with load(artifact) as session:
         assert session.backend.name == "onnxruntime"
-
-
-@pytest.mark.parametrize(
-    ("dtype", "words"),
-    [
-        ("float64", "input 'x' is float64, which OpenVINO computes in float32"),
-        ("int64", "input 'x' is int64, which OpenVINO computes in int32"),
-    ],
-)
-def test_numbers_that_it_would_narrow_are_refused(
-    tiny: Any, tmp_path: Path, dtype: str, words: str
-) -> None:
-    kind = {"float64": TensorProto.DOUBLE, "int64": TensorProto.INT64}[dtype]
-    nodes = [helper.make_node("Add", ["x", "x"], ["y"])]
-    model = helper.make_model(
-        helper.make_graph(
-            nodes, "g", *([helper.make_tensor_value_info(n, kind, ["N", 2])] for n in "xy")
-        ),
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=9,
-    )
-    specs = [(TensorSpec(name, dtype, ("N", 2)),) for name in "xy"]
-    path = tiny.write(
-        tmp_path / "a",
-        graph=model.SerializeToString(),
-        inputs=specs[0],
-        outputs=specs[1],
-        labels=None,
-        preprocessing=None,
-    )
-    with refuses(ModelLoadError, words):
-        load(path, device="openvino")
-    with load(path, device="cpu") as session:
-        assert session.run(np.array([[2**40, 1]], dtype))["y"].tolist() == [[2**41, 2]]
 
 
 def test_outputs_come_in_their_order_and_an_input_that_nobody_reads_may_be_given(

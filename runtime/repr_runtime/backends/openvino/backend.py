@@ -16,12 +16,11 @@ from repr_runtime import errors
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.base import Backend
 from repr_runtime.backends.idle import Idle
+from repr_runtime.backends.openvino.checks import dtype_of, words_of
 from repr_runtime.backends.openvino.compiling import (
     Compiler,
-    dtype_of,
     require_precision,
     why_not,
-    words_of,
 )
 from repr_runtime.cuda.arrays import DeviceArray, is_device_array
 from repr_runtime.machine import require_threads, usable_cores
@@ -64,7 +63,7 @@ def open_openvino(
         "ENABLE_CPU_PINNING": False,  # several processes would all be bound to the first cores
     }
     free = all(spec.shape and isinstance(spec.shape[0], str) for spec in listed[0])
-    compiler = Compiler(graph, sha256, options, batch if free else None)
+    compiler = Compiler(graph, sha256, options, batch if free else None, listed[0])
     return OpenVINOBackend(compiler, precision, listed, instances, run_seconds)
 
 
@@ -147,6 +146,8 @@ class _Lane:
         request = self._requests.get(size)
         if request is None:
             request = self._requests[size] = compiler.compiled(size).create_infer_request()
+        if compiler.shapes is not None:
+            compiler.shapes.require(tuple(feed[name].shape for name in self._order if name in feed))
         given = {
             index: self._tensor(_shareable(feed[name]), True)
             for name, index in self._order.items()

@@ -10,33 +10,32 @@ import io
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from repr_runtime import errors
-from repr_runtime.artifact.manifest import DTYPES
+from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.backends.compiled_cache import prune, read_cache, write_cache
+from repr_runtime.backends.openvino.checks import (
+    ShapeCheck,
+    free_beyond_batch,
+    require_computable,
+    words_of,
+)
 from repr_runtime.files import cache_folder
 from repr_runtime.machine import cpu_flags, cpu_has_vnni, cpu_name
 
-_TYPES = {
-    **{name.replace("uint", "u").replace("int", "i"): name for name in DTYPES if "int" in name},
-    "f16": "float16",
-    "f32": "float32",
-    "f64": "float64",
-    "boolean": "bool",
-}
-_NARROWED = {"float64": "float32", "int64": "int32", "uint64": "int32", "uint32": "int32"}
-"""What its kernels for CPUs compute in another type, whatever comes in."""
 _LAYERS = frozenset(
     {"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell"}
 )
 """Its names for what has weights: the precision of a graph is theirs."""
 
 _COMPUTED = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}
+_RULES = 1
+"""Of what is refused: what was compiled under others is none."""
 _HOW = "pip install 'repr-deploy[openvino]'"
 
 
@@ -94,6 +93,7 @@ class Compiler:
     sha256: str
     options: Mapping[str, Any]
     batch: int | None
+    listed: Sequence[TensorSpec]
     _made: dict[int | None, Any] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
@@ -107,6 +107,12 @@ class Compiler:
                 self._made[size] = self._open(size)
             return self._made[size]
 
+    @cached_property
+    def shapes(self) -> ShapeCheck | None:
+        """What each new shape of the inputs is held against; None where the batch alone is free."""
+        free = free_beyond_batch(self.listed, self.compiled(self.batch).inputs)
+        return ShapeCheck(core().read_model(self.graph)) if free else None
+
     def _open(self, size: int | None) -> Any:
         config = dict(self.options)
         path = self._cached(size)
@@ -116,7 +122,8 @@ class Compiler:
                 return core().import_model(kept, "CPU", config)
         try:
             model = core().read_model(self.graph)
-            _require_types(model)
+            any_batch = not free_beyond_batch(self.listed, model.inputs)
+            require_computable(model, any_batch=any_batch)
             if size is not None:
                 model.reshape({port: [size, *port.partial_shape[1:]] for port in model.inputs})
             made = core().compile_model(model, "CPU", config)
@@ -137,39 +144,19 @@ class Compiler:
 
     def _cached(self, size: int | None) -> Path | None:
         """Where it is kept: for this graph, version, CPU, and these options."""
-        words = [self.sha256, version(), cpu_name(), *sorted(cpu_flags()), self.options, size]
+        words = [
+            _RULES,
+            self.sha256,
+            version(),
+            cpu_name(),
+            *sorted(cpu_flags()),
+            self.options,
+            size,
+        ]
         name = hashlib.sha256(repr(words).encode()).hexdigest()[:32]
         with contextlib.suppress(OSError):
             return cache_folder() / "openvino" / f"{name}.blob"
         return None
-
-
-def _require_types(model: Any) -> None:
-    """Raise :class:`ModelLoadError` for a graph whose numbers its kernels would narrow.
-
-    Indices and shapes within are 64 bits wide in ONNX, and small.
-    """
-    for port in model.inputs:
-        _refuse(port, f"input {port.any_name!r}")
-    for op in model.get_ops():
-        kind = op.get_type_name()
-        for port in op.outputs() if kind != "Constant" else ():
-            narrow = dtype_of(port) == "float64"
-            narrow |= kind == "Convert" and dtype_of(op.input(0)).startswith("float")
-            if narrow:
-                _refuse(port, f"{op.get_friendly_name()!r}")
-
-
-def _refuse(port: Any, what: str) -> None:
-    if to := _NARROWED.get(dtype_of(port)):
-        raise errors.ModelLoadError(
-            f"{what} is {dtype_of(port)}, which OpenVINO computes in {to} on a CPU; use device='cpu'"
-        )
-
-
-def dtype_of(port: Any) -> str:
-    name = str(port.get_element_type().get_type_name())
-    return _TYPES.get(name, name)
 
 
 def require_precision(precision: str, compiled: Any) -> str:
@@ -199,10 +186,3 @@ def _layers(compiled: Any) -> Counter[str]:
         if info["layerType"].astype(str) in _LAYERS:
             found[info["runtimePrecision"].astype(str)] += 1
     return found
-
-
-def words_of(error: Exception) -> str:
-    """What the library says, without where in its sources."""
-    lines = str(error).splitlines()
-    told = (line.strip() for line in lines if not line.startswith(("Exception from", "Check ")))
-    return " ".join(filter(None, told))[:1000] or errors.words_of(error)
