@@ -101,6 +101,39 @@ def unrounded(value: ir.Value) -> npt.NDArray[np.float64]:
     return float64_of(tensor)
 
 
+def picks_channels(node: ir.Node) -> bool:
+    """Whether ``node`` is a 1x1 Conv of zeros and ones that puts each channel somewhere, once.
+
+    The channels of its output are those of its input in any order, and others of 0. The weights
+    may be of any type, and also stored in int8, behind a DequantizeLinear, with scales that give
+    1 up to rounding.
+    """
+    if not is_op(node, "Conv") or (len(node.inputs) > 2 and node.inputs[2] is not None):
+        return False
+    weight = node.inputs[1]
+    shape = weight.shape.dims if weight is not None and weight.shape is not None else ()
+    if node.attributes.get_int("group", 1) != 1 or tuple(shape[2:]) != (1, 1):
+        return False
+    values = _weights_of(weight)
+    if values is None or not values.size:
+        return False
+    rows = values.reshape(len(values), -1)
+    once = (np.count_nonzero(rows, 0) == 1).all() and (np.count_nonzero(rows, 1) <= 1).all()
+    return bool(once and np.abs(rows[rows != 0] - 1).max() < 1e-6)
+
+
+def _weights_of(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
+    """Constant weights, also behind a DequantizeLinear by output channels; None if not constant."""
+    tensor = constant_of(value)
+    producer = value.producer() if value is not None else None
+    if tensor is not None or producer is None or not is_op(producer, "DequantizeLinear"):
+        return None if tensor is None else float64_of(tensor)
+    levels, scales = (constant_of(each) for each in producer.inputs[:2])
+    if levels is None or scales is None:
+        return None
+    return float64_of(levels) * float64_of(scales).reshape(-1, *[1] * (len(levels.shape) - 1))
+
+
 def remember_origin(value: ir.Value, result: ir.Value) -> None:
     """Note, in memory alone, that ``value`` holds what ``result`` did before it was folded away."""
     value.meta[_ORIGIN] = result.meta.get(_ORIGIN, result.name)
