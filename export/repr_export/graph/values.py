@@ -110,28 +110,25 @@ def picks_channels(node: ir.Node) -> bool:
     """
     if not is_op(node, "Conv") or (len(node.inputs) > 2 and node.inputs[2] is not None):
         return False
-    weight = node.inputs[1]
-    shape = weight.shape.dims if weight is not None and weight.shape is not None else ()
-    if node.attributes.get_int("group", 1) != 1 or tuple(shape[2:]) != (1, 1):
+    values = _weights_of(node.inputs[1]) if node.attributes.get_int("group", 1) == 1 else None
+    if values is None:
         return False
-    values = _weights_of(weight)
-    if values is None or not values.size:
-        return False
-    rows = values.reshape(len(values), -1)
-    once = (np.count_nonzero(rows, 0) == 1).all() and (np.count_nonzero(rows, 1) <= 1).all()
-    return bool(once and np.abs(rows[rows != 0] - 1).max() < 1e-6)
+    once = (np.count_nonzero(values, 0) == 1).all() and (np.count_nonzero(values, 1) <= 1).all()
+    return bool(once and np.abs(values[values != 0] - 1).max() < 1e-6)
 
 
 def _weights_of(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
-    """Constant weights, also behind a DequantizeLinear by output channels; None if not constant."""
-    tensor = constant_of(value)
+    """Constant 1x1 weights as outputs x inputs, also behind a DequantizeLinear; else None."""
+    stored, scales = constant_of(value), None
     producer = value.producer() if value is not None else None
-    if tensor is not None or producer is None or not is_op(producer, "DequantizeLinear"):
-        return None if tensor is None else float64_of(tensor)
-    levels, scales = (constant_of(each) for each in producer.inputs[:2])
-    if levels is None or scales is None:
+    if stored is None and producer is not None and is_op(producer, "DequantizeLinear"):
+        stored, scales = (constant_of(each) for each in producer.inputs[:2])
+        if scales is None:
+            return None
+    if stored is None or not stored.size or set(stored.shape.numpy()[2:]) != {1}:
         return None
-    return float64_of(levels) * float64_of(scales).reshape(-1, *[1] * (len(levels.shape) - 1))
+    values = float64_of(stored).reshape(stored.shape.numpy()[:2])
+    return values if scales is None else values * float64_of(scales).reshape(-1, 1)
 
 
 def remember_origin(value: ir.Value, result: ir.Value) -> None:

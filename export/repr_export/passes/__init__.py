@@ -72,8 +72,5 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         if isinstance(result, FoldReport):
             fold = result
         results[run.__name__] = result
-    counts = {
-        "scales": results["fold_scales"].changed,
-        "shortcuts": results["shortcut_to_conv"].changed,
-    }
-    return PipelineReport(replace(fold, **counts), results)
+    scales, shortcuts = results["fold_scales"].changed, results["shortcut_to_conv"].changed
+    return PipelineReport(replace(fold, scales=scales, shortcuts=shortcuts), results)

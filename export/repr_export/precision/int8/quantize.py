@@ -184,6 +184,7 @@ def _write(
     model: ir.Model, chosen: set[str], ranges: Ranges, target: Target
 ) -> tuple[bytes, bool | None]:
     """The graph with ``chosen`` in int8, and whether weights have 7 bits (None for TensorRT)."""
+    chosen = chosen | _shortcuts_beside(model, chosen)
     missing = {
         value.name or "?"
         for node in model.graph
@@ -198,7 +199,7 @@ def _write(
         )
     reduce_range = None
     if target == "tensorrt":
-        insert_qdq(model, chosen | _shortcuts_beside(model, chosen), ranges)
+        insert_qdq(model, chosen, ranges)
         remove_unused(model)
         proto = ir.to_proto(model)
     else:
@@ -223,9 +224,7 @@ def _shortcuts_beside(model: ir.Model, chosen: set[str]) -> set[str]:
         if node_name(node) in chosen and node.op_type in layers
     }
     return {
-        node_name(node)
-        for node in model.graph
-        if node.inputs[:1] and node.inputs[0] in read and picks_channels(node)
+        node_name(node) for node in model.graph if picks_channels(node) and node.inputs[0] in read
     }
 
 
