@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from repr_export.graph.values import function_nodes, graph_nodes, is_op, label
+from repr_export.graph.values import function_nodes, graph_nodes, is_op, label, picks_channels
 
 _Shape = tuple[int, ...]
 
@@ -50,7 +50,7 @@ def count_multiply_adds(model: ir.Model) -> tuple[NodeMultiplyAdds, ...]:
     """
     counted = []
     for node in (*graph_nodes(model), *function_nodes(model)):
-        if any(is_op(node, op_type) for op_type in _COUNTED):
+        if any(is_op(node, op_type) for op_type in _COUNTED) and not picks_channels(node):
             if node.graph is not model.graph:
                 raise UncountableError(
                     f"{label(node)} stands in an If or Loop body or in a function, so that the "
@@ -102,13 +102,17 @@ def activation_bytes(model: ir.Model) -> int:
 def count_parameters(model: ir.Model) -> int:
     """How many numbers the graph's floating-point initializers hold, in bodies too.
 
-    In a graph with BatchNorm folded, that counts each convolution's bias and no BatchNorm.
+    In a graph with BatchNorm folded, that counts each convolution's bias and no BatchNorm. The
+    zeros and ones of a convolution that only picks channels are none.
     """
+    fixed = {node.inputs[1] for node in graph_nodes(model) if picks_channels(node)}
     return sum(
         math.prod(value.const_value.shape.numpy())
         for graph in model.graphs()
         for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+        if value.const_value is not None
+        and value.const_value.dtype.is_floating_point()
+        and value not in fixed
     )
 
 

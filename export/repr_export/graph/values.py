@@ -101,6 +101,36 @@ def unrounded(value: ir.Value) -> npt.NDArray[np.float64]:
     return float64_of(tensor)
 
 
+def picks_channels(node: ir.Node) -> bool:
+    """Whether ``node`` is a 1x1 Conv of zeros and ones that puts each channel somewhere, once.
+
+    The channels of its output are those of its input in any order, and others of 0. The weights
+    may be of any type, and also stored in int8, behind a DequantizeLinear, with scales that give
+    1 up to rounding.
+    """
+    if not is_op(node, "Conv") or (len(node.inputs) > 2 and node.inputs[2] is not None):
+        return False
+    values = _weights_of(node.inputs[1]) if node.attributes.get_int("group", 1) == 1 else None
+    if values is None:
+        return False
+    once = (np.count_nonzero(values, 0) == 1).all() and (np.count_nonzero(values, 1) <= 1).all()
+    return bool(once and np.abs(values[values != 0] - 1).max() < 1e-6)
+
+
+def _weights_of(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
+    """Constant 1x1 weights as outputs x inputs, also behind a DequantizeLinear; else None."""
+    stored, scales = constant_of(value), None
+    producer = value.producer() if value is not None else None
+    if stored is None and producer is not None and is_op(producer, "DequantizeLinear"):
+        stored, scales = (constant_of(each) for each in producer.inputs[:2])
+        if scales is None:
+            return None
+    if stored is None or not stored.size or set(stored.shape.numpy()[2:]) != {1}:
+        return None
+    values = float64_of(stored).reshape(stored.shape.numpy()[:2])
+    return values if scales is None else values * float64_of(scales).reshape(-1, 1)
+
+
 def remember_origin(value: ir.Value, result: ir.Value) -> None:
     """Note, in memory alone, that ``value`` holds what ``result`` did before it was folded away."""
     value.meta[_ORIGIN] = result.meta.get(_ORIGIN, result.name)

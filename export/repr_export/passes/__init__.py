@@ -12,6 +12,7 @@ from repr_export.passes.infer_reshape_dim import infer_reshape_dim
 from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.result import Folded, FoldReport, PassResult, Refused
+from repr_export.passes.shortcut_to_conv import shortcut_to_conv
 from repr_export.passes.standard import drop_constant_inputs, inline_functions, lift_constants
 
 __all__ = [
@@ -36,6 +37,7 @@ PIPELINE: tuple[Callable[[ir.Model], PassResult], ...] = (
     matmul_to_gemm,
     fold_scales,  # before BatchNorm: one may stand between it and its Conv
     fold_batchnorm,
+    shortcut_to_conv,
 )
 """Each pass rewrites a model in place and returns what it did, as :class:`PassResult`."""
 
@@ -70,4 +72,5 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         if isinstance(result, FoldReport):
             fold = result
         results[run.__name__] = result
-    return PipelineReport(replace(fold, scales=results["fold_scales"].changed), results)
+    scales, shortcuts = results["fold_scales"].changed, results["shortcut_to_conv"].changed
+    return PipelineReport(replace(fold, scales=scales, shortcuts=shortcuts), results)

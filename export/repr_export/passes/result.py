@@ -39,11 +39,13 @@ class PassResult:
 class FoldReport(PassResult):
     """What became of each BatchNormalization of a model: ``total`` is folded plus refused.
 
-    ``scales`` counts the sums and products by constants that were folded likewise.
+    ``scales`` counts the sums and products by constants that were folded likewise, ``shortcuts``
+    the parameter-free ones that became convolutions.
     """
 
     folded: tuple[Folded, ...] = ()
     scales: int = 0
+    shortcuts: int = 0
 
     @classmethod
     def of(cls, folded: tuple[Folded, ...], refused: tuple[Refused, ...]) -> FoldReport:
@@ -64,6 +66,7 @@ class FoldReport(PassResult):
         return {
             "total": self.total,
             "scales": self.scales,
+            "shortcuts": self.shortcuts,
             "folded": [asdict(item) for item in self.folded],
             "refused": [asdict(item) for item in self.refused],
         }

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import onnx_ir as ir
 
-from repr_export.graph.values import constant_of, is_op, node_name
+from repr_export.graph.values import constant_of, is_op, node_name, picks_channels
 
 Target = Literal["tensorrt", "cpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -72,7 +72,7 @@ def find_quantizable(model: ir.Model, target: Target) -> Quantizable:
                 kept[node_name(node)] = "first layer"
             elif ahead.isdisjoint(node.outputs):
                 kept[node_name(node)] = "last layer"
-        elif any(is_op(node, op) for op in _WEIGHTED["tensorrt"]):
+        elif any(is_op(node, op) for op in _WEIGHTED["tensorrt"]) and not picks_channels(node):
             kept[node_name(node)] = (
                 "no int8 kernel on CPUs"
                 if _is_weighted(node, "tensorrt")
@@ -111,7 +111,7 @@ def weight_axis(node: ir.Node) -> int:
 
 
 def _is_weighted(node: ir.Node, target: Target) -> bool:
-    if not any(is_op(node, op) for op in _WEIGHTED[target]):
+    if not any(is_op(node, op) for op in _WEIGHTED[target]) or picks_channels(node):
         return False
     data, weight = node.inputs[:2]
     tensor = constant_of(weight)

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import logging
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from repr_export.errors import GraphError, PrecisionError, first_line
-from repr_export.graph.values import constant_of, graph_nodes, is_op, node_name, opset_of
+from repr_export.graph.values import (
+    constant_of,
+    graph_nodes,
+    is_op,
+    node_name,
+    opset_of,
+    picks_channels,
+)
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.standard import lift_constants
 from repr_export.precision.int8.qdq import insert_qdq
@@ -165,6 +172,7 @@ def _write(
     model: ir.Model, chosen: set[str], ranges: Ranges, target: Target
 ) -> tuple[bytes, bool | None]:
     """The graph with ``chosen`` in int8, and whether weights have 7 bits (None for TensorRT)."""
+    chosen = chosen | _shortcuts_beside(model, chosen)
     missing = {
         value.name or "?"
         for node in model.graph
@@ -184,7 +192,8 @@ def _write(
         proto = ir.to_proto(model)
     else:
         reduce_range = not cpu_has_vnni()
-        proto = _for_cpu(ir.to_proto(model), _with_followers(model, chosen), ranges, reduce_range)
+        nodes = _with_followers(model, chosen)
+        proto = _for_cpu(ir.to_proto(model), nodes, _kept_through(model, ranges), reduce_range)
     proto.producer_name, proto.producer_version = "repr-deploy", ""
     content: bytes = proto.SerializeToString(deterministic=True)
     try:
@@ -194,13 +203,38 @@ def _write(
     return content, reduce_range
 
 
+def _shortcuts_beside(model: ir.Model, chosen: set[str]) -> set[str]:
+    """The convolutions that pick channels of what a chosen layer reads as int8 anyway: exact there."""
+    layers = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+    read = {
+        node.inputs[0]
+        for node in model.graph
+        if node_name(node) in chosen and node.op_type in layers
+    }
+    return {
+        node_name(node) for node in model.graph if picks_channels(node) and node.inputs[0] in read
+    }
+
+
+def _kept_through(model: ir.Model, ranges: Ranges) -> Ranges:
+    """``ranges`` with one for both sides of what only picks channels: bytes pass through as they are."""
+    tensors = dict(ranges.tensors)
+    for node in model.graph:
+        if picks_channels(node):
+            source, result = node.inputs[0], node.outputs[0]
+            if source is not None and source.name in tensors:
+                tensors[result.name or ""] = tensors[source.name]
+    return replace(ranges, tensors=tensors)
+
+
 def _with_followers(model: ir.Model, chosen: set[str]) -> list[str]:
     """``chosen`` and, in the order of the graph, what can go on with the bytes they make."""
     bytes_: set[ir.Value] = set()
     names = []
     for node in model.graph:
         data = [value for value in node.inputs if value and constant_of(value) is None]
-        follows = any(is_op(node, op) for op in _FOLLOWERS) and bytes_.issuperset(data)
+        known = picks_channels(node) or any(is_op(node, op) for op in _FOLLOWERS)
+        follows = known and bytes_.issuperset(data)
         if node_name(node) in chosen or (data and follows):
             names.append(node_name(node))
             bytes_.update(node.outputs)
