@@ -106,13 +106,11 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
-    below = "without names: those below their bar too, which the table marks"
     which = group.add_mutually_exclusive_group()
-    _add(which, "--all-bundled", below)
-    smallest = (
-        "without names: one bundled network of each family, the smallest at its bar, if any is"
+    _add(which, "--all-bundled", "without names: those below their bar too, which the table marks")
+    _add(
+        which, "--each-family", "without names: one of each family, the smallest at its bar if any"
     )
-    _add(which, "--each-family", smallest)
     _add(group, "--batch", "batch sizes (default: 1,8)", "N,…", type=whole_numbers)
     of = f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them"
     completes(_add(group, "--precision", of, "P,…", type=_precisions), listed(PRECISIONS))
@@ -243,9 +241,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(arguments)
     more = bool(args.csv or args.markdown or args.sort or args.others)
-    for option in ("--all-bundled", "--each-family"):
-        if args.targets and getattr(args, option[2:].replace("-", "_")):
-            p.error(f"{option} goes without names; leave out one of the two")
+    if args.targets and (args.all_bundled or args.each_family):
+        p.error("--all-bundled and --each-family go without names; leave out one of the two")
     if args.precision and args.lower:
         p.error(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
     if args.tune and (args.json or args.html or args.peers is not None or more):
