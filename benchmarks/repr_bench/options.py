@@ -108,9 +108,7 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
 def _add_what(group: argparse._ArgumentGroup) -> None:
     which = group.add_mutually_exclusive_group()
     _add(which, "--all-bundled", "without names: those below their bar too, which the table marks")
-    _add(
-        which, "--each-family", "without names: one of each family, the smallest at its bar if any"
-    )
+    _add(which, "--each-family", "without names: one of each family, the smallest at its bar")
     _add(group, "--batch", "batch sizes (default: 1,8)", "N,…", type=whole_numbers)
     of = f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them"
     completes(_add(group, "--precision", of, "P,…", type=_precisions), listed(PRECISIONS))
