@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from repr_models.spec import NetworkSpec
 
 
-def default_selection(*, all_bundled: bool = False) -> tuple[tuple[str, ...], str]:
+def default_selection(
+    *, all_bundled: bool = False, each_family: bool = False
+) -> tuple[tuple[str, ...], str]:
     """The networks whose bundled weights reach their bar; with ``all_bundled``, every bundled one.
 
-    Their short names, and a sentence on what the run does without, if anything. Where none of
-    the bundled ones reaches its bar, they are all taken: there is nothing else to compare.
+    With ``each_family``, one bundled network of each family: of those that reach their bar, or of
+    all where none does, the one of the fewest multiply-adds. Their short names, and a sentence on
+    what the run does without, if anything. Where none of the bundled ones reaches its bar, they
+    are all taken: there is nothing else to compare.
     """
     from repr_models.registry import networks
     from repr_models.weights.bundled import is_bundled
@@ -52,12 +56,28 @@ def default_selection(*, all_bundled: bool = False) -> tuple[tuple[str, ...], st
     tail = f"{without} {have} no bundled weights (--list)" if without else ""
     names = tuple(map(short_name, bundled))
     left = {short_name(spec): why for spec in bundled if (why := reason_to_leave_out(spec))}
-    if all_bundled or len(left) in (0, len(names)):
+    if each_family:
+        taken = tuple(map(short_name, _one_of_each_family(bundled)))
+        left = {name: "another of its family is taken" for name in names if name not in taken}
+    elif all_bundled or len(left) in (0, len(names)):
         return names, tail and f"left out: {tail}"
-    taken = tuple(name for name in names if name not in left)
-    told = ", ".join(f"{name} ({reason})" for name, reason in left.items())
-    more = f"; {tail}" if tail else ""
-    return taken, f"left out: {told}: --all-bundled takes these too{more}"
+    else:
+        taken = tuple(name for name in names if name not in left)
+    told = [", ".join(f"{name} ({reason})" for name, reason in left.items())] if left else []
+    if left:
+        told[0] += ": --all-bundled takes these too"
+    told += [tail] if tail else []
+    return taken, f"left out: {'; '.join(told)}" if told else ""
+
+
+def _one_of_each_family(bundled: Sequence[NetworkSpec]) -> Iterator[NetworkSpec]:
+    """The smallest of each, of those that reach their bar if any does, in the order of ``bundled``."""
+    families = dict.fromkeys(spec.family for spec in bundled)
+    for family in families:
+        yield min(
+            (spec for spec in bundled if spec.family == family),
+            key=lambda spec: (reason_to_leave_out(spec) is not None, spec.multiply_adds or 0),
+        )
 
 
 def reason_to_leave_out(spec: NetworkSpec) -> str | None:

@@ -169,7 +169,9 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
     """What is to be measured, and the sentence on what a run without names leaves out."""
     targets, left_out = tuple(args.targets), ""
     if not targets:
-        targets, left_out = default_selection(all_bundled=args.all_bundled)
+        targets, left_out = default_selection(
+            all_bundled=args.all_bundled, each_family=args.each_family
+        )
     if not targets:
         raise UsageError(
             "no trained weights ship with this version; name networks or artifact folders"

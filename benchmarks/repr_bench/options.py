@@ -106,8 +106,9 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_what(group: argparse._ArgumentGroup) -> None:
-    below = "without names: those below their bar too, which the table marks"
-    _add(group, "--all-bundled", below)
+    which = group.add_mutually_exclusive_group()
+    _add(which, "--all-bundled", "without names: those below their bar too, which the table marks")
+    _add(which, "--each-family", "without names: one of each family, the smallest at its bar")
     _add(group, "--batch", "batch sizes (default: 1,8)", "N,…", type=whole_numbers)
     of = f"of {', '.join(PRECISIONS)} (default: fp32); networks exported by this run get them"
     completes(_add(group, "--precision", of, "P,…", type=_precisions), listed(PRECISIONS))
@@ -238,8 +239,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(arguments)
     more = bool(args.csv or args.markdown or args.sort or args.others)
-    if args.targets and args.all_bundled:
-        p.error("--all-bundled goes without names; leave out one of the two")
+    if args.targets and (args.all_bundled or args.each_family):
+        p.error("--all-bundled and --each-family go without names; leave out one of the two")
     if args.precision and args.lower:
         p.error(f"--{args.lower[0]} adds to fp32, --precision names all; leave out one")
     if args.tune and (args.json or args.html or args.peers is not None or more):

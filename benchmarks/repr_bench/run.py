@@ -19,7 +19,7 @@ from repr_bench.errors import UsageError, sentence
 from repr_bench.inputs import make_feed
 from repr_bench.measuring.environment import after_run, capture_environment, now
 from repr_bench.measuring.machine_watch import MachineWatch
-from repr_bench.measuring.measure import Plan, Timing, garbage_frozen, measure
+from repr_bench.measuring.measure import Call, Plan, Timing, garbage_frozen, measure
 from repr_bench.measuring.memory import PeakMemory
 from repr_bench.measuring.reference_load import ReferenceLoad
 from repr_bench.measuring.sessions import ENGINES, one_a_batch
@@ -68,15 +68,17 @@ def run(request: Request, listener: Listener) -> Results:
     analysis = Analysis(request, environment)
     watch, reference_load = MachineWatch(), ReferenceLoad()
 
-    def between() -> None:
+    def between(reopen: Callable[[], None]) -> None:
         watch.end_round()
+        reopen()
         reference_load.run()
         watch.begin_round()
 
     with contextlib.ExitStack() as stack:
         try:
             pending.extend(_prepared(request, listener, stack))  # as far as an interrupt lets it
-            interrupted = _measure(pending, request.plan, listener, between)
+            again = _Reopening(request, stack)
+            interrupted = _measure(pending, request.plan, listener, between, again)
             if not interrupted:
                 timed = [p for p in pending if p.timing is not None and p.timing.error is None]
                 analysis.run([p.timed for p in timed if p.timed], listener)
@@ -259,8 +261,46 @@ def _number(record: object, *keys: str) -> float | None:
     return float(record) if isinstance(record, int | float) else None
 
 
+class _Reopening:
+    """Opens the sessions of rows anew, and makes their arrays anew: memory lies elsewhere then.
+
+    The old session is closed once the new one is open, else that would get the same memory. What
+    runs on a GPU stays open: its memory is laid out by pages, and an engine takes seconds.
+    """
+
+    def __init__(self, request: Request, stack: contextlib.ExitStack) -> None:
+        self._request, self._stack = request, stack
+        self._newer: dict[int, tuple[Session, Session]] = {}
+        """By the identity of a session that was replaced: it (so that no other gets its identity),
+        and its successor, which all its rows share."""
+
+    def again(self, item: _Pending) -> Call:
+        """What is to be timed of ``item`` from now on, which holds it too."""
+        timed = item.timed
+        assert timed is not None, "it is timed"
+        old = timed.session
+        if old.device == "cpu":
+            if id(old) not in self._newer:
+                new = load(
+                    old.path,
+                    device=self._request.device,
+                    threads=self._request.threads,
+                    precision=timed.precision,
+                    options=ENGINES,
+                )
+                self._newer[id(old)] = old, self._stack.enter_context(new)
+                old.close()
+            arrays = tuple(array.copy() for array in timed.arrays)
+            item.timed = timed = replace(timed, session=self._newer[id(old)][1], arrays=arrays)
+        return partial(timed.session.run, *timed.arrays)
+
+
 def _measure(
-    pending: list[_Pending], plan: Plan, listener: Listener, between: Callable[[], None]
+    pending: list[_Pending],
+    plan: Plan,
+    listener: Listener,
+    between: Callable[[Callable[[], None]], None],
+    reopening: _Reopening,
 ) -> bool:
     """Time all rows that are ready; whether Ctrl-C ended it."""
     ready = [(item, item.timed) for item in pending if item.timed is not None]
@@ -273,6 +313,7 @@ def _measure(
             plan,
             report=partial(listener.advance, "measuring"),
             between=between,
+            reopened=[partial(reopening.again, item) for item, _ in ready],
         )
     for (item, _), timing in zip(ready, measured.timings, strict=True):
         item.timing = timing

@@ -161,6 +161,21 @@ class TestSelection:
         without = self.known - len(self.bundled)
         assert note == f"left out: {without} networks have no bundled weights (--list)"
 
+    def test_takes_the_smallest_at_its_bar_of_each_family(self) -> None:
+        names, note = default_selection(each_family=True)
+        families = {resolve(name).family for name in self.BUNDLED}
+        assert sorted(resolve(name).family for name in names) == sorted(families)
+        assert set(names) == {"lenet5", "resnet20", "plain56"}
+        without = self.known - len(self.bundled)
+        other = "another of its family is taken"
+        assert note == (
+            f"left out: resnet32 ({other}), resnet18 ({other}): --all-bundled takes these too; "
+            f"{without} networks have no bundled weights (--list)"
+        )
+        spec = registry.registered["resnet20.cifar10"]  # ... and where the smallest misses it
+        registry.registered[spec.name] = replace(spec, bar=0.95)
+        assert "resnet18" in default_selection(each_family=True)[0]
+
     def test_is_empty_only_without_any_bundled_weights(self) -> None:
         below = self.bundled["resnet32.cifar10"]
         self.bundled.clear()

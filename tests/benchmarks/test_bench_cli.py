@@ -188,7 +188,12 @@ def test_a_run_without_names_says_at_the_end_what_it_left_out(
     status, out, err = bench("--batch", "1", "--quiet", "--all-bundled", targets=())
     assert (status, "linear" in out, err) == (0, True, "")
     assert said not in bench("--batch", "1")[2]
-    assert select.call_args_list == [call(all_bundled=False), call(all_bundled=True)]
+    assert bench("--batch", "1", "--quiet", "--each-family", targets=())[0] == 0
+    assert select.call_args_list == [
+        call(all_bundled=False, each_family=False),
+        call(all_bundled=True, each_family=False),
+        call(all_bundled=False, each_family=True),
+    ]
 
 
 def test_the_list_in_a_pipe_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:

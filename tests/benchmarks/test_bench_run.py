@@ -16,6 +16,7 @@ from repr_bench.results.graph import Flips
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.run import run
+from repr_runtime import Session, load
 
 Maker, Bench = Callable[..., Path], Callable[..., Results]
 WAY_OUT = "give some with --data DIR, or --label-free DIR"
@@ -57,6 +58,32 @@ def test_rows_of_a_real_artifact(make_artifact: Maker, bench: Bench, no_progress
     assert not found.interrupted
     assert from_json(to_json(found)) == found
     assert no_progress.advanced[-1][0] == "measuring"
+
+
+def test_sessions_are_opened_anew_within_a_run_and_the_old_ones_closed(
+    make_artifact: Maker, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Session] = []
+    alive: list[int] = []
+    closed: set[int] = set()
+    close = Session.close
+
+    def load_and_note(*args: Any, **more: Any) -> Session:
+        opened.append(load(*args, **more))
+        alive.append(len(opened) - len(closed))
+        return opened[-1]
+
+    def close_and_note(session: Session) -> None:
+        closed.add(id(session))
+        close(session)
+
+    monkeypatch.setattr(run_module, "load", load_and_note)
+    monkeypatch.setattr(Session, "close", close_and_note)
+    found = bench(make_artifact(), batches=(1, 3), device="cpu")
+    # one for what libraries take once; the rows share theirs; 12 rounds are three openings
+    assert len(opened) == len(closed) == 1 + 3
+    assert {row.status for row in found.rows} == {"measured"}
+    assert max(alive) == 2  # the old one keeps its memory until the new one has its own
 
 
 def test_default_batches_are_1_and_8_or_the_fixed_one(make_artifact: Maker, bench: Bench) -> None:

@@ -3,6 +3,9 @@
 Each round gives every call a short slice, in turn forwards and backwards through the
 list, so that a machine which slows down slows all of them alike. The first call of a
 slice is not counted: it pays for what the call before it left in the caches.
+
+Where memory comes to lie makes a session faster or slower for as long as it is open. So
+what is called may be opened anew every few rounds, and such luck is spread between rounds.
 """
 
 import contextlib
@@ -20,6 +23,10 @@ Clock = Callable[[], int]
 Report = Callable[[float, float], None]
 """Told after each slice: seconds of measuring done, and seconds in all as now foreseen."""
 
+ROUNDS_OF_AN_OPENING = 4
+"""So many rounds in a row are of one opening: 4 openings in the 16 rounds of a plan."""
+REOPENED_CALLS = 3
+"""Calls of what was just opened that are not counted, nor is the first of its slice."""
 WINDOW_SECONDS = 0.05
 WINDOW_CALLS = 2
 STEADY_WITHIN = 0.05
@@ -89,16 +96,31 @@ def measure(
     *,
     clock: Clock = time.perf_counter_ns,
     report: Report = lambda _done, _total: None,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[Callable[[], None]], None] = lambda reopen: reopen(),
+    reopened: Sequence[Callable[[], Call]] = (),
 ) -> Measured:
     """Warm every call up, then time them all by rounds.
 
     ``clock`` counts nanoseconds. ``between`` is called before each round and after the last
-    (not for an empty list of calls). A call that raises is dropped with its error, the others
+    (not for an empty list of calls), with what it is to call at a moment that is not counted:
+    after every ``ROUNDS_OF_AN_OPENING`` rounds that takes each of ``reopened``, in the order of
+    ``calls`` where given, in place of the call so far. A call that raises is dropped with its error, the others
     go on. A KeyboardInterrupt ends the measurement and keeps all that was counted.
     """
     timings = tuple(Timing() for _ in calls)
     rows = list(zip(calls, timings, strict=True))
+    number = 0
+
+    def reopen() -> None:
+        if number and number % ROUNDS_OF_AN_OPENING == 0 and number < plan.rounds:
+            for index, again in enumerate(reopened):
+                timing = rows[index][1]
+                if timing.error is None:
+                    with _kept(timing):
+                        rows[index] = again(), timing
+                        for _ in range(REOPENED_CALLS):
+                            rows[index][0]()
+
     try:
         for call, timing in rows:
             with _kept(timing):
@@ -106,7 +128,7 @@ def measure(
         expected = [_slice_seconds(timing, plan) for timing in timings]
         total, done = sum(expected) * plan.rounds, 0.0
         for number in range(plan.rounds if rows else 0):
-            between()
+            between(reopen)
             for index in range(len(rows)) if number % 2 == 0 else reversed(range(len(rows))):
                 call, timing = rows[index]
                 if timing.error is None:
@@ -115,7 +137,8 @@ def measure(
                 done += expected[index]
                 report(done, total)
         if rows:
-            between()
+            number = plan.rounds
+            between(reopen)
     except KeyboardInterrupt:
         return Measured(timings, interrupted=True)
     finally:

@@ -144,10 +144,41 @@ def test_between_is_called_around_every_round() -> None:
     world = World()
     called: list[int] = []
     plan = Plan(seconds=0.1, samples=1, rounds=3, warmup_seconds=0)
-    timed(world, plan, world.call("x", 100), between=lambda: called.append(len(world.called)))
+    timed(
+        world, plan, world.call("x", 100), between=lambda _reopen: called.append(len(world.called))
+    )
     assert called == [4, 6, 8, 10]  # a warm-up of four, then one uncounted and one counted call
-    nothing = measure([], plan, between=lambda: called.append(-1))
+    nothing = measure([], plan, between=lambda _reopen: called.append(-1))
     assert (nothing, -1 in called) == (Measured((), interrupted=False), False)
+
+
+def test_what_is_called_is_opened_anew_every_fourth_round_and_luck_is_spread() -> None:
+    world = World()
+    lucks = iter([10.0, 11.0, 12.0])
+    again = lambda: world.call("x", next(lucks))  # noqa: E731
+    plan = Plan(seconds=0.16, samples=16)
+    found = timed(world, plan, world.call("x", 13), reopened=[again])
+    (timing,) = found.timings
+    assert [samples[0] / MS for samples in timing.rounds] == [13] * 4 + [10] * 4 + [11] * 4 + [
+        12
+    ] * 4
+    assert next(lucks, None) is None  # and not once more after the last round
+
+
+def test_what_cannot_be_opened_again_is_that_rows_failure() -> None:
+    world = World()
+
+    def gone() -> Callable[[], None]:
+        raise OSError("the file is gone")
+
+    def again() -> Callable[[], None]:
+        return world.call("y", 10)
+
+    plan = Plan(seconds=0.16, samples=16)
+    calls = world.call("x", 10), world.call("y", 10)
+    x, y = timed(world, plan, *calls, reopened=[gone, again]).timings
+    assert (x.outcome(plan), len(x.rounds)) == (("failed", "the file is gone"), 4)
+    assert (y.outcome(plan), len(y.rounds)) == (("measured", ""), 16)
 
 
 def test_garbage_is_collected_before_and_frozen_meanwhile() -> None:
