@@ -18,7 +18,7 @@ from repr_bench.measuring.measure import Call, Clock, Plan, Timing, took
 from repr_bench.measuring.sessions import one_a_batch
 from repr_bench.peers.base import Arrays, Prepared
 from repr_bench.peers.check import (
-    RANDOM_TIE,
+    ROUNDED_TIE,
     TIE,
     Logits,
     check_inputs,
@@ -94,14 +94,12 @@ class OursRunner:
         graph = self._session.manifest.file(self._session.graph)
         assert graph is not None, "the session was loaded from it"
         samples = check_inputs(self._session, images)
-        rounded = self._session.precision != "fp32"
-        random = self._session.manifest.weights.kind == "random"
         return Given(
             graph,
             {batch: make_feed(self._session, images, batch)[0] for batch in batches},
             samples,
             in_batches(self.logits, samples, self.chunk),
-            RANDOM_TIE if random and rounded else TIE,
+            TIE if self._session.precision == "fp32" else ROUNDED_TIE,
         )
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Workl
 from repr_bench.peers.check import why_not_same
 from repr_bench.peers.ours import Given, OursRunner, plan_for, timed_call, timed_row
 from repr_bench.request import Listener, Request
-from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow
+from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow, SameAnswers
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_runtime import Session, load, read_manifest
@@ -152,6 +152,7 @@ class _Comparison:
             self._label,
             session,
             self._request.compile_seconds,
+            lambda ready, batch: not self._different(given.same_answers(ready.logits, batch)),
         )
 
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
@@ -198,8 +199,7 @@ class _Comparison:
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        precision = "" if row.server else self._precision
-        if different := why_not_same(row.same_answers, precision):
+        if different := self._different(row.same_answers, server=row.server):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
@@ -213,6 +213,9 @@ class _Comparison:
             return _Entry(_gone(row, error))
         row = replace(row, status="interrupted", reason="interrupted before it was measured")
         return _Entry(replace(row, images=times * (row.batch or 1)), call)
+
+    def _different(self, found: SameAnswers, *, server: bool = False) -> str:
+        return why_not_same(found, "" if server else self._precision)
 
     def _measure(self, which: Measure) -> None:
         ready = [e for e in self._entries if e.call is not None and e.row.measure == which]
