@@ -158,7 +158,8 @@ class _Comparison:
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
             if which == "latency" or self._device != "cpu":  # nothing else is tuned for it there
                 return lambda _: ours
-            return lambda _: OursRunner(self._load("throughput"))
+            again = partial(self._load, which)
+            return lambda _: OursRunner(again(), again)
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
@@ -233,24 +234,28 @@ class _Comparison:
         if measured.interrupted:
             raise KeyboardInterrupt
 
-    def _load(self, which: Measure) -> Session:
-        """Ours: tuned for the measure, where it was tuned here; else as ``threads`` say.
+    def _load(self, which: Measure, batch: int | None = None) -> Session:
+        """Ours: tuned for the measure and the batch size, where it was tuned here; else as ``threads`` say.
 
         For throughput, without a tuning: an instance of one thread for each.
         """
         request = self._request
         tuned: Setting | None = None
-        threads = request.threads
+        threads, instances = request.threads, None
         if threads is None and self._device == "cpu":
-            tuned, _ = resolve(which, tuning_subject(read_manifest(self._folder), self._precision))
+            subject = tuning_subject(read_manifest(self._folder), self._precision)
+            library = {"cpu": "onnxruntime", "openvino": "openvino"}.get(request.device)
+            tuned, _ = resolve(which, subject, batch, library)
         if tuned is None and which == "throughput" and self._device == "cpu":
-            tuned, threads = Setting(threads=1, instances=threads or usable_cores()), None
+            threads, instances = 1, threads or usable_cores()
         return load(
             self._folder,
-            device=self._device if self._device == "cpu" else request.device,
+            device=request.device,
             precision=self._precision,
             threads=threads,
+            instances=instances,
             tuned=tuned,
+            batch=batch,
             options=ENGINES,
         )
 
