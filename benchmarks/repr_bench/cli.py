@@ -21,7 +21,7 @@ from repr_bench.artifacts import default_selection, export_options
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
-from repr_bench.options import QUICK, QUICK_IMAGES, STANDARD_OUTPUT
+from repr_bench.options import QUICK, QUICK_IMAGES, STANDARD_OUTPUT, TUNING
 from repr_bench.request import Listener, Remote, Request, ScenarioOptions, Tolerance, is_own
 from repr_bench.results.trials import SCENARIOS
 from repr_models.completion import complete
@@ -202,7 +202,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
 
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
     """How much is timed and on how many images, all if None: what is given, else the defaults."""
-    base = QUICK if args.quick else Plan()
+    base = TUNING if args.tune else QUICK if args.quick else Plan()
     seconds, samples = args.seconds or base.seconds, args.samples or base.samples
     limit = args.limit or (QUICK_IMAGES if args.quick else None)
     return replace(base, seconds=seconds, samples=samples), limit
