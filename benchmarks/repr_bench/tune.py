@@ -286,30 +286,23 @@ def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter
 
     What was seen stays in their rows, as one round.
     """
-    seen: dict[int, list[int]] = {}
-    for _ in range(LOOKS):  # in turn, so that a moment's noise is not one candidate's
-        for number, each in enumerate(found):
-            if each.call is None:
-                continue
-            try:
-                each.call()
-                begin, samples = clock(), seen.setdefault(number, [])
+    seen = [list[int]() for _ in found]
+    for each, samples in LOOKS * [*zip(found, seen, strict=True)]:  # a moment's noise is not one's
+        if each.call is None:
+            continue
+        try:
+            each.call()
+            begin = clock()
+            samples.append(took(each.call, clock))
+            while clock() - begin < LOOK_NS:
                 samples.append(took(each.call, clock))
-                while clock() - begin < LOOK_NS:
-                    samples.append(took(each.call, clock))
-            except Exception as error:  # whatever a library raises
-                each.fail(sentence(error))
-    looked = [
-        (min(seen[number]) / each.row.images, each)
-        for number, each in enumerate(found)
-        if each.call
-    ]
-    for number, each in enumerate(found):
-        if each.call:
-            each.row = replace(each.row, status="measured", rounds_ns=(tuple(seen[number]),))
-    fastest = min((time for time, _ in looked), default=0.0)
-    for seconds, each in looked:
-        if seconds > FAR_BEHIND * fastest:
+        except Exception as error:  # whatever a library raises
+            each.fail(sentence(error))
+    looked = [(each, samples) for each, samples in zip(found, seen, strict=True) if each.call]
+    fastest = min((min(samples) / each.row.images for each, samples in looked), default=0.0)
+    for each, samples in looked:
+        each.row = replace(each.row, status="measured", rounds_ns=(tuple(samples),))
+        if min(samples) > FAR_BEHIND * fastest * each.row.images:
             each.call = None
 
 
