@@ -94,7 +94,7 @@ def _list(args: argparse.Namespace, _arguments: Sequence[str]) -> int:
 
 def _tune(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.progress import RunProgress
-    from repr_bench.tune import tune
+    from repr_bench.tuning.run import tune
 
     with RunProgress(quiet=args.quiet) as progress:
         return tune(_requested(args, arguments)[0], args.tune, progress, _output())

@@ -1,20 +1,14 @@
 """`repr-bench --tune`: the fastest library, graph, threads and instances for a network on this CPU.
 
-For each batch size all candidates are opened and looked at for a moment; those that are far behind
-leave. The others are timed in the same rounds; the slower half leaves, the rest is timed for longer,
-until few are left (successive halving: Jamieson & Talwalkar, "Non-stochastic Best Arm
-Identification and Hyperparameter Optimization", AISTATS 2016). Of those that are not measurably
-slower than the fastest, nor by more than 2 %, the first in the list, the simplest, is taken.
+Each batch size is searched by itself, among candidates that answer as the reference does.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -24,13 +18,14 @@ from rich.text import Text
 from repr_bench.accuracy.golden import compare_golden
 from repr_bench.artifacts import find_artifact
 from repr_bench.errors import sentence
-from repr_bench.measuring.measure import Call, Clock, Plan, garbage_frozen, measure, took
+from repr_bench.measuring.measure import Clock, garbage_frozen
 from repr_bench.peers.base import Prepared
 from repr_bench.peers.check import why_not_same
-from repr_bench.peers.ours import Given, OursRunner, plan_for, timed_call, timed_row
+from repr_bench.peers.ours import Given, OursRunner, timed_call
 from repr_bench.request import Listener, Request
-from repr_bench.results.peers import Measure, PeerRow, ratio
-from repr_bench.statistics.intervals import Figure, times
+from repr_bench.results.peers import Measure, PeerRow
+from repr_bench.tuning.search import Candidate, drop_far_behind, gain, search
+from repr_bench.tuning.ways import variants, ways
 from repr_runtime import Manifest, Session, load
 from repr_runtime.backends.openvino.compiling import why_not
 from repr_runtime.backends.tuning import (
@@ -43,71 +38,7 @@ from repr_runtime.backends.tuning import (
 )
 from repr_runtime.machine import usable_cores
 
-KEPT = 3
-"""As many are timed to the end."""
-STAGE_ROUNDS = 4
-FAR_BEHIND = 1.4
-"""So many times the fastest one's time is too slow to be worth more than a look."""
-ALIKE = 1.02
-"""Two settings nearer than this are as good, if their rounds do not tell them apart."""
-LOOKS = 3
-LOOK_NS = 5_000_000
 BATCHES = {"latency": (1,), "throughput": (1, 8, 32)}
-
-Outcome = Literal["chosen", "finalist", "dropped", "failed"]
-
-
-@dataclass
-class Candidate:
-    """A setting, the call that is timed, and what was seen of it.
-
-    ``gain``: how many times as fast it is as the default, where that is known.
-    """
-
-    setting: Setting
-    row: PeerRow
-    call: Call | None = None
-    outcome: Outcome = "dropped"
-    prepared: Prepared | None = None
-    gain: str = "-"
-
-    def fail(self, reason: str) -> None:
-        """It is out, for that reason."""
-        self.row, self.outcome = replace(self.row, reason=reason, status="failed"), "failed"
-        self.call = None
-
-
-def ways(goal: str, cores: int, precision: str, targets: Sequence[str]) -> list[Setting]:
-    """What is tried of both libraries, the simplest first, ONNX Runtime's default before all.
-
-    ``targets`` are those that the precision has graphs for: OpenVINO tries each, ONNX Runtime, to
-    which TensorRT's int8 graph is none, the one for CPUs.
-    """
-    threads = sorted({cores, *(t for t in (1, 2, 4, 8, 16) if t < cores)})
-    if goal == "latency":
-        shares = [(t, 1) for t in threads]
-    else:
-        shares = [(t, cores // t) for t in threads if cores % t == 0]
-    found = []
-    if precision != "bf16":  # which it does not compute
-        found += [Setting(), *(Setting(threads=t, instances=n) for t, n in shares)]
-    if why_not(precision) is None:
-        found += [
-            Setting("openvino", target, threads=t, instances=n)
-            for target in targets
-            for t, n in shares
-        ]
-    # One instance with all cores as its threads is the default itself, but for their binding.
-    return [s for s in found if s != Setting(threads=cores) or goal == "latency" or cores == 1]
-
-
-def variants(setting: Setting) -> list[Setting]:
-    """``setting`` with options of ONNX Runtime changed, where it is the library."""
-    if setting.library != "onnxruntime":
-        return []
-    found = [replace(setting, optimization="extended")]
-    found += [replace(setting, arena=False, memory_pattern=False)]
-    return found + ([replace(setting, spinning=False)] if setting.threads not in (None, 1) else [])
 
 
 def tune(request: Request, goal: str, listener: Listener, console: Console) -> int:
@@ -222,7 +153,7 @@ class _Bench:
                         found += more
                         best = self._best([best, *more], f"{what}, options")
         for each in found:
-            each.gain = _gain(found[0], each)
+            each.gain = gain(found[0], each)
         others = [each for each in found if each.setting.library != best.setting.library]
         timed = [each for each in others if each.row.status == "measured"]
         return found, [best, *sorted(timed, key=lambda each: float(each.row.log_ns.mean()))[:1]]
@@ -281,101 +212,6 @@ class _Bench:
             chosen.fail(different)
 
 
-def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter_ns) -> None:
-    """Look at each for a moment, and time those no more that take ``FAR_BEHIND`` times as long.
-
-    What was seen stays in their rows, as one round.
-    """
-    seen = [list[int]() for _ in found]
-    for each, samples in LOOKS * [*zip(found, seen, strict=True)]:  # a moment's noise is not one's
-        if each.call is None:
-            continue
-        try:
-            each.call()
-            begin = clock()
-            samples.append(took(each.call, clock))
-            while clock() - begin < LOOK_NS:
-                samples.append(took(each.call, clock))
-        except Exception as error:  # whatever a library raises
-            each.fail(sentence(error))
-    looked = [(each, samples) for each, samples in zip(found, seen, strict=True) if each.call]
-    fastest = min((min(samples) / each.row.images for each, samples in looked), default=0.0)
-    for each, samples in looked:
-        each.row = replace(each.row, status="measured", rounds_ns=(tuple(samples),))
-        if min(samples) > FAR_BEHIND * fastest * each.row.images:
-            each.call = None
-
-
-def search(
-    every: Sequence[Candidate],
-    plan: Plan,
-    listener: Listener,
-    what: str,
-    clock: Clock = time.perf_counter_ns,
-) -> Candidate:
-    """Halve until ``KEPT`` are left, which get the whole plan; marks outcomes, returns the chosen.
-
-    The first that is timed, the simplest, is never dropped. Raises ``ValueError`` if none can be
-    timed.
-    """
-    alive = [each for each in every if each.call is not None]
-    stages = 0
-    while len(alive) > KEPT:
-        stages += 1
-        # As much time for each stage in all: half as many candidates, twice as long.
-        short = replace(
-            plan,
-            seconds=min(plan.seconds, plan.seconds * KEPT / len(alive)),
-            samples=STAGE_ROUNDS,
-            rounds=STAGE_ROUNDS,
-        )
-        alive = _timed(alive, short, listener, f"{what}, stage {stages}", clock)
-        fastest = sorted(alive, key=lambda each: float(each.row.log_ns.mean()))
-        kept = fastest[: max(KEPT, len(alive) // 2)]
-        if alive and alive[0] not in kept:
-            kept[-1] = alive[0]
-        alive = [each for each in alive if each in kept]
-    last = plan_for(alive[0].row.measure, plan) if alive else plan
-    alive = _timed(alive, last, listener, f"{what}, last stage", clock)
-    if not alive:
-        reasons = dict.fromkeys(each.row.reason for each in every)
-        raise ValueError(f"no setting could be timed: {'; '.join(reasons)}")
-    for each in alive:
-        each.outcome = "finalist"
-    chosen = choose(alive)
-    chosen.outcome = "chosen"
-    return chosen
-
-
-def choose(finalists: Sequence[Candidate]) -> Candidate:
-    """The first that is not slower than the fastest: by ``ALIKE`` at most, and not measurably.
-
-    That is, the 95 % interval of their ratio has 1 in it.
-    """
-    fastest = min(finalists, key=lambda each: float(each.row.log_ns.mean()))
-    for each in finalists:
-        found = ratio(fastest.row, each.row)
-        assert found is not None, "both were measured"
-        value, interval = found.figure
-        if value <= ALIKE and (interval.low if interval else value) <= 1:
-            return each
-    return fastest
-
-
-def _timed(
-    alive: Sequence[Candidate], plan: Plan, listener: Listener, what: str, clock: Clock
-) -> list[Candidate]:
-    """Those that could be timed, with what was seen. Raises ``KeyboardInterrupt``."""
-    calls = [each.call for each in alive if each.call is not None]
-    measured = measure(calls, plan, clock=clock, report=partial(listener.advance, what))
-    if measured.interrupted:
-        raise KeyboardInterrupt
-    for each, timing in zip(alive, measured.timings, strict=True):
-        each.row = timed_row(each.row, timing, plan)
-        each.outcome = "dropped" if timing.error is None else "failed"
-    return [each for each in alive if each.outcome != "failed"]
-
-
 def print_search(found: Sequence[Candidate], console: Console) -> None:
     """Print the candidates with their figures, and which one was chosen."""
     plain = not console.is_terminal
@@ -394,17 +230,6 @@ def print_search(found: Sequence[Candidate], console: Console) -> None:
             style="bold" if each.outcome == "chosen" else "",
         )
     console.print(table)
-
-
-def _gain(default: Candidate, each: Candidate) -> str:
-    """By rounds where both went to the end; else, of the chosen one, by what was seen of each."""
-    last = ("chosen", "finalist")
-    if each is default or each.outcome not in last or default.row.status != "measured":
-        return "-"
-    if default.outcome in last and (found := ratio(each.row, default.row)) is not None:
-        return times(found.figure)
-    logs = float(default.row.log_ns.mean() - each.row.log_ns.mean())
-    return times(Figure(math.exp(logs), None)) if each.outcome == "chosen" else "-"
 
 
 def _record(each: Candidate) -> dict[str, Any]:
