@@ -21,10 +21,10 @@ from repr_bench.errors import sentence
 from repr_bench.measuring.measure import Clock, garbage_frozen
 from repr_bench.peers.base import Prepared
 from repr_bench.peers.check import why_not_same
-from repr_bench.peers.ours import Given, OursRunner, timed_call
+from repr_bench.peers.ours import Given, OursRunner
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow
-from repr_bench.tuning.search import Candidate, drop_far_behind, gain, search
+from repr_bench.tuning.search import Candidate, drop_far_behind, gain, lengthen, search
 from repr_bench.tuning.ways import variants, ways
 from repr_runtime import Manifest, Session, load
 from repr_runtime.backends.openvino.compiling import why_not
@@ -133,27 +133,24 @@ class _Bench:
 
     def search_at(self, batch: int) -> tuple[list[Candidate], list[Candidate]]:
         """The candidates, and of each library the best, the chosen one first."""
-        targets = dict.fromkeys(
-            entry.target
-            for target in TARGETS
-            if (entry := self.manifest.graph(self.precision, target)) is not None
-        )
+        graphs = (self.manifest.graph(self.precision, target) for target in TARGETS)
+        there = {graph.target for graph in graphs if graph is not None}
+        targets = [target for target in TARGETS if target in there] or ["cpu"]
         cores = self.request.threads or usable_cores()
-        some = [target for target in targets if target in TARGETS] or ["cpu"]
-        settings = ways(self.goal, cores, self.precision, some)
+        settings = ways(self.goal, cores, self.precision, targets)
         what = f"tuning {self.folder.name} {self.precision} for {self.goal} at batch {batch}"
         with contextlib.ExitStack() as stack:
             found = [self._opened(setting, batch, stack) for setting in settings]
             with garbage_frozen():
                 best = self._best(found, what)
-                if batch == min(self.given.inputs):  # its options, where it is simplest to see them
+                more = []
+                if batch == min(self.given.inputs):  # elsewhere the options matter less
                     more = [self._opened(s, batch, stack) for s in variants(best.setting)]
-                    if more:
-                        best.outcome = "dropped"
-                        found += more
-                        best = self._best([best, *more], f"{what}, options")
-        for each in found:
-            each.gain = gain(found[0], each)
+                if more:
+                    best.outcome = "finalist"
+                    again = [found[0], *([best] if best is not found[0] else [])]
+                    found += more
+                    best = self._best([*again, *more], f"{what}, options")
         others = [each for each in found if each.setting.library != best.setting.library]
         timed = [each for each in others if each.row.status == "measured"]
         return found, [best, *sorted(timed, key=lambda each: float(each.row.log_ns.mean()))[:1]]
@@ -178,11 +175,8 @@ class _Bench:
             prepared = runner.prepare(self.given.inputs[batch])
             if different := self._different(setting, session, prepared, batch):
                 raise ValueError(different)
-            candidate.prepared = prepared
-            candidate.call, count = timed_call(
-                prepared, self.measure, self.request.plan, self.clock
-            )
-            candidate.row = replace(row, images=count * batch, settings=prepared.settings)
+            candidate.row = replace(row, settings=prepared.settings)
+            candidate.prepared, candidate.call = prepared, prepared.call
         except Exception as error:  # this one cannot be had
             candidate.fail(sentence(error))
         return candidate
@@ -201,15 +195,22 @@ class _Bench:
 
     def _best(self, found: Sequence[Candidate], what: str) -> Candidate:
         """The chosen one, whose own answers are the reference's."""
+        for each in found:
+            each.one_turn()
         drop_far_behind(found, self.clock)
+        if self.measure == "throughput":
+            lengthen(found, self.request.plan)
         while True:
             chosen = search(found, self.request.plan, self.listener, what, self.clock)
             assert chosen.prepared is not None, "it was timed"
             assert chosen.row.batch is not None, "each is for one"
             same = self.given.same_answers(chosen.prepared.logits, chosen.row.batch)
             if not (different := why_not_same(same, self.precision)):
-                return chosen
+                break
             chosen.fail(different)
+        for each in found:
+            each.gain = gain(found[0], each)
+        return chosen
 
 
 def print_search(found: Sequence[Candidate], console: Console) -> None:

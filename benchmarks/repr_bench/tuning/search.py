@@ -17,7 +17,7 @@ from typing import Literal
 from repr_bench.errors import sentence
 from repr_bench.measuring.measure import Call, Clock, Plan, measure, took
 from repr_bench.peers.base import Prepared
-from repr_bench.peers.ours import plan_for, timed_row
+from repr_bench.peers.ours import BURST_SECONDS, plan_for, timed_row
 from repr_bench.request import Listener
 from repr_bench.results.peers import PeerRow, ratio
 from repr_bench.statistics.intervals import Figure, times
@@ -30,6 +30,8 @@ FAR_BEHIND = 1.4
 """So many times the fastest one's time is too slow to be worth more than a look."""
 ALIKE = 1.02
 """Two settings nearer than this are as good, if their rounds do not tell them apart."""
+LEAST_TURNS = 2
+"""Of a burst, in which each of a candidate's instances runs a batch a turn."""
 LOOKS = 3
 LOOK_NS = 5_000_000
 
@@ -49,6 +51,13 @@ class Candidate:
     outcome: Outcome = "dropped"
     prepared: Prepared | None = None
     gain: str = "-"
+
+    def one_turn(self) -> None:
+        """Its call is a run; for throughput, one in each of its instances."""
+        if self.call is not None and self.prepared is not None:
+            lanes = self.prepared.lanes if self.row.measure == "throughput" else 1
+            self.call = partial(self.prepared.burst, lanes) if lanes > 1 else self.prepared.call
+            self.row = replace(self.row, images=lanes * (self.row.batch or 1))
 
     def fail(self, reason: str) -> None:
         """It is out, for that reason."""
@@ -79,6 +88,17 @@ def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter
         each.row = replace(each.row, status="measured", rounds_ns=(tuple(samples),))
         if min(samples) > FAR_BEHIND * fastest * each.row.images:
             each.call = None
+
+
+def lengthen(found: Sequence[Candidate], plan: Plan) -> None:
+    """Let those that were looked at run bursts of several turns, so that its ends count little."""
+    for each in found:
+        if each.call is not None and each.prepared is not None:
+            turn_ns = min(each.row.rounds_ns[0])
+            wanted_ns = min(BURST_SECONDS * 1e9, plan.slice_ns / 2)
+            turns = max(LEAST_TURNS, math.ceil(wanted_ns / turn_ns))
+            each.call = partial(each.prepared.burst, turns * each.prepared.lanes)
+            each.row = replace(each.row, images=turns * each.row.images)
 
 
 def search(

@@ -6,8 +6,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from repr_bench.peers.base import Prepared
 from repr_bench.tuning import search as module
-from repr_bench.tuning.search import Candidate, choose, drop_far_behind, gain
+from repr_bench.tuning.search import Candidate, choose, drop_far_behind, gain, lengthen
 from repr_runtime.backends.tuning import Setting
 
 
@@ -31,6 +32,27 @@ class TestFarBehind:
         drop_far_behind(every, world.clock)
         assert (every[0].outcome, every[0].row.reason) == ("failed", "RuntimeError: no memory")
         assert every[1].call
+
+
+def test_bursts_are_of_several_turns_and_long_enough(world: Any) -> None:
+    called: list[int] = []
+    every = world.candidates(1, 40)
+    for each, turn in zip(every, (1, 40), strict=True):
+        each.prepared = Prepared(lambda a: a[0], lambda: None, "", called.append, lanes=2)
+        each.row = replace(each.row, measure="throughput", batch=8)
+        each.one_turn()
+        each.row = replace(each.row, rounds_ns=((turn * 10**6,),))
+    lengthen(every, world.plan)
+    for each in every:
+        each.call()
+    # Slices of 10 ms, of which a burst takes half.
+    assert called == [2 * 5, 2 * 2]
+    assert [each.row.images for each in every] == [5 * 16, 2 * 16]
+    for each in every:  # and back
+        each.one_turn()
+        each.call()
+    assert called[2:] == [2, 2]
+    assert [each.row.images for each in every] == [16, 16]
 
 
 class TestSearch:
