@@ -21,7 +21,7 @@ from repr_bench.artifacts import default_selection, export_options
 from repr_bench.errors import BenchError, UsageError
 from repr_bench.inputs import EvaluationImages
 from repr_bench.measuring.measure import Plan
-from repr_bench.options import QUICK, QUICK_IMAGES, STANDARD_OUTPUT
+from repr_bench.options import QUICK, QUICK_IMAGES, STANDARD_OUTPUT, TUNING
 from repr_bench.request import Listener, Remote, Request, ScenarioOptions, Tolerance, is_own
 from repr_bench.results.trials import SCENARIOS
 from repr_models.completion import complete
@@ -94,7 +94,7 @@ def _list(args: argparse.Namespace, _arguments: Sequence[str]) -> int:
 
 def _tune(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     from repr_bench.progress import RunProgress
-    from repr_bench.tune import tune
+    from repr_bench.tuning.run import tune
 
     with RunProgress(quiet=args.quiet) as progress:
         return tune(_requested(args, arguments)[0], args.tune, progress, _output())
@@ -204,7 +204,7 @@ def _requested(args: argparse.Namespace, arguments: Sequence[str]) -> tuple[Requ
 
 def plan_and_limit(args: argparse.Namespace) -> tuple[Plan, int | None]:
     """How much is timed and on how many images, all if None: what is given, else the defaults."""
-    base = QUICK if args.quick else Plan()
+    base = TUNING if args.tune else QUICK if args.quick else Plan()
     seconds, samples = args.seconds or base.seconds, args.samples or base.samples
     limit = args.limit or (QUICK_IMAGES if args.quick else None)
     return replace(base, seconds=seconds, samples=samples), limit

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STANDARD_OUTPUT = Path("-")
 QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
+TUNING = Plan(seconds=0.3, samples=6, rounds=6, warmup_seconds=0.2)
 QUICK_IMAGES = 200
 LEAST_PERCENT = 2.0
 
@@ -166,8 +167,8 @@ def _add_more(group: argparse._ArgumentGroup) -> None:
     most = Request.compile_seconds
     may = f"that a peer on a GPU may compile each graph, for all batches (default: {most:g})"
     _add(group, "--compile-seconds", may, "S", type=seconds, default=most)
-    tuned = "find the fastest setting on this CPU, keep it for load(tuned=…), and stop"
-    group.add_argument("--tune", choices=GOALS, help=tuned)
+    tuned = "find the fastest library and setting on this CPU, keep them for load(), and stop"
+    group.add_argument("--tune", choices=(*GOALS, "all"), help=tuned)
 
 
 def _add_servers(group: argparse._ArgumentGroup) -> None:

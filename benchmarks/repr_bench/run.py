@@ -26,9 +26,9 @@ from repr_bench.measuring.sessions import ENGINES, one_a_batch
 from repr_bench.request import Listener, Request
 from repr_bench.results.graph import Agreement, Difference, Graph
 from repr_bench.results.results import Results, Settings
-from repr_bench.results.row import Row
+from repr_bench.results.row import Row, Status
 from repr_runtime import Manifest, Session, load, read_manifest
-from repr_runtime.errors import PrecisionNotFoundError
+from repr_runtime.errors import DeviceUnavailableError, PrecisionNotFoundError
 
 if TYPE_CHECKING:
     from repr_models.data.images import Images
@@ -158,6 +158,9 @@ def _rows_of_artifact(
             how = how_to_add(read_manifest(folder), folder, precision)
             reason = f"no {precision} graph in this artifact" + (f"; {how}" if how else "")
             missing[precision] = replace(row, status="absent", reason=reason)
+        except DeviceUnavailableError as error:  # no failure, where no device was asked for
+            status: Status = "absent" if request.device == "auto" else "failed"
+            missing[precision] = replace(row, status=status, reason=str(error))
         except Exception as error:  # whatever goes wrong with it is its row
             missing[precision] = replace(row, reason=sentence(error))
     images, evaluations = evaluate_artifact(

@@ -17,6 +17,7 @@ from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_bench.run import run
 from repr_runtime import Session, load
+from repr_runtime.errors import DeviceUnavailableError
 
 Maker, Bench = Callable[..., Path], Callable[..., Results]
 WAY_OUT = "give some with --data DIR, or --label-free DIR"
@@ -102,6 +103,23 @@ def test_what_an_artifact_does_not_have_is_a_row_that_says_so(
         ("fp32", 4, "measured", ""),
         (*("fp16", None, "absent"), "no fp16 graph in this artifact; export it again with --fp16"),
     ]
+
+
+def test_a_precision_that_this_machine_does_not_compute_is_absent_unless_its_device_was_asked_for(
+    make_artifact: Maker, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, load = make_artifact(more_precisions=("bf16",)), run_module.load
+
+    def loaded(path: Path, **options: Any) -> Any:
+        if options.get("precision") == "bf16":
+            raise DeviceUnavailableError("bf16 would only be emulated")
+        return load(path, **options)
+
+    monkeypatch.setattr(run_module, "load", loaded)
+    for device, status in (("auto", "absent"), ("cpu", "failed")):
+        fp32, bf16 = bench(folder, precisions=("fp32", "bf16"), device=device).rows
+        assert (fp32.status, bf16.status) == ("measured", status)
+        assert bf16.reason == "bf16 would only be emulated"
 
 
 def test_what_fails_is_a_row_and_the_rest_goes_on(

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from repr_bench.results.machine import Environment
-from repr_runtime.machine import cpu_name, usable_cores
+from repr_runtime.machine import cpu_flags, cpu_name, usable_cores
 
 DISTRIBUTIONS = (
     "repr-deploy",
@@ -45,6 +45,7 @@ def capture_environment() -> Environment:
         versions=_versions(),
         load_before=load,
         load_after=load,
+        cpu_features=tuple(sorted(f for f in cpu_flags() if f.startswith(("avx", "amx")))),
     )
 
 

@@ -29,7 +29,8 @@ class Workload:
     """What a peer is to run: a graph of an artifact. ``threads`` None leaves its default.
 
     ``label`` is the artifact's row, and ``session`` one that runs the graph here. A peer that
-    compiles has ``compile_seconds`` for all batch sizes together.
+    compiles has ``compile_seconds`` for all batch sizes together. ``right`` says whether what a
+    peer has prepared for a batch size answers as ours does.
     """
 
     folder: Path
@@ -40,11 +41,18 @@ class Workload:
     label: str = ""
     session: Session | None = None
     compile_seconds: float = math.inf
+    right: Callable[["Prepared", int], bool] = lambda _prepared, _batch: True
 
     @property
     def path(self) -> Path:
         """The ONNX file."""
         return self.folder / self.graph.path
+
+    @property
+    def graphs(self) -> tuple[FileEntry, ...]:
+        """All of the precision: one, or one for each target, which compute the same."""
+        files = (entry for entry in self.manifest.files if entry.role == "graph")
+        return tuple(entry for entry in files if entry.precision == self.precision)
 
 
 @dataclass(frozen=True)

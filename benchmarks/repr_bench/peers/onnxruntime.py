@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
+from repr_bench.peers.trials import on_the_faster_graph
 from repr_runtime.cuda.libraries import preload
 
 _CPU = "CPUExecutionProvider"
@@ -26,6 +27,8 @@ class OnnxRuntimeRunner:
     def __init__(self, workload: Workload, provider: str = _CPU, *, nhwc: bool = False) -> None:
         import onnxruntime as ort
 
+        if provider == _CPU and workload.precision == "bf16":
+            raise PeerAbsentError("ONNX Runtime computes no bf16 on a CPU")
         self._ort, self._provider = ort, provider
         self._options = ort.SessionOptions()
         self._options.log_severity_level = 3  # said below, if it matters
@@ -119,7 +122,11 @@ def _on_gpu(name: str, provider: str, *, nhwc: bool = False) -> Peer:
 
 
 PEERS = (
-    Peer("onnxruntime", OnnxRuntimeRunner, not_installed("onnxruntime", "pip install repr-deploy")),
+    Peer(
+        "onnxruntime",
+        on_the_faster_graph(OnnxRuntimeRunner),
+        not_installed("onnxruntime", "pip install repr-deploy"),
+    ),
     _on_gpu("onnxruntime-cuda", "CUDAExecutionProvider"),
     _on_gpu("onnxruntime-cuda-nhwc", "CUDAExecutionProvider", nhwc=True),
     _on_gpu("onnxruntime-tensorrt", "TensorrtExecutionProvider"),

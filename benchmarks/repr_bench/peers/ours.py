@@ -18,7 +18,7 @@ from repr_bench.measuring.measure import Call, Clock, Plan, Timing, took
 from repr_bench.measuring.sessions import one_a_batch
 from repr_bench.peers.base import Arrays, Prepared
 from repr_bench.peers.check import (
-    RANDOM_TIE,
+    ROUNDED_TIE,
     TIE,
     Logits,
     check_inputs,
@@ -57,32 +57,36 @@ class Given(NamedTuple):
 class OursRunner:
     """A session of this project's runtime; as many callers as it has instances.
 
-    ``again`` opens another one like it, for each batch size where that has to be.
+    ``again`` opens another one that is to be fastest at a batch size, for each of them where that
+    makes a difference: on a CPU, and where changing the size costs.
     """
 
-    def __init__(self, session: Session, again: Callable[[], Session] | None = None) -> None:
+    def __init__(self, session: Session, again: Callable[[int], Session] | None = None) -> None:
         self._session = session
         self._by_batch: dict[int, Session] = {}
-        self._again = again if again is not None and one_a_batch(session) else None
+        each = session.device == "cpu" or one_a_batch(session)
+        self._again = again if each else None
         self.chunk = session.runnable_batch(CHUNK)
-        self._lanes = getattr(session.backend, "instances", 1)
-        self._pool = ThreadPoolExecutor(self._lanes)
+        self._pools: list[ThreadPoolExecutor] = []
 
     def prepare(self, arrays: Arrays) -> Prepared:
-        session, settings = self._session_for(len(arrays[0])), self._session.choice
+        session = self._session_for(len(arrays[0]))
+        settings = session.choice
         if self._again is not None:
             settings += ", a session for each batch size"
         call = partial(session.run, *arrays)
-        at_once = partial(burst_of_callers, self._pool, self._lanes, call)
+        lanes = getattr(session.backend, "instances", 1)
+        self._pools.append(ThreadPoolExecutor(lanes))
+        at_once = partial(burst_of_callers, self._pools[-1], lanes, call)
         logits = partial(first_output, session)
         on_gpu = None if session.device == "cpu" else call_on_gpu(session, arrays)
-        return Prepared(logits, call, settings, at_once, self._lanes, on_gpu=on_gpu)
+        return Prepared(logits, call, settings, at_once, lanes, on_gpu=on_gpu)
 
     def _session_for(self, batch: int) -> Session:
         if self._again is None:
             return self._session
         if batch not in self._by_batch:
-            self._by_batch[batch] = self._again()
+            self._by_batch[batch] = self._again(batch)
         return self._by_batch[batch]
 
     def logits(self, arrays: Arrays) -> NDArray[Any]:
@@ -94,18 +98,17 @@ class OursRunner:
         graph = self._session.manifest.file(self._session.graph)
         assert graph is not None, "the session was loaded from it"
         samples = check_inputs(self._session, images)
-        rounded = self._session.precision != "fp32"
-        random = self._session.manifest.weights.kind == "random"
         return Given(
             graph,
             {batch: make_feed(self._session, images, batch)[0] for batch in batches},
             samples,
             in_batches(self.logits, samples, self.chunk),
-            RANDOM_TIE if random and rounded else TIE,
+            TIE if self._session.precision == "fp32" else ROUNDED_TIE,
         )
 
     def close(self) -> None:
-        self._pool.shutdown()
+        for pool in self._pools:
+            pool.shutdown()
         for session in (self._session, *self._by_batch.values()):
             session.close()
 

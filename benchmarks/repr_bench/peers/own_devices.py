@@ -28,7 +28,7 @@ def _open(workload: Workload, device: str) -> OursRunner:
         options=ENGINES,
     )
     try:
-        return OursRunner(again(), again)
+        return OursRunner(again(), lambda batch: again(batch=batch))
     except (EngineNotFoundError, DeviceUnavailableError, MissingExtraError) as error:
         raise PeerAbsentError(str(error)) from error
 

@@ -17,7 +17,7 @@ from repr_bench.peers.base import Peer, PeerAbsentError, Prepared, Runner, Workl
 from repr_bench.peers.check import why_not_same
 from repr_bench.peers.ours import Given, OursRunner, plan_for, timed_call, timed_row
 from repr_bench.request import Listener, Request
-from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow
+from repr_bench.results.peers import ALL_MEASURES, MEASURES, OURS, Measure, PeerRow, SameAnswers
 from repr_bench.results.results import Results
 from repr_bench.results.row import Row
 from repr_runtime import Session, load, read_manifest
@@ -152,12 +152,14 @@ class _Comparison:
             self._label,
             session,
             self._request.compile_seconds,
+            lambda ready, batch: not self._different(given.same_answers(ready.logits, batch)),
         )
 
         def ours_for(which: Measure) -> Callable[[Workload], Runner]:
             if which == "latency" or self._device != "cpu":  # nothing else is tuned for it there
                 return lambda _: ours
-            return lambda _: OursRunner(self._load("throughput"))
+            again = partial(self._load, which)
+            return lambda _: OursRunner(again(), again)
 
         every = [(Peer(OURS, ours_for(which), lambda: None, (which,)), None) for which in MEASURES]
         for peer, reason in [*every, *self._selected]:
@@ -198,8 +200,7 @@ class _Comparison:
     def _entry(self, row: PeerRow, prepared: Prepared) -> _Entry:
         assert row.same_answers is not None, "it was just checked"
         assert row.batch is not None, "it was prepared for one"
-        precision = "" if row.server else self._precision
-        if different := why_not_same(row.same_answers, precision):
+        if different := self._different(row.same_answers, server=row.server):
             return _Entry(replace(row, status="failed", reason=different))
         if prepared.samples_ns:
             parts = np.array_split(np.array(prepared.samples_ns), self._request.plan.rounds)
@@ -213,6 +214,9 @@ class _Comparison:
             return _Entry(_gone(row, error))
         row = replace(row, status="interrupted", reason="interrupted before it was measured")
         return _Entry(replace(row, images=times * (row.batch or 1)), call)
+
+    def _different(self, found: SameAnswers, *, server: bool = False) -> str:
+        return why_not_same(found, "" if server else self._precision)
 
     def _measure(self, which: Measure) -> None:
         ready = [e for e in self._entries if e.call is not None and e.row.measure == which]
@@ -230,24 +234,28 @@ class _Comparison:
         if measured.interrupted:
             raise KeyboardInterrupt
 
-    def _load(self, which: Measure) -> Session:
-        """Ours: tuned for the measure, where it was tuned here; else as ``threads`` say.
+    def _load(self, which: Measure, batch: int | None = None) -> Session:
+        """Ours: tuned for the measure and the batch size, where it was tuned here; else as ``threads`` say.
 
         For throughput, without a tuning: an instance of one thread for each.
         """
         request = self._request
         tuned: Setting | None = None
-        threads = request.threads
+        threads, instances = request.threads, None
         if threads is None and self._device == "cpu":
-            tuned, _ = resolve(which, tuning_subject(read_manifest(self._folder), self._precision))
+            subject = tuning_subject(read_manifest(self._folder), self._precision)
+            library = {"cpu": "onnxruntime", "openvino": "openvino"}.get(request.device)
+            tuned, _ = resolve(which, subject, batch, library)
         if tuned is None and which == "throughput" and self._device == "cpu":
-            tuned, threads = Setting(threads=1, instances=threads or usable_cores()), None
+            threads, instances = 1, threads or usable_cores()
         return load(
             self._folder,
-            device=self._device if self._device == "cpu" else request.device,
+            device=request.device,
             precision=self._precision,
             threads=threads,
+            instances=instances,
             tuned=tuned,
+            batch=batch,
             options=ENGINES,
         )
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
-from repr_bench.statistics.intervals import percentile
+from repr_bench.peers.trials import median_seconds
 from repr_runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_TRIAL_SECONDS = 0.3
-_TRIAL_CALLS = 5
 INSTALL = "pip install 'repr-deploy[bench]'"
 
 
@@ -26,18 +25,28 @@ class _Runner:
     def __init__(self, workload: Workload) -> None:
         import torch
 
+        if workload.precision == "bf16" and not computes_bf16(torch):
+            raise PeerAbsentError(
+                "PyTorch would only emulate bf16 here: the CPU has neither AVX512-BF16 nor AMX"
+            )
         torch.set_num_threads(workload.threads or usable_cores())
         self._torch: Any = torch
-        self._network: Any = build_network(workload).eval()
+        self._dtype: Any = torch.bfloat16 if workload.precision == "bf16" else torch.float32
+        self._network: Any = build_network(workload, ("fp32", "bf16")).eval().to(self._dtype)
 
     def _settings(self, way: str) -> str:
         count = self._torch.get_num_threads()
-        return f"{way}, {count} thread{'s' if count > 1 else ''}"
+        kind = ", bfloat16" if self._dtype == self._torch.bfloat16 else ""
+        return f"{way}{kind}, {count} thread{'s' if count > 1 else ''}"
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        found: torch.Tensor = self._torch.from_numpy(array).to(self._dtype)
+        return found
 
     def _run(self, network: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
         with self._torch.inference_mode():
             found: torch.Tensor = network(*tensors)
-            return found
+            return found.float()
 
     def close(self) -> None:
         del self._network
@@ -46,7 +55,8 @@ class _Runner:
 class TorchRunner(_Runner):
     """Eager mode on the CPU, in the memory layout (contiguous, channels_last) that is the faster.
 
-    Inputs lie ready as tensors of that layout: what it costs to make them is not the peer's.
+    Inputs lie ready as tensors of that layout and of the precision: what it costs to make them is
+    not the peer's. The output is float32.
     """
 
     _like_last = False
@@ -65,9 +75,7 @@ class TorchRunner(_Runner):
 
     def _call(self, layout: Any, arrays: Arrays) -> partial[Any]:
         # The weights have the layout of the inputs, or every call would reorder them.
-        tensors = [
-            self._torch.from_numpy(array).contiguous(memory_format=layout) for array in arrays
-        ]
+        tensors = [self._tensor(array).contiguous(memory_format=layout) for array in arrays]
         return partial(self._run_in, layout, tensors)
 
     def _run_in(self, layout: Any, tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -85,7 +93,7 @@ class CompiledRunner(_Runner):
         compiled = self._torch.compile(self._network, dynamic=False)
 
         def call_of(given: Arrays) -> partial[torch.Tensor]:
-            return partial(self._run, compiled, [self._torch.from_numpy(each) for each in given])
+            return partial(self._run, compiled, [self._tensor(each) for each in given])
 
         call = call_of(arrays)
         call()  # it compiles here
@@ -95,6 +103,12 @@ class CompiledRunner(_Runner):
     def close(self) -> None:
         self._torch.compiler.reset()
         super().close()
+
+
+def computes_bf16(torch: Any) -> bool:
+    """Whether this CPU has instructions that PyTorch computes bfloat16 with."""
+    asked = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile", "arm_bf16"))
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def build_network(workload: Workload, precisions: Sequence[str] = ("fp32",)) -> nn.Module:
@@ -130,18 +144,6 @@ def build_network(workload: Workload, precisions: Sequence[str] = ("fp32",)) -> 
             f"export it again"
         )
     return built
-
-
-def median_seconds(call: Callable[[], object], seconds: float = _TRIAL_SECONDS) -> float:
-    """The median of a few calls, for ``seconds`` at least, after two to warm up."""
-    for _ in range(2):
-        call()
-    samples, begin = list[float](), time.perf_counter()
-    while len(samples) < _TRIAL_CALLS or time.perf_counter() - begin < seconds:
-        before = time.perf_counter()
-        call()
-        samples.append(time.perf_counter() - before)
-    return percentile(samples, 50)
 
 
 PEERS = (

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from repr_bench.measuring.tf32 import allow_tf32
 from repr_bench.peers.base import Arrays, Peer, PeerAbsentError, Prepared, Workload, not_installed
-from repr_bench.peers.torch import INSTALL, build_network, median_seconds
+from repr_bench.peers.torch import INSTALL, build_network
+from repr_bench.peers.trials import median_seconds
 from repr_runtime.cuda.driver import cuda_status
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from repr_bench.statistics import intervals, verdict
 from repr_runtime.decoding import DecodingError, decode, key_of
 from repr_runtime.files import replace_file
 
-SCHEMA = 4
+SCHEMA = 5
 ADDED = (
+    ("cpu_features",),
     ("answered", "server", "refusals_ns", "recovered_seconds"),
     ("difference", "peak_memory_bytes"),
     (
@@ -25,7 +26,7 @@ ADDED = (
         *("skipped", "skip_reason"),
     ),
 )
-"""What a file of schema 3 may lack, what one of 2 too, and of 1; all else is in every file."""
+"""What a file of schema 4 may lack, what one of 3 too, of 2, and of 1; all else is in every file."""
 
 
 def to_json(results: Results) -> str:

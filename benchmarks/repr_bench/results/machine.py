@@ -10,7 +10,8 @@ class Environment:
     """Where and with what a benchmark ran; None where the machine does not tell.
 
     ``usable_cpus`` are those this process may run on, ``cpu_quota`` the CPUs' worth of time
-    that a container is allowed. Loads are averages over 1, 5 and 15 minutes.
+    that a container is allowed. Loads are averages over 1, 5 and 15 minutes. ``cpu_features`` are the
+    CPU's vector and matrix instruction sets by the kernel's names, empty where it does not tell.
     """
 
     platform: str
@@ -27,6 +28,7 @@ class Environment:
     versions: Mapping[str, str]
     load_before: tuple[float, ...]
     load_after: tuple[float, ...]
+    cpu_features: tuple[str, ...] = ()
 
     def busy(self) -> bool:
         """Whether others kept at least half a CPU busy as the run began (1-minute average)."""

@@ -150,6 +150,28 @@ def ratios_at(rows: Sequence[PeerRow], measure: Measure, peer: str, batch: int) 
     return _paired({(row.ran, row.peer): row for row in chosen}, peer)
 
 
+def ratios_to_best(
+    rows: Sequence[PeerRow], measure: Measure, precision: str, batch: int
+) -> list[Ratio]:
+    """Ours against the fastest peer of each network, at that batch size: a ratio for each.
+
+    No servers, and not ours on other devices.
+    """
+    best: dict[str, PeerRow] = {}
+    ours: dict[str, PeerRow] = {}
+    for row in rows:
+        if (row.measure, row.precision, row.batch) != (measure, precision, batch) or row.server:
+            continue
+        if row.peer == OURS:
+            ours[row.label] = row
+        elif row.status == "measured" and not row.peer.startswith(f"{OURS}-"):
+            before = best.setdefault(row.label, row)
+            if row.log_ns.mean() < before.log_ns.mean():
+                best[row.label] = row
+    found = (ratio(ours[label], peer) for label, peer in best.items() if label in ours)
+    return [one for one in found if one is not None]
+
+
 def best_ratios(rows: Sequence[PeerRow], peer: str) -> list[Ratio]:
     """Likewise in throughput, each at its batch size with the most images a second."""
     best: dict[tuple[tuple[str, str], str], PeerRow] = {}

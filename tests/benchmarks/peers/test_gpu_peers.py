@@ -241,7 +241,8 @@ class TestOurs:
         assert not one_a_batch(self.session("cpu"))
         assert not one_a_batch(self.session("cuda:0", "tensorrt"))
         more = [self.session() for _ in range(2)]
-        runner = OursRunner(first := self.session(), iter(more).__next__)
+        spare = iter(more)
+        runner = OursRunner(first := self.session(), lambda _batch: next(spare))
         for size in (1, 4, 1):
             prepared = runner.prepare([batch[:size]])
             assert "a session for each batch size" in prepared.settings

@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from repr_bench.errors import BenchError, UsageError
-from repr_bench.peers import known
+from repr_bench.peers import known, trials
 from repr_bench.peers import openvino as openvino_peer
 from repr_bench.peers import torch as torch_peer
 from repr_bench.peers import trtexec as trtexec_peer
-from repr_bench.peers.base import PeerAbsentError, Workload, not_installed
+from repr_bench.peers.base import PeerAbsentError, Prepared, Workload, not_installed
 from repr_bench.peers.known import PEERS, select
 from repr_bench.peers.onnxruntime import OnnxRuntimeRunner
 from repr_models.registry import resolve
 from repr_models.weights.bundled import bundled_record
 from repr_models.weights.loading import load_weights
 from repr_runtime import read_manifest
-from repr_runtime.artifact.manifest import NetworkInfo, WeightsInfo
+from repr_runtime.artifact.manifest import FileEntry, NetworkInfo, WeightsInfo
 
 
 def work_of(folder: Path, threads: int | None = None) -> Workload:
@@ -85,6 +85,7 @@ class TestTorch:
     def work(self, work: Workload, **weights: Any) -> Workload:
         info = {"kind": "random", "location": "", "sha256": None, "record": {}} | weights
         manifest = SimpleNamespace(
+            files=(),
             network=NetworkInfo("lenet5.cifar10", "lenet5", "cifar10", 1, 1, "registry"),
             weights=WeightsInfo(**info),
         )
@@ -145,8 +146,91 @@ class TestTorch:
             with pytest.raises(PeerAbsentError, match=why):
                 torch_peer.build_network(other)
 
+    @pytest.mark.parametrize("kind", torch_peer.PEERS, ids=lambda peer: peer.name)
+    def test_bf16_is_its_own_weights_in_bfloat16_where_the_cpu_computes_it(
+        self, kind: Any, work: Workload, batch: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+        monkeypatch.setattr(torch_peer, "computes_bf16", lambda _: True)
+        asked = replace(self.bundled(work), precision="bf16")
+        prepared = kind.open(asked).prepare([batch])
+        exact = kind.open(self.bundled(work)).prepare([batch]).logits([batch])
+        found = prepared.logits([batch])
+        assert ", bfloat16, 1 thread" in prepared.settings
+        assert found.dtype == np.float32
+        assert 0 < np.abs(found - exact).max() < 0.05 * np.ptp(exact)
+        monkeypatch.setattr(torch_peer, "computes_bf16", lambda _: False)
+        with pytest.raises(PeerAbsentError, match="only emulate bf16 here"):
+            kind.open(asked)
+
+    def test_whether_the_cpu_computes_bf16_is_what_torch_says(self) -> None:
+        def cpu(**names: bool) -> Any:
+            return SimpleNamespace(
+                cpu=SimpleNamespace(**{k: lambda v=v: v for k, v in names.items()})
+            )
+
+        assert not torch_peer.computes_bf16(cpu(_is_avx512_bf16_supported=False))
+        assert torch_peer.computes_bf16(
+            cpu(_is_avx512_bf16_supported=False, _is_amx_tile_supported=True)
+        )
+
+
+class TestFasterGraph:
+    """A peer of which each graph takes so long, by a trial that is told."""
+
+    def prepared(
+        self, monkeypatch: pytest.MonkeyPatch, folder: Path, wrong: str = "", fails: str = ""
+    ) -> Any:
+        seconds = {"model.int8-cpu.onnx": 2.0, "model.int8.onnx": 1.0}
+
+        def open_one(workload: Workload) -> Any:
+            path = workload.graph.path
+            if path == fails:
+                raise RuntimeError("no kernel")
+            ready = Prepared(lambda arrays: arrays[0], lambda: None, path)
+            return SimpleNamespace(prepare=lambda _: ready, close=lambda: None)
+
+        monkeypatch.setattr(trials, "_seconds", lambda ready: seconds[ready.settings])
+        manifest = SimpleNamespace(
+            files=[
+                FileEntry(path, "graph", precision, 1, "00", target)
+                for path, precision, target in (
+                    ("model.onnx", "fp32", "any"),
+                    ("model.int8-cpu.onnx", "int8", "cpu"),
+                    ("model.int8.onnx", "int8", "tensorrt"),
+                )
+            ]
+        )
+        asked: Any = Workload(
+            *(folder, manifest, manifest.files[1], "int8", 1),  # type: ignore[arg-type]
+            right=lambda ready, batch: (ready.settings, batch) != (wrong, 4),
+        )
+        return trials.on_the_faster_graph(open_one)(asked).prepare([np.zeros((4, 3))])
+
+    def test_the_faster_one_is_taken_and_named(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        found = self.prepared(monkeypatch, tmp_path)
+        assert found.settings == "model.int8.onnx, model.int8.onnx"
+
+    def test_but_one_that_answers_as_ours(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        found = self.prepared(monkeypatch, tmp_path, wrong="model.int8.onnx")
+        assert found.settings.startswith("model.int8-cpu.onnx")
+
+    def test_where_one_fails_the_other_is_taken(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        found = self.prepared(monkeypatch, tmp_path, fails="model.int8.onnx")
+        assert found.settings.startswith("model.int8-cpu.onnx")
+
 
 class TestOnnxRuntime:
+    def test_it_has_no_bf16_on_a_cpu(self, work: Workload) -> None:
+        with pytest.raises(PeerAbsentError, match="computes no bf16"):
+            OnnxRuntimeRunner(replace(work, precision="bf16"))
+
     def test_it_runs_the_artifacts_file(self, work: Workload, batch: Any) -> None:
         prepared = OnnxRuntimeRunner(work).prepare([batch])
         np.testing.assert_allclose(prepared.logits([batch]), linear(batch), atol=1e-5)
@@ -178,11 +262,12 @@ class FakeOpenVINO:
 
     def __init__(self, precision: str = "f32") -> None:
         self.precision, self.config, self.shapes = precision, {}, {}
+        self.abilities, self.read = ["FP32", "BF16"], ""
         self.started, self.waited = 0, 0
         self.Core = lambda: self
 
     def read_model(self, path: str) -> Any:
-        assert path.endswith("model.onnx")
+        self.read = Path(path).name
         port = SimpleNamespace(get_any_name=lambda: "input")
         return SimpleNamespace(inputs=[port], reshape=self.shapes.update)
 
@@ -191,7 +276,10 @@ class FakeOpenVINO:
         self.config = config
         return self
 
-    def get_property(self, name: str) -> Any:
+    def get_property(self, *names: str) -> Any:
+        if names == ("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return self.abilities
+        (name,) = names
         return {
             "INFERENCE_PRECISION_HINT": SimpleNamespace(get_type_name=lambda: self.precision),
             "INFERENCE_NUM_THREADS": self.config.get("INFERENCE_NUM_THREADS", 2),
@@ -253,6 +341,19 @@ class TestOpenVINO:
         library.precision = "bf16"
         with pytest.raises(PeerAbsentError, match="computes in bf16"):
             openvino_peer.OpenVINORunner(work, "LATENCY").prepare([batch])
+
+    def test_bf16_is_the_fp32_graph_with_that_hint_where_the_cpu_computes_it(
+        self, library: FakeOpenVINO, work: Workload, batch: Any
+    ) -> None:
+        library.precision = "bf16"
+        asked = replace(work, precision="bf16", graph=replace(work.graph, path="model.bf16.onnx"))
+        prepared = openvino_peer.OpenVINORunner(asked, "LATENCY").prepare([batch])
+        assert library.config["INFERENCE_PRECISION_HINT"] == "bf16"
+        assert library.read == "model.onnx"
+        assert "inference precision bf16" in prepared.settings
+        library.abilities = ["FP32"]
+        with pytest.raises(PeerAbsentError, match="only emulate bf16 here"):
+            openvino_peer.OpenVINORunner(asked, "LATENCY")
 
     @pytest.mark.parametrize("hint", ["LATENCY", "THROUGHPUT"])
     def test_the_real_one(self, hint: Any, work: Workload, batch: Any) -> None:

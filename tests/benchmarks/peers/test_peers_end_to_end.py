@@ -34,5 +34,6 @@ def test_torch_and_onnx_runtime_on_lenet5(
     assert "onnxruntime, fp32 latency at batch 1: ours is " in out
     bars.main(["r.json"])
     shown = capsys.readouterr().out.splitlines()
+    assert "fp32 at batch 1" in shown[0]
     assert "over 1 network; least" in shown[0]
-    assert any(line.startswith("NOT MEASURED  throughput against torch.compile") for line in shown)
+    assert any(line.startswith("NOT MEASURED   int8 to fp32") for line in shown)
