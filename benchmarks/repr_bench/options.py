@@ -27,7 +27,6 @@ QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
 TUNING = Plan(seconds=0.3, samples=6, rounds=6, warmup_seconds=0.2)
 QUICK_IMAGES = 200
 LEAST_PERCENT = 2.0
-
 _Some = TypeVar("_Some")
 _UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 

@@ -11,7 +11,8 @@ fused; Slice and Pad leave that layout and come back to it. The rewrite is taken
 1. each Slice has constant bounds, is read by the next one alone and is no output of the graph,
 2. together they keep all samples and channels, and every s-th row and column from the first, s > 1,
 3. the Pad adds channels alone, of the constant 0,
-4. x is float32 with four axes, and its number of channels is known.
+4. x is float32 with four axes, and its channels are known, and :data:`MOST_CHANNELS` at most:
+   the products grow with their square.
 
 It is exact for finite values. 0 · ∞ is NaN, so where x overflowed, all channels of that pixel become
 NaN instead of the one: both are results that a session refuses.
@@ -34,6 +35,8 @@ from repr_export.graph.values import (
 )
 from repr_export.passes.result import PassResult
 
+MOST_CHANNELS = 64
+"""As many as the networks for CIFAR have, on which it was measured to be faster."""
 _END = 2**31 - 1
 """The least end of a Slice that exporters write for "to the end"."""
 
@@ -57,7 +60,9 @@ def _rewrite(pad: ir.Node, names: Names) -> bool:
     channels = source.shape[1]
     added = _channels_added(pad)
     step = _common_step(slices, source.shape)
-    if not isinstance(channels, int) or added is None or step is None:
+    if not isinstance(channels, int) or channels > MOST_CHANNELS:
+        return False
+    if added is None or step is None:
         return False
     before, behind = added
     weight = np.eye(before + channels + behind, channels, -before, np.float32)[:, :, None, None]

@@ -6,7 +6,7 @@ import pytest
 
 from repr_export.graph.multiply_adds import count_multiply_adds, count_parameters
 from repr_export.graph.values import graph_nodes, picks_channels
-from repr_export.passes.shortcut_to_conv import shortcut_to_conv
+from repr_export.passes.shortcut_to_conv import MOST_CHANNELS, shortcut_to_conv
 
 END = 2**63 - 1
 CONSTANTS = {
@@ -77,6 +77,7 @@ def test_a_shortcut_becomes_one_convolution_bit_for_bit(graphs, body, changed):
         (f"{SLICES} z = Relu(b) {PAD}", {"output": "float[N,C,H,W] y, float[N,3,5,4] z"}),
         (f"{SLICES} {PAD}", {"output": "float[N,C,H,W] y, float[N,3,5,4] b"}),
         (f"{SLICES} {PAD}", {"given": "float[N,C,9,8]"}),
+        (f"{SLICES} {PAD}", {"given": f"float[N,{MOST_CHANNELS + 1},9,8]"}),
         (f"{SLICES} {PAD}", {"given": "double[N,3,9,8]", "output": "double[N,C,H,W] y"}),
         (f"a = Slice(r, start, end) {PAD}".replace("b,", "a,"),
          {"start": [0] * 4, "end": [END] * 4}),
@@ -86,7 +87,7 @@ def test_a_shortcut_becomes_one_convolution_bit_for_bit(graphs, body, changed):
         *("from the second", "not to the end", "to the last but one", "samples left out"),
         *("channels left out", "rows alone", "every pixel", "backwards", "more samples"),
         *("more rows", "fewer channels", "ones around", "pads of rows", "edges repeated"),
-        *("read elsewhere", "given out", "free channels", "float64", "no axes", "a Pad alone"),
+        *("read elsewhere", "given out", "free channels", "many channels", "float64", "no axes", "a Pad alone"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_shortcut_stays(graphs, body, changed):
