@@ -26,7 +26,7 @@ BLOCKS = """g (float[N,3,8,8] x) => (float[N,5] y) {
     [right] q = Conv <pads=[1,1,1,1], group=2> (rr, wq)  qr = Relu(q)
     j = Concat <axis=1> (lr, qr)
     p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (j)
-    [grouped] d = Conv <pads=[1,1,1,1], group=16> (p, wd)  dr = Relu(d)
+    [grouped] d = Conv <pads=[1,1,1,1], group=16> (p, wd)
     [add2] e = Add(d, p)  er = Relu(e)
     [last_but] f = Conv (er, wf)  fr = Relu(f)
     g = GlobalAveragePool(fr)  k = Flatten(g)
