@@ -237,7 +237,14 @@ class VariantMaker:
                 progress=self._count,
             )
             return found.quantized, {"by": "bisection", "summary": str(found), **found.as_dict()}
-        ranked = scan(graph, ranges, calibration, target=target, progress=self._count)
+        ranked = scan(
+            graph,
+            ranges,
+            calibration,
+            target=target,
+            bound=LEAST_SQNR_DB,
+            progress=self._count,
+        )
         exclude = [row.node for row in ranked if row.sqnr_db < LEAST_SQNR_DB]
         if len(exclude) == len(ranked):  # int8 ruins the network throughout: the bound will tell
             exclude = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,6 @@ class CalibrationSet:
             return self.inputs
         layout = Layout({}, graph.batch)
         return SampleSet("calibration", self.description, {graph.input: self.inputs}, layout)
-
-    def some(self, rows: NDArray[np.intp]) -> CalibrationSet:
-        """Of these, the samples ``rows``."""
-        inputs: NDArray[np.float32] | SampleSet
-        if isinstance(self.inputs, SampleSet):
-            chosen = {name: values[rows] for name, values in self.inputs.inputs.items()}
-            inputs = replace(self.inputs, inputs=chosen)
-        else:
-            inputs = self.inputs[rows]
-        return CalibrationSet(inputs, self.description)
 
 
 def bundled_calibration(preprocessing: PreprocessingInfo) -> CalibrationSet:

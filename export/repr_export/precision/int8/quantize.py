@@ -42,7 +42,7 @@ _OPSET = 13  # the first whose QuantizeLinear knows channels
 _DEAD = 1e-6
 
 # What ONNX Runtime computes on bytes as well as on floats, behind a node that makes bytes.
-_FOLLOWERS = (
+FOLLOWERS = (
     *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Pad", "Slice"),
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
 )
@@ -131,7 +131,20 @@ def quantize(
 
 def quantize_alone(graph: bytes, ranges: Ranges, node: str, *, target: Target) -> bytes:
     """``graph`` with just ``node``, one of those that :func:`quantizable` finds, in int8."""
-    return _write(_prepare(graph, target)[0], {node}, ranges, target)[0]
+    return quantize_prepared(prepare(graph, target)[0], ranges, node, target=target)
+
+
+def prepare(graph: bytes, target: Target) -> tuple[onnx.ModelProto, Quantizable]:
+    """``graph`` with inferred types, named nodes and no Constant nodes; and what of it can be int8."""
+    model, found = _prepare(graph, target)
+    return ir.to_proto(model), found
+
+
+def quantize_prepared(
+    model: onnx.ModelProto, ranges: Ranges, node: str, *, target: Target
+) -> bytes:
+    """What :func:`prepare` made, or a part of it, with just ``node`` in int8."""
+    return _write(ir.from_proto(model), {node}, ranges, target)[0]
 
 
 def require_quantizable(graph: bytes) -> None:
@@ -233,7 +246,7 @@ def _with_followers(model: ir.Model, chosen: set[str]) -> list[str]:
     names = []
     for node in model.graph:
         data = [value for value in node.inputs if value and constant_of(value) is None]
-        known = picks_channels(node) or any(is_op(node, op) for op in _FOLLOWERS)
+        known = picks_channels(node) or any(is_op(node, op) for op in FOLLOWERS)
         follows = known and bytes_.issuperset(data)
         if node_name(node) in chosen or (data and follows):
             names.append(node_name(node))
@@ -250,11 +263,13 @@ def _for_cpu(
 
     # Says that shapes are inferred: the quantizer would write the model to a file to infer them.
     add_infer_metadata(proto)
+    present = {name for node in proto.graph.node for name in (*node.input, *node.output)}
     tensors = TensorsData(
         quantization.CalibrationMethod.MinMax,
         {
             name: (np.array(each.low, np.float32), np.array(each.high, np.float32))
             for name, each in ranges.tensors.items()
+            if name in present
         },
     )
     with _quiet():

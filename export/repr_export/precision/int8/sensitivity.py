@@ -1,7 +1,7 @@
 """Finds which nodes int8 hurts: a scan that ranks them, and a search for the fewest to keep."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,25 @@ from numpy.typing import NDArray
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
 from repr_export.graph.values import node_name
+from repr_export.layout import Arrays
 from repr_export.precision.int8.calibration import CalibrationSet
+from repr_export.precision.int8.parts import Part, cut
 from repr_export.precision.int8.quantizable import Target, name_nodes
-from repr_export.precision.int8.quantize import Quantized, quantizable, quantize, quantize_alone
+from repr_export.precision.int8.quantize import (
+    Quantized,
+    prepare,
+    quantizable,
+    quantize,
+    quantize_prepared,
+)
 from repr_export.precision.int8.ranges import Progress, Ranges, no_progress
 from repr_export.samples import CpuGraph, run_samples
 
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
 _BATCH = 16
+_FIRST = 4  # images that decide on a node whose ratio is this far from the bound:
+_MARGIN_DB = 6.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,14 @@ class NodeSensitivity:
 
     ``sqnr_db`` is the signal-to-quantization-noise ratio of the output in decibel: the variance
     of the fp32 output over the mean square of the change; the lower, the worse. ``multiply_adds``
-    is the node's for one sample, None if they cannot be counted.
+    is the node's for one sample, None if they cannot be counted; ``images`` how many the ratio was
+    measured on.
     """
 
     node: str
     sqnr_db: float
     multiply_adds: int | None
+    images: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,7 @@ def scan(
     calibration: CalibrationSet,
     *,
     target: Target,
+    bound: float | None = None,
     progress: Progress = no_progress,
 ) -> tuple[NodeSensitivity, ...]:
     """Each node that can be int8, ranked by what it does to the output; the worst comes first.
@@ -83,26 +96,75 @@ def scan(
     Each is quantized alone, all others staying fp32. The errors of the nodes are small and
     nearly independent, so that they add up in the output, and each one's share can be measured
     by itself; quantizing all but one would measure a small difference of two large errors.
-    The first output counts, on 16 to 64 of the calibration images.
+    The first output counts, on 16 to 64 of the calibration images. Where all that matters is
+    which nodes lie below ``bound``, in decibel, so many see the nodes near it alone: the others
+    are decided by four, whose ratio is more than 6 dB away.
     Raises as :func:`repr_export.precision.int8.quantize.quantize` does.
     """
-    found = quantizable(graph, target)
+    model, found = prepare(graph, target)
+    parts = cut(model)
     costs = _multiply_adds(graph)
     total = None if costs is None else max(sum(costs.values()), 1)
     count = _MOST if total is None else int(np.clip(_WORK / total, _FEWEST, _MOST))
-    chosen = np.linspace(0, len(calibration) - 1, min(count, len(calibration))).round().astype(int)
-    images = calibration.some(chosen)
-    reference = _first_output(graph, images)
-    signal = float(reference.var())
-    rows = []
     names = (*found.weighted, *found.additions)
-    for done, name in enumerate(names, 1):
-        alone = quantize_alone(graph, ranges, name, target=target)
-        noise = float(np.square(_first_output(alone, images) - reference).mean())
-        sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
-        rows.append(NodeSensitivity(name, sqnr, None if costs is None else costs.get(name, 0)))
-        progress("quantizing one node at a time", done, len(names))
-    return tuple(sorted(rows, key=lambda row: row.sqnr_db))  # stable: equals in graph order
+
+    def measure(names: Collection[str], count: int, what: str) -> dict[str, NodeSensitivity]:
+        chosen = np.linspace(0, len(calibration) - 1, min(count, len(calibration)))
+        rows = {}
+        ratios = _ratios(parts, names, ranges, calibration, chosen.round().astype(int), target)
+        for done, (name, sqnr) in enumerate(ratios, 1):
+            cost = None if costs is None else costs.get(name, 0)
+            rows[name] = NodeSensitivity(name, sqnr, cost, len(chosen))
+            progress(what, done, len(names))
+        return rows
+
+    first = count if bound is None else _FIRST
+    rows = measure(names, first, "quantizing one node at a time")
+    if bound is not None:
+        near = [name for name in names if abs(rows[name].sqnr_db - bound) < _MARGIN_DB]
+        if near:
+            rows |= measure(near, count, "quantizing again what is near the bound")
+    # Stable: equals in graph order.
+    return tuple(sorted((rows[name] for name in names), key=lambda row: row.sqnr_db))
+
+
+def _ratios(
+    parts: Sequence[Part],
+    names: Collection[str],
+    ranges: Ranges,
+    calibration: CalibrationSet,
+    chosen: NDArray[np.intp],
+    target: Target,
+) -> Iterator[tuple[str, float]]:
+    """Each of ``names`` and its ratio on the images ``chosen``, in the order of the parts.
+
+    What stands before a node's part is the same for each node, and run once; what stands behind
+    it is opened once.
+    """
+    opened = [CpuGraph(part.model.SerializeToString()) for part in parts]
+    samples = calibration.samples_for(opened[0])
+    some = {name: values[chosen] for name, values in samples.inputs.items()}
+    samples = replace(samples, inputs=some)
+    begin = [samples.run_of(rows) for rows in samples.layout.parts(len(samples), _BATCH)]
+
+    def finish(runs: Sequence[Arrays], behind: int) -> NDArray[np.float64]:
+        for network in opened[behind:]:
+            runs = [network(run) for run in runs]
+        made = iter(runs)
+        outputs = run_samples(lambda _: dict(next(made)), samples, _BATCH)
+        return next(iter(outputs.values())).astype(np.float64)
+
+    reference = finish(begin, 0)
+    signal = float(reference.var())
+    runs: list[Arrays] = list(begin)
+    for index, part in enumerate(parts):
+        for name in (name for name in names if name in part.nodes):
+            alone = CpuGraph(quantize_prepared(part.model, ranges, name, target=target))
+            change = finish([alone(run) for run in runs], index + 1) - reference
+            noise = float(np.square(change).mean())
+            sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+            yield name, sqnr
+        runs = [opened[index](run) for run in runs]
 
 
 def bisect(
@@ -176,9 +238,3 @@ def _multiply_adds(graph: bytes) -> dict[str, int] | None:
         return {node_name(row.node): row.count for row in count_multiply_adds(model)}
     except UncountableError:
         return None
-
-
-def _first_output(graph: bytes, images: CalibrationSet) -> NDArray[np.float64]:
-    network = CpuGraph(graph)
-    outputs = run_samples(network, images.samples_for(network), _BATCH)
-    return next(iter(outputs.values())).astype(np.float64)

@@ -102,7 +102,7 @@ def test_the_ratio_is_the_signal_over_the_change(graphs: Any) -> None:
     calibration = CalibrationSet(whole, "whole numbers")
     ranges = measure_ranges(graph, calibration, "min-max")
     rows = scan(graph, ranges, calibration, target="tensorrt")
-    assert rows == (NodeSensitivity("b", float("inf"), 16),)
+    assert rows == (NodeSensitivity("b", float("inf"), 16, 32),)
     calibration = CalibrationSet(whole + np.float32(0.25), "with a quarter")
     ranges = Ranges(ranges.tensors, "min-max", 32, "")  # the scale stays 1: a quarter is lost
     (row,) = scan(graph, ranges, calibration, target="tensorrt")
