@@ -230,8 +230,18 @@ def _shortcuts_beside(model: ir.Model, chosen: set[str]) -> set[str]:
 
 
 def _kept_through(model: ir.Model, ranges: Ranges) -> Ranges:
-    """``ranges`` with one for both sides of what only picks channels: bytes pass through as they are."""
+    """``ranges`` with one for both sides of what only moves values, so that bytes pass as they are.
+
+    That is what picks channels, and a Concat with each input that nothing else reads: it would
+    be rounded twice, at last to the range of the Concat.
+    """
     tensors = dict(ranges.tensors)
+    for node in reversed(model.graph):  # a Concat may be read by another
+        if is_op(node, "Concat") and node.outputs[0].name in tensors:
+            alone = [each for each in node.inputs if each is not None and len(each.uses()) == 1]
+            names = [each.name for each in alone if not each.is_graph_output()]
+            joined = tensors[node.outputs[0].name]
+            tensors |= {name: joined for name in names if name in tensors}
     for node in model.graph:
         if picks_channels(node):
             source, result = node.inputs[0], node.outputs[0]

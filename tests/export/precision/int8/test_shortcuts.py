@@ -1,4 +1,4 @@
-"""A shortcut's convolution of zeros and ones in int8: exact, and neither chosen nor counted."""
+"""What only moves values in int8: a shortcut's convolution of zeros and ones, a concatenation."""
 
 import numpy as np
 import onnx
@@ -63,3 +63,22 @@ def test_it_goes_with_the_bytes_of_the_layer_beside_it(graphs, block, target):
     np.testing.assert_allclose(shown[:, 1:5], read[:, :, ::2, ::2], rtol=1e-6)
     assert shown.any()
     assert not shown[:, [0, 5]].any()
+
+
+def test_a_concatenation_for_cpus_has_one_scale_on_both_sides(graphs):
+    model = graphs.parse(
+        """g (float[N,4,8,8] x) => (float[N,2,8,8] y) {
+            f = Conv(x, first) a = Conv(f, left) b = Conv(f, right) e = Conv(b, more)
+            c = Concat<axis=1>(a, b) d = Concat<axis=1>(c, e) y = Conv(d, last) }""",
+        **{name: graphs.draw(4, 4, 1, 1) for name in ("first", "left", "right", "more")},
+        last=graphs.draw(2, 12, 1, 1),
+    )
+    graph = ir.to_proto(model).SerializeToString()
+    tensors = {name: Range(-1.0, float(n)) for n, name in enumerate("xfabecdy", 1)}
+    made = quantize(graph, Ranges(tensors, "min-max", 1, "made up"), target="cpu").graph
+    nodes = onnx.load_model_from_string(made).graph
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in nodes.initializer}
+    scales = {n.input[0]: weights[n.input[1]] for n in nodes.node if n.op_type == "QuantizeLinear"}
+    widths = {name: round(float(scale) * 255 - 1) for name, scale in scales.items()}
+    assert {name: widths[name] for name in "aced"} == dict.fromkeys("aced", 7)
+    assert widths["b"] == 4  # another layer reads it
