@@ -1,10 +1,10 @@
 """The search among candidates: a look at each, then halving, until one is chosen.
 
-For a moment all are looked at; those that are far behind leave. The others are timed in the same
-rounds; the slower half leaves, the rest is timed for longer, until few are left (successive
-halving: Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", AISTATS 2016). Of those that are not measurably slower than the fastest, nor by more
-than 2 %, the first in the list, the simplest, is taken.
+For a moment all are looked at, and the fastest few go on. These are timed in the same rounds; of
+more than ``KEPT`` the slower half leaves, and the rest is timed for longer (successive halving:
+Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
+AISTATS 2016). Of those that are not measurably slower than the fastest, nor by more than 2 %, the
+first in the list, the simplest, is taken.
 """
 
 import math
@@ -66,9 +66,10 @@ class Candidate:
 
 
 def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter_ns) -> None:
-    """Look at each for a moment, and time those no more that take ``FAR_BEHIND`` times as long.
+    """Look at each for a moment: of those not ``FAR_BEHIND`` the fastest, ``KEPT`` are timed further.
 
-    What was seen stays in their rows, as one round.
+    The first, the default, is among these unless it is far behind. What was seen stays in their
+    rows, as one round.
     """
     seen = [list[int]() for _ in found]
     for each, samples in LOOKS * [*zip(found, seen, strict=True)]:  # a moment's noise is not one's
@@ -83,10 +84,15 @@ def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter
         except Exception as error:  # whatever a library raises
             each.fail(sentence(error))
     looked = [(each, samples) for each, samples in zip(found, seen, strict=True) if each.call]
-    fastest = min((min(samples) / each.row.images for each, samples in looked), default=0.0)
+    took_ns = {id(each): min(samples) / each.row.images for each, samples in looked}
+    order = sorted(looked, key=lambda pair: took_ns[id(pair[0])])
+    near = [e for e, _ in order if took_ns[id(e)] <= FAR_BEHIND * took_ns[id(order[0][0])]]
+    kept = near[:KEPT]
+    if near and looked[0][0] in near[KEPT:]:  # the default, which gains are told by
+        kept[-1] = looked[0][0]
     for each, samples in looked:
         each.row = replace(each.row, status="measured", rounds_ns=(tuple(samples),))
-        if min(samples) > FAR_BEHIND * fastest * each.row.images:
+        if each not in kept:
             each.call = None
 
 

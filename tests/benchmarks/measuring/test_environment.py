@@ -41,6 +41,14 @@ def test_what_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.governor, found.cpu_quota, found.gpus) == (None, None, ())
 
 
+def test_of_the_cpus_instruction_sets_those_that_compute_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags = frozenset({"fpu", "avx512_bf16", "amx_int8", "avx2"})
+    monkeypatch.setattr(environment, "cpu_flags", lambda: flags)
+    assert capture_environment().cpu_features == ("amx_int8", "avx2", "avx512_bf16")
+
+
 @pytest.mark.parametrize(("load", "busy"), [(0.0, False), (0.49, False), (0.5, True), (6.0, True)])
 def test_busy_means_half_a_cpu_of_others(
     monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
