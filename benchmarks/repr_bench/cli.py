@@ -130,6 +130,7 @@ def _bench(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: Listener) -> Results:
+    from repr_bench.ahead import export_ahead
     from repr_bench.peers.known import select
     from repr_bench.peers.run import with_peers
     from repr_bench.run import run
@@ -144,6 +145,7 @@ def _measured(args: argparse.Namespace, arguments: Sequence[str], listener: List
 
         check_servers(request)
         peers += remote_peers(request, listener)
+    export_ahead(request, listener)
     results = run(request, listener)
     if scenarios:
         results = with_scenarios(results, request, scenarios, listener)

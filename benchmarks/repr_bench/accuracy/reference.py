@@ -69,11 +69,13 @@ def torch_network(manifest: Manifest) -> Network | None:
         return None
     network = spec.build()
     load_weights(network, None, spec)
-    network.eval()
+    # With the channels last, torch takes down to half of its CPU time, for the same sums.
+    network.eval().to(memory_format=torch.channels_last)
 
     def run(inputs: NDArray[Any]) -> NDArray[Any]:
+        images = torch.from_numpy(inputs).to(memory_format=torch.channels_last)
         with torch.inference_mode():
-            logits: NDArray[Any] = network(torch.from_numpy(inputs)).numpy()
+            logits: NDArray[Any] = network(images).numpy()
         return logits
 
     return run
