@@ -279,7 +279,7 @@ def _one_at_a_time(error: GraphError) -> str:
 
 
 def run_samples(
-    network: Network, samples: SampleSet, at_once: int = 250
+    network: Network, samples: SampleSet, at_once: int = 32
 ) -> dict[str, NDArray[Any]]:
     """``network`` on all of ``samples``: a run's batch at a time, or where that is free, ``at_once``.
 
