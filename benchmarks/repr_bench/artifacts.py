@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from repr_bench.errors import UsageError
 from repr_bench.request import LOWER, is_own
-from repr_runtime import Manifest, ReproError, load, read_manifest
+from repr_runtime import Manifest, ReproError, read_manifest
 from repr_runtime.artifact.manifest import MANIFEST_NAME
+from repr_runtime.artifact.reading import read_file
 from repr_runtime.errors import MissingExtraError, SchemaVersionError
 from repr_runtime.files import cache_folder
 
@@ -236,8 +237,7 @@ def _cached(target: str, options: ExportOptions, tell: Callable[[str], None]) ->
         os.utime(entry)
     if known:
         with contextlib.suppress(ReproError):
-            for precision in read_manifest(folder).precisions:
-                load(folder, device="cpu", precision=precision).close()
+            _require_whole(folder, read_manifest(folder))
             return folder
     tell(f"exporting {target} to {folder}")
     made = _export(target, entry, options, tell)
@@ -301,6 +301,12 @@ def _content(path: Path) -> str:
         return str(path)
 
 
+def _require_whole(folder: Path, manifest: Manifest) -> None:
+    """Raise what speaks against a file, whether or not this machine can run it."""
+    for entry in manifest.files:
+        read_file(folder, entry)
+
+
 def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> bool:
     from repr_models.weights.bundled import bundled_record, is_bundled
 
@@ -308,8 +314,7 @@ def _usable(folder: Path, spec: NetworkSpec, tell: Callable[[str], None]) -> boo
         return False
     try:
         manifest = read_manifest(folder)
-        for precision in manifest.precisions:
-            load(folder, device="cpu", precision=precision).close()
+        _require_whole(folder, manifest)
     except SchemaVersionError:
         raise
     except ReproError as error:

@@ -278,9 +278,7 @@ def _one_at_a_time(error: GraphError) -> str:
     return f"it takes one sample at a time ({in_one_line(innermost(error))})"
 
 
-def run_samples(
-    network: Network, samples: SampleSet, at_once: int = 32
-) -> dict[str, NDArray[Any]]:
+def run_samples(network: Network, samples: SampleSet, at_once: int = 32) -> dict[str, NDArray[Any]]:
     """``network`` on all of ``samples``: a run's batch at a time, or where that is free, ``at_once``.
 
     Each output has its samples along the first axis; where it has no row for each, what the

@@ -182,3 +182,15 @@ class TestSelection:
         assert default_selection()[0] == ()
         self.bundled["resnet32.cifar10"] = below
         assert default_selection()[0] == ("resnet32",)
+
+
+def test_a_precision_that_this_machine_cannot_run_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    first = find_artifact("lenet5", tmp_path, told.append, ("fp32", "bf16"))
+    made = (first / "manifest.json").stat().st_mtime_ns
+    monkeypatch.setattr("repr_runtime.backends.openvino.backend.why_not", lambda _: "an old CPU")
+    assert find_artifact("lenet5", tmp_path, told.append, ("fp32", "bf16")) == first
+    assert (first / "manifest.json").stat().st_mtime_ns == made
+    assert not any("damaged" in words for words in told)
