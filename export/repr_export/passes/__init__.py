@@ -13,6 +13,7 @@ from repr_export.passes.matmul_to_gemm import matmul_to_gemm
 from repr_export.passes.remove_unused import remove_unused
 from repr_export.passes.result import Folded, FoldReport, PassResult, Refused
 from repr_export.passes.shortcut_to_conv import shortcut_to_conv
+from repr_export.passes.shuffle_to_gather import shuffle_to_gather
 from repr_export.passes.standard import drop_constant_inputs, inline_functions, lift_constants
 
 __all__ = [
@@ -38,6 +39,7 @@ PIPELINE: tuple[Callable[[ir.Model], PassResult], ...] = (
     fold_scales,  # before BatchNorm: one may stand between it and its Conv
     fold_batchnorm,
     shortcut_to_conv,
+    shuffle_to_gather,
 )
 """Each pass rewrites a model in place and returns what it did, as :class:`PassResult`."""
 
@@ -72,5 +74,10 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         if isinstance(result, FoldReport):
             fold = result
         results[run.__name__] = result
-    scales, shortcuts = results["fold_scales"].changed, results["shortcut_to_conv"].changed
-    return PipelineReport(replace(fold, scales=scales, shortcuts=shortcuts), results)
+    fold = replace(
+        fold,
+        scales=results["fold_scales"].changed,
+        shortcuts=results["shortcut_to_conv"].changed,
+        shuffles=results["shuffle_to_gather"].changed,
+    )
+    return PipelineReport(fold, results)

@@ -40,12 +40,13 @@ class FoldReport(PassResult):
     """What became of each BatchNormalization of a model: ``total`` is folded plus refused.
 
     ``scales`` counts the sums and products by constants that were folded likewise, ``shortcuts``
-    the parameter-free ones that became convolutions.
+    the parameter-free ones that became convolutions, ``shuffles`` those of channels made Gathers.
     """
 
     folded: tuple[Folded, ...] = ()
     scales: int = 0
     shortcuts: int = 0
+    shuffles: int = 0
 
     @classmethod
     def of(cls, folded: tuple[Folded, ...], refused: tuple[Refused, ...]) -> FoldReport:
@@ -67,6 +68,7 @@ class FoldReport(PassResult):
             "total": self.total,
             "scales": self.scales,
             "shortcuts": self.shortcuts,
+            "shuffles": self.shuffles,
             "folded": [asdict(item) for item in self.folded],
             "refused": [asdict(item) for item in self.refused],
         }

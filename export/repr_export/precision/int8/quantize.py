@@ -44,7 +44,7 @@ _DEAD = 1e-6
 # What ONNX Runtime computes on bytes as well as on floats, behind a node that makes bytes.
 FOLLOWERS = (
     *("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Pad", "Slice"),
-    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Split"),
 )
 
 

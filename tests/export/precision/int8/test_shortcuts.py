@@ -1,8 +1,9 @@
-"""What only moves values in int8: a shortcut's convolution of zeros and ones, a concatenation."""
+"""What only moves values in int8: a shortcut's convolution, a concatenation, a shuffle."""
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from repr_export.passes.shortcut_to_conv import shortcut_to_conv
@@ -82,3 +83,26 @@ def test_a_concatenation_for_cpus_has_one_scale_on_both_sides(graphs):
     widths = {name: round(float(scale) * 255 - 1) for name, scale in scales.items()}
     assert {name: widths[name] for name in "aced"} == dict.fromkeys("aced", 7)
     assert widths["b"] == 4  # another layer reads it
+
+
+def test_a_shuffle_for_cpus_moves_bytes(graphs, tmp_path):
+    model = graphs.parse(
+        """g (float[N,4,8,8] x) => (float[N,2,8,8] y) {
+            f = Conv(x, first) a = Conv(f, left) b = Conv(f, right)
+            c = Concat<axis=1>(a, b) s = Gather<axis=1>(c, channels) d = Conv(s, more)
+            y = Conv(d, last) }""",
+        **{name: graphs.draw(4, 4, 1, 1) for name in ("first", "left", "right", "more")},
+        last=graphs.draw(2, 4, 1, 1),
+        channels=np.array([0, 4, 1, 5]),
+    )
+    graph = ir.to_proto(model).SerializeToString()
+    tensors = {name: Range(-1.0, 1.0) for name in "xfabcsdy"}
+    made = quantize(graph, Ranges(tensors, "min-max", 1, "made up"), target="cpu").graph
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4  # that such a file is for this machine alone
+    ort.InferenceSession(made, options)
+    kinds = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert kinds.count("Gather") == kinds.count("QLinearConcat") == 1
+    between = kinds[kinds.index("QLinearConcat") : kinds.index("Gather") + 1]
+    assert set(between) <= {"QLinearConcat", "Transpose", "Gather"}  # no turn to floats
