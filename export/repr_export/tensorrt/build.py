@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
+import onnx_ir as ir
+
 from repr_export.errors import EngineBuildError, OptionError, first_line
+from repr_export.graph.values import graph_nodes, picks_channels
 from repr_export.tensorrt.builder_library import BuilderLibrary, listen_alone, open_library
 from repr_export.tensorrt.diagnostics import build_failure, plain
 from repr_export.tensorrt.graph_checks import read_graph, require_accepted, require_types
@@ -102,7 +106,7 @@ def build_engine(
                 _set_target(config, target, index, len(targets))
             if cache is not None:
                 _load_cache(config, cache, notes)
-            receipt = network_receipt(library, network)
+            receipt = network_receipt(library, network, _picking(model))
             serialized = builder.build_serialized_network(network, config)
         except (RuntimeError, TypeError, MemoryError) as error:  # what the bindings raise
             raise EngineBuildError(
@@ -262,6 +266,12 @@ def _recorded(library: BuilderLibrary, options: EngineOptions) -> dict[str, Any]
         "later_compute_capabilities": bool(library.edition.default_targets)
         and not options.compute_capabilities,
     }
+
+
+def _picking(model: onnx.ModelProto) -> frozenset[str]:
+    """The names of the convolutions that only pick channels, which TensorRT's layers have, too."""
+    found = filter(picks_channels, graph_nodes(ir.from_proto(model)))
+    return frozenset(node.name for node in found if node.name)
 
 
 def _first_notes(library: BuilderLibrary, options: EngineOptions) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,8 +58,12 @@ class EngineReceipt:
         return {**asdict(self), "shares": self.shares}
 
 
-def network_receipt(library: Library, network: trt.INetworkDefinition) -> EngineReceipt:
+def network_receipt(
+    library: Library, network: trt.INetworkDefinition, left_out: Collection[str] = ()
+) -> EngineReceipt:
     """The types in a parsed network: strongly typed, so the engine keeps to them.
+
+    ``left_out`` are the names of layers that multiply nothing that counts.
 
     A layer whose operands both come out of a Dequantize layer counts as what was quantized:
     the builder fuses the two. A product of two constants computes nothing at run time and
@@ -74,7 +78,7 @@ def network_receipt(library: Library, network: trt.INetworkDefinition) -> Engine
     counts: Counter[str] = Counter()
     products: Counter[str] = Counter()
     for layer in layers:
-        if layer.type.name not in _COUNTED:
+        if layer.type.name not in _COUNTED or layer.name in left_out:
             continue
         operands = [layer.get_input(index) for index in range(min(layer.num_inputs, 2))]
         made_by = [makers.get(each.name) for each in operands]
