@@ -1,4 +1,4 @@
-"""Makes a channel shuffle one Gather, and with the Split behind it, one for each part.
+"""Makes a channel shuffle and the Split behind it one Gather for each part.
 
 ShuffleNet (Zhang et al., CVPR 2018, §3.1) mixes the channels of G groups by writing them as a
 matrix of G rows and reading that by columns:
@@ -6,12 +6,14 @@ matrix of G rows and reading that by columns:
     Reshape(x, [N, G, K, H, W]) ── Transpose(0, 2, 1, 3, 4) ── Reshape([N, G·K, H, W])
 
 which moves all of x, and the Split of ShuffleNet v2 (Ma et al., ECCV 2018, §3) moves it once more.
-``Gather(x, indices, axis=1)`` picks the same channels in the same order, in one go and exactly; each
-part of a Split takes those that are its own. It is refused where
+``Gather(x, indices, axis=1)`` picks the channels of a part in the same order, in one go and exactly.
+A shuffle without a Split stays: OpenVINO (2026.4) moves a Gather that takes each channel once into
+the weights behind it, and gets those of depthwise convolutions wrong. It is refused where
 
 1. the shapes are not constant, or do more than part the channels and put them together again,
 2. the Transpose does more than change the two parts,
-3. something else reads what is between, or it is an output of the graph.
+3. something else reads what is between, or it is an output of the graph,
+4. no Split of the channels follows, into parts of known sizes.
 """
 
 import numpy as np
@@ -54,19 +56,21 @@ def _rewrite(transpose: ir.Node, names: Names) -> bool:
         return False
     rows, columns = groups
     order = np.arange(rows * columns).reshape(rows, columns).T.reshape(-1)
-    split, parts = _split_behind(joined.outputs[0], order)
-    last = joined if split is None else split
-    graph = last.graph
+    split = _split_behind(joined.outputs[0])
+    parts = None if split is None else _parts(split, order)
+    if split is None or parts is None:
+        return False
+    graph = split.graph
     assert graph is not None  # found by graph_nodes
-    for result, channels in zip(last.outputs, parts, strict=True):
-        gather = ir.node("Gather", [data, None], {"axis": 1}, name=result.name or node_name(last))
+    for result, channels in zip(split.outputs, parts, strict=True):
+        gather = ir.node("Gather", [data, None], {"axis": 1}, name=result.name or node_name(split))
         made = gather.outputs[0]
         made.type, made.shape = result.type, result.shape
-        graph.insert_before(last, gather)
+        graph.insert_before(split, gather)
         set_constant_input(gather, 1, channels, names, f"{result.name}.channels")
         made.name = result.name
         result.replace_all_uses_with(made, replace_graph_outputs=True)
-    for node in dict.fromkeys((last, joined, transpose, parted)):
+    for node in (split, joined, transpose, parted):
         constants = node.inputs[1:]
         graph.remove(node, safe=True)
         for value in constants:
@@ -95,18 +99,21 @@ def _groups(parted: ir.Node, transpose: ir.Node, joined: ir.Node) -> tuple[int, 
     return (rows, columns) if list(transpose.attributes.get_ints("perm", [])) == swapped else None
 
 
-def _split_behind(
-    shuffled: ir.Value, order: NDArray[np.int64]
-) -> tuple[ir.Node | None, list[NDArray[np.int64]]]:
-    """The Split that alone reads ``shuffled``, if there is one, and the channels of each part."""
+def _split_behind(shuffled: ir.Value) -> ir.Node | None:
+    """The Split of channels that alone reads ``shuffled``, if there is one."""
     split = _only_reader(shuffled)
-    if split is None or not is_op(split, "Split") or split.attributes.get_int("axis", 0) != 1:
-        return None, [order]
+    if split is None or not is_op(split, "Split") or len(split.outputs) < 2:
+        return None
+    return split if split.attributes.get_int("axis", 0) == 1 else None
+
+
+def _parts(split: ir.Node, order: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
+    """The channels of each part, None if their sizes are not known."""
     sizes = [value.shape[1] if value.shape is not None else None for value in split.outputs]
     known = [size for size in sizes if isinstance(size, int)]
     if len(known) < len(sizes) or sum(known) != len(order):
-        return None, [order]
-    return split, np.split(order, np.cumsum(known)[:-1])
+        return None
+    return np.split(order, np.cumsum(known)[:-1])
 
 
 def _producer_of(node: ir.Node) -> ir.Node | None:

@@ -47,7 +47,7 @@ LEAST_SQNR_DB = 12.0
 
 # What a golden sample may differ by, as a share of the outputs' range, where it differed by less
 # on this machine: another machine adds in another order, and rounds other values the other way.
-_GOLDEN_SHARE = {"fp16": 1e-3, "bf16": 1e-2, "int8": 2e-2}
+_GOLDEN_SHARE = {"fp16": 1e-3, "bf16": 2e-2, "int8": 2e-2}
 _GOLDEN_FACTOR = 3.0
 _OVERFLOW_SAMPLES = 256
 

@@ -115,3 +115,24 @@ def test_indices_that_nobody_checks_are_refused(tiny: Any, tmp_path: Path) -> No
     path = tiny.write_model(tmp_path / "a", nodes, {"x": ("n", 2), "z": ("n", 9)}, {"y": ("n", 2)})
     with refuses(ModelLoadError, "(Gather) has indices that are computed"):
         load(path, device="openvino")
+
+
+def test_channels_in_another_order_are_refused_and_some_of_them_are_not(
+    tiny: Any, tmp_path: Path
+) -> None:
+    for name, channels in (("all", [1, 0, 2]), ("some", [2, 0])):
+        value = helper.make_tensor("value", 7, [len(channels)], channels)
+        nodes = [
+            helper.make_node("Constant", [], ["channels"], value=value),
+            helper.make_node("Gather", ["x", "channels"], ["y"], axis=1),
+        ]
+        path = tiny.write_model(
+            tmp_path / name, nodes, {"x": ("n", 3, 2, 2)}, {"y": ("n", len(channels), 2, 2)}
+        )
+        x = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
+        if name == "all":
+            with refuses(ModelLoadError, "(Gather) puts all channels in another order"):
+                load(path, device="openvino")
+            continue
+        with load(path, device="openvino") as session:
+            np.testing.assert_array_equal(session.run(x)["y"], x[:, channels])

@@ -65,11 +65,23 @@ def require_computable(model: Any, *, any_batch: bool) -> None:
                     f"{name} ({kind}) has indices that are computed, which OpenVINO does not hold "
                     f"against the size of what they point into; use device='cpu'"
                 )
+            if kind == "Gather" and _permutes(op):
+                raise errors.ModelLoadError(
+                    f"{name} (Gather) puts all channels in another order, which OpenVINO gets wrong "
+                    f"before a depthwise convolution; use device='cpu'"
+                )
     if any_batch:
         clone = model.clone()
         free = [port for port in clone.inputs if port.partial_shape.is_dynamic]
         for size in _SIZES:
             clone.reshape({port: [size, *port.partial_shape[1:]] for port in free})
+
+
+def _permutes(gather: Any) -> bool:
+    """Whether it takes each of several, as of channels, once, in another order."""
+    indices = gather.input_value(1).get_node().get_data().reshape(-1)
+    found = sorted(indices.tolist())
+    return len(found) > 1 and found == [*range(len(found))] and found != indices.tolist()
 
 
 def _require_width(port: Any, what: str) -> None:

@@ -34,7 +34,7 @@ _LAYERS = frozenset(
 """Its names for what has weights: the precision of a graph is theirs."""
 
 _COMPUTED = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}
-_RULES = 1
+_RULES = 2
 """Of what is refused: what was compiled under others is none."""
 _HOW = "pip install 'repr-deploy[openvino]'"
 
