@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -349,3 +350,20 @@ def test_memory_stays_level(opened: Callable[..., Session], tiny: Any) -> None:
         for _ in range(runs):
             session.run(x)
         assert peak_memory() - before < 4 * 2**20
+
+
+def test_a_run_within_a_limit_that_a_signal_ends_reads_no_further(
+    artifact: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = tiny.inputs(2)
+    with load(artifact, device="openvino", limits=Limits(run_seconds=30)) as session:
+        want = session.run(x)["logits"]
+        request = next(iter(vars(session.backend)["_lanes"][0]._requests.values()))
+        ended, cancel = list[str](), type(request).cancel
+        monkeypatch.setattr(type(request), "cancel", lambda r: (ended.append("it is"), cancel(r)))
+        with monkeypatch.context() as patch:
+            patch.setattr(type(request), "wait_for", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                session.run(x)
+        assert ended == ["it is"]
+        np.testing.assert_array_equal(session.run(x)["logits"], want)

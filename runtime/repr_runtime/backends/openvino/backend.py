@@ -155,12 +155,18 @@ class _Lane:
         }
         if self._seconds is None:
             return [*self._infer(request, given, False, False).values()]
-        request.start_async(given, share_inputs=True)
-        if not request.wait_for(int(1000 * self._seconds)):
-            request.cancel()
-            with contextlib.suppress(RuntimeError):  # that it was
-                request.wait()
-                return [tensor.data.copy() for tensor in request.output_tensors]
+        done = False
+        try:
+            request.start_async(given, share_inputs=True)
+            done = request.wait_for(int(1000 * self._seconds))
+        finally:
+            if (
+                not done
+            ):  # or a signal's handler raised: it must not go on reading the caller's arrays
+                request.cancel()
+                with contextlib.suppress(RuntimeError):  # that it was
+                    request.wait()
+        if not done:
             raise errors.RunLimitError(
                 f"the run was given up after {self._seconds:g} s, the limit (Limits.run_seconds); "
                 f"give it less at once, or raise it"
