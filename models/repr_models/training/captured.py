@@ -37,7 +37,8 @@ class CapturedStep:
         torch.backends.cudnn.benchmark = not grouped
         state.network.train()
         if grouped:
-            state.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            state.memory_format = torch.contiguous_format
+            state.network.to(memory_format=state.memory_format)  # type: ignore[call-overload]
             for own in state.optimizer.state.values():  # of a resumed run: as its parameters lie
                 own["momentum_buffer"] = own["momentum_buffer"].contiguous()
             self._images = self._images.contiguous()

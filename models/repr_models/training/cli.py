@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="auto: bf16 where the GPU has it, or a CPU with AMX",
+        help="auto: bf16 where the GPU has it, or a CPU with AMX or AVX512-BF16",
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
     p.add_argument("--threads", type=_integer(1), help="CPU threads")
@@ -157,7 +157,7 @@ def _computes_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -133,6 +133,23 @@ def test_the_seed_decides_the_first_parameters() -> None:
     assert not torch.equal(first.get_parameter("fc1.weight"), other.get_parameter("fc1.weight"))
 
 
+@pytest.mark.parametrize(
+    ("name", "precision", "channels_first"),
+    [("resnet56_gn", "bf16", True), ("resnet56_gn", "fp32", False), ("resnet20", "bf16", False)],
+)
+def test_group_norms_in_bf16_lie_channels_first_with_their_images(
+    name: str, precision: str, channels_first: bool, colours: Colours
+) -> None:
+    spec = resolve(f"{name}.cifar10")
+    recipe = Recipe(epochs=1, batch_size=2, precision=precision)
+    state = start(spec, recipe, 0, CPU)
+    seen: list[Tensor] = []
+    state.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    train_epoch(state, ResidentImages(colours(2, 0), spec, CPU))
+    lying = (seen[0], state.network.get_parameter("conv1.weight"))
+    assert [tensor.is_contiguous() for tensor in lying] == 2 * [channels_first]
+
+
 def small_resnet() -> nn.Module:
     return ResNet(BasicBlock, [1, 1], [8, 16], 10, stem="cifar", shortcut="pad")
 

@@ -247,3 +247,17 @@ def test_a_missing_extra_is_answered_with_the_install_line(
     assert capsys.readouterr().err == (
         "repr-train needs safetensors.torch: pip install 'repr-deploy[export]'\n"
     )
+
+
+@pytest.mark.parametrize("feature", ["_is_amx_tile_supported", "_is_avx512_bf16_supported", None])
+def test_bf16_is_taken_unasked_where_the_cpu_computes_it(
+    feature: str | None,
+    cifar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == feature)
+    asked = ["lenet5", "--data", str(cifar_folder), "--epochs", "1", "--batch-size", "20"]
+    assert train_cli.main([*asked, "--device", "cpu", "-o", str(tmp_path)]) == 0
+    assert read_record(tmp_path)["recipe"]["precision"] == ("bf16" if feature else "fp32")
