@@ -35,6 +35,9 @@ _TARGETS = {
     "tensorrt": ("tensorrt",),  # the graph that the engine was built from
 }
 
+_MANY = 8
+"""Images at once from which OpenVINO is the faster one for int8 with AVX512-VNNI, too."""
+
 _LITTLE = 1_000_000
 """Multiply-adds of a batch up to which one CPU thread is faster than several."""
 
@@ -334,7 +337,7 @@ class CpuPlan:
         if options.tuned is not None and setting is None:
             _log.warning("%s: %s", manifest.name, about)
         if library is None:
-            library, why = usual_library(options.precision)
+            library, why = usual_library(options.precision, options.batch)
             library, why = (library, why) if setting is None else (setting.library, "")
         threads, instances = options.threads, options.instances
         asked = threads is not None or instances is not None
@@ -358,15 +361,18 @@ class CpuPlan:
         return cls(library, target, threads, count, batch, setting, single, words)
 
 
-def usual_library(precision: str) -> tuple[str, str]:
+def usual_library(precision: str, batch: int | None = None) -> tuple[str, str]:
     """The library that is the faster one on this CPU where nothing was tuned, and why.
 
-    Measured with `repr-bench --tune` over the bundled networks: benchmarks/README.md has the ratios.
+    ``batch`` is the size that it is to be fastest at, if any. Measured over the bundled networks:
+    benchmarks/README.md has the ratios.
     """
     if precision == "bf16":
         return "openvino", "which alone computes bf16 on a CPU"
     if precision == "int8" and "amx_int8" in cpu_flags():
         return "openvino", "the faster one for int8 on CPUs with AMX"
+    if precision == "int8" and "avx512_vnni" in cpu_flags() and (batch or 1) >= _MANY:
+        return "openvino", f"the faster one for int8 from {_MANY} images at once"
     return "onnxruntime", ""
 
 

@@ -24,7 +24,14 @@ from repr_bench.peers.check import why_not_same
 from repr_bench.peers.ours import Given, OursRunner
 from repr_bench.request import Listener, Request
 from repr_bench.results.peers import Measure, PeerRow
-from repr_bench.tuning.search import Candidate, drop_far_behind, gain, lengthen, search
+from repr_bench.tuning.search import (
+    Candidate,
+    drop_far_behind,
+    gain,
+    lengthen,
+    quiet_log_ns,
+    search,
+)
 from repr_bench.tuning.ways import variants, ways
 from repr_runtime import Manifest, Session, load
 from repr_runtime.backends.openvino.compiling import why_not
@@ -106,7 +113,7 @@ def tune_artifact(
         kept += best
     record = {"candidates": [_record(each) for each in found]}
     if goal == "throughput":  # a latency's is that of the first batch, where no size is named
-        kept.sort(key=lambda each: float(each.row.log_ns.mean()))
+        kept.sort(key=quiet_log_ns)
     kept.sort(key=lambda each: each.outcome != "chosen")
     settings = [each.setting for each in kept]
     subject = tuning_subject(manifest, precision)
@@ -153,7 +160,7 @@ class _Bench:
                     best = self._best([*again, *more], f"{what}, options")
         others = [each for each in found if each.setting.library != best.setting.library]
         timed = [each for each in others if each.row.status == "measured"]
-        return found, [best, *sorted(timed, key=lambda each: float(each.row.log_ns.mean()))[:1]]
+        return found, [best, *sorted(timed, key=quiet_log_ns)[:1]]
 
     def _opened(self, setting: Setting, batch: int, stack: contextlib.ExitStack) -> Candidate:
         row = PeerRow(

@@ -1,10 +1,8 @@
-"""The search among candidates: a look at each, then halving, until one is chosen.
+"""The search among candidates: a look at each, then all of the fastest few in the same rounds.
 
-For a moment all are looked at, and the fastest few go on. These are timed in the same rounds; of
-more than ``KEPT`` the slower half leaves, and the rest is timed for longer (successive halving:
-Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization",
-AISTATS 2016). Of those that are not measurably slower than the fastest, nor by more than 2 %, the
-first in the list, the simplest, is taken.
+What disturbs a run only ever adds to it: another process, or another machine on this core, and most
+of all to a run that waits for several threads. So a candidate's time is its lower quartile over the
+rounds. Of those within 1 % of the fastest, the first in the list, the simplest, is taken.
 """
 
 import math
@@ -14,25 +12,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from repr_bench.errors import sentence
 from repr_bench.measuring.measure import Call, Clock, Plan, measure, took
 from repr_bench.peers.base import Prepared
 from repr_bench.peers.ours import BURST_SECONDS, plan_for, timed_row
 from repr_bench.request import Listener
-from repr_bench.results.peers import PeerRow, ratio
+from repr_bench.results.peers import PeerRow
 from repr_bench.statistics.intervals import Figure, times
 from repr_runtime.backends.tuning import Setting
 
 KEPT = 3
 """As many are timed to the end."""
-STAGE_ROUNDS = 4
+QUIET = 0.25
+"""The quantile of the rounds that a candidate is judged by."""
 FAR_BEHIND = 1.4
 """So many times the fastest one's time is too slow to be worth more than a look."""
-ALIKE = 1.02
-"""Two settings nearer than this are as good, if their rounds do not tell them apart."""
+ALIKE = 1.01
+"""Two settings nearer than this are as good."""
 LEAST_TURNS = 2
 """Of a burst, in which each of a candidate's instances runs a batch a turn."""
-LOOKS = 3
+LOOKS = 4
 LOOK_NS = 5_000_000
 
 Outcome = Literal["chosen", "finalist", "dropped", "failed"]
@@ -114,75 +115,42 @@ def search(
     what: str,
     clock: Clock = time.perf_counter_ns,
 ) -> Candidate:
-    """Halve until ``KEPT`` are left, which get the whole plan; marks outcomes, returns the chosen.
+    """Time those that are left by the plan; marks outcomes, returns the chosen.
 
-    The first that is timed, the simplest, is never dropped. Raises ``ValueError`` if none can be
-    timed.
+    Raises ``ValueError`` if none can be timed, and ``KeyboardInterrupt``.
     """
     alive = [each for each in every if each.call is not None]
-    stages = 0
-    while len(alive) > KEPT:
-        stages += 1
-        # As much time for each stage in all: half as many candidates, twice as long.
-        short = replace(
-            plan,
-            seconds=min(plan.seconds, plan.seconds * KEPT / len(alive)),
-            samples=STAGE_ROUNDS,
-            rounds=STAGE_ROUNDS,
-        )
-        alive = _timed(alive, short, listener, f"{what}, stage {stages}", clock)
-        fastest = sorted(alive, key=lambda each: float(each.row.log_ns.mean()))
-        kept = fastest[: max(KEPT, len(alive) // 2)]
-        if alive and alive[0] not in kept:
-            kept[-1] = alive[0]
-        alive = [each for each in alive if each in kept]
-    last = plan_for(alive[0].row.measure, plan) if alive else plan
-    alive = _timed(alive, last, listener, f"{what}, last stage", clock)
-    if not alive:
-        reasons = dict.fromkeys(each.row.reason for each in every)
-        raise ValueError(f"no setting could be timed: {'; '.join(reasons)}")
-    for each in alive:
-        each.outcome = "finalist"
-    chosen = choose(alive)
-    chosen.outcome = "chosen"
-    return chosen
-
-
-def choose(finalists: Sequence[Candidate]) -> Candidate:
-    """The first that is not slower than the fastest: by ``ALIKE`` at most, and not measurably.
-
-    That is, the 95 % interval of their ratio has 1 in it.
-    """
-    fastest = min(finalists, key=lambda each: float(each.row.log_ns.mean()))
-    for each in finalists:
-        found = ratio(fastest.row, each.row)
-        assert found is not None, "both were measured"
-        value, interval = found.figure
-        if value <= ALIKE and (interval.low if interval else value) <= 1:
-            return each
-    return fastest
-
-
-def _timed(
-    alive: Sequence[Candidate], plan: Plan, listener: Listener, what: str, clock: Clock
-) -> list[Candidate]:
-    """Those that could be timed, with what was seen. Raises ``KeyboardInterrupt``."""
     calls = [each.call for each in alive if each.call is not None]
+    plan = plan_for(alive[0].row.measure, plan) if alive else plan
     measured = measure(calls, plan, clock=clock, report=partial(listener.advance, what))
     if measured.interrupted:
         raise KeyboardInterrupt
     for each, timing in zip(alive, measured.timings, strict=True):
         each.row = timed_row(each.row, timing, plan)
-        each.outcome = "dropped" if timing.error is None else "failed"
-    return [each for each in alive if each.outcome != "failed"]
+        each.outcome = "finalist" if timing.error is None else "failed"
+    finalists = [each for each in alive if each.outcome == "finalist"]
+    if not finalists:
+        reasons = dict.fromkeys(each.row.reason for each in every)
+        raise ValueError(f"no setting could be timed: {'; '.join(reasons)}")
+    chosen = choose(finalists)
+    chosen.outcome = "chosen"
+    return chosen
+
+
+def choose(finalists: Sequence[Candidate]) -> Candidate:
+    """The first that is within ``ALIKE`` of the fastest."""
+    least = min(map(quiet_log_ns, finalists)) + math.log(ALIKE)
+    return next(each for each in finalists if quiet_log_ns(each) <= least)
+
+
+def quiet_log_ns(each: Candidate) -> float:
+    """The logarithm of an image's nanoseconds in rounds that nothing disturbed."""
+    return float(np.quantile(each.row.log_ns, QUIET))
 
 
 def gain(default: Candidate, each: Candidate) -> str:
-    """By rounds where both went to the end; else, of the chosen one, by what was seen of each."""
+    """How many times as fast it is, of what was timed to the end; the default may have been looked at."""
     last = ("chosen", "finalist")
     if each is default or each.outcome not in last or default.row.status != "measured":
         return "-"
-    if default.outcome in last and (found := ratio(each.row, default.row)) is not None:
-        return times(found.figure)
-    logs = float(default.row.log_ns.mean() - each.row.log_ns.mean())
-    return times(Figure(math.exp(logs), None)) if each.outcome == "chosen" else "-"
+    return times(Figure(math.exp(quiet_log_ns(default) - quiet_log_ns(each)), None))

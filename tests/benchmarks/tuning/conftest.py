@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from unittest.mock import Mock
 
-import numpy as np
 import peer_rows
 import pytest
 from fake_queue import World
@@ -33,9 +32,9 @@ class Settings(World):
         return search(every, self.plan, Mock(), "tuning", self.clock)
 
     @staticmethod
-    def jitter(milliseconds: float, phase: float = 0) -> Callable[[int], float]:
-        """Slow drifts of 10 %, so that rounds differ."""
-        return lambda number: milliseconds * (1 + 0.1 * np.sin(phase + number / 7))
+    def disturbed(quiet: float, loud: float) -> Callable[[int], float]:
+        """So long in some rounds, longer in most."""
+        return lambda number: quiet if number % 45 < 30 else loud
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_a_target_that_fails_is_said_and_the_rest_goes_on(no_progress: Any) -> N
 
 
 def test_the_table_shows_each_setting_and_how_the_default_compares(world: Any) -> None:
-    every = world.candidates(world.jitter(3.0), world.jitter(1.5), 9, 8, 7)
+    every = world.candidates(3.0, 1.5, 9)
     world.search(every)
     out = io.StringIO()
     print_search(every, Console(file=out, width=200))

@@ -87,16 +87,23 @@ def test_auto_runs_bf16_where_the_cpu_computes_it(
 
 
 @pytest.mark.parametrize(
-    ("precision", "flags", "library"),
+    ("precision", "flags", "batch", "library"),
     [
-        ("fp32", {"amx_int8", "avx512_vnni"}, "onnxruntime"),
-        ("int8", {"avx512_vnni"}, "onnxruntime"),
-        ("int8", {"amx_int8"}, "openvino"),
-        ("bf16", {"avx512_bf16"}, "openvino"),
+        ("fp32", {"amx_int8", "avx512_vnni"}, 32, "onnxruntime"),
+        ("int8", {"avx512_vnni"}, None, "onnxruntime"),
+        ("int8", {"avx512_vnni"}, 7, "onnxruntime"),
+        ("int8", {"avx512_vnni"}, 8, "openvino"),
+        ("int8", {"avx_vnni"}, 8, "onnxruntime"),
+        ("int8", {"amx_int8"}, None, "openvino"),
+        ("bf16", {"avx512_bf16"}, None, "openvino"),
     ],
 )
 def test_the_rule_where_nothing_was_tuned(
-    precision: str, flags: set[str], library: str, monkeypatch: pytest.MonkeyPatch
+    precision: str,
+    flags: set[str],
+    batch: int | None,
+    library: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("repr_runtime.loading.cpu_flags", lambda: frozenset(flags))
-    assert usual_library(precision)[0] == library
+    assert usual_library(precision, batch)[0] == library
