@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from repr_models.errors import TrainingError
 from repr_models.spec import NetworkSpec
 from repr_models.training.augment import ResidentImages, augment
+from repr_models.training.depthwise import quicken
 from repr_models.training.recipe import Recipe
 
 TakeStep = Callable[[Tensor, Tensor, Tensor, float], None]
@@ -66,14 +67,16 @@ def on_device(network: nn.Module, device: torch.device) -> nn.Module:
     return placed
 
 
-def _lay_out(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.memory_format:
-    """Lay the network's weights out in place as it trains fastest; returns how its images shall lie.
+def _prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.memory_format:
+    """Make the network, in place, train faster in bfloat16 on a CPU; returns how images shall lie.
 
-    On a CPU torch has a fast GroupNorm in bfloat16 for channels first alone: a step of
-    resnet56_gn takes 0.52 times as long (torch 2.13, AVX512-BF16, one thread).
+    torch has a fast GroupNorm in bfloat16 for channels first alone: a step of resnet56_gn takes
+    0.52 times as long (torch 2.13, AVX512-BF16, one thread).
     """
-    grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())
-    if not (grouped and recipe.precision == "bf16" and device.type == "cpu"):
+    if not (recipe.precision == "bf16" and device.type == "cpu"):
+        return torch.channels_last
+    quicken(network)
+    if not any(isinstance(module, nn.GroupNorm) for module in network.modules()):
         return torch.channels_last
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return torch.contiguous_format
@@ -86,7 +89,7 @@ def start(spec: NetworkSpec, recipe: Recipe, seed: int, device: torch.device) ->
     """
     torch.manual_seed(seed)
     network = on_device(spec.build(), device)
-    memory_format = _lay_out(network, recipe, device)
+    memory_format = _prepare(network, recipe, device)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     free = [p for p in network.parameters() if p.ndim <= 1]
     groups = [
