@@ -52,12 +52,12 @@ def parser() -> argparse.ArgumentParser:
         help="train every network that has no checkpoint, or one below its bar, several at once",
     )
     p.add_argument(
-        "--hours", type=_positive, metavar="H", help="with --missing: the time for all of them"
+        "--hours", type=positive, metavar="H", help="with --missing: the time for all of them"
     )
-    p.add_argument("--jobs", type=_integer(1), metavar="N", help="with --missing: networks at once")
+    p.add_argument("--jobs", type=integer(1), metavar="N", help="with --missing: networks at once")
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
     p.add_argument("-o", "--out", type=Path, default=Path("checkpoints"), metavar="DIR")
-    p.add_argument("--seed", type=_integer(0, _MAX_SEED), default=0)
+    p.add_argument("--seed", type=integer(0, _MAX_SEED), default=0)
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--learning-rate", type=float, help="peak of the schedule")
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--padding", choices=PADDINGS, help="what random crops see around an image")
     p.add_argument(
         "--minutes",
-        type=_positive,
+        type=positive,
         metavar="M",
         help="as many epochs as fit into M minutes here, the learning rate's schedule with them",
     )
@@ -78,9 +78,9 @@ def parser() -> argparse.ArgumentParser:
         help="auto: bf16 where the GPU has it, or a CPU with AMX or AVX512-BF16",
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    p.add_argument("--threads", type=_integer(1), help="CPU threads")
+    p.add_argument("--threads", type=integer(1), help="CPU threads")
     p.add_argument(
-        "--eval-every", type=_integer(1), default=1, metavar="N", help="epochs between tests"
+        "--eval-every", type=integer(1), default=1, metavar="N", help="epochs between tests"
     )
     p.add_argument(
         "--store",
@@ -104,17 +104,19 @@ def _trainable(prefix: str, **_: object) -> list[str]:
     return [name for name in network_names(prefix) if name.endswith(CIFAR10.name)]
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """An option's finite number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be finite and more than 0, got {text}")
     return value
 
 
-_positive.__name__ = "number"
+positive.__name__ = "number"
 
 
-def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """What reads an option's whole number between these."""
     bounds = f"at least {low}" if high is None else f"in {low}..{high}"
 
     def parse(text: str) -> int:
@@ -170,7 +172,7 @@ def _run(args: argparse.Namespace) -> None:
     from repr_models.training.stored import read_checkpoint, store
 
     ends = None if args.minutes is None else time.monotonic() + 60 * args.minutes
-    spec = _network(args.name)
+    spec = trained_network(args.name)
     device = _device(args.device)
     recipe = _recipe(args, spec, device)
     if args.threads:
@@ -286,7 +288,7 @@ def _write_checkpoint(
     )
 
 
-def _network(name: str) -> NetworkSpec:
+def trained_network(name: str) -> NetworkSpec:
     """The network of that name, a bare name meaning the variant for CIFAR-10 if there is one."""
     variant = f"{name}.{CIFAR10.name}"
     known = {spec.name for spec in networks()}
