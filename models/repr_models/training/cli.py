@@ -168,6 +168,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from repr_models.training.augment import ResidentImages
     from repr_models.training.loop import start
+    from repr_models.training.memory import keep_freed
     from repr_models.training.pace import gpu_failures
     from repr_models.training.stored import read_checkpoint, store
 
@@ -177,6 +178,7 @@ def _run(args: argparse.Namespace) -> None:
     recipe = _recipe(args, spec, device)
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed()
     images = {split: load_cifar10(args.data, split) for split in ("train", "test")}
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=args.quiet, highlight=False, soft_wrap=True)

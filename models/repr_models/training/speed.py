@@ -16,6 +16,7 @@ from repr_models.command import finish
 from repr_models.spec import NetworkSpec
 from repr_models.training.cli import integer, positive, trained_network
 from repr_models.training.loop import TrainingState, start, take_step
+from repr_models.training.memory import keep_freed
 from repr_models.training.recipe import Recipe
 
 _CPU = torch.device("cpu")
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         if args.threads:
             torch.set_num_threads(args.threads)
+        keep_freed()
         for spec in [trained_network(name) for name in args.names]:
             found = settings(spec, args.batch_size)
             compare(found, args.seconds)
