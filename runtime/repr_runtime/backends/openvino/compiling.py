@@ -25,6 +25,7 @@ from repr_runtime.backends.openvino.checks import (
     require_computable,
     words_of,
 )
+from repr_runtime.backends.openvino.unsigned import make_unsigned
 from repr_runtime.files import cache_folder
 from repr_runtime.machine import cpu_flags, cpu_has_vnni, cpu_name
 
@@ -34,8 +35,8 @@ _LAYERS = frozenset(
 """Its names for what has weights: the precision of a graph is theirs."""
 
 _COMPUTED = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}
-_RULES = 2
-"""Of what is refused: what was compiled under others is none."""
+_RULES = 3
+"""Of what is refused and rewritten: what was compiled under others is none."""
 _HOW = "pip install 'repr-deploy[openvino]'"
 
 
@@ -124,6 +125,7 @@ class Compiler:
             model = core().read_model(self.graph)
             any_batch = not free_beyond_batch(self.listed, model.inputs)
             require_computable(model, any_batch=any_batch)
+            make_unsigned(model)
             if size is not None:
                 model.reshape({port: [size, *port.partial_shape[1:]] for port in model.inputs})
             made = core().compile_model(model, "CPU", config)
