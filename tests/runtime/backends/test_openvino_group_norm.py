@@ -12,13 +12,20 @@ from repr_runtime.backends.openvino.compiling import core, require_precision
 from repr_runtime.backends.openvino.group_norm import keep_layout
 
 
-def normalized(to: list[int], given: tuple[int | str, ...]) -> tuple[Any, Any]:
+def normalized(
+    to: list[int], given: tuple[int | str, ...], *, int8: bool = False
+) -> tuple[Any, Any]:
     """The model of a Reshape of ``given`` and its InstanceNormalization, before and after."""
     nodes = [
         helper.make_node("Reshape", ["x", "to"], ["g"]),
         helper.make_node("InstanceNormalization", ["g", "one", "zero"], ["i"], epsilon=1e-3),
     ]
+    if int8:
+        nodes.insert(0, helper.make_node("QuantizeLinear", ["x", "scale", "level"], ["q"]))
+        nodes.insert(1, helper.make_node("DequantizeLinear", ["q", "scale", "level"], ["d"]))
+        nodes[2].input[0] = "d"
     weights = {
+        **({"scale": np.float32(0.1), "level": np.int8(0)} if int8 else {}),
         "to": np.array(to),
         "one": np.ones(to[1], np.float32),
         "zero": np.zeros(to[1], np.float32),
@@ -60,3 +67,8 @@ def test_another_normalization_stays(to: list[int], given: tuple[int | str, ...]
     before, after = normalized(to, given)
     assert kinds(after) == kinds(before)
     assert kinds(after)["MVN"] == 1
+
+
+def test_it_stays_next_to_int8() -> None:
+    before, after = normalized([0, 3, -1], ("N", 12, 5, 4), int8=True)
+    assert kinds(after) == kinds(before)
