@@ -13,6 +13,7 @@ from repr_export.graph.integers import integer_values
 from repr_export.graph.multiply_adds import activation_bytes, with_shapes
 from repr_export.graph.serialize import serialize
 from repr_export.graph.signature import Signature
+from repr_export.graph.values import only_scales
 from repr_export.layers import CompareLayers, layer_comparison
 from repr_export.layout import lay_out
 from repr_export.options import ExportOptions
@@ -158,7 +159,10 @@ def _fold(model: ir.Model, contract: FoldContract | None) -> FoldReport:
         fold = run_pipeline(model).fold
     except PassError as error:
         raise GraphError(f"{error}; no artifact was written") from error
-    left = sum(node.op_type == "BatchNormalization" for node in model.graph.all_nodes())
+    left = sum(
+        node.op_type == "BatchNormalization" and not only_scales(node)
+        for node in model.graph.all_nodes()
+    )
     if left != len(fold.refused):
         raise FoldContractError(
             f"{left} BatchNorms are left in the graph, {len(fold.refused)} were refused; this is a defect"

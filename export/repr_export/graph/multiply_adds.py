@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from repr_export.graph.values import function_nodes, graph_nodes, is_op, label, picks_channels
+from repr_export.graph.values import (
+    function_nodes,
+    graph_nodes,
+    is_op,
+    label,
+    only_scales,
+    picks_channels,
+)
 
 _Shape = tuple[int, ...]
 
@@ -103,9 +110,12 @@ def count_parameters(model: ir.Model) -> int:
     """How many numbers the graph's floating-point initializers hold, in bodies too.
 
     In a graph with BatchNorm folded, that counts each convolution's bias and no BatchNorm. The
-    zeros and ones of a convolution that only picks channels are none.
+    zeros and ones of a convolution that only picks channels are none, nor are those of a
+    BatchNormalization that only scales.
     """
-    fixed = {node.inputs[1] for node in graph_nodes(model) if picks_channels(node)}
+    nodes = list(graph_nodes(model))
+    fixed = {node.inputs[1] for node in nodes if picks_channels(node)}
+    fixed |= {value for node in nodes if only_scales(node) for value in node.inputs[3:]}
     return sum(
         math.prod(value.const_value.shape.numpy())
         for graph in model.graphs()

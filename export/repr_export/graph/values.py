@@ -117,6 +117,16 @@ def picks_channels(node: ir.Node) -> bool:
     return bool(once and np.abs(values[values != 0] - 1).max() < 1e-6)
 
 
+def only_scales(node: ir.Node) -> bool:
+    """Whether ``node`` is a BatchNormalization of constant mean 0, variance 1 and epsilon 0."""
+    if not is_op(node, "BatchNormalization") or node.attributes.get_float("epsilon", 1e-5) != 0:
+        return False
+    mean, variance = (constant_of(value) for value in node.inputs[3:5])
+    if mean is None or variance is None:
+        return False
+    return not mean.numpy().any() and bool((variance.numpy() == 1).all())
+
+
 def _weights_of(value: ir.Value | None) -> npt.NDArray[np.float64] | None:
     """Constant 1x1 weights as outputs x inputs, also behind a DequantizeLinear; else None."""
     stored, scales = constant_of(value), None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from repr_export.passes.affine_to_batchnorm import affine_to_batchnorm
 from repr_export.passes.fold_batchnorm import fold_batchnorm
 from repr_export.passes.fold_constants import fold_constants
 from repr_export.passes.fold_scales import fold_scales
@@ -40,6 +41,7 @@ PIPELINE: tuple[Callable[[ir.Model], PassResult], ...] = (
     fold_batchnorm,
     shortcut_to_conv,
     shuffle_to_gather,
+    affine_to_batchnorm,  # what no fold took
 )
 """Each pass rewrites a model in place and returns what it did, as :class:`PassResult`."""
 
@@ -79,5 +81,6 @@ def run_pipeline(model: ir.Model) -> PipelineReport:
         scales=results["fold_scales"].changed,
         shortcuts=results["shortcut_to_conv"].changed,
         shuffles=results["shuffle_to_gather"].changed,
+        affines=results["affine_to_batchnorm"].changed,
     )
     return PipelineReport(fold, results)

@@ -41,6 +41,7 @@ from repr_export.graph.values import (
     is_op,
     label,
     node_name,
+    only_scales,
     opset_of,
     remember_float64,
     remember_origin,
@@ -74,8 +75,9 @@ def fold_batchnorm(model: ir.Model) -> FoldReport:
             try:
                 into, case = _fold(node, opset, names)
             except RefusalError as refusal:
-                refused.append(Refused(name, str(refusal)))
                 left.append(node)
+                if not only_scales(node):  # of an earlier export
+                    refused.append(Refused(name, str(refusal)))
             else:
                 folded.append(Folded(name, node_name(into), case))
     reason = "it stands in a function of the model; inline the functions first"

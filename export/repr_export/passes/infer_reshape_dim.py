@@ -5,9 +5,11 @@ Flattening with a dynamic batch is captured as
     Reshape(x, Concat(Shape(x)[0:1], [64]))
 
 but a Reshape infers one dimension by itself: ``Reshape(x, [−1, 64])`` is the same for every
-batch, and the Shape, Gather or Slice behind the unknown part fall away. That holds if
+batch, and the Shape, Gather or Slice behind the unknown part fall away. So is ``Reshape(x, Shape(y))``,
+as behind the groups of a GroupNorm, by the sizes of y that are known. That holds if
 
-1. the target is a Concat along axis 0 whose parts are constant but for one,
+1. the target is a Concat along axis 0 whose parts are constant but for one, or the Shape of a
+   tensor whose sizes are known but for one,
 2. the unknown part has exactly one element,
 3. no constant part has −1 (ONNX allows one) or 0 under ``allowzero`` (nothing to infer from).
 """
@@ -34,11 +36,32 @@ def infer_reshape_dim(model: ir.Model) -> PassResult:
     count = 0
     names = Names(model)
     for node in list(graph_nodes(model)):
-        if is_op(node, "Reshape") and (target := _target(node)) is not None:
+        if not is_op(node, "Reshape"):
+            continue
+        like = _measured(node)
+        target = _target(node) if like is None else _sizes(like)
+        if target is not None:
+            if like is not None:
+                node.outputs[0].shape = like.shape
             array = np.array(target, dtype=np.int64)
             set_constant_input(node, 1, array, names, f"{node_name(node)}.shape")
             count += 1
     return PassResult(count, "targets of Reshapes made constant")
+
+
+def _measured(node: ir.Node) -> ir.Value | None:
+    """The tensor whose Shape, all of it, is the target of the Reshape ``node``."""
+    shape = node.inputs[1] if len(node.inputs) > 1 else None
+    producer = shape.producer() if shape is not None else None
+    if producer is None or not is_op(producer, "Shape") or "end" in producer.attributes:
+        return None
+    return None if producer.attributes.get_int("start", 0) else producer.inputs[0]
+
+
+def _sizes(value: ir.Value) -> list[int] | None:
+    """The sizes of ``value``, −1 for the one that is not known; None if more are not, or one is 0."""
+    dims = [dim if isinstance(dim, int) else -1 for dim in value.shape or ()]
+    return dims if dims.count(-1) == 1 and 0 not in dims else None
 
 
 def _target(node: ir.Node) -> list[int] | None:

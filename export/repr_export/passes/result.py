@@ -40,13 +40,15 @@ class FoldReport(PassResult):
     """What became of each BatchNormalization of a model: ``total`` is folded plus refused.
 
     ``scales`` counts the sums and products by constants that were folded likewise, ``shortcuts``
-    the parameter-free ones that became convolutions, ``shuffles`` those of channels made Gathers.
+    the parameter-free ones that became convolutions, ``shuffles`` those of channels made Gathers,
+    ``affines`` the pairs of a product and a sum that became one node.
     """
 
     folded: tuple[Folded, ...] = ()
     scales: int = 0
     shortcuts: int = 0
     shuffles: int = 0
+    affines: int = 0
 
     @classmethod
     def of(cls, folded: tuple[Folded, ...], refused: tuple[Refused, ...]) -> FoldReport:
@@ -69,6 +71,7 @@ class FoldReport(PassResult):
             "scales": self.scales,
             "shortcuts": self.shortcuts,
             "shuffles": self.shuffles,
+            "affines": self.affines,
             "folded": [asdict(item) for item in self.folded],
             "refused": [asdict(item) for item in self.refused],
         }

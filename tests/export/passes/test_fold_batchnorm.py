@@ -140,6 +140,7 @@ def test_the_report_is_plain_data():
         "scales": 0,
         "shortcuts": 0,
         "shuffles": 0,
+        "affines": 0,
         "folded": [{"batchnorm": "bn1", "into": "conv1", "case": "Conv -> BatchNorm"}],
         "refused": [{"batchnorm": "bn2", "reason": "no reason"}],
     }

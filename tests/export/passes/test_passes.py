@@ -255,6 +255,10 @@ def test_flattening_needs_no_shape_arithmetic(graphs, allowzero, rest, shape):
             [2, 2],
         ),
         ("N,M,4", "s = Shape(x) t = Slice(s, zero, two) y = Reshape(x, t)", 0),
+        # of a tensor: two sizes that are not known, one of 0, and a part of its Shape
+        ("N,M,4", "t = Shape(x) f = Flatten(x) y = Reshape(f, t)", 0),
+        ("N,0,4", "t = Shape(x) f = Flatten(x) y = Reshape(f, t)", 0),
+        ("N,3,4", "t = Shape<start=1>(x) f = Flatten(x) y = Reshape(f, t)", 0),
     ],
 )
 def test_a_reshape_that_needs_its_arithmetic_keeps_it(graphs, data, nodes, rest):

@@ -12,6 +12,7 @@ from refusals import refuses
 from repr_runtime import load
 from repr_runtime.artifact.manifest import TensorSpec
 from repr_runtime.errors import ModelLoadError, UnrunnableInputError
+from repr_runtime.machine import cpu_has_vnni
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,41 @@ def test_channels_in_another_order_are_refused_and_some_of_them_are_not(
             continue
         with load(path, device="openvino") as session:
             np.testing.assert_array_equal(session.run(x)["y"], x[:, channels])
+
+
+@pytest.mark.skipif(not cpu_has_vnni(), reason="int8 is refused here")
+@pytest.mark.parametrize("zero_point", [0, 3])
+@pytest.mark.parametrize("pairs", ["behind", "in front"])
+def test_signed_levels_next_to_a_concat_keep_their_scale(
+    tiny: Any, tmp_path: Path, pairs: str, zero_point: int
+) -> None:
+    nodes = ["Relu x r", "Concat x r c", "Quantize c q", "Dequantize q d", "Conv d w y"]
+    if pairs == "in front":
+        nodes = ["Relu x r", "Quantize x q", "Dequantize q d", "Quantize r p", "Dequantize p e"]
+        nodes += ["Concat d e c", "Conv c w y"]
+    made = [helper.make_node("DequantizeLinear", ["levels", "step"], ["w"])]
+    for op, *names, result in map(str.split, nodes):
+        kind = f"{op}Linear" if op.endswith("uantize") else op
+        given = names + (["scale", "zero"] if kind != op else [])
+        axis = {"axis": 1} if op == "Concat" else {}
+        made.append(helper.make_node(kind, given, [result], **axis))
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 2, (2, 4, 6, 6)).astype(np.float32)
+    levels = rng.integers(-127, 128, (3, 8, 1, 1)).astype(np.int8)
+    scale, zero = np.float32(0.04), np.int8(zero_point)
+    weights = {"levels": levels, "step": np.float32(0.01), "scale": scale, "zero": zero}
+    graph = model_of(made, {"x": ("N", 4, 6, 6)}, {"y": ("N", 3, 6, 6)}, weights)
+    path = tiny.write(
+        tmp_path / "a",
+        graph=graph,
+        more={"model.int8.onnx": (graph, "graph", "int8")},
+        inputs=(TensorSpec("x", "float32", ("N", 4, 6, 6)),),
+        outputs=(TensorSpec("y", "float32", ("N", 3, 6, 6)),),
+        labels=None,
+        preprocessing=None,
+    )
+    joined = np.concatenate([x, np.maximum(x, 0)], 1)
+    rounded = np.clip(np.rint(joined / scale), -128 - zero_point, 127 - zero_point) * scale
+    expected = np.einsum("oc,nchw->nohw", 0.01 * levels[:, :, 0, 0], rounded)
+    with load(path, device="openvino", precision="int8") as session:
+        np.testing.assert_allclose(session.run(x)["y"], expected, atol=1e-3)

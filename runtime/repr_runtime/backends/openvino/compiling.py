@@ -25,6 +25,8 @@ from repr_runtime.backends.openvino.checks import (
     require_computable,
     words_of,
 )
+from repr_runtime.backends.openvino.group_norm import AVERAGE, keep_layout
+from repr_runtime.backends.openvino.unsigned import make_unsigned
 from repr_runtime.files import cache_folder
 from repr_runtime.machine import cpu_flags, cpu_has_vnni, cpu_name
 
@@ -34,8 +36,8 @@ _LAYERS = frozenset(
 """Its names for what has weights: the precision of a graph is theirs."""
 
 _COMPUTED = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}
-_RULES = 2
-"""Of what is refused: what was compiled under others is none."""
+_RULES = 3
+"""Of what is refused and rewritten: what was compiled under others is none."""
 _HOW = "pip install 'repr-deploy[openvino]'"
 
 
@@ -124,6 +126,8 @@ class Compiler:
             model = core().read_model(self.graph)
             any_batch = not free_beyond_batch(self.listed, model.inputs)
             require_computable(model, any_batch=any_batch)
+            make_unsigned(model)
+            keep_layout(model)
             if size is not None:
                 model.reshape({port: [size, *port.partial_shape[1:]] for port in model.inputs})
             made = core().compile_model(model, "CPU", config)
@@ -179,10 +183,10 @@ def require_precision(precision: str, compiled: Any) -> str:
 
 
 def _layers(compiled: Any) -> Counter[str]:
-    """How many layers with weights are computed in which of its types."""
+    """How many layers with weights of the network are computed in which of its types."""
     found: Counter[str] = Counter()
     for op in compiled.get_runtime_model().get_ops():
-        info = op.get_rt_info()
-        if info["layerType"].astype(str) in _LAYERS:
+        info, own = op.get_rt_info(), op.get_friendly_name().startswith(AVERAGE)
+        if info["layerType"].astype(str) in _LAYERS and not own:
             found[info["runtimePrecision"].astype(str)] += 1
     return found
