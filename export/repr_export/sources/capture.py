@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from repr_export import collector
 from repr_export.errors import CaptureError, first_line
 from repr_export.sources.calling import INPUT_NAME, OUTPUT_NAME, Call
 
@@ -29,7 +30,7 @@ def capture(call: Call, *, batch: int | None, opset: int) -> ir.Model:
     outputs = list(run_once(call, batch))
     # A network of one tensor each way is traced as it is, without the call around it.
     plain = call.by_position and outputs == [OUTPUT_NAME]
-    with quiet():
+    with quiet(), collector.paused():
         try:
             program = torch.onnx.export(
                 call.network if plain else call,
