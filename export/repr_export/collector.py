@@ -1,5 +1,6 @@
 """Python's collector of cycles, paused where all that is made stays: it would read it again and again."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,3 +21,7 @@ def paused(*, keep: bool = False) -> Iterator[None]:
             gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+# Nor are they looked for where the process ends: Python would three times.
+atexit.register(gc.freeze)
