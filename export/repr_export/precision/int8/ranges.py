@@ -79,7 +79,7 @@ def measure_ranges(
     """Run ``graph`` on the calibration images and find the range of each float32 tensor in it.
 
     The tensors are the graph's float32 inputs and every node's float32 outputs outside If and Loop
-    bodies. At most 256 MiB of activations are held at once (or one batch of the graph).
+    bodies. At most 256 MiB of activations are held at once on all cores (or one batch of the graph).
     Raises :class:`OptionError` for another method, :class:`GraphError` if the graph cannot be
     run, :class:`CalibrationError` if a tensor overflows.
     """
