@@ -11,13 +11,16 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def on_cores(function: Callable[[A], B], values: Iterable[A]) -> Iterator[B]:
+def on_cores(
+    function: Callable[[A], B], values: Iterable[A], at_most: int | None = None
+) -> Iterator[B]:
     """What ``function`` gives for each of ``values``, in their order, as many at once as there are cores.
 
-    One value for each core waits, so that ``values`` are made no earlier than they are needed. The
-    first error in their order is raised, and those not begun are left out.
+    Where each takes much memory, ``at_most`` so many. One value for each core waits, so that they
+    are made no earlier than needed. The first error in their order is raised, and those not begun
+    are left out.
     """
-    cores = usable_cores()
+    cores = min(usable_cores(), at_most or usable_cores())
     pool = ThreadPoolExecutor(cores)
     begun: deque[Future[B]] = deque()
     try:

@@ -30,6 +30,10 @@ from repr_export.samples import CpuGraph, run_samples
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
 _BATCH = 16
+_MEMORY, _COPIES = (
+    2 * 2**30,
+    4,
+)  # bytes for the parts that are quantized at once, each held so often
 _FIRST = 4  # images that decide on a node whose ratio is this far from the bound:
 _MARGIN_DB = 6.0
 
@@ -174,7 +178,8 @@ def _ratios(
                 yield name, index, runs
             runs = [opened[index](run) for run in runs]
 
-    yield from on_cores(ratio, nodes())
+    largest = max(part.model.ByteSize() for part in parts)
+    yield from on_cores(ratio, nodes(), max(1, _MEMORY // (_COPIES * largest)))
 
 
 def bisect(
