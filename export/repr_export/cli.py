@@ -178,7 +178,8 @@ def _main(argv: Sequence[str] | None) -> int:
     args = p.parse_args(argv)
     args.step = ""
     try:
-        return _run(args)
+        with collector.kept():
+            return _run(args)
     except ModuleNotFoundError as error:
         status, message = 1, str(MissingExtraError("repr-export", "export", error.name))
     except ReproError as error:
@@ -211,7 +212,7 @@ def _run(args: argparse.Namespace) -> int:
 
     require_target(args.target)  # before a second goes by with imports
 
-    with collector.paused(keep=True):
+    with collector.paused():
         from rich.console import Console
 
         from repr_export.download_bar import DownloadBar

@@ -60,11 +60,11 @@ class SampleSet:
         return self.layout.run_of(self.inputs, rows)
 
     def proof_runs(self) -> list[NDArray[np.intp]]:
-        """The rows of each run of a proof: of the graph's batch size, or of 1, 2 and 64."""
+        """The rows of each run of a proof: of the graph's batch size, or of 1, 2 and the rest."""
         if self.layout.size is not None:
             return self.layout.parts(len(self))
         first = [part for part in np.split(np.arange(min(len(self), 3)), (1,)) if len(part)]
-        return first + [part + 3 for part in self.layout.parts(len(self) - 3, 2 * AT_ONCE)]
+        return first + [part + 3 for part in self.layout.parts(len(self) - 3)]
 
 
 class CpuGraph:

@@ -77,15 +77,12 @@ def test_a_pause_of_the_collector_ends_with_it() -> None:
     assert gc.isenabled()
 
 
-def test_what_a_command_imports_is_kept_once() -> None:
+def test_what_a_command_makes_in_a_pause_is_kept_to_its_end() -> None:
+    with collector.paused():
+        pass
     assert not gc.get_freeze_count()
-    try:
-        with collector.paused(keep=True):
+    with collector.kept():
+        with collector.paused():
             pass
-        kept = gc.get_freeze_count()
-        with collector.paused(keep=True):
-            later = [[] for _ in range(1000)]
-        assert kept > 1000
-        assert gc.get_freeze_count() < kept + len(later)
-    finally:
-        gc.unfreeze()
+        assert gc.get_freeze_count() > 1000
+    assert not gc.get_freeze_count()
