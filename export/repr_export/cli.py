@@ -15,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repr_export import collector
 from repr_models.completion import complete, completes, networks_and_graphs
 from repr_runtime.errors import MissingExtraError, ReproError, presentable
 from repr_runtime.files import with_streams
@@ -177,7 +178,8 @@ def _main(argv: Sequence[str] | None) -> int:
     args = p.parse_args(argv)
     args.step = ""
     try:
-        return _run(args)
+        with collector.kept():
+            return _run(args)
     except ModuleNotFoundError as error:
         status, message = 1, str(MissingExtraError("repr-export", "export", error.name))
     except ReproError as error:
@@ -210,13 +212,14 @@ def _run(args: argparse.Namespace) -> int:
 
     require_target(args.target)  # before a second goes by with imports
 
-    from rich.console import Console
+    with collector.paused():
+        from rich.console import Console
 
-    from repr_export.download_bar import DownloadBar
-    from repr_export.options import ExportOptions
-    from repr_export.pipeline import DEFAULT_OUT, export
-    from repr_export.precision.options import PrecisionOptions
-    from repr_models.errors import ModelsError
+        from repr_export.download_bar import DownloadBar
+        from repr_export.options import ExportOptions
+        from repr_export.pipeline import DEFAULT_OUT, export
+        from repr_export.precision.options import PrecisionOptions
+        from repr_models.errors import ModelsError
 
     try:
         args.names = tuple(dict.fromkeys(args.names or ()))

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from repr_export.cores import on_cores
 from repr_export.errors import (
     GraphError,
     OptionError,
@@ -23,6 +24,7 @@ from repr_export.errors import (
 from repr_export.layout import BATCH, FREE, Arrays, Dims, Layout, batch_axes
 from repr_models.data.cifar10 import bundled_subset
 from repr_runtime.artifact.manifest import PreprocessingInfo, TensorSpec
+from repr_runtime.machine import usable_cores
 from repr_runtime.preprocess import preprocess
 
 _WORK = 20e9  # multiply-adds to spend on each set of samples
@@ -30,6 +32,8 @@ _FEWEST, _MOST = 8, 256
 _NOISE_BYTES = 8  # of a value, before it is rounded to the input's type
 _LARGEST = 8 * 2**30
 """Bytes of noise that are made for one input."""
+AT_ONCE = 32
+"""The samples of a run where any number will do: more are no faster."""
 _NEUTRAL_MEAN, _NEUTRAL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 Network = Callable[[Arrays], dict[str, NDArray[Any]]]
@@ -67,13 +71,20 @@ class CpuGraph:
     """An ONNX graph opened on the CPU, to be called with inputs by name.
 
     ``input`` is the name of its first input, ``batch`` that one's first dimension where it is
-    fixed, ``dtypes`` are numpy's by input name. Raises :class:`GraphError` if it cannot be opened, or run
-    (:class:`RunError`).
+    fixed, ``dtypes`` are numpy's by input name. ``threads`` is how many compute one run (0: the library's
+    choice); several may call it at once. ``as_floats`` computes what lies between QuantizeLinear and
+    DequantizeLinear in floating point, with the weights dequantized once. Raises
+    :class:`GraphError` if it cannot be opened, or run (:class:`RunError`).
     """
 
-    def __init__(self, graph: bytes, *, optimize: bool = True) -> None:
+    def __init__(
+        self, graph: bytes, *, optimize: bool = True, threads: int = 0, as_floats: bool = False
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        if as_floats:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         with _graph_errors(GraphError):
@@ -278,15 +289,39 @@ def _one_at_a_time(error: GraphError) -> str:
     return f"it takes one sample at a time ({in_one_line(innermost(error))})"
 
 
-def run_samples(network: Network, samples: SampleSet, at_once: int = 32) -> dict[str, NDArray[Any]]:
+def run_graph(
+    graph: bytes, samples: SampleSet, *, as_floats: bool = False
+) -> dict[str, NDArray[Any]]:
+    """:func:`run_samples` of ``graph``, with a core to each run; ``as_floats`` as of :class:`CpuGraph`."""
+    cores, layout = usable_cores(), samples.layout
+    lanes = min(cores, layout.at_once)
+    at_once = max(1, min(AT_ONCE, layout.at_once // lanes, -(-len(samples) // lanes)))
+    parts = layout.parts(len(samples), at_once)
+    if lanes > 1 and len(parts) >= lanes:
+        network = CpuGraph(graph, threads=1, as_floats=as_floats)
+        runs = [*on_cores(lambda part: network(samples.run_of(part)), parts)]
+    else:
+        network = CpuGraph(graph, as_floats=as_floats)
+        runs = [network(samples.run_of(part)) for part in parts]
+    return _joined(runs, parts, len(samples))
+
+
+def run_samples(
+    network: Network, samples: SampleSet, at_once: int = AT_ONCE
+) -> dict[str, NDArray[Any]]:
     """``network`` on all of ``samples``: a run's batch at a time, or where that is free, ``at_once``.
 
     Each output has its samples along the first axis; where it has no row for each, what the
     runs gave stands there one after the other, as one row of numbers.
     """
-    count = len(samples)
-    parts = samples.layout.parts(count, at_once)
+    parts = samples.layout.parts(len(samples), at_once)
     runs = [network(samples.run_of(part)) for part in parts]
+    return _joined(runs, parts, len(samples))
+
+
+def _joined(
+    runs: Sequence[Mapping[str, NDArray[Any]]], parts: Sequence[NDArray[np.intp]], count: int
+) -> dict[str, NDArray[Any]]:
     joined = {}
     for name in runs[0]:
         values = [run[name] for run in runs]

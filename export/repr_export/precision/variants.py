@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ class VariantMaker:
         for target in TARGETS:
             made, search = self._search(graph, ranges, calibration, target)
             self.progress(f"int8: judging the graph for {target}")
-            outputs = self.evaluation.run(made.graph)
+            outputs = self.evaluation.run(made.graph, as_floats=target == "tensorrt")
             receipt = self._precision_of(ir.from_proto(onnx.load_model_from_string(made.graph)))
             kept = f"; kept in fp32: {', '.join(search['keep'])}" if search["keep"] else ""
             receipts = {
@@ -230,7 +231,7 @@ class VariantMaker:
                 graph,
                 ranges,
                 calibration,
-                self.evaluation.accuracy,
+                partial(self.evaluation.accuracy, as_floats=target == "tensorrt"),
                 target=target,
                 reference=self.evaluation.share_right(self.evaluation.logits),
                 max_drop=self.options.bound("int8"),

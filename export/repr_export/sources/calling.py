@@ -3,6 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from repr_runtime.artifact.manifest import DTYPES
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
+_SMALL = 2**16  # values in a run, for which threads wait for each other longer than they compute
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,18 @@ class Call(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.outputs(*tensors).values())
+
+
+@contextmanager
+def threads_for(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """One thread alone for a run on few values; on a busy machine several took a hundred times as long."""
+    threads = torch.get_num_threads()
+    if sum(tensor.numel() for tensor in tensors) <= _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def call_on(network: nn.Module, shape: Sequence[int]) -> Call:

@@ -13,8 +13,10 @@ import onnx_ir as ir
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from repr_export import collector
 from repr_export.errors import CaptureError, first_line
-from repr_export.sources.calling import INPUT_NAME, OUTPUT_NAME, Call
+from repr_export.sources.calling import INPUT_NAME, OUTPUT_NAME, Call, threads_for
+from repr_export.sources.torchlib import unparsed
 
 
 def capture(call: Call, *, batch: int | None, opset: int) -> ir.Model:
@@ -29,7 +31,7 @@ def capture(call: Call, *, batch: int | None, opset: int) -> ir.Model:
     outputs = list(run_once(call, batch))
     # A network of one tensor each way is traced as it is, without the call around it.
     plain = call.by_position and outputs == [OUTPUT_NAME]
-    with quiet():
+    with quiet(), collector.paused(), unparsed():
         try:
             program = torch.onnx.export(
                 call.network if plain else call,
@@ -79,7 +81,7 @@ def _free_batch(call: Call, plain: bool) -> tuple[object, ...]:
 def run_once(call: Call, batch: int | None) -> dict[str, torch.Tensor]:
     """The outputs of ``call`` by name, of its own samples; :class:`CaptureError` if it cannot be run."""
     example = _example(call, batch)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), threads_for(example):
         try:
             outputs = call.outputs(*example)
         except CaptureError:

@@ -17,7 +17,7 @@ from repr_export.errors import CaptureError, OptionError, RunError, TargetError,
 from repr_export.layout import Arrays
 from repr_export.options import DEFAULT_OPSET, ExportOptions
 from repr_export.source import Identity
-from repr_export.sources.calling import Call, call_of, call_on
+from repr_export.sources.calling import Call, call_of, call_on, threads_for
 from repr_export.sources.capture import capture, failure, quiet, run_once
 from repr_export.sources.given import preprocessing_of, read_labels, require_labels
 from repr_models.spec import FoldContract, NetworkSpec
@@ -50,7 +50,7 @@ class TorchSource:
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         tensors = self._tensors(inputs)
         try:
-            with torch.no_grad(), quiet():
+            with torch.no_grad(), quiet(), threads_for(tensors):
                 outputs = self.call.outputs(*tensors)
         except Exception as error:  # whatever the user's network raises
             raise RunError(str(failure(self.call, tensors, error))) from error

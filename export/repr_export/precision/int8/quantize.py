@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ _OPSET = 13  # the first whose QuantizeLinear knows channels
 # The range of what is always 0, such as the weights of a dead channel. The quantizer's own choice
 # is a scale of 1, and with it biases rounded to multiples of the input's scale.
 _DEAD = 1e-6
+
+_QUANTIZER = threading.Lock()  # its remarks are kept from the root logger, of which there is one
 
 # What ONNX Runtime computes on bytes as well as on floats, behind a node that makes bytes.
 FOLLOWERS = (
@@ -282,7 +285,7 @@ def _for_cpu(
             if name in present
         },
     )
-    with _quiet():
+    with _QUANTIZER, _quiet():
         quantizer = quantization.QDQQuantizer(
             proto,
             per_channel=True,

@@ -15,15 +15,18 @@ run over the images finds the extremes and a second one fills histograms, batch 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from repr_export.cores import on_cores
 from repr_export.errors import CalibrationError, GraphError, OptionError, first_line
 from repr_export.precision.int8.calibration import CalibrationSet
 from repr_export.precision.options import METHODS, Method
 from repr_export.samples import CpuGraph
+from repr_runtime.machine import usable_cores
 
 PERCENTILE = 99.99
 
@@ -33,6 +36,8 @@ _STRIDE = 16  # bins between two candidates of the entropy method: 249 candidate
 _BATCH_BYTES = 256 * 2**20  # of activations held at once
 _LARGEST_BATCH = 32
 
+T = TypeVar("T")
+_Values = Mapping[str, NDArray[np.float32]]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and of how many."""
 
@@ -74,7 +79,7 @@ def measure_ranges(
     """Run ``graph`` on the calibration images and find the range of each float32 tensor in it.
 
     The tensors are the graph's float32 inputs and every node's float32 outputs outside If and Loop
-    bodies. At most 256 MiB of activations are held at once (or one batch of the graph).
+    bodies. At most 256 MiB of activations are held at once on all cores (or one batch of the graph).
     Raises :class:`OptionError` for another method, :class:`GraphError` if the graph cannot be
     run, :class:`CalibrationError` if a tensor overflows.
     """
@@ -82,9 +87,8 @@ def measure_ranges(
         raise OptionError(f"--calibration-method must be one of {', '.join(METHODS)}, got {method}")
     observer = _Observer(graph, calibration)
     extremes = dict.fromkeys(observer.names, (0.0, 0.0))
-    for values, done in observer.run():
-        for name, array in values.items():
-            low, high = float(array.min(initial=0.0)), float(array.max(initial=0.0))
+    for found, done in observer.run(_extremes):
+        for name, (low, high) in found.items():
             if not np.isfinite(low + high):
                 raise CalibrationError(
                     f"the tensor '{name}' overflows on the calibration images; the network's own "
@@ -98,10 +102,17 @@ def measure_ranges(
 
     largest = {name: each.largest for name, each in tensors.items()}
     counts = {name: np.zeros(_BINS, np.int64) for name in observer.names}
-    for values, done in observer.run():
-        for name, array in values.items():
-            if largest[name] > 0:
-                counts[name] += histogram(array, largest[name])
+
+    def histograms(values: _Values) -> dict[str, NDArray[np.int64]]:
+        return {
+            name: histogram(array, largest[name])
+            for name, array in values.items()
+            if largest[name] > 0
+        }
+
+    for seen, done in observer.run(histograms):
+        for name, bins in seen.items():
+            counts[name] += bins
         progress("counting values", done, len(calibration))
     threshold = entropy_threshold if method == "entropy" else percentile_threshold
     for done, (name, (low, high)) in enumerate(extremes.items(), 1):
@@ -160,6 +171,13 @@ def _divergence(density: NDArray[np.float64], width: int) -> float:
     return float((p * np.log(p / q)).sum())
 
 
+def _extremes(values: _Values) -> dict[str, tuple[float, float]]:
+    return {
+        name: (float(array.min(initial=0.0)), float(array.max(initial=0.0)))
+        for name, array in values.items()
+    }
+
+
 class _Observer:
     """A graph with all of its float32 tensors as its outputs."""
 
@@ -181,24 +199,26 @@ class _Observer:
         model.graph.output.extend(floats)
         self.names = (*wide, *(value.name for value in floats))
         # Fusions would hide tensors, or compute what stands between two of them otherwise.
-        self._graph = CpuGraph(model.SerializeToString(), optimize=False)
-
+        first = inputs[0].type.tensor_type.shape.dim[:1] if inputs else ()
+        self._fixed = any(dim.dim_value > 1 for dim in first)  # one such run may fill the memory
+        self._graph = CpuGraph(
+            model.SerializeToString(), optimize=False, threads=0 if self._fixed else 1
+        )
         self._samples = calibration.samples_for(self._graph)
 
-    def run(self) -> Iterator[tuple[dict[str, NDArray[np.float32]], int]]:
-        """Yield the values of each tensor for one batch, and how many samples are done."""
+    def run(self, of: Callable[[_Values], T]) -> Iterator[tuple[T, int]]:
+        """Yield ``of`` the values of each tensor for one batch, and how many samples are done."""
+        size = self._samples.layout.size
+        parts = self._samples.layout.parts(len(self._samples), size or self._batch())
+        found = (map if self._fixed else on_cores)(lambda rows: of(self._values(rows)), parts)
         done = 0
-        for rows in self._samples.layout.parts(len(self._samples), self._batch()):
+        for rows, each in zip(parts, found, strict=True):
             done = min(done + len(rows), len(self._samples))
-            yield self._values(rows), done
+            yield each, done
 
     def _batch(self) -> int:
-        if self._samples.layout.size is not None:
-            return self._samples.layout.size
-        one = self._values(np.arange(1))
-        return int(
-            np.clip(_BATCH_BYTES // sum(each.nbytes for each in one.values()), 1, _LARGEST_BATCH)
-        )
+        one = sum(each.nbytes for each in self._values(np.arange(1)).values())
+        return int(np.clip(_BATCH_BYTES // (usable_cores() * one), 1, _LARGEST_BATCH))
 
     def _values(self, rows: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
         run = self._samples.run_of(rows)

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from repr_export.cores import on_cores
 from repr_export.errors import PrecisionError
 from repr_export.graph.multiply_adds import UncountableError, count_multiply_adds
 from repr_export.graph.values import node_name
@@ -29,6 +30,10 @@ from repr_export.samples import CpuGraph, run_samples
 _WORK = 100e9  # multiply-adds to spend on each node of a scan
 _FEWEST, _MOST = 16, 64
 _BATCH = 16
+_MEMORY, _COPIES = (
+    2 * 2**30,
+    4,
+)  # bytes for the parts that are quantized at once, each held so often
 _FIRST = 4  # images that decide on a node whose ratio is this far from the bound:
 _MARGIN_DB = 6.0
 
@@ -141,7 +146,7 @@ def _ratios(
     What stands before a node's part is the same for each node, and run once; what stands behind
     it is opened once.
     """
-    opened = [CpuGraph(part.model.SerializeToString()) for part in parts]
+    opened = [CpuGraph(part.model.SerializeToString(), threads=1) for part in parts]
     samples = calibration.samples_for(opened[0])
     some = {name: values[chosen] for name, values in samples.inputs.items()}
     samples = replace(samples, inputs=some)
@@ -156,15 +161,25 @@ def _ratios(
 
     reference = finish(begin, 0)
     signal = float(reference.var())
-    runs: list[Arrays] = list(begin)
-    for index, part in enumerate(parts):
-        for name in (name for name in names if name in part.nodes):
-            alone = CpuGraph(quantize_prepared(part.model, ranges, name, target=target))
-            change = finish([alone(run) for run in runs], index + 1) - reference
-            noise = float(np.square(change).mean())
-            sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
-            yield name, sqnr
-        runs = [opened[index](run) for run in runs]
+
+    def ratio(node: tuple[str, int, Sequence[Arrays]]) -> tuple[str, float]:
+        name, index, runs = node
+        quantized = quantize_prepared(parts[index].model, ranges, name, target=target)
+        alone = CpuGraph(quantized, threads=1)
+        change = finish([alone(run) for run in runs], index + 1) - reference
+        noise = float(np.square(change).mean())
+        sqnr = float("inf") if noise == 0 else 10 * float(np.log10(max(signal, 1e-30) / noise))
+        return name, sqnr
+
+    def nodes() -> Iterator[tuple[str, int, Sequence[Arrays]]]:
+        runs: Sequence[Arrays] = begin
+        for index, part in enumerate(parts):
+            for name in (name for name in names if name in part.nodes):
+                yield name, index, runs
+            runs = [opened[index](run) for run in runs]
+
+    largest = max(part.model.ByteSize() for part in parts)
+    yield from on_cores(ratio, nodes(), max(1, _MEMORY // (_COPIES * largest)))
 
 
 def bisect(

@@ -236,8 +236,9 @@ def test_ranges_do_not_depend_on_the_batches(graphs: Any, monkeypatch: pytest.Mo
 
 
 def test_memory_bounds_the_batch(graphs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tensors of 4 floats are 32 bytes an image: of 100 bytes, three images at once."""
-    monkeypatch.setattr("repr_export.precision.int8.ranges._BATCH_BYTES", 100)
+    """Two tensors of 4 floats are 32 bytes an image: of 200 bytes, three images on each core at once."""
+    monkeypatch.setattr("repr_export.precision.int8.ranges._BATCH_BYTES", 200)
+    monkeypatch.setattr("repr_export.precision.int8.ranges.usable_cores", lambda: 2)
     seen: list[tuple[str, int, int]] = []
     content = graphs.content(RELU)
     measure_ranges(content, noise(), "min-max", progress=lambda *args: seen.append(args))

@@ -109,8 +109,8 @@ def test_only_what_is_near_the_bound_sees_all_the_images(
     ran: list[int] = []
 
     class Counting(CpuGraph):
-        def __init__(self, content: bytes) -> None:
-            super().__init__(content)
+        def __init__(self, content: bytes, threads: int) -> None:
+            super().__init__(content, threads=threads)
             opened.append(len(content))
 
         def __call__(self, inputs: Any) -> Any:
