@@ -13,6 +13,7 @@ def kept() -> Iterator[None]:
     """Within a command, which ends soon: what each pause makes is read by no later collection."""
     global _kept
     _kept = True
+    atexit.register(gc.freeze)  # nor are cycles looked for at its end: Python would three times
     try:
         yield
     finally:
@@ -32,7 +33,3 @@ def paused() -> Iterator[None]:
             gc.freeze()
         if was_enabled:
             gc.enable()
-
-
-# Nor are they looked for where the process ends: Python would three times.
-atexit.register(gc.freeze)

@@ -20,7 +20,7 @@ from repr_runtime.artifact.manifest import DTYPES
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-_SMALL = 2**16  # values in a run, for which threads wait for each other longer than they compute
+_SMALL = 10**10  # values times parameters of a run, up to which one thread is as good as several
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,11 @@ class Call(nn.Module):
 
 
 @contextmanager
-def threads_for(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """One thread alone for a run on few values; on a busy machine several took a hundred times as long."""
+def threads_for(network: nn.Module, tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """One thread alone for a small run; on a busy machine several took a hundred times as long."""
     threads = torch.get_num_threads()
-    if sum(tensor.numel() for tensor in tensors) <= _SMALL:
+    values = sum(tensor.numel() for tensor in tensors)
+    if values * sum(p.numel() for p in network.parameters()) <= _SMALL:
         torch.set_num_threads(1)
     try:
         yield

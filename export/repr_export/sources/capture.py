@@ -81,7 +81,7 @@ def _free_batch(call: Call, plain: bool) -> tuple[object, ...]:
 def run_once(call: Call, batch: int | None) -> dict[str, torch.Tensor]:
     """The outputs of ``call`` by name, of its own samples; :class:`CaptureError` if it cannot be run."""
     example = _example(call, batch)
-    with torch.no_grad(), quiet(), threads_for(example):
+    with torch.no_grad(), quiet(), threads_for(call, example):
         try:
             outputs = call.outputs(*example)
         except CaptureError:

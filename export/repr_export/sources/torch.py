@@ -50,7 +50,7 @@ class TorchSource:
     def reference(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         tensors = self._tensors(inputs)
         try:
-            with torch.no_grad(), quiet(), threads_for(tensors):
+            with torch.no_grad(), quiet(), threads_for(self.call, tensors):
                 outputs = self.call.outputs(*tensors)
         except Exception as error:  # whatever the user's network raises
             raise RunError(str(failure(self.call, tensors, error))) from error

@@ -1,4 +1,4 @@
-"""A capture costs no more than it must: no sources parsed for nothing, no threads for a few values."""
+"""A capture costs no more than it must: no sources parsed for nothing, no threads for a small run."""
 
 import inspect
 from typing import Any
@@ -14,14 +14,18 @@ from repr_export.sources.capture import capture, run_once
 
 
 class Threads(nn.Module):
-    """Says how many threads it runs on."""
+    """Says how many threads it runs on; of a million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1_000_000))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.full((len(x),), torch.get_num_threads())
 
 
 @pytest.mark.parametrize(("shape", "threads"), [((3, 8, 8), 1), ((3, 200, 200), 2)])
-def test_a_run_on_few_values_takes_one_thread(shape: tuple[int, ...], threads: int) -> None:
+def test_a_small_run_takes_one_thread(shape: tuple[int, ...], threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
