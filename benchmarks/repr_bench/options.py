@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STANDARD_OUTPUT = Path("-")
 QUICK = Plan(seconds=0.5, samples=12, rounds=12, warmup_seconds=0.5)
-TUNING = Plan(seconds=0.4, samples=12, rounds=12, warmup_seconds=0.1)
+TUNING = Plan(seconds=0.3, samples=9, rounds=9, warmup_seconds=0.1)
 QUICK_IMAGES = 200
 LEAST_PERCENT = 2.0
 _Some = TypeVar("_Some")

@@ -23,7 +23,7 @@ from repr_bench.results.peers import PeerRow
 from repr_bench.statistics.intervals import Figure, times
 from repr_runtime.backends.tuning import Setting
 
-KEPT = 3
+KEPT = 4
 """As many are timed to the end."""
 QUIET = 0.25
 """The quantile of the rounds that a candidate is judged by."""
@@ -33,7 +33,7 @@ ALIKE = 1.01
 """Two settings nearer than this are as good."""
 LEAST_TURNS = 2
 """Of a burst, in which each of a candidate's instances runs a batch a turn."""
-LOOKS = 4
+LOOKS = 8
 LOOK_NS = 5_000_000
 
 Outcome = Literal["chosen", "finalist", "dropped", "failed"]
