@@ -5,8 +5,9 @@ Each batch size is searched by itself, among candidates that answer as the refer
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from repr_bench.peers.base import Prepared
 from repr_bench.peers.check import why_not_same
 from repr_bench.peers.ours import Given, OursRunner
 from repr_bench.request import Listener, Request
-from repr_bench.results.peers import Measure, PeerRow
+from repr_bench.results.peers import PeerRow
 from repr_bench.tuning.search import (
     Candidate,
     drop_far_behind,
@@ -67,8 +68,8 @@ def tune(request: Request, goal: str, listener: Listener, console: Console) -> i
             folder = find_artifact(
                 target, request.artifacts, listener.tell, request.precisions, own
             )
-            for each in goals:
-                found, path = tune_artifact(request, folder, precision, each, listener)
+            searches = tune_artifact(request, folder, precision, goals, listener)
+            for each, (found, path) in zip(goals, searches, strict=True):
                 print_search(found, console)
                 console.print(Text(f"kept for load(…, tuned={each!r}): {path}"), soft_wrap=True)
                 chosen += [one for one in found if one.outcome == "chosen"]
@@ -85,75 +86,71 @@ def tune_artifact(
     request: Request,
     folder: Path,
     precision: str,
-    goal: str,
+    goals: Sequence[str],
     listener: Listener,
     *,
     clock: Clock = time.perf_counter_ns,
-) -> tuple[list[Candidate], Path]:
-    """Search the settings for one graph at each batch size, and keep them in the cache.
+) -> Iterator[tuple[list[Candidate], Path]]:
+    """Search the settings for one graph by each goal and batch size, and keep them in the cache.
 
-    Returns the candidates and the file. Raises what ``load`` raises, ``ValueError`` where nothing
-    can be timed, and ``OSError`` if the cache cannot be written.
+    Yields the candidates and the file, for each goal. Raises what ``load`` raises, ``ValueError``
+    where nothing can be timed, and ``OSError`` if the cache cannot be written.
     """
     device = "openvino" if precision == "bf16" else "cpu"
     plain = Setting("openvino" if precision == "bf16" else "onnxruntime")
     with load(folder, device=device, precision=precision, tuned=plain) as session:
         manifest = session.manifest
         images, _ = request.images.for_artifact(manifest)
-        batches = request.batches or BATCHES[goal]
-        batches = batches if session.batch_size is None else (session.batch_size,)
+        own = request.batches if session.batch_size is None else (session.batch_size,)
+        batches = {goal: own or BATCHES[goal] for goal in goals}
         reference = OursRunner(session)
-        given = reference.given(images, batches)
+        given = reference.given(images, sorted({*chain(*batches.values())}))
         reference.close()
-    bench = _Bench(request, folder, manifest, precision, goal, given, listener, clock)
-    found, kept = list[Candidate](), list[Candidate]()
-    for batch in batches:
-        tried, best = bench.search_at(batch)
-        found += tried
-        kept += best
-    record = {"candidates": [_record(each) for each in found]}
-    if goal == "throughput":  # a latency's is that of the first batch, where no size is named
-        kept.sort(key=quiet_log_ns)
-    kept.sort(key=lambda each: each.outcome != "chosen")
-    settings = [each.setting for each in kept]
-    subject = tuning_subject(manifest, precision)
-    return found, store(goal, settings, subject, this_machine(), search=record)
+    bench = _Bench(request, folder, manifest, precision, given, listener, clock)
+    for goal in goals:
+        found, kept = list[Candidate](), list[Candidate]()
+        for batch in batches[goal]:
+            tried, best = bench.search_at(goal, batch)
+            found += tried
+            kept += best
+        record = {"candidates": [_record(each) for each in found]}
+        if goal == "throughput":  # a latency's is that of the first batch, where no size is named
+            kept.sort(key=quiet_log_ns)
+        kept.sort(key=lambda each: each.outcome != "chosen")
+        settings = [each.setting for each in kept]
+        subject = tuning_subject(manifest, precision)
+        yield found, store(goal, settings, subject, this_machine(), search=record)
 
 
 @dataclass
 class _Bench:
-    """One graph and goal: opens candidates, checks them, searches at one batch size."""
+    """One graph: opens candidates, checks them, searches by one goal at one batch size."""
 
     request: Request
     folder: Path
     manifest: Manifest
     precision: str
-    goal: str
     given: Given
     listener: Listener
     clock: Clock
     checked: dict[Setting, str] = field(default_factory=dict)
 
-    @property
-    def measure(self) -> Measure:
-        return "latency" if self.goal == "latency" else "throughput"
-
-    def search_at(self, batch: int) -> tuple[list[Candidate], list[Candidate]]:
+    def search_at(self, goal: str, batch: int) -> tuple[list[Candidate], list[Candidate]]:
         """The candidates, and of each library the best, the chosen one first."""
         graphs = (self.manifest.graph(self.precision, target) for target in TARGETS)
         there = {graph.target for graph in graphs if graph is not None}
         # The graph for CPUs is the faster one in OpenVINO too: export/README.md has the ratios.
         targets = [target for target in TARGETS if target in there][:1] or ["cpu"]
         cores = self.request.threads or usable_cores()
-        settings = ways(self.goal, cores, self.precision, targets)
-        what = f"tuning {self.folder.name} {self.precision} for {self.goal} at batch {batch}"
+        settings = ways(goal, cores, self.precision, targets)
+        what = f"tuning {self.folder.name} {self.precision} for {goal} at batch {batch}"
         with contextlib.ExitStack() as stack:
-            found = [self._opened(setting, batch, stack) for setting in settings]
+            found = [self._opened(setting, goal, batch, stack) for setting in settings]
             with garbage_frozen():
                 best = self._best(found, what)
                 more = []
-                if self.goal == "latency":  # with its threads for itself alone
-                    more = [self._opened(s, batch, stack) for s in variants(best.setting)]
+                if goal == "latency":  # with its threads for itself alone
+                    more = [self._opened(s, goal, batch, stack) for s in variants(best.setting)]
                 if more:
                     best.outcome = "finalist"
                     again = [found[0], *([best] if best is not found[0] else [])]
@@ -163,11 +160,13 @@ class _Bench:
         timed = [each for each in others if each.row.status == "measured"]
         return found, [best, *sorted(timed, key=quiet_log_ns)[:1]]
 
-    def _opened(self, setting: Setting, batch: int, stack: contextlib.ExitStack) -> Candidate:
+    def _opened(
+        self, setting: Setting, goal: str, batch: int, stack: contextlib.ExitStack
+    ) -> Candidate:
         row = PeerRow(
             label=self.folder.name,
             precision=self.precision,
-            measure=self.measure,
+            measure="latency" if goal == "latency" else "throughput",
             batch=batch,
             peer=str(replace(setting, batch=None)),
             status="failed",
@@ -206,7 +205,7 @@ class _Bench:
         for each in found:
             each.one_turn()
         drop_far_behind(found, self.clock)
-        if self.measure == "throughput":
+        if found[0].row.measure == "throughput":
             lengthen(found, self.request.plan)
         while True:
             chosen = search(found, self.request.plan, self.listener, what, self.clock)

@@ -35,6 +35,9 @@ LEAST_TURNS = 2
 """Of a burst, in which each of a candidate's instances runs a batch a turn."""
 LOOKS = 8
 LOOK_NS = 5_000_000
+LOOKED_NS = 250_000_000
+"""Looks of so long in all, and ``LEAST_LOOKS`` at least, are enough."""
+LEAST_LOOKS = 3
 
 Outcome = Literal["chosen", "finalist", "dropped", "failed"]
 
@@ -74,10 +77,11 @@ def drop_far_behind(found: Sequence[Candidate], clock: Clock = time.perf_counter
     """
     seen = [list[int]() for _ in found]
     for each, samples in LOOKS * [*zip(found, seen, strict=True)]:  # a moment's noise is not one's
-        if each.call is None:
+        if each.call is None or (len(samples) >= LEAST_LOOKS and sum(samples) >= LOOKED_NS):
             continue
         try:
-            each.call()
+            if not samples or samples[-1] < LOOK_NS:  # a long one pays for what was before itself
+                each.call()
             begin = clock()
             samples.append(took(each.call, clock))
             while clock() - begin < LOOK_NS:

@@ -46,6 +46,12 @@ def test_first_call_of_a_slice_is_not_counted() -> None:
     assert {s for t in timings for samples in t.rounds for s in samples} == {10 * MS}
 
 
+def test_of_long_calls_all_are_counted() -> None:
+    world = World()
+    (timing,) = timed(world, Plan(seconds=0.4, samples=4, rounds=4), world.call("x", 100)).timings
+    assert len(world.called) == len(timing.warmup) + 4
+
+
 def test_warm_up_goes_on_until_two_windows_agree() -> None:
     world = World()
     timing = timed(
@@ -115,9 +121,9 @@ def test_ctrl_c_before_the_first_sample_of_a_slice_leaves_no_empty_round() -> No
     world.stop_at = 6
     # a warm-up of four calls, a slice of one uncounted and one counted call, and the next slice
     plan = Plan(seconds=0.1, samples=1, rounds=2, warmup_seconds=0)
-    found = timed(world, plan, world.call("x", 100))
+    found = timed(world, plan, world.call("x", 50))
     assert found.interrupted
-    assert found.timings[0].rounds == [[100 * MS]]
+    assert found.timings[0].rounds == [[50 * MS]]
 
 
 def test_progress_reaches_what_it_foresaw() -> None:
@@ -130,8 +136,8 @@ def test_progress_reaches_what_it_foresaw() -> None:
     assert len(heard) == 24
     assert done == sorted(done)
     assert done[-1] == pytest.approx(heard[-1][1])
-    # one uncounted call and the counted ones, a slice: 0.26 s and 2.8 s
-    assert heard[-1][1] == pytest.approx(12 * (0.26 + 4 * 0.7), rel=0.01)
+    # one uncounted call and the counted ones, a slice, but of long calls all count: 0.26 s, 2.1 s
+    assert heard[-1][1] == pytest.approx(12 * (0.26 + 3 * 0.7), rel=0.01)
 
 
 def test_real_clock_measures_real_time() -> None:
@@ -145,7 +151,7 @@ def test_between_is_called_around_every_round() -> None:
     called: list[int] = []
     plan = Plan(seconds=0.1, samples=1, rounds=3, warmup_seconds=0)
     timed(
-        world, plan, world.call("x", 100), between=lambda _reopen: called.append(len(world.called))
+        world, plan, world.call("x", 50), between=lambda _reopen: called.append(len(world.called))
     )
     assert called == [4, 6, 8, 10]  # a warm-up of four, then one uncounted and one counted call
     nothing = measure([], plan, between=lambda _reopen: called.append(-1))

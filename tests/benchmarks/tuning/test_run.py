@@ -64,7 +64,7 @@ def artifact_tuned(
     monkeypatch.setattr(module, "variants", lambda _: [])
     monkeypatch.setattr(search_module, "FAR_BEHIND", 1000)
     asked = Request((str(folder),), plan=BRIEF, batches=(1,))
-    found, _ = module.tune_artifact(asked, folder, "fp32", "latency", progress)
+    ((found, _),) = module.tune_artifact(asked, folder, "fp32", ("latency",), progress)
     return found
 
 
@@ -130,7 +130,7 @@ def test_all_goals_of_all_targets_end_in_a_table_of_what_was_chosen(
     every = world.candidates(1.0, 2.0)
     world.search(every)
     monkeypatch.setattr(module, "find_artifact", lambda *_: Path("somewhere"))
-    monkeypatch.setattr(module, "tune_artifact", lambda *_: (every, Path("kept.json")))
+    monkeypatch.setattr(module, "tune_artifact", lambda *_: 2 * [(every, Path("kept.json"))])
     out = io.StringIO()
     assert tune(Request(("a",)), "all", no_progress, Console(file=out, width=200)) == 0
     lines = out.getvalue().split("Chosen:")[1].splitlines()

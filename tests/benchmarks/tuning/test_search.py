@@ -26,6 +26,12 @@ class TestFarBehind:
         drop_far_behind(every, world.clock)
         assert [each.call is not None for each in every] == [True, True, True, True, False]
 
+    def test_long_calls_are_looked_at_less_often(self, world: Any) -> None:
+        every = world.candidates(100, 40, 2)
+        drop_far_behind(every, world.clock)
+        # One uncounted, then 250 ms and three looks at least; eight of a short one, 5 ms each.
+        assert [*map(world.called.count, "012")] == [1 + 3, 1 + 7, 8 * (1 + 3)]
+
     def test_it_is_by_the_image(self, world: Any) -> None:
         every = world.candidates(8, 1)
         every[0].row = replace(every[0].row, images=8)
