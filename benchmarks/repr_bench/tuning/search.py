@@ -27,8 +27,9 @@ KEPT = 4
 """As many are timed to the end."""
 QUIET = 0.25
 """The quantile of the rounds that a candidate is judged by."""
-FAR_BEHIND = 1.4
-"""So many times the fastest one's time is too slow to be worth more than a look."""
+FAR_BEHIND = 2.0
+"""So many times the fastest one's time is too slow for more than a look: a neighbour on one of two
+cores can make a moment that long."""
 ALIKE = 1.01
 """Two settings nearer than this are as good."""
 LEAST_TURNS = 2
