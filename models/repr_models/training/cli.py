@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
         "--hours", type=positive, metavar="H", help="with --missing: the time for all of them"
     )
     p.add_argument("--jobs", type=integer(1), metavar="N", help="with --missing: networks at once")
+    p.add_argument(
+        "--place",
+        type=Path,
+        metavar="DIR",
+        help="with --missing: put what is better than the checkpoint in this folder there",
+    )
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with CIFAR-10")
     p.add_argument("-o", "--out", type=Path, default=Path("checkpoints"), metavar="DIR")
     p.add_argument("--seed", type=integer(0, _MAX_SEED), default=0)
@@ -65,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--warmup-epochs", type=float)
     p.add_argument("--label-smoothing", type=float)
     p.add_argument("--padding", choices=PADDINGS, help="what random crops see around an image")
+    p.add_argument(
+        "--initial-size",
+        type=integer(1),
+        metavar="PIXELS",
+        help="images begin this small and grow over 0.6 of the epochs (on a CPU; not with --minutes)",
+    )
     p.add_argument(
         "--minutes",
         type=positive,
@@ -138,6 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = p.parse_args(argv)
         if args.name is None and not args.missing:
             p.error("give a network's name, or --missing")
+        if args.place is not None and not args.missing:
+            p.error("--place is for --missing; a single run writes to --out")
+        if args.initial_size is not None and (args.minutes or args.missing):
+            p.error(
+                "--initial-size is for a run of so many epochs; leave --minutes and --missing out"
+            )
         run = _run_missing if args.missing else _run
         return finish("repr-train", lambda: run(args), "from the last whole epoch")
 
@@ -204,7 +223,7 @@ def _train(
 ) -> None:
     """Train on until ``ends`` (of ``time.monotonic``), or all of the recipe; write what came of it."""
     from repr_models.training.augment import ResidentImages
-    from repr_models.training.loop import evaluate
+    from repr_models.training.loop import evaluate, refuse_sizes
     from repr_models.training.pace import Seldom, Steps, fitted
     from repr_models.training.record import make_record
     from repr_models.training.stored import store
@@ -216,6 +235,7 @@ def _train(
         resume(state, images["train"], unfinished, fitted=ends is not None)
         console.print(f"resuming {spec.name} after epoch {state.epoch} of {state.recipe.epochs}")
     resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
+    refuse_sizes(state, resident["train"])
     steps = Steps(state, resident["train"], console)
     if ends is not None:
         state.recipe = fitted(state.recipe, state.epoch, steps.epoch_seconds(), ends)
@@ -252,7 +272,9 @@ def _run_missing(args: argparse.Namespace) -> None:
         load_cifar10(args.data, split)  # a wrong folder is found before the first process is
     args.out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=args.quiet, highlight=False, soft_wrap=True)
-    specs = queue.missing([args.out])
+    if args.place is not None and not args.place.is_dir():
+        raise TrainingError(f"--place {args.place}: there is no such folder")
+    specs = queue.missing([args.out, *([] if args.place is None else [args.place])])
     console.print(f"{len(specs)} networks, {jobs} at once: {', '.join(s.name for s in specs)}")
 
     def command(spec: NetworkSpec, minutes: float | None) -> list[str]:
@@ -265,11 +287,33 @@ def _run_missing(args: argparse.Namespace) -> None:
         return [*program, spec.name, *common, *(queue.scaled(spec) if on_gpu else [])]
 
     seconds = None if args.hours is None else 3600 * args.hours
-    failed = queue.train_all(specs, command, args.out, jobs, seconds, console.print)
+    with _board(console) as watch:
+        failed = queue.train_all(
+            specs, command, args.out, jobs, seconds, console.print, args.place, watch
+        )
     if failed:
         raise TrainingError(
             f"{len(failed)} failed: {', '.join(failed)}; see NAME.log in {args.out}"
         )
+
+
+@contextmanager
+def _board(console: Console) -> Iterator[Callable[[Sequence[tuple[str, str]]], None]]:
+    """On a terminal, a table of what runs: each network with what it said last."""
+    from rich.live import Live
+    from rich.table import Table
+
+    def watch(running: Sequence[tuple[str, str]]) -> None:
+        table = Table.grid(padding=(0, 2))
+        for name, last in running:
+            table.add_row(name, last)
+        live.update(table)
+
+    if not console.is_terminal or console.quiet:
+        yield lambda _running: None
+        return
+    with Live(console=console, transient=True, refresh_per_second=2) as live:
+        yield watch
 
 
 def _write_checkpoint(

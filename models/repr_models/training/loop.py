@@ -153,6 +153,7 @@ def train_epoch(
     order = torch.randperm(len(data), generator=generator).to(device)
     batches = count_batches(data, recipe)
     totals = torch.zeros(2, device=device)
+    size = recipe.size_at(state.epoch, data.images.shape[-1])
     state.network.train()
     for step in range(batches):
         rate = recipe.rate(state.epoch + step / batches)
@@ -161,6 +162,8 @@ def train_epoch(
             augment(data.images[chosen], generator, recipe.padding),
             data.labels[chosen],
         )
+        if size != images.shape[-1]:
+            images = _resized(images, size)
         if take is not None:
             take(images, labels, totals, rate)
         else:
@@ -184,6 +187,32 @@ def train_epoch(
         "train_top1": correct / (batches * recipe.batch_size),
         "seconds": time.perf_counter() - began,
     }
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """``images`` (N, 3, H, W) smaller, each of its pixels what lay around it there."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def refuse_sizes(state: TrainingState, data: ResidentImages) -> None:
+    """Raise :class:`TrainingError` if the network does not run at each size that training starts with."""
+    recipe, full = state.recipe, data.images.shape[-1]
+    if recipe.initial_size is None:
+        return
+    if recipe.initial_size > full:
+        raise TrainingError(f"images have {full} pixels a side, less than {recipe.initial_size}")
+    if state.device.type == "cuda":
+        raise TrainingError("on a GPU steps are captured at one size; leave --initial-size out")
+    state.network.eval()
+    for size in sorted({recipe.size_at(epoch, full) for epoch in range(recipe.epochs)}):
+        try:
+            with torch.no_grad():
+                state.network(_resized(data.images[:2], size))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{state.spec.name} does not take images of {size}x{size}: give a larger "
+                f"--initial-size, or leave it out"
+            ) from error
 
 
 def count_batches(data: ResidentImages, recipe: Recipe) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repr_models.errors import TrainingError
+from repr_models.files import replace_file
 from repr_models.registry import networks
 from repr_models.spec import CIFAR10, NetworkSpec
 from repr_models.training.recipe import Recipe
@@ -94,12 +95,16 @@ def train_all(
     jobs: int,
     seconds: float | None,
     tell: Callable[[str], None],
+    place: Path | None = None,
+    watch: Callable[[Sequence[tuple[str, str]]], None] = lambda _running: None,
 ) -> list[str]:
     """Train ``specs``, ``jobs`` at a time, within ``seconds``; returns the names of those that failed.
 
     ``command`` gives the command for a network and the minutes that it has; its output goes to
-    ``NAME.log`` in ``folder``, ``tell`` gets a line for each that ends. The time is shared by
-    what networks cost. Interrupted, the children are too, and keep their state.
+    ``NAME.log`` in ``folder``, ``tell`` gets a line for each that ends, ``watch`` now and then what
+    runs: names with their logs' last lines. What is better than its like in the folder ``place`` is
+    put there. The time is shared by what networks cost. Interrupted, the children are too, and keep
+    their state.
     """
     ends = None if seconds is None else time.monotonic() + seconds
     waiting, running, failed = list(specs), list[_Run](), list[str]()
@@ -109,7 +114,7 @@ def train_all(
                 running.remove(run)
                 if run.process.returncode:
                     failed.append(run.spec.name)
-                tell(_said(run, folder))
+                tell(_said(run, folder) + ("" if place is None else _put(run, folder, place)))
             while waiting and len(running) < jobs:
                 spec = waiting.pop(0)
                 share = None if ends is None else _share(spec, waiting, running, jobs, ends)
@@ -117,6 +122,7 @@ def train_all(
                     tell(f"{spec.name}: no time left for it")
                     continue
                 running.append(_start(spec, command, folder, share))
+            watch([(run.spec.name, _last_line(run, folder)) for run in running])
             time.sleep(0.1)
     return failed
 
@@ -160,12 +166,32 @@ def _said(run: _Run, folder: Path) -> str:
     """How ``run`` ended, in a line."""
     top1 = measured(folder, run.spec)
     if run.process.returncode or top1 is None:
-        lines = (folder / f"{run.spec.name}.log").read_text("utf-8", "replace").splitlines()
-        last = lines[-1] if lines else f"exit status {run.process.returncode}"
+        last = _last_line(run, folder) or f"exit status {run.process.returncode}"
         return f"{run.spec.name}: failed: {last}"
     bar = run.spec.bar
     below = f", below its bar of {bar:.1%}" if bar is not None and top1 < bar else ""
     return f"{run.spec.name}: {top1:.2%}{below}"
+
+
+def _last_line(run: _Run, folder: Path) -> str:
+    lines = (folder / f"{run.spec.name}.log").read_text("utf-8", "replace").splitlines()
+    return lines[-1] if lines else ""
+
+
+def _put(run: _Run, folder: Path, place: Path) -> str:
+    """Copy the checkpoint and its record to ``place`` if they are better; returns what to say."""
+    top1, there = measured(folder, run.spec), measured(place, run.spec)
+    if run.process.returncode or top1 is None:
+        return ""
+    if there is not None and there >= top1:
+        return f", not better than the {there:.2%} in {place}"
+    path = folder / f"{run.spec.name}.safetensors"
+    try:
+        for found in (path, path.with_suffix(".json")):  # a record is of the weights beside it
+            replace_file(place / found.name, found.read_bytes())
+    except OSError as error:
+        return f", not put in {place}: {error.strerror}"
+    return f", put in {place}" + (f" for the {there:.2%} there" if there is not None else "")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from repr_models.errors import TrainingError
 
 PADDINGS = ("zeros", "reflection")
 """What lies around an image, for random crops of it."""
+_SIZE_STEP = 4
+_GROWN_AFTER = 0.6
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Recipe:
     label_smoothing: float = 0.0
     padding: str = "zeros"
     precision: str = "fp32"
+    initial_size: int | None = None
+    """Pixels of a side in the first epoch, from which images grow (Howard 2018, DAWNBench)."""
 
     def __post_init__(self) -> None:
         for what, value in (
@@ -49,6 +53,8 @@ class Recipe:
                 raise TrainingError(f"the {what} must lie in 0 <= value < {limit}, got {value}")
         if self.padding not in PADDINGS:
             raise TrainingError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        if self.initial_size is not None and self.initial_size < 1:
+            raise TrainingError(f"the initial size must be 1 or more, got {self.initial_size}")
         if self.precision not in ("fp32", "bf16"):
             raise TrainingError(f"precision must be fp32 or bf16, got {self.precision!r}")
 
@@ -57,7 +63,18 @@ class Recipe:
         found = asdict(self)
         if self.padding == PADDINGS[0]:
             del found["padding"]
+        if self.initial_size is None:
+            del found["initial_size"]
         return found
+
+    def size_at(self, epoch: int, full: int) -> int:
+        """Pixels of a side in the epoch of that number, from 0; ``full`` from 0.6 of the epochs on.
+
+        Until then it grows in steps of 4, for equally many epochs each.
+        """
+        sizes = range(self.initial_size or full, full, _SIZE_STEP)
+        step = int(epoch / (_GROWN_AFTER * self.epochs) * len(sizes))
+        return sizes[step] if step < len(sizes) else full
 
     def rate(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs (a fraction counts).

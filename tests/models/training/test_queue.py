@@ -15,8 +15,11 @@ from repr_models.training import cli as train_cli
 from repr_models.training import queue
 
 WRITES = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 name, folder, top1 = sys.argv[1:4]
+print("epoch 1 of 1", flush=True)
+time.sleep(0.5)
+pathlib.Path(folder, name + ".safetensors").write_text(top1)
 pathlib.Path(folder, name + ".json").write_text(json.dumps({"accuracy": {"test_top1": float(top1)}}))
 """
 
@@ -72,6 +75,51 @@ def test_each_gets_its_part_of_the_time_and_is_told_of(tmp_path: Path) -> None:
     assert given["alexnet"] == pytest.approx(1000, rel=0.1)
 
 
+def test_what_is_better_is_put_in_place_with_its_record(tmp_path: Path) -> None:
+    out, place = tmp_path / "out", tmp_path / "place"
+    out.mkdir()
+    place.mkdir()
+    tops = {"resnet20": 0.5, "vgg16": 0.4, "alexnet": 0.3, "plain20": 0.0}
+    for name, there in (("vgg16", 0.35), ("alexnet", 0.3)):
+        write_record(place, name, there)
+    specs = [resolve(f"{name}.cifar10") for name in tops]
+
+    def command(spec: NetworkSpec, _: float | None) -> list[str]:
+        if spec.architecture == "plain20":
+            return [sys.executable, "-c", "raise SystemExit(1)"]
+        return [sys.executable, "-c", WRITES, spec.name, str(out), str(tops[spec.architecture])]
+
+    told, seen = list[str](), list[tuple[str, str]]()
+    queue.train_all(specs, command, out, 1, None, told.append, place, seen.extend)
+    assert [line.split("%, ")[-1] for line in told] == [
+        f"put in {place}",
+        f"put in {place} for the 35.00% there",
+        f"not better than the 30.00% in {place}",
+        "plain20.cifar10: failed: exit status 1",
+    ]
+    assert (place / "vgg16.cifar10.safetensors").read_text() == "0.4"
+    assert queue.measured(place, specs[1]) == 0.4
+    assert sorted(path.name for path in place.iterdir()) == [
+        "alexnet.cifar10.json",
+        *(
+            f"{name}.cifar10.{end}"
+            for name in ("resnet20", "vgg16")
+            for end in ("json", "safetensors")
+        ),
+    ]
+    assert {name for name, _ in seen} == {spec.name for spec in specs}
+    assert {last for _, last in seen} == {"", "epoch 1 of 1"}
+
+
+def test_what_cannot_be_put_in_place_is_said(tmp_path: Path) -> None:
+    told = list[str]()
+    spec = resolve("resnet20.cifar10")
+    command = [sys.executable, "-c", WRITES, spec.name, str(tmp_path), "0.5"]
+    nowhere = tmp_path / "gone"
+    assert not queue.train_all([spec], lambda *_: command, tmp_path, 1, None, told.append, nowhere)
+    assert told[0].endswith(f", not put in {nowhere}: No such file or directory")
+
+
 def test_what_has_no_time_left_is_said(tmp_path: Path) -> None:
     told: list[str] = []
     specs = [resolve("resnet20.cifar10")]
@@ -106,3 +154,8 @@ def test_a_name_beside_missing_is_refused(
     with pytest.raises(SystemExit, match="2"):
         train_cli.main(["--data", str(cifar_folder)])
     assert "give a network's name, or --missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        train_cli.main(["lenet5", "--data", str(cifar_folder), "--place", "."])
+    assert "--place is for --missing" in capsys.readouterr().err
+    assert train_cli.main(["--missing", "--data", str(cifar_folder), "--place", "nowhere"]) == 1
+    assert "--place nowhere: there is no such folder" in capsys.readouterr().err

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from repr_models import CIFAR10, FoldContract, ImageSet, NetworkSpec, TrainingError, resolve
 from repr_models.networks.resnet import ResNet
 from repr_models.networks.resnet_blocks import BasicBlock
+from repr_models.training import loop
 from repr_models.training.augment import ResidentImages, augment
-from repr_models.training.loop import evaluate, start, train_epoch
+from repr_models.training.loop import evaluate, refuse_sizes, start, train_epoch
 from repr_models.training.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -60,11 +61,20 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
         ("warmup_epochs", -1.0),
         *(("label_smoothing", v) for v in (-0.1, 1.0)),
         ("precision", "fp16"),
+        ("initial_size", 0),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_with_is_refused(field: str, value: float | str) -> None:
     with pytest.raises(TrainingError, match=f"got {value}|got '{value}'"):
         replace(Recipe(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_images_grow_for_six_tenths_of_the_epochs() -> None:
+    recipe = Recipe(epochs=10, initial_size=20)
+    assert [recipe.size_at(e, 32) for e in range(11)] == [20, 20, 24, 24, 28, 28, *5 * [32]]
+    assert recipe.as_dict()["initial_size"] == 20
+    assert {Recipe(epochs=10).size_at(e, 32) for e in range(11)} == {32}
+    assert Recipe(initial_size=32).size_at(0, 32) == 32
 
 
 # --- the augmentation -----------------------------------------------------------------------
@@ -213,6 +223,24 @@ def test_each_epoch_draws_its_own_order_and_crops(colours: Colours) -> None:
     data = ResidentImages(colours(16, 0), spec, CPU)
     first, second = (train_epoch(state, data)["train_loss"] for _ in range(2))
     assert abs(first - second) > 1e-4
+
+
+def test_what_the_network_sees_is_as_large_as_the_epoch_wants(
+    colours: Colours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = NetworkSpec(small_resnet, "small.cifar10", "resnet", CIFAR10, 0, FoldContract(5))
+    state = start(spec, Recipe(epochs=5, batch_size=8, initial_size=24), 0, CPU)
+    data = ResidentImages(colours(8, 0), spec, CPU)
+    refuse_sizes(state, data)
+    seen = list[Tensor]()
+    state.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    monkeypatch.setattr(loop, "augment", lambda images, *_: images)
+    for _ in range(5):
+        train_epoch(state, data)
+    assert [images.shape[2:] for images in seen] == [(s, s) for s in (24, 24, 28, 32, 32)]
+    # The mean colour of an image is the same at each size.
+    means = [images.mean((2, 3)).sort(0).values for images in seen]
+    assert all(torch.allclose(mean, means[-1], atol=0.03) for mean in means)
 
 
 def test_ticks_count_the_batches_and_a_rest_is_left_out(colours: Colours) -> None:

@@ -157,6 +157,8 @@ def test_eval_every_tests_that_often_and_at_the_end_and_quiet_prints_nothing(
         (["--epochs", "0"], "epochs must be finite and more than 0, got 0"),
         (["--learning-rate", "nan"], "learning rate must be finite and more than 0, got nan"),
         (["--batch-size", "1000"], "160 images do not fill one batch of 1000; lower --batch-size"),
+        (["--initial-size", "20"], "lenet5.cifar10 does not take images of 20x20: give a larger"),
+        (["--initial-size", "40"], "images have 32 pixels a side, less than 40"),
         (
             ["--learning-rate", "1e30"],
             "training diverged in epoch 1 (loss nan); lower --learning-rate and --restart",
@@ -227,6 +229,7 @@ def test_an_out_that_is_a_file_is_said(
     [
         *(["--threads", "0"], ["--eval-every", "0"], ["--seed", "-1"], ["--seed", str(2**32)]),
         *(["--seed", "x"], ["--precision", "fp8"], ["--no-such"], ["--store", "int4"]),
+        ["--initial-size", "20", "--minutes", "1"],
     ],
 )
 def test_wrong_usage_is_status_2(
