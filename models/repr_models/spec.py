@@ -154,7 +154,8 @@ class NetworkSpec:
     the BatchNorms, both without them.
 
     ``bar`` is the least top-1 (0 to 1) on the 10,000 test images that a checkpoint must reach
-    to be measured by default, ``recipe`` what ``repr-train`` does otherwise than by default,
+    to be measured by default, ``reported`` the top-1 there that others report of the network or the
+    nearest to it, and where, ``recipe`` what ``repr-train`` does otherwise than by default,
     ``published`` the checkpoint that ``repr-export`` downloads. ``smallest_side`` is the
     height and width of the smallest square image that the network takes. ``own_preprocessing``
     replaces the data set's.
@@ -167,6 +168,7 @@ class NetworkSpec:
     parameters: int
     fold: FoldContract
     bar: float | None = None
+    reported: str = ""
     published: Published | None = None
     own_preprocessing: Preprocessing | None = None
     smallest_side: int = 32

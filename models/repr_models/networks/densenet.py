@@ -152,6 +152,7 @@ IMAGENET_DEPTHS: dict[int, tuple[list[int], int, float, str]] = {
     parameters=769_162,
     fold=_fold_contract([16, 16, 16], "cifar"),
     bar=0.938,
+    reported="95.49 % (Huang et al. 2017, Table 2)",
 )
 def densenet_bc100() -> nn.Module:
     """DenseNet-BC of 100 layers with k = 12, the smallest of Table 2: three blocks of 16 layers.
