@@ -189,8 +189,10 @@ def _run(args: argparse.Namespace) -> None:
     from repr_models.training.loop import start
     from repr_models.training.memory import keep_freed
     from repr_models.training.pace import gpu_failures
+    from repr_models.training.queue import end_with_queue
     from repr_models.training.stored import read_checkpoint, store
 
+    end_with_queue()
     ends = None if args.minutes is None else time.monotonic() + 60 * args.minutes
     spec = trained_network(args.name)
     device = _device(args.device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +35,8 @@ JOBS_ON_GPU = 4
 _BASE_COST = 40_000_000
 """What every image costs besides its multiply-adds, in these: the smallest networks are not free."""
 _GIVE_UP_SECONDS = 20.0
+_QUEUE_VARIABLE = "REPR_TRAIN_QUEUE"
+_PR_SET_PDEATHSIG = 1
 
 
 def missing(found: Sequence[Path]) -> list[NetworkSpec]:
@@ -155,6 +159,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env={**os.environ, _QUEUE_VARIABLE: str(os.getpid())},
             start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we pass it on
         )
     with suppress(AttributeError, OSError):  # behind all other work; Windows has no such call
@@ -192,6 +197,19 @@ def _put(run: _Run, folder: Path, place: Path) -> str:
     except OSError as error:
         return f", not put in {place}: {error.strerror}"
     return f", put in {place}" + (f" for the {there:.2%} there" if there is not None else "")
+
+
+def end_with_queue() -> None:
+    """Make this process, if a queue began it, end when that does, and be it killed.
+
+    Else two would train the same network once the queue is called again. Only Linux can do it.
+    """
+    queue = os.environ.get(_QUEUE_VARIABLE)
+    if queue is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(queue):  # it was gone before
+        raise KeyboardInterrupt
 
 
 @contextmanager

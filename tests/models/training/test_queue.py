@@ -146,6 +146,38 @@ def test_a_stopped_queue_stops_its_children(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in log.read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_killed_queue_leaves_no_child_behind(tmp_path: Path) -> None:
+    child = (
+        "import os, time; from repr_models.training.queue import end_with_queue\n"
+        "end_with_queue(); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    program = (
+        "from pathlib import Path; from repr_models import resolve; import sys\n"
+        "from repr_models.training.queue import train_all\n"
+        f"spec = resolve('resnet20.cifar10'); folder = Path({str(tmp_path)!r})\n"
+        f"train_all([spec], lambda *_: [sys.executable, '-c', {child!r}], folder, 1, None, print)\n"
+    )
+    log = tmp_path / "resnet20.cifar10.log"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        deadline = time.monotonic() + 30
+        while not (log.exists() and log.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    there = Path("/proc", log.read_text().strip(), "cmdline")
+    while there.exists() and there.read_bytes():  # of a zombie it is empty
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_child_whose_queue_is_gone_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPR_TRAIN_QUEUE", str(2**30))
+    code = "from repr_models.training.queue import end_with_queue; end_with_queue()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ("KeyboardInterrupt" in done.stderr) is (sys.platform == "linux")
+
+
 def test_a_name_beside_missing_is_refused(
     cifar_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
