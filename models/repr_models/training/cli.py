@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         "--initial-size",
         type=integer(1),
         metavar="PIXELS",
-        help="images begin this small and grow over 0.6 of the epochs (on a CPU; not with --minutes)",
+        help="images begin this small and grow over 0.6 of the epochs (on a CPU)",
     )
     p.add_argument(
         "--minutes",
@@ -153,10 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             p.error("give a network's name, or --missing")
         if args.place is not None and not args.missing:
             p.error("--place is for --missing; a single run writes to --out")
-        if args.initial_size is not None and (args.minutes or args.missing):
-            p.error(
-                "--initial-size is for a run of so many epochs; leave --minutes and --missing out"
-            )
+        if args.initial_size is not None and args.missing:
+            p.error("--missing decides by itself how small images begin; leave --initial-size out")
         run = _run_missing if args.missing else _run
         return finish("repr-train", lambda: run(args), "from the last whole epoch")
 
@@ -239,13 +237,15 @@ def _train(
     resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
     refuse_sizes(state, resident["train"])
     steps = Steps(state, resident["train"], console)
+    side = spec.input_shape[-1]
     if ends is not None:
-        state.recipe = fitted(state.recipe, state.epoch, steps.epoch_seconds(), ends)
+        state.recipe = fitted(state.recipe, state.epoch, steps.epoch_seconds(), ends, side)
         console.print(f"{spec.name}: {state.recipe.epochs} epochs")
     keeping = Seldom(0.0 if device.type == "cpu" else 0.05)
     for row in _epochs(steps, console):
         if ends is not None:
-            state.recipe = fitted(state.recipe, state.epoch, row["seconds"], ends)
+            whole = row["seconds"] / state.recipe.cost_at(state.epoch - 1, side)
+            state.recipe = fitted(state.recipe, state.epoch, whole, ends, side)
         last = state.epoch >= state.recipe.epochs
         if state.epoch % args.eval_every == 0 or last:
             row["test_top1"] = evaluate(state.network, resident["test"])
@@ -286,7 +286,7 @@ def _run_missing(args: argparse.Namespace) -> None:
         if minutes is not None:
             common += ["--minutes", f"{minutes:.3f}"]
         program = [sys.executable, "-P", "-m", "repr_models.training.cli"]
-        return [*program, spec.name, *common, *(queue.scaled(spec) if on_gpu else [])]
+        return [*program, spec.name, *common, *queue.few_epochs(spec, on_gpu=on_gpu)]
 
     seconds = None if args.hours is None else 3600 * args.hours
     with _board(console) as watch:

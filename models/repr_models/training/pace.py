@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,16 +83,26 @@ def gpu_failures(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float) -> Recipe:
+def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float, side: int) -> Recipe:
     """``recipe`` of as many epochs as fit until ``ends`` (of ``time.monotonic``), ``done`` of them done.
+
+    ``epoch_seconds`` are those of an epoch at full size, images of ``side`` pixels a side.
 
     At most its own number, at least one more than ``done`` if it has them; a part of the
     time is left for the test and for storing. What is planned before the first epoch has its
     warm-up in proportion; afterwards the plan only shrinks, and the learning rate falls sooner.
     """
-    left = (1 - _RESERVE) * (ends - time.monotonic())
-    fit = done + max(int(left / epoch_seconds), 0 if done else 1)
-    epochs = max(min(recipe.epochs, fit), done, 1)
+    left = (1 - _RESERVE) * (ends - time.monotonic()) / epoch_seconds
+    if recipe.initial_size is None:
+        epochs = max(min(recipe.epochs, done + int(left)), done, 1)
+    else:
+        choices = range(max(done, 1), recipe.epochs + 1)
+
+        def cost(epochs: int) -> float:
+            plan = replace(recipe, epochs=epochs)
+            return sum(plan.cost_at(epoch, side) for epoch in range(done, epochs))
+
+        epochs = choices[max(bisect_right(choices, left, key=cost) - 1, 0)]
     if done:
         return replace(recipe, epochs=epochs)
     return replace(recipe, epochs=epochs, warmup_epochs=epochs * _WARM_UP_SHARE)

@@ -32,6 +32,9 @@ ORDER = (
 JOBS_ON_GPU = 4
 """Small networks do not fill a GPU, and what they do between their steps is not its work."""
 
+INITIAL_SIZE = 20
+"""Pixels of a side that CIFAR-10's images begin with."""
+
 _BASE_COST = 40_000_000
 """What every image costs besides its multiply-adds, in these: the smallest networks are not free."""
 _GIVE_UP_SECONDS = 20.0
@@ -70,19 +73,37 @@ def cost(spec: NetworkSpec) -> int:
     return (spec.multiply_adds or 0) + _BASE_COST
 
 
-def scaled(spec: NetworkSpec) -> list[str]:
-    """Options of a run that has few epochs and a GPU: twice the batch at twice the rate.
+def few_epochs(spec: NetworkSpec, *, on_gpu: bool) -> list[str]:
+    """Options of a run that has few epochs.
 
-    (Goyal et al. 2017, §2.1.) Networks that can fit the training images get their labels smoothed.
+    On a GPU twice the batch at twice the rate (Goyal et al. 2017, §2.1); on a CPU images that grow,
+    for networks that take small ones: models/README.md says what that brings. Networks that can fit
+    the training images get their labels smoothed.
     """
     recipe = Recipe(**spec.recipe)  # type: ignore[arg-type]
     options = {
-        "--batch-size": str(2 * recipe.batch_size),
-        "--learning-rate": str(2 * recipe.learning_rate),
         "--padding": "reflection",
         "--label-smoothing": "0.1" if spec.parameters > 700_000 else "0",
     }
+    if on_gpu:
+        options["--batch-size"] = str(2 * recipe.batch_size)
+        options["--learning-rate"] = str(2 * recipe.learning_rate)
+    elif _takes(spec, INITIAL_SIZE):
+        options["--initial-size"] = str(INITIAL_SIZE)
     return [word for option in options.items() for word in option]
+
+
+def _takes(spec: NetworkSpec, side: int) -> bool:
+    """Whether the network runs on square images of so many pixels a side."""
+    import torch
+
+    with torch.device("meta"), torch.no_grad():
+        network = spec.build().eval()
+        try:
+            network(torch.empty(2, 3, side, side))
+        except RuntimeError:
+            return False
+    return True
 
 
 @dataclass

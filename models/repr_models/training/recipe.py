@@ -76,6 +76,10 @@ class Recipe:
         step = int(epoch / (_GROWN_AFTER * self.epochs) * len(sizes))
         return sizes[step] if step < len(sizes) else full
 
+    def cost_at(self, epoch: int, full: int) -> float:
+        """What the epoch of that number costs, by its pixels, of one at ``full`` size."""
+        return (self.size_at(epoch, full) / full) ** 2
+
     def rate(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs (a fraction counts).
 

@@ -38,10 +38,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_as_many_epochs_as_fit(
     done: int, epoch_seconds: float, left: float, epochs: int, clock: list[float]
 ) -> None:
-    recipe = fitted(Recipe(), done, epoch_seconds, clock[0] + left)
+    recipe = fitted(Recipe(), done, epoch_seconds, clock[0] + left, 32)
     assert recipe.epochs == epochs
     assert recipe.warmup_epochs == pytest.approx(1.0 if done else epochs * 0.15)
     assert recipe.rate(epochs) == pytest.approx(0, abs=1e-9)
+
+
+def test_small_images_let_more_epochs_fit_and_the_plan_keeps_to_them(clock: list[float]) -> None:
+    plan, ends = Recipe(initial_size=16), clock[0] + 100.0
+    for done in range(200):
+        plan = fitted(plan, done, 1.0, ends, 32)
+        if done == plan.epochs:
+            break
+        clock[0] += plan.cost_at(done, 32)
+        if not done:
+            # 0.6 of the epochs at 16 to 28 pixels cost 0.49 each, the rest 1: 92 / 0.694 of them.
+            assert plan.epochs == pytest.approx(132, abs=2)
+    assert done == plan.epochs > 130
+    assert 90 < 100.0 - (ends - clock[0]) < 100
 
 
 @pytest.mark.parametrize(
@@ -85,6 +99,16 @@ def test_a_run_of_minutes_plans_its_epochs_and_is_gone_on_with(
     assert record["history"][-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
     assert "epochs" in capsys.readouterr().err
     assert not (tmp_path / "out" / STATE).exists()
+
+
+def test_a_run_of_minutes_counts_its_small_images(command: list[str], tmp_path: Path) -> None:
+    at = command.index("--epochs")
+    args = ["alexnet", *command[1:at], "--epochs", "1000", *command[at + 2 :]]
+    out = tmp_path / "out"
+    assert train_cli.main([*args, "-o", str(out), "--initial-size", "20", "--minutes", "0.05"]) == 0
+    record = json.loads((out / "alexnet.cifar10.json").read_text())
+    assert record["recipe"]["initial_size"] == 20
+    assert 1 < record["recipe"]["epochs"] == len(record["history"]) < 1000
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "x"])

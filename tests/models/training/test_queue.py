@@ -43,8 +43,11 @@ def test_every_network_of_the_order_is_registered_and_has_its_time() -> None:
     for name in queue.ORDER:
         spec = resolve(f"{name}.cifar10")
         assert queue.cost(spec) > queue._BASE_COST
-        options = queue.scaled(spec)
-        assert train_cli.parser().parse_args([name, "--data", ".", *options]).batch_size >= 128
+        for on_gpu in (False, True):
+            options = queue.few_epochs(spec, on_gpu=on_gpu)
+            args = train_cli.parser().parse_args([name, "--data", ".", *options])
+            assert (args.batch_size or 128) >= 128
+            assert args.initial_size == (None if on_gpu or spec.family == "vgg" else 20)
 
 
 def test_each_gets_its_part_of_the_time_and_is_told_of(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_an_out_that_is_a_file_is_said(
     [
         *(["--threads", "0"], ["--eval-every", "0"], ["--seed", "-1"], ["--seed", str(2**32)]),
         *(["--seed", "x"], ["--precision", "fp8"], ["--no-such"], ["--store", "int4"]),
-        ["--initial-size", "20", "--minutes", "1"],
+        ["--initial-size", "20", "--missing"],
     ],
 )
 def test_wrong_usage_is_status_2(
