@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.training.augment import ResidentImages
+from repr_models.training.compiled import compile_blocks
 from repr_models.training.loop import TrainingState, count_batches, take_step
 
 _WARM_UP = 3
@@ -18,13 +19,13 @@ _WARM_UP = 3
 class CapturedStep:
     """The steps of ``state`` on a GPU, each one launch; the state is as before when it is made.
 
-    Networks with convolutions of groups or single channels are laid out channels first, and cuDNN
-    is not asked to try its algorithms: on an H100 (torch 2.11, bf16) such networks had taken no step
-    after two minutes of that, begun in channels_last; which of the two it was is not known. Raises
-    ``RuntimeError`` as torch does if a network's step cannot be captured.
+    With ``compiled`` its blocks run through torch.compile. For networks with convolutions of groups
+    or single channels cuDNN is not asked to try its algorithms: on an H100 (torch 2.11, bf16) such
+    networks had taken no step after two minutes of that. Raises ``RuntimeError`` as torch does if a
+    network cannot be compiled or its step not captured.
     """
 
-    def __init__(self, state: TrainingState, data: ResidentImages) -> None:
+    def __init__(self, state: TrainingState, data: ResidentImages, *, compiled: bool) -> None:
         count_batches(data, state.recipe)
         self._state = state
         self._images = data.images[: state.recipe.batch_size].clone()
@@ -36,12 +37,8 @@ class CapturedStep:
         grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in state.network.modules())
         torch.backends.cudnn.benchmark = not grouped
         state.network.train()
-        if grouped:
-            state.memory_format = torch.contiguous_format
-            state.network.to(memory_format=state.memory_format)  # type: ignore[call-overload]
-            for own in state.optimizer.state.values():  # of a resumed run: as its parameters lie
-                own["momentum_buffer"] = own["momentum_buffer"].contiguous()
-            self._images = self._images.contiguous()
+        if compiled:
+            compile_blocks(state.network)
         self._graph = self._capture()
         self.seconds = self._time()
         """What one step takes, measured here."""

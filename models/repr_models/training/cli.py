@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         help="auto: bf16 where the GPU has it, or a CPU with AMX or AVX512-BF16",
     )
     p.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    p.add_argument("--compile", action="store_true", help="on a GPU: its blocks by torch.compile")
     p.add_argument("--threads", type=integer(1), help="CPU threads")
     p.add_argument(
         "--eval-every", type=integer(1), default=1, metavar="N", help="epochs between tests"
@@ -236,8 +237,8 @@ def _train(
         console.print(f"resuming {spec.name} after epoch {state.epoch} of {state.recipe.epochs}")
     resident = {split: ResidentImages(found, spec, device) for split, found in images.items()}
     refuse_sizes(state, resident["train"])
-    steps = Steps(state, resident["train"], console)
-    side = spec.input_shape[-1]
+    steps = Steps(state, resident["train"], console, compiled=args.compile)
+    side, own = spec.input_shape[-1], state.recipe.epochs
     if ends is not None:
         state.recipe = fitted(state.recipe, state.epoch, steps.epoch_seconds(), ends, side)
         console.print(f"{spec.name}: {state.recipe.epochs} epochs")
@@ -245,7 +246,7 @@ def _train(
     for row in _epochs(steps, console):
         if ends is not None:
             whole = row["seconds"] / state.recipe.cost_at(state.epoch - 1, side)
-            state.recipe = fitted(state.recipe, state.epoch, whole, ends, side)
+            state.recipe = fitted(replace(state.recipe, epochs=own), state.epoch, whole, ends, side)
         last = state.epoch >= state.recipe.epochs
         if state.epoch % args.eval_every == 0 or last:
             row["test_top1"] = evaluate(state.network, resident["test"])

@@ -27,24 +27,38 @@ _RESERVE = 0.08
 
 
 class Steps:
-    """The steps of ``state`` on ``data``: on a GPU in a CUDA graph, else one by one."""
+    """The steps of ``state`` on ``data``: on a GPU in a CUDA graph, else one by one.
 
-    def __init__(self, state: TrainingState, data: ResidentImages, console: Console) -> None:
+    There its blocks are compiled before, if ``compiled``; what fails is left out, and said.
+    """
+
+    def __init__(
+        self, state: TrainingState, data: ResidentImages, console: Console, *, compiled: bool
+    ) -> None:
         self.state, self._data = state, data
         self._captured: CapturedStep | None = None
-        if state.device.type == "cuda":
-            from repr_models.training.captured import CapturedStep
-
-            try:
-                self._captured = CapturedStep(state, data)
-            except RuntimeError as error:
-                if state.epoch or isinstance(error, torch.OutOfMemoryError):
-                    raise
-                console.print(f"{state.spec.name}: no CUDA graph, its steps go one by one: {error}")
-                fresh = start(state.spec, state.recipe, state.seed, state.device)
-                state.network, state.optimizer = fresh.network, fresh.optimizer
-            else:
+        if state.device.type != "cuda":
+            return
+        for how in (True, False) if compiled else (False,):
+            self._captured = self._capture(console, compiled=how)
+            if self._captured is not None:
                 console.print(f"{state.spec.name}: {self._captured.seconds * 1e3:.2f} ms a step")
+                return
+
+    def _capture(self, console: Console, *, compiled: bool) -> CapturedStep | None:
+        from repr_models.training.captured import CapturedStep
+
+        state = self.state
+        try:
+            return CapturedStep(state, self._data, compiled=compiled)
+        except RuntimeError as error:
+            if state.epoch or isinstance(error, torch.OutOfMemoryError):
+                raise
+            without = "not compiled" if compiled else "no CUDA graph, its steps go one by one"
+            console.print(f"{state.spec.name}: {without}: {error}")
+        fresh = start(state.spec, state.recipe, state.seed, state.device)
+        state.network, state.optimizer = fresh.network, fresh.optimizer
+        return None
 
     def train_epoch(self, tick: Callable[[int, int], None]) -> dict[str, float]:
         """As :func:`repr_models.training.loop.train_epoch`."""
@@ -90,7 +104,7 @@ def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float, side: i
 
     At most its own number, at least one more than ``done`` if it has them; a part of the
     time is left for the test and for storing. What is planned before the first epoch has its
-    warm-up in proportion; afterwards the plan only shrinks, and the learning rate falls sooner.
+    warm-up in proportion; afterwards the learning rate falls sooner or later than it was to.
     """
     left = (1 - _RESERVE) * (ends - time.monotonic()) / epoch_seconds
     if recipe.initial_size is None:

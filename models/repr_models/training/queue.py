@@ -76,9 +76,9 @@ def cost(spec: NetworkSpec) -> int:
 def few_epochs(spec: NetworkSpec, *, on_gpu: bool) -> list[str]:
     """Options of a run that has few epochs.
 
-    On a GPU twice the batch at twice the rate (Goyal et al. 2017, §2.1); on a CPU images that grow,
-    for networks that take small ones: models/README.md says what that brings. Networks that can fit
-    the training images get their labels smoothed.
+    On a GPU twice the batch at twice the rate (Goyal et al. 2017, §2.1), compiled where that pays; on
+    a CPU images that grow, for networks that take small ones: models/README.md says what both bring.
+    Networks that can fit the training images get their labels smoothed.
     """
     recipe = Recipe(**spec.recipe)  # type: ignore[arg-type]
     options = {
@@ -90,7 +90,17 @@ def few_epochs(spec: NetworkSpec, *, on_gpu: bool) -> list[str]:
         options["--learning-rate"] = str(2 * recipe.learning_rate)
     elif _takes(spec, INITIAL_SIZE):
         options["--initial-size"] = str(INITIAL_SIZE)
-    return [word for option in options.items() for word in option]
+    words = [word for option in options.items() for word in option]
+    return [*words, "--compile"] if on_gpu and _gains_compiled(spec) else words
+
+
+def _gains_compiled(spec: NetworkSpec) -> bool:
+    import torch
+
+    from repr_models.training.compiled import pays
+
+    with torch.device("meta"):
+        return pays(spec.build())
 
 
 def _takes(spec: NetworkSpec, side: int) -> bool:

@@ -1,17 +1,23 @@
 """As many epochs as fit into a time, and what may take but a part of it."""
 
+import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from train_files import FILES, STATE, names
 
-from repr_models import TrainingError
+from repr_models import TrainingError, resolve
+from repr_models.data.images import ImageSet
+from repr_models.training import captured, pace
 from repr_models.training import cli as train_cli
-from repr_models.training import pace
-from repr_models.training.pace import Seldom, fitted, gpu_failures
+from repr_models.training.augment import ResidentImages
+from repr_models.training.loop import start
+from repr_models.training.pace import Seldom, Steps, fitted, gpu_failures
 from repr_models.training.recipe import Recipe
 
 
@@ -118,3 +124,40 @@ def test_minutes_that_are_none_are_refused(
     with pytest.raises(SystemExit, match="2"):
         train_cli.main([*command, "--minutes", minutes])
     assert "--minutes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fails", "tried", "said"),
+    [
+        ((), [True], "1.00 ms a step"),
+        ((True,), [True, False], "not compiled: no compiler\nresnet20.cifar10: 1.00 ms a step"),
+        ((True, False), [True, False], "no CUDA graph, its steps go one by one: no compiler"),
+    ],
+)
+def test_on_a_gpu_what_cannot_be_compiled_or_captured_is_left_out(
+    fails: tuple[bool, ...],
+    tried: list[bool],
+    said: str,
+    colours: Callable[[int, int], ImageSet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[bool] = []
+
+    class Step:
+        seconds = 1e-3
+
+        def __init__(self, *_: object, compiled: bool) -> None:
+            found.append(compiled)
+            if compiled in fails:
+                raise RuntimeError("no compiler")
+
+    cpu, spec = torch.device("cpu"), resolve("resnet20.cifar10")
+    monkeypatch.setattr(captured, "CapturedStep", Step)
+    monkeypatch.setattr(pace, "start", lambda *args: start(*args[:3], cpu))
+    state = start(spec, Recipe(), 0, cpu)
+    before, state.device = state.network, torch.device("cuda")
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    Steps(state, ResidentImages(colours(8, 0), spec, cpu), console, compiled=True)
+    assert found == tried
+    assert console.file.getvalue().endswith(f"{said}\n")  # type: ignore[attr-defined]
+    assert (state.network is before) == (not fails)  # a half-compiled network is thrown away
