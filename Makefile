@@ -1,4 +1,4 @@
-# `make bench`: environment, then export and benchmark one network of each family.
+# `make bench`: environment, then export and benchmark one network of each family, 2 s a row, on 500 images.
 # `make test`:  environment, then formatting, lint, types and the tests.
 # `make test-large`: what takes long: larger networks of each family, real photographs, long runs of the service.
 # `make gpu`:   where there is an NVIDIA GPU, all that it can show within MINUTES=12, in order of worth, into
@@ -60,7 +60,7 @@ test-large: $(LARGE) $(CHECKPOINT)
 	$(PYTEST) -m large $(PYTEST_ARGS)
 
 bench: env
-	$(BIN)/repr-bench --each-family --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html
+	$(BIN)/repr-bench --each-family --seconds 2 --limit 500 --artifacts $(OUT)/artifacts --json $(OUT)/results.json --html $(OUT)/report.html
 
 define GPU_CHECK
 import ctypes, sys

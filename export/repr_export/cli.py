@@ -281,6 +281,8 @@ def _engine_options(args: argparse.Namespace) -> EngineOptions | None:
 
 
 def _summary(done: Exported) -> str:
+    from repr_export.passes.result import kept_lines
+
     manifest = done.manifest
     network, weights = manifest.network, manifest.weights
     size = f"{network.parameters:,} parameters"
@@ -302,10 +304,7 @@ def _summary(done: Exported) -> str:
         ("network", f"{network.name} ({size})" + (f"; {done.note}" if done.note else "")),
         ("weights", f"{weights.kind} ({weights.location}){accuracy}"),
         ("fold", manifest.receipts["fold"]["summary"]),
-        *(
-            ("", f"{row['batchnorm']} kept: {row['reason']}")
-            for row in manifest.receipts["fold"]["refused"]
-        ),
+        *(("", line) for line in kept_lines(manifest.receipts["fold"]["refused"])),
         ("parity", manifest.receipts["parity"]["summary"]),
         *_image_rows(manifest),
         *_batch_rows(manifest),

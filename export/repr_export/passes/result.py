@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,3 +77,16 @@ class FoldReport(PassResult):
             "folded": [asdict(item) for item in self.folded],
             "refused": [asdict(item) for item in self.refused],
         }
+
+
+def kept_lines(refused: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Why BatchNorms were kept, as :meth:`FoldReport.as_dict` says it: a line for each reason."""
+    alike: dict[str, list[Mapping[str, str]]] = {}
+    for row in refused:
+        alike.setdefault(re.sub(r" '[^']*'", "", row["reason"]), []).append(row)
+    for reason, rows in alike.items():
+        first, *others = rows
+        if not others:
+            yield f"{first['batchnorm']} kept: {first['reason']}"
+        else:
+            yield f"{len(rows)} kept, {first['batchnorm']} and others: {reason}"

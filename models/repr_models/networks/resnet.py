@@ -207,7 +207,7 @@ def resnet50_cifar10() -> nn.Module:
 
 @register(
     "resnet56_gn.cifar10",
-    family="resnet",
+    family="groupnorm",
     dataset=CIFAR10,
     parameters=853_018,
     fold=FoldContract(batchnorms=0),
@@ -225,7 +225,7 @@ def resnet56_gn_cifar10() -> nn.Module:
 
 @register(
     "resnext29.cifar10",
-    family="resnet",
+    family="resnext",
     dataset=CIFAR10,
     parameters=2_040_874,
     fold=FoldContract(batchnorms=31),
@@ -248,7 +248,7 @@ def resnext29_cifar10() -> nn.Module:
 
 @register(
     "resnet50_gn.imagenet",
-    family="resnet",
+    family="groupnorm",
     dataset=IMAGENET,
     parameters=25_557_032,
     fold=FoldContract(batchnorms=0),
@@ -312,7 +312,7 @@ def _register_all() -> None:
         called = name.upper().replace("RESNET", "ResNet").replace("RESNEXT", "ResNeXt")
         register(
             f"{name}.imagenet",
-            family="resnet",
+            family="resnext" if name.startswith("resnext") else "resnet",
             dataset=IMAGENET,
             parameters=parameters,
             fold=FoldContract(batchnorms=norms),

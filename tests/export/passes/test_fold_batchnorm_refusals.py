@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from repr_export.passes import fold_batchnorm
+from repr_export.passes.result import kept_lines
 
 BN = "BatchNormalization"
 CONV = "g (float[N,4,9,9] x) => (float[N,C,H,W] y)"
@@ -228,3 +229,15 @@ def test_refuses_shapes_that_do_not_fit(graphs, name):
     report = fold_batchnorm(model)
     assert re.search(reason, report.refused[0].reason), report.refused
     assert BN in graphs.ops(model)
+
+
+def test_what_is_kept_for_one_reason_is_said_in_one_line() -> None:
+    """A DenseNet keeps some fifty."""
+    after = "its input comes from Concat '{}', which is not a Conv"
+    rows = [{"batchnorm": f"bn{i}", "reason": after.format(f"cat{i}")} for i in range(50)]
+    rows.insert(1, {"batchnorm": "odd", "reason": "its mean 'r' is not constant"})
+    assert list(kept_lines(rows)) == [
+        "50 kept, bn0 and others: its input comes from Concat, which is not a Conv",
+        "odd kept: its mean 'r' is not constant",
+    ]
+    assert list(kept_lines(rows[:1])) == [f"bn0 kept: {after.format('cat0')}"]
