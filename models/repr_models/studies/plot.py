@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from repr_models.errors import DataError
 from repr_models.studies.catalogue import PROG, find_runs
 from repr_models.studies.records import checkpoint_records, read_record
-from repr_models.studies.table import error
+from repr_models.studies.table import error, errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,9 +30,9 @@ def lines(records: Path, checkpoints: Path) -> list[Line]:
         if record is not None and not record["diverged"]:
             point = (run.depth, error(record, "train"), error(record, "test"))
             found["16×16", run.residual].append(point)
-    for residual, depth, record in checkpoint_records(checkpoints):
-        point = (depth, error(record, "train"), 1 - record["accuracy"]["test_top1"])
-        found["32×32, bundled", residual].append(point)
+    for each in checkpoint_records(checkpoints):
+        if not each.group_norm:
+            found["32×32, bundled", each.residual].append((each.depth, *errors(each)))
     if not found:
         raise DataError(f"{records} has no record to draw; make them: {PROG} run depth --data DIR")
     return [(*line, sorted(points)) for line, points in sorted(found.items())]

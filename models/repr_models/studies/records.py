@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ from typing import Any
 from repr_models.errors import DataError
 from repr_models.files import replace_file
 
-_CHECKPOINT = re.compile(r"(plain|resnet)(20|32|44|56|110)\.cifar10\.json")
-"""Of the networks of He et al. 2016, §4.2."""
+_CHECKPOINT = re.compile(r"(plain|resnet)(20|32|44|56|110)(_gn)?\.cifar10\.json")
+"""Of the networks of He et al. 2016, §4.2, and of those with GroupNorm."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A plain or residual network of so many layers, and what ``repr-train`` wrote of its training."""
+
+    residual: bool
+    depth: int
+    group_norm: bool
+    record: dict[str, Any]
 
 
 def bundled_folder() -> Path:
@@ -42,17 +53,15 @@ def write_record(folder: Path, name: str, record: Mapping[str, Any]) -> None:
     replace_file(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def checkpoint_records(folder: Path) -> list[tuple[bool, int, dict[str, Any]]]:
-    """Whether residual, depth and record of each plain and residual CIFAR-10 checkpoint there.
-
-    By depth, the plain one first: what ``repr-train`` measured on whole images.
-    """
+def checkpoint_records(folder: Path) -> list[Checkpoint]:
+    """The plain and residual CIFAR-10 checkpoints there, by depth, the plain one first."""
     found = []
     for path in folder.glob("*.cifar10.json"):
         match = _CHECKPOINT.fullmatch(path.name)
         if match:
-            found.append((match[1] == "resnet", int(match[2]), _read(path)))
-    return sorted(found, key=lambda item: (item[1], item[0]))
+            about = match[1] == "resnet", int(match[2]), match[3] is not None
+            found.append(Checkpoint(*about, _read(path)))
+    return sorted(found, key=lambda each: (each.depth, each.residual, each.group_norm))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The studies' section of models/README.md, made from the records alone."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from repr_models.errors import DataError
 from repr_models.studies.catalogue import PROG, REDUCTION, STUDIES, Run, Study, find_runs
-from repr_models.studies.records import checkpoint_records, read_record
+from repr_models.studies.records import Checkpoint, checkpoint_records, read_record
 
 BEGIN = "<!-- studies: written by `python -m repr_models.studies table` -->"
 END = "<!-- end of studies -->"
@@ -74,15 +75,13 @@ def _study(study: Study, found: Records, checkpoints: Path) -> str:
         [*(_COLUMNS[name](run, found[run.name]) for name in study.columns), study.paper[run.name]]
         for run in runs
     ]
-    if study.name == "depth":
-        rows += [
-            [*_checkpoint_row(study.columns, residual, depth, record), ""]
-            for residual, depth, record in checkpoint_records(checkpoints)
-        ]
+    beside = _on_whole_images(study, checkpoint_records(checkpoints))
+    rows += [[*_checkpoint_row(study.columns, each), ""] for each in beside]
     absent = [run.name for run in study.runs if run.name not in found]
     sentences = [
         sentence(found) for about, sentence in _FINDINGS[study.name] if set(about) <= found.keys()
     ]
+    notes = [study.note, *_whole_findings(beside)]
     if absent:
         sentences.append(f"Not run yet: {', '.join(absent)}.")
     lines = [
@@ -93,7 +92,7 @@ def _study(study: Study, found: Records, checkpoints: Path) -> str:
         "|" + "---|" * (len(study.columns) + 1),
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        _paragraph(" ".join([*sentences, study.note])),
+        _paragraph(" ".join([*sentences, *notes])),
     ]
     if study.name == "depth":
         lines += ["![error against depth](depth.svg)", ""]
@@ -111,6 +110,12 @@ def network(residual: bool, depth: int) -> str:
 def error(record: Record, split: str) -> float:
     """1 - top-1 after the last epoch, in ``"train"``ing (augmented images) or ``"test"``."""
     return 1 - float(record["history"][-1][f"{split}_top1"])
+
+
+def errors(checkpoint: Checkpoint) -> tuple[float, float]:
+    """1 - top-1 in training, of the last epoch's augmented images, and in the test, as stored."""
+    record = checkpoint.record
+    return error(record, "train"), 1 - record["accuracy"]["test_top1"]
 
 
 def _error(split: str) -> Callable[[Run, Record], str]:
@@ -179,16 +184,27 @@ _COLUMNS: dict[str, Callable[[Run, Record], str]] = {
 """What a column says of a run and its record."""
 
 
-def _checkpoint_row(
-    columns: Sequence[str], residual: bool, depth: int, record: Record
-) -> list[str]:
+def _on_whole_images(study: Study, found: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The bundled checkpoints that show what ``study`` is about."""
+    if study.name == "depth":
+        return [each for each in found if not each.group_norm]
+    if study.name == "groupnorm":
+        depths = Counter(each.depth for each in found if each.residual)  # with either norm
+        return [each for each in found if each.residual and depths[each.depth] > 1]
+    return []
+
+
+def _checkpoint_row(columns: Sequence[str], checkpoint: Checkpoint) -> list[str]:
     """The row of a bundled checkpoint, trained on whole images and for longer."""
+    recipe, (training, test) = checkpoint.record["recipe"], errors(checkpoint)
+    norm = "GroupNorm" if checkpoint.group_norm else f"BatchNorm, {recipe['batch_size']} images"
     cells = {
-        "network": f"{network(residual, depth)}, bundled",
+        "network": f"{network(checkpoint.residual, checkpoint.depth)}, bundled",
         "images": "32×32",
-        "epochs": f"{record['recipe']['epochs']}",
-        "training error": _percent(error(record, "train")),
-        "test error": _percent(1 - record["accuracy"]["test_top1"]),
+        "normalised by": norm,
+        "epochs": f"{recipe['epochs']}",
+        "training error": _percent(training),
+        "test error": _percent(test),
     }
     return [cells.get(column, "") for column in columns]
 
@@ -211,6 +227,35 @@ def _depth(family: str, called: str) -> Callable[[Records], str]:
         )
 
     return sentence
+
+
+def _whole_findings(found: Sequence[Checkpoint]) -> list[str]:
+    """What the bundled checkpoints say, on whole images: of plain and residual, or of both norms."""
+    by_kind = {(c.residual, c.depth, c.group_norm): c for c in found}
+    sentences = []
+    for residual, called in ((False, "plain"), (True, "residual")):
+        ends = [by_kind.get((residual, depth, False)) for depth in (20, 56)]
+        if (shallow := ends[0]) and (deep := ends[1]):
+            training, test = (b - a for a, b in zip(errors(shallow), errors(deep), strict=True))
+            sentences.append(
+                f"On whole images, {_epochs(shallow, deep)}, the {called} network's training error "
+                f"changes by {_points(training)} points from 20 layers to 56, its test error by "
+                f"{_points(test)}."
+            )
+    for each in found:
+        like = by_kind.get((each.residual, each.depth, False))
+        if each.group_norm and like:
+            sentences.append(
+                f"On whole images, {_epochs(like, each)}, the test error of {each.depth} layers is "
+                f"{_percent(errors(like)[1])} with BatchNorm and {_percent(errors(each)[1])} with "
+                f"GroupNorm."
+            )
+    return sentences
+
+
+def _epochs(first: Checkpoint, second: Checkpoint) -> str:
+    one, other = (each.record["recipe"]["epochs"] for each in (first, second))
+    return f"after {one} epochs" if one == other else f"after {one} and {other} epochs"
 
 
 def _init(found: Records) -> str:

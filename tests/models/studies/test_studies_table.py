@@ -104,10 +104,14 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
     write(records, {run.name: make_record(run, *top1[run.name]) for run in find_runs(["depth"])})
     bundled = {
         "history": [{"train_top1": 0.1}, {"train_top1": 0.92}],
-        "recipe": {"epochs": 24},
+        "recipe": {"epochs": 24, "batch_size": 128},
         "accuracy": {"test_top1": 0.8826},
     }
     write(tmp_path, {"plain20.cifar10": bundled, "resnet50.cifar10": bundled})
+    assert "On whole images" not in section(records, tmp_path)
+    deep = {**bundled, "history": [{"train_top1": 0.851}], "accuracy": {"test_top1": 0.84}}
+    deep["recipe"] = {"epochs": 30, "batch_size": 128}
+    write(tmp_path, {"plain56.cifar10": deep, "plain56_gn.cifar10": deep})
     text = section(records, tmp_path)
     lines = text.splitlines()
     assert "### Depth" in lines
@@ -120,13 +124,34 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
     assert "| plain 20, bundled | 32×32 | 24 | 8.0 % | 11.7 % |  |  |" in lines
     assert "residual 50" not in text
     assert (
+        "On whole images, after 24 and 30 epochs, the plain network's training error changes by "
+        "+6.9 points from 20 layers to 56, its test error by +4.3." in text
+    )
+    assert "GroupNorm" not in text[: text.index("### BatchNorm")]
+    assert (
         "From 20 layers to 56 the plain network's training error changes by +9.8 points and its "
         "test error by +17.0. From 20 layers to 56 the residual network's training error changes "
         "by −1.2 points and its test error by −0.5." in text
     )
     assert "(seed 0, 1 CPU thread, 3.4 minutes of it for all)" in text  # 4 runs of 51 s
     depth = lines[: lines.index("### BatchNorm")]  # of which plain20 is a part as well
-    assert len([line for line in depth if line.startswith("|")]) == 2 + 4 + 1
+    assert len([line for line in depth if line.startswith("|")]) == 2 + 4 + 2
+
+
+def test_groupnorm_stands_beside_batchnorm_where_both_are_bundled(tmp_path: Path) -> None:
+    runs = find_runs(["groupnorm"])
+    write(tmp_path, {run.name: make_record(run, 0.5, 0.6) for run in runs})
+    record = {"history": [{"train_top1": 0.95}], "recipe": {"epochs": 24, "batch_size": 128}}
+    write(tmp_path, {"resnet56_gn.cifar10": {**record, "accuracy": {"test_top1": 0.87}}})
+    assert "bundled" not in section(tmp_path, tmp_path)
+    write(tmp_path, {"resnet56.cifar10": {**record, "accuracy": {"test_top1": 0.92}}})
+    text = section(tmp_path, tmp_path).partition("### GroupNorm")[2]
+    assert "| residual 56, bundled | BatchNorm, 128 images | 5.0 % | 8.0 % |  |  |" in text
+    assert "| residual 56, bundled | GroupNorm | 5.0 % | 13.0 % |  |  |" in text
+    assert (
+        "On whole images, after 24 epochs, the test error of 56 layers is 8.0 % with BatchNorm and "
+        "13.0 % with GroupNorm." in text
+    )
 
 
 def test_signals_are_shown_from_the_first_to_the_last_layer(tmp_path: Path) -> None:
@@ -208,15 +233,26 @@ def test_the_section_is_put_between_the_markers(
 
 
 def test_checkpoints_of_the_studied_family_come_by_depth(tmp_path: Path) -> None:
-    names = ("resnet20", "plain56", "plain20", "resnet50", "resnet110", "lenet5", "plain20.x")
+    names = (
+        "resnet20",
+        "plain56",
+        "plain20",
+        "resnet50",
+        "resnet110",
+        "lenet5",
+        "plain20.x",
+        "resnet56_gn",
+    )
     write(tmp_path, {f"{name}.cifar10": {"history": [], "network": name} for name in names})
     found = checkpoint_records(tmp_path)
-    assert [(residual, depth, record["network"]) for residual, depth, record in found] == [
+    assert [(each.residual, each.depth, each.record["network"]) for each in found] == [
         (False, 20, "plain20"),
         (True, 20, "resnet20"),
         (False, 56, "plain56"),
+        (True, 56, "resnet56_gn"),
         (True, 110, "resnet110"),
     ]
+    assert [each.group_norm for each in found] == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"history'])
