@@ -103,8 +103,9 @@ def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float, side: i
     ``epoch_seconds`` are those of an epoch at full size, images of ``side`` pixels a side.
 
     At most its own number, at least one more than ``done`` if it has them; a part of the
-    time is left for the test and for storing. What is planned before the first epoch has its
-    warm-up in proportion; afterwards the learning rate falls sooner or later than it was to.
+    time is left for the test and for storing. The warm-up is in proportion to what is planned before
+    the first epoch; afterwards it only gets shorter, and the learning rate falls sooner or later
+    than it was to.
     """
     left = (1 - _RESERVE) * (ends - time.monotonic()) / epoch_seconds
     if recipe.initial_size is None:
@@ -117,9 +118,10 @@ def fitted(recipe: Recipe, done: int, epoch_seconds: float, ends: float, side: i
             return sum(plan.cost_at(epoch, side) for epoch in range(done, epochs))
 
         epochs = choices[max(bisect_right(choices, left, key=cost) - 1, 0)]
-    if done:
-        return replace(recipe, epochs=epochs)
-    return replace(recipe, epochs=epochs, warmup_epochs=epochs * _WARM_UP_SHARE)
+    warmup = epochs * _WARM_UP_SHARE
+    return replace(
+        recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, warmup) if done else warmup
+    )
 
 
 class Seldom:

@@ -4,6 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_as_many_epochs_as_fit(
     assert recipe.epochs == epochs
     assert recipe.warmup_epochs == pytest.approx(1.0 if done else epochs * 0.15)
     assert recipe.rate(epochs) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_plan_that_turns_out_shorter_has_a_shorter_warm_up(clock: list[float]) -> None:
+    """A GPU that others share: its first steps are taken alone, the others not."""
+    ends = clock[0] + 100.0
+    plan = fitted(Recipe(), 0, 4.0, ends, 32)
+    assert (plan.epochs, plan.warmup_epochs) == (23, pytest.approx(3.45))
+    clock[0] += 20.0
+    plan = fitted(replace(plan, epochs=160), 1, 20.0, ends, 32)
+    assert (plan.epochs, plan.warmup_epochs) == (4, pytest.approx(0.6))
+    clock[0] += 5.0
+    plan = fitted(replace(plan, epochs=160), 2, 5.0, ends, 32)
+    assert (plan.epochs, plan.warmup_epochs) == (15, pytest.approx(0.6))
 
 
 def test_small_images_let_more_epochs_fit_and_the_plan_keeps_to_them(clock: list[float]) -> None:
