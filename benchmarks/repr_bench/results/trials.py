@@ -60,7 +60,7 @@ def latency_ms(windows_ns: Windows, percent: int) -> Figure | None:
 
 def per_second(rate: float) -> str:
     """``rate`` in a sentence or a table: four digits, and all of those before the point."""
-    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:,.4g}"  # 999.96 is 1,000
 
 
 def latencies_ms(windows_ns: Windows) -> dict[int, Figure]:

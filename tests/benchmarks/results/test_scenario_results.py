@@ -11,7 +11,7 @@ from scenario_rows import HELD, LOADGEN, MS, OFFLINE, SERVER, STAGES, STREAM
 
 from repr_bench.results.file import to_json
 from repr_bench.results.scenarios import StageRow
-from repr_bench.results.trials import UNANSWERED, latency_ms
+from repr_bench.results.trials import UNANSWERED, latency_ms, per_second
 from repr_bench.scenarios.windows import WINDOWS, by_time
 
 WHOLE = replace(RESULTS, scenarios=(SERVER, STREAM, OFFLINE, LOADGEN), end_to_end=(STAGES,))
@@ -82,3 +82,11 @@ def test_windows_are_equal_stretches_and_empty_ones_give_their_time_away() -> No
     windows, seconds = by_time(range(WINDOWS), moments, WINDOWS * MS)
     assert windows == tuple((k,) for k in range(WINDOWS))
     assert by_time([], [], 0) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0.25, "0.25"), (12.345, "12.35"), (999.96, "1,000"), (1000, "1,000"), (52345.6, "52,346")],
+)
+def test_a_rate_has_four_digits_or_all_before_the_point(rate: float, shown: str) -> None:
+    assert per_second(rate) == shown

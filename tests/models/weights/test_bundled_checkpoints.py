@@ -27,7 +27,7 @@ FLOORS = {"lenet5.cifar10": 0.65, "resnet20.cifar10": 0.89, "plain20.cifar10": 0
 
 def test_all_that_is_bundled_is_small() -> None:
     folder = bundled_path(BUNDLED[0]).parent
-    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 48 * 2**20
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 60 * 2**20
 
 
 def test_the_networks_of_the_first_artifacts_are_bundled() -> None:
