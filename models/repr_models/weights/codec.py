@@ -7,7 +7,7 @@ What travels with the package must be small, and weights are what is large in it
 - tensors of more dimensions become fp16;
 - of these, the ones with ``INT8_VALUES`` values or more become int8 with a float32 scale for
   each output channel (axis 0): ``value = scale * code``, codes -127..127, symmetric, rounded to
-  nearest even. Smaller ones would save less than 64 KiB each, and are the first and the depthwise
+  nearest even. Smaller ones would save less than 8 KiB each, and are the first and the depthwise
   layers that eight bits hurt most.
 
 The file says of itself how it is stored, in its metadata. A file without that is read as it is.
@@ -26,7 +26,7 @@ from repr_models.errors import WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-INT8_VALUES = 65_536
+INT8_VALUES = 8_192
 """From how many values on a tensor is stored in int8."""
 
 METADATA_KEY = "repr-deploy"  # one key: safetensors writes several in no fixed order
