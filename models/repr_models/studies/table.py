@@ -254,8 +254,10 @@ def _whole_findings(found: Sequence[Checkpoint]) -> list[str]:
 
 
 def _epochs(first: Checkpoint, second: Checkpoint) -> str:
-    one, other = (each.record["recipe"]["epochs"] for each in (first, second))
-    return f"after {one} epochs" if one == other else f"after {one} and {other} epochs"
+    recipes = [dict(each.record["recipe"]) for each in (first, second)]
+    one, other = (recipe.pop("epochs") for recipe in recipes)
+    more = "" if recipes[0] == recipes[1] else " by recipes that differ (see their records)"
+    return f"after {one} epochs{more}" if one == other else f"after {one} and {other} epochs{more}"
 
 
 def _init(found: Records) -> str:

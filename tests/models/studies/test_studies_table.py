@@ -110,7 +110,7 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
     write(tmp_path, {"plain20.cifar10": bundled, "resnet50.cifar10": bundled})
     assert "On whole images" not in section(records, tmp_path)
     deep = {**bundled, "history": [{"train_top1": 0.851}], "accuracy": {"test_top1": 0.84}}
-    deep["recipe"] = {"epochs": 30, "batch_size": 128}
+    deep["recipe"] = {"epochs": 30, "batch_size": 256}
     write(tmp_path, {"plain56.cifar10": deep, "plain56_gn.cifar10": deep})
     text = section(records, tmp_path)
     lines = text.splitlines()
@@ -124,8 +124,9 @@ def test_a_row_shows_the_last_epoch_and_the_finding_compares(tmp_path: Path) -> 
     assert "| plain 20, bundled | 32×32 | 24 | 8.0 % | 11.7 % |  |  |" in lines
     assert "residual 50" not in text
     assert (
-        "On whole images, after 24 and 30 epochs, the plain network's training error changes by "
-        "+6.9 points from 20 layers to 56, its test error by +4.3." in text
+        "On whole images, after 24 and 30 epochs by recipes that differ (see their records), the "
+        "plain network's training error changes by +6.9 points from 20 layers to 56, its test error by +4.3."
+        in text
     )
     assert "GroupNorm" not in text[: text.index("### BatchNorm")]
     assert (
