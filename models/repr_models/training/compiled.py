@@ -13,7 +13,7 @@ from torch import nn
 Backend = Callable[..., Any]
 
 _PLACE = "repr_models.networks"
-_MOST = 30
+_MOST = 25
 """Different convolutions that are worth the minute or two that compiling them takes."""
 _VERSIONS = 400
 """Shapes that one block's code may be compiled for; torch stops at 8 and says it in a warning."""
@@ -35,7 +35,7 @@ def pays(network: nn.Module) -> bool:
     """Whether it does: blocks repeat, and the time goes to what can be fused.
 
     Convolutions in groups are slow themselves, and compiling depthwise ones took more than 90
-    seconds; so did DenseNet, none of whose layers has another's shape.
+    seconds; so did ResNet-50, and DenseNet, none of whose layers has another's shape.
     """
     blocks = _blocks(network) or [network]
     different = {_shapes(block): len(_convolutions(block)) for block in blocks}
