@@ -24,7 +24,7 @@ from repr_models.files import replace_file
 from repr_models.registry import networks, resolve
 from repr_models.spec import CIFAR10, NetworkSpec
 from repr_models.streams import with_streams
-from repr_models.training.recipe import PADDINGS, Recipe
+from repr_models.training.recipe import OPTIMIZERS, PADDINGS, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weight-decay", type=float)
     p.add_argument("--warmup-epochs", type=float)
     p.add_argument("--label-smoothing", type=float)
+    p.add_argument("--optimizer", choices=OPTIMIZERS, help="muon: convolutions step orthogonally")
     p.add_argument("--padding", choices=PADDINGS, help="what random crops see around an image")
     p.add_argument(
         "--initial-size",
@@ -185,8 +186,8 @@ def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from repr_models.training.augment import ResidentImages
+    from repr_models.training.cpu import keep_freed
     from repr_models.training.loop import start
-    from repr_models.training.memory import keep_freed
     from repr_models.training.pace import gpu_failures
     from repr_models.training.queue import end_with_queue
     from repr_models.training.stored import read_checkpoint, store

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from repr_models.errors import TrainingError
 from repr_models.spec import NetworkSpec
 from repr_models.training.augment import ResidentImages, augment
-from repr_models.training.depthwise import quicken
+from repr_models.training.cpu import quicken
+from repr_models.training.optimizer import make_optimizer
 from repr_models.training.recipe import Recipe
 
 TakeStep = Callable[[Tensor, Tensor, Tensor, float], None]
@@ -82,25 +83,12 @@ def _prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> torch.
 def start(spec: NetworkSpec, recipe: Recipe, seed: int, device: torch.device) -> TrainingState:
     """A fresh network of ``spec``, initialised from ``seed``, and its optimizer.
 
-    Biases and BatchNorm parameters carry no weight decay.
+    Raises :class:`TrainingError` if that is not for this network.
     """
     torch.manual_seed(seed)
     network = on_device(spec.build(), device)
     memory_format = _prepare(network, recipe, device)
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    free = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        # On a GPU one kernel updates all, and takes a learning rate that lies there.
-        fused=True if device.type == "cuda" else None,
-    )
+    optimizer = make_optimizer(network, recipe)
     return TrainingState(spec, recipe, seed, device, network, optimizer, memory_format)
 
 

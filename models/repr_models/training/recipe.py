@@ -12,6 +12,7 @@ from repr_models.errors import TrainingError
 
 PADDINGS = ("zeros", "reflection")
 """What lies around an image, for random crops of it."""
+OPTIMIZERS = ("sgd", "muon")
 _SIZE_STEP = 4
 _GROWN_AFTER = 0.6
 
@@ -32,6 +33,7 @@ class Recipe:
     label_smoothing: float = 0.0
     padding: str = "zeros"
     precision: str = "fp32"
+    optimizer: str = "sgd"
     initial_size: int | None = None
     """Pixels of a side in the first epoch, from which images grow (Howard 2018, DAWNBench)."""
 
@@ -51,18 +53,23 @@ class Recipe:
         ):
             if not 0 <= value < limit:
                 raise TrainingError(f"the {what} must lie in 0 <= value < {limit}, got {value}")
-        if self.padding not in PADDINGS:
-            raise TrainingError(f"padding must be {' or '.join(PADDINGS)}, got {self.padding!r}")
+        for what, word, known in (
+            ("padding", self.padding, PADDINGS),
+            ("the optimizer", self.optimizer, OPTIMIZERS),
+            ("precision", self.precision, ("fp32", "bf16")),
+        ):
+            if word not in known:
+                raise TrainingError(f"{what} must be {' or '.join(known)}, got {word!r}")
         if self.initial_size is not None and self.initial_size < 1:
             raise TrainingError(f"the initial size must be 1 or more, got {self.initial_size}")
-        if self.precision not in ("fp32", "bf16"):
-            raise TrainingError(f"precision must be fp32 or bf16, got {self.precision!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Its fields by name, as records and runs say it; what came later only where it is used."""
         found = asdict(self)
         if self.padding == PADDINGS[0]:
             del found["padding"]
+        if self.optimizer == OPTIMIZERS[0]:
+            del found["optimizer"]
         if self.initial_size is None:
             del found["initial_size"]
         return found

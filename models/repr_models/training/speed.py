@@ -15,8 +15,8 @@ import torch
 from repr_models.command import finish
 from repr_models.spec import NetworkSpec
 from repr_models.training.cli import integer, positive, trained_network
+from repr_models.training.cpu import keep_freed
 from repr_models.training.loop import TrainingState, start, take_step
-from repr_models.training.memory import keep_freed
 from repr_models.training.recipe import Recipe
 
 _CPU = torch.device("cpu")

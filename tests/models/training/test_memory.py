@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from repr_models.training.memory import keep_freed
+from repr_models.training.cpu import keep_freed
 assert keep_freed() is True
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

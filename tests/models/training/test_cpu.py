@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from repr_models.registry import resolve
-from repr_models.training.depthwise import quicken
+from repr_models.training.cpu import quicken
 from repr_models.training.loop import start
 from repr_models.training.recipe import Recipe
 
