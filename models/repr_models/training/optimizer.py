@@ -129,6 +129,8 @@ class Muon(torch.optim.Optimizer):
             matrix = self._matrices(parameter, parameter)
             norms = matrix.norm(dim=(1, 2), keepdim=True)
             scale = matrix.shape[1] ** 0.5 / norms
+            # Rounding is left alone, so that a step at a rate of zero changes nothing.
+            scale = torch.where((scale - 1).abs() < 1e-6, 1.0, scale)
             parameter.mul_(scale.expand((*matrix.shape[:2], 1)).reshape(-1, 1, 1, 1))
 
 

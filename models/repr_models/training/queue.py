@@ -76,15 +76,18 @@ def cost(spec: NetworkSpec) -> int:
 def few_epochs(spec: NetworkSpec, *, on_gpu: bool) -> list[str]:
     """Options of a run that has few epochs.
 
-    On a GPU twice the batch at twice the rate (Goyal et al. 2017, §2.1), compiled where that pays; on
-    a CPU images that grow, for networks that take small ones: models/README.md says what both bring.
-    Networks that can fit the training images get their labels smoothed.
+    Muon for networks that normalise. On a GPU twice the batch at twice the rate (Goyal et al. 2017,
+    §2.1), compiled where that pays; on a CPU images that grow, for networks that take small ones:
+    models/README.md says what these bring. Networks that can fit the training images get their labels
+    smoothed.
     """
     recipe = Recipe(**spec.recipe)  # type: ignore[arg-type]
     options = {
         "--padding": "reflection",
         "--label-smoothing": "0.1" if spec.parameters > 700_000 else "0",
     }
+    if _takes_muon(spec):
+        options["--optimizer"] = "muon"
     if on_gpu:
         options["--batch-size"] = str(2 * recipe.batch_size)
         options["--learning-rate"] = str(2 * recipe.learning_rate)
@@ -92,6 +95,15 @@ def few_epochs(spec: NetworkSpec, *, on_gpu: bool) -> list[str]:
         options["--initial-size"] = str(INITIAL_SIZE)
     words = [word for option in options.items() for word in option]
     return [*words, "--compile"] if on_gpu and _gains_compiled(spec) else words
+
+
+def _takes_muon(spec: NetworkSpec) -> bool:
+    import torch
+
+    from repr_models.training.optimizer import normalises
+
+    with torch.device("meta"):
+        return normalises(spec.build())
 
 
 def _gains_compiled(spec: NetworkSpec) -> bool:

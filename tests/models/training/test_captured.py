@@ -14,7 +14,7 @@ from repr_models.training import captured
 from repr_models.training.augment import ResidentImages
 from repr_models.training.captured import CapturedStep
 from repr_models.training.loop import TrainingState, start, take_step, train_epoch
-from repr_models.training.recipe import Recipe
+from repr_models.training.recipe import OPTIMIZERS, Recipe
 
 CPU = torch.device("cpu")
 
@@ -72,10 +72,13 @@ def trained(state: TrainingState, data: ResidentImages, *, in_graph: bool) -> di
 
 
 @pytest.mark.usefixtures("graphs")
-def test_captured_steps_train_as_others_do(colours: Callable[[int, int], ImageSet]) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_captured_steps_train_as_others_do(
+    optimizer: str, colours: Callable[[int, int], ImageSet]
+) -> None:
     """From the first step on: warming up and timing leave no trace, in statistics nor momentum."""
     spec = resolve("resnet20.cifar10")
-    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.05)
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.05, optimizer=optimizer)
     data = ResidentImages(colours(32, 0), spec, CPU)
     one, other = (start(spec, recipe, 0, CPU) for _ in range(2))
     expected = trained(one, data, in_graph=False)
@@ -110,15 +113,17 @@ def test_a_resumed_run_keeps_its_momentum(colours: Callable[[int, int], ImageSet
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "optimizer"), [("fp32", "sgd"), ("bf16", "sgd"), ("bf16", "muon")]
+)
 def test_steps_captured_on_a_gpu_learn_as_others_do(
-    precision: str, colours: Callable[[int, int], ImageSet]
+    precision: str, optimizer: str, colours: Callable[[int, int], ImageSet]
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no GPU")
     device = torch.device("cuda")
     spec = resolve("shufflenet_v2.cifar10")
-    recipe = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision=precision)
+    recipe = Recipe(4, 16, learning_rate=0.05, precision=precision, optimizer=optimizer)
     data = ResidentImages(colours(160, 0), spec, device)
     losses = []
     for in_graph in (False, True):

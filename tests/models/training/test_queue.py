@@ -47,6 +47,7 @@ def test_every_network_of_the_order_is_registered_and_has_its_time() -> None:
             options = queue.few_epochs(spec, on_gpu=on_gpu)
             args = train_cli.parser().parse_args([name, "--data", ".", *options])
             assert (args.batch_size or 128) >= 128
+            assert args.optimizer == (None if spec.family == "alexnet" else "muon")
             assert args.initial_size == (None if on_gpu or spec.family == "vgg" else 20)
 
 

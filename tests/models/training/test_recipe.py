@@ -61,6 +61,8 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
         ("warmup_epochs", -1.0),
         *(("label_smoothing", v) for v in (-0.1, 1.0)),
         ("precision", "fp16"),
+        ("padding", "edge"),
+        ("optimizer", "adam"),
         ("initial_size", 0),
     ],
 )
