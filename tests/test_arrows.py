@@ -38,7 +38,7 @@ ASKED_BY_A_SHELL = {"cli.py": {"argcomplete"}}
 
 MOST_FILES = 15
 MOST_LINES = {"source": 400, "tests": 450}
-ALL_LINES = {"source": 48_300, "tests": 40_200}
+ALL_LINES = {"source": 48_450, "tests": 40_350}
 """Where the tree stands; to be lowered as it shrinks, and raised for a feature alone."""
 
 

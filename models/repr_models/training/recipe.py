@@ -1,7 +1,7 @@
 """The recipe: how a network is trained, and its learning rate at any time.
 
 He et al. 2016 §4.2 (padding by 4, random crop and flip, SGD, weight decay) with Nesterov
-momentum, a linear warm-up and a cosine decay to zero (Loshchilov, Hutter 2017).
+momentum, or Muon, a linear warm-up and a cosine decay to zero (Loshchilov, Hutter 2017).
 """
 
 import math
