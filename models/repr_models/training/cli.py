@@ -165,20 +165,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _recipe(args: argparse.Namespace, spec: NetworkSpec, device: torch.device) -> Recipe:
     """The default recipe, changed by what the network asks for, changed by the options."""
-    changes = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    from repr_models.training.loop import computes_bf16
+
+    changes = _asked(args)
     if args.precision == "auto":
-        changes["precision"] = "bf16" if _computes_bf16(device) else "fp32"
-    given = {name: value for name, value in changes.items() if value is not None}
-    return Recipe(**{**spec.recipe, **given})
+        changes["precision"] = "bf16" if computes_bf16(device) else "fp32"
+    return Recipe(**{**spec.recipe, **changes})
 
 
-def _computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed there, and faster than fp32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of the recipe."""
+    said = {field.name: getattr(args, field.name, None) for field in fields(Recipe)}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -280,6 +278,9 @@ def _run_missing(args: argparse.Namespace) -> None:
         raise TrainingError(f"--place {args.place}: there is no such folder")
     specs = queue.missing([args.out, *([] if args.place is None else [args.place])])
     console.print(f"{len(specs)} networks, {jobs} at once: {', '.join(s.name for s in specs)}")
+    asked = {name: value for name, value in _asked(args).items() if name != "precision"}
+    Recipe(**asked)  # a wrong value is found before, too
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
 
     def command(spec: NetworkSpec, minutes: float | None) -> list[str]:
         common = ["--data", str(args.data), "--out", str(args.out), "--device", str(device)]
@@ -288,7 +289,7 @@ def _run_missing(args: argparse.Namespace) -> None:
         if minutes is not None:
             common += ["--minutes", f"{minutes:.3f}"]
         program = [sys.executable, "-P", "-m", "repr_models.training.cli"]
-        return [*program, spec.name, *common, *queue.few_epochs(spec, on_gpu=on_gpu)]
+        return [*program, spec.name, *common, *queue.few_epochs(spec, on_gpu=on_gpu), *given]
 
     seconds = None if args.hours is None else 3600 * args.hours
     with _board(console) as watch:

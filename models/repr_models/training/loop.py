@@ -56,6 +56,13 @@ class TrainingState:
         self.history = saved["history"]
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed there, and faster than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:
     """The network there, its weights laid out as :class:`ResidentImages` are."""
     # torch's stubs know no .to() with a memory format.

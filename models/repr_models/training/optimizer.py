@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         if not normalises(network):
             raise TrainingError(
-                "muon keeps the scale of convolutions as it is, for networks that normalise what "
-                "comes out of them; this one does not: give --optimizer sgd"
+                f"{type(network).__name__} does not normalise what its convolutions give, which Muon "
+                f"counts on; give --optimizer sgd"
             )
         self._groups = {
             module.weight: module.groups

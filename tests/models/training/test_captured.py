@@ -79,7 +79,7 @@ def test_captured_steps_train_as_others_do(
     """From the first step on: warming up and timing leave no trace, in statistics nor momentum."""
     spec = resolve("resnet20.cifar10")
     recipe = Recipe(epochs=3, batch_size=8, learning_rate=0.05, optimizer=optimizer)
-    data = ResidentImages(colours(32, 0), spec, CPU)
+    data = ResidentImages(colours(16, 0), spec, CPU)
     one, other = (start(spec, recipe, 0, CPU) for _ in range(2))
     expected = trained(one, data, in_graph=False)
     got = trained(other, data, in_graph=True)

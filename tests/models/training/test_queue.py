@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,29 @@ def test_a_child_whose_queue_is_gone_does_nothing(monkeypatch: pytest.MonkeyPatc
     code = "from repr_models.training.queue import end_with_queue; end_with_queue()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ("KeyboardInterrupt" in done.stderr) is (sys.platform == "linux")
+
+
+def test_options_of_a_recipe_are_for_each_that_is_missing(
+    cifar_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = list[list[str]]()
+
+    def note(specs: list[NetworkSpec], command: Callable[..., list[str]], *_: object) -> list[str]:
+        commands.extend(command(spec, None) for spec in specs)
+        return []
+
+    monkeypatch.setattr(queue, "train_all", note)
+    missing = ["--missing", "--data", str(cifar_folder), "--out", str(tmp_path)]
+    assert train_cli.main([*missing, "--optimizer", "sgd", "--warmup-epochs", "2.5"]) == 0
+    parser = train_cli.parser()
+    runs = [parser.parse_args(command[4:]) for command in commands]
+    assert {(run.optimizer, run.warmup_epochs, run.epochs) for run in runs} == {("sgd", 2.5, None)}
+    assert train_cli.main([*missing, "--epochs", "0"]) == 1
+    assert "the epochs must be finite and more than 0, got 0" in capsys.readouterr().err
+    assert len(commands) == len(runs) > 10
 
 
 def test_a_name_beside_missing_is_refused(
