@@ -202,7 +202,7 @@ def _checkpoint_row(columns: Sequence[str], checkpoint: Checkpoint) -> list[str]
         "network": f"{network(checkpoint.residual, checkpoint.depth)}, bundled",
         "images": "32×32",
         "normalised by": norm,
-        "epochs": f"{recipe['epochs']}",
+        "epochs": f"{recipe['epochs']}{', Muon' * (recipe.get('optimizer') == 'muon')}",
         "training error": _percent(training),
         "test error": _percent(test),
     }
