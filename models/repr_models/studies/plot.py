@@ -54,7 +54,7 @@ def figure(found: Sequence[Line]) -> Figure:
                 marker="o",
                 markersize=4,
                 color="#c44e52" if residual else "#4c72b0",
-                linestyle="-" if images == "16×16" else ":",
+                linestyle=":" if images == "16×16" else "-",
                 label=f"{'residual' if residual else 'plain'}, {images}",
             )
         panel.set_title(title, fontsize=10)
@@ -62,7 +62,13 @@ def figure(found: Sequence[Line]) -> Figure:
         panel.set_xticks(sorted({point[0] for line in found for point in line[2]}))
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
-    panels[1].legend(fontsize=8, frameon=False)
+    drawing.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=len(found),
+        fontsize=8,
+        frameon=False,
+    )
     return drawing
 
 
