@@ -32,7 +32,8 @@ def lines(records: Path, checkpoints: Path) -> list[Line]:
             found["16×16", run.residual].append(point)
     for each in checkpoint_records(checkpoints):
         if not each.group_norm:
-            found["32×32, bundled", each.residual].append((each.depth, *errors(each)))
+            by = ", Muon" if each.record["recipe"].get("optimizer") == "muon" else ""
+            found[f"32×32, bundled{by}", each.residual].append((each.depth, *errors(each)))
     if not found:
         raise DataError(f"{records} has no record to draw; make them: {PROG} run depth --data DIR")
     return [(*line, sorted(points)) for line, points in sorted(found.items())]
@@ -54,6 +55,7 @@ def figure(found: Sequence[Line]) -> Figure:
                 marker="o",
                 markersize=4,
                 color="#c44e52" if residual else "#4c72b0",
+                markerfacecolor="white" if "Muon" in images else None,
                 linestyle=":" if images == "16×16" else "-",
                 label=f"{'residual' if residual else 'plain'}, {images}",
             )
@@ -65,7 +67,7 @@ def figure(found: Sequence[Line]) -> Figure:
     drawing.legend(
         *panels[0].get_legend_handles_labels(),
         loc="outside upper center",
-        ncols=len(found),
+        ncols=3,
         fontsize=8,
         frameon=False,
     )
