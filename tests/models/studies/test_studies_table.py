@@ -272,6 +272,20 @@ def numbers(text: str) -> list[float]:
     return [float(number) for path in paths for number in re.findall(r"-?[\d.]+", path)]
 
 
+def test_what_muon_trained_is_told_apart(tmp_path: Path) -> None:
+    record = {"history": [{"train_top1": 0.9}], "accuracy": {"test_top1": 0.8}}
+    for depth, more in ((20, {}), (32, {"optimizer": "muon"})):
+        recipe = {"epochs": 24, "batch_size": 128, **more}
+        write(tmp_path, {f"resnet{depth}.cifar10": {**record, "recipe": recipe}})
+    drawn = [line for line in lines(tmp_path / "none", tmp_path) if line[0].startswith("32×32")]
+    assert [(images, [point[0] for point in points]) for images, _, points in drawn] == [
+        ("32×32, bundled", [20]),
+        ("32×32, bundled, Muon", [32]),
+    ]
+    rows = [table._checkpoint_row(["epochs"], each) for each in checkpoint_records(tmp_path)]
+    assert rows == [["24"], ["24, Muon"]]
+
+
 def test_the_plot_that_ships_is_what_the_records_say(tmp_path: Path) -> None:
     path = tmp_path / "depth.svg"
     assert command.main(["plot", "-o", str(path)]) == 0
