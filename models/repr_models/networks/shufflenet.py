@@ -34,6 +34,10 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """
     channels, height, width = x.shape[1:]
     # Each target has constants and one -1, the batch: so the graph takes any batch size.
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        # Training's layout, which the other way would lose, to slow mixed kernels behind it.
+        x = x.permute(0, 2, 3, 1).reshape(-1, height, width, groups, channels // groups)
+        return x.transpose(3, 4).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
     x = x.reshape(-1, groups, channels // groups, height, width).transpose(1, 2)
     return x.reshape(-1, channels, height, width)
 

@@ -90,9 +90,10 @@ def _of_input(
     """``grad`` with zeros where the stride passed over, convolved by the kernel turned about."""
     kernel, sides = w.shape[2:], x.shape[2:]
     height, width = (s + 2 * p - k + 1 for s, p, k in zip(sides, padding, kernel, strict=True))
-    spread = grad.new_zeros(*grad.shape[:2], height, width).contiguous(
-        memory_format=torch.channels_last
-    )
+    sizes = (*grad.shape[:2], height, width)
+    spread = torch.empty(
+        sizes, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last
+    ).zero_()
     spread[:, :, :: stride[0], :: stride[1]] = grad
     around = tuple(k - 1 - p for p, k in zip(padding, kernel, strict=True))
     return F.conv2d(spread, w.flip(2, 3), None, 1, around, 1, len(w))

@@ -58,3 +58,13 @@ def test_units_of_v1_that_add_begin_as_the_identity() -> None:
         x = torch.rand(1, unit.branch_main_1[0].in_channels, 2, 2)
         assert torch.equal(unit.eval()(x), x)
     assert float(units[0].eval()(torch.rand(1, 24, 4, 4))[:, 24:].max()) > 0  # not this one
+
+
+def test_the_shuffle_keeps_the_layout_that_images_lie_in() -> None:
+    x = torch.arange(2 * 6 * 3 * 5.0).view(2, 6, 3, 5)
+    assert [int(c) for c in shufflenet.channel_shuffle(x, 2)[0, :, 0, 0] / 15] == [0, 3, 1, 4, 2, 5]
+    last = x.contiguous(memory_format=torch.channels_last)
+    shuffled = shufflenet.channel_shuffle(last, 2)
+    assert torch.equal(shuffled, shufflenet.channel_shuffle(x, 2))
+    assert shuffled.is_contiguous(memory_format=torch.channels_last)
+    assert shufflenet.channel_shuffle(x, 2).is_contiguous()
