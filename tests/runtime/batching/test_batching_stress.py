@@ -150,7 +150,7 @@ def agree(ledger: Ledger, made: Batcher, session: FakeSession) -> Counter[str]:
     alone = Counter(int(batch[0, 0]) for batch in session.seen if len(batch) == 1)
     assert all(times == 1 or (times == 2 and alone[i]) for i, times in runs.items())
     assert sum(size * times for size, times in stats.batches.items()) == stats.started
-    assert max(map(len, session.seen)) <= made.max_batch
+    assert max(map(len, session.seen), default=0) <= made.max_batch
     return counts
 
 
