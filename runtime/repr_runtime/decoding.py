@@ -5,6 +5,7 @@ import math
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
@@ -29,11 +30,13 @@ class DecodingError(ValueError):
 def read_json(content: bytes) -> Any:
     """What the JSON ``content``, in UTF-8, says, if any program can read and write it again.
 
-    Its numbers are finite and whole ones have 64 bits, its text can be encoded, and it is nested at
-    most ``NESTED`` deep. How long it may be is the caller's to check. Raises :class:`DecodingError`.
+    Its numbers are finite and whole ones have 64 bits, its text can be encoded, no key stands twice
+    in an object, and it is nested at most ``NESTED`` deep. How long it may be is the caller's to
+    check. Raises :class:`DecodingError`.
     """
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        text = content.decode("utf-8")
+        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unambiguous)
         if _SURROGATE.search(content):
             json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -56,6 +59,14 @@ def read_json(content: bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise DecodingError(f"{name} is not JSON")
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise DecodingError(f"the key {twice!r:.80} stands twice in an object")
+    return found
 
 
 def decode(

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from repr_runtime.decoding import JSON_KEY, DecodingError, decode
+from repr_runtime.decoding import JSON_KEY, DecodingError, decode, read_json
 
 
 class Pair(NamedTuple):
@@ -91,3 +91,9 @@ def test_what_may_be_missing_or_more() -> None:
     assert decode(Outer, less | {"more": 1, "part": 1}, "it", lenient=True) == whole
     with pytest.raises(DecodingError, match="fields: name"):
         decode(Outer, {k: v for k, v in GOOD.items() if k != "name"}, "it", lenient=True)
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    assert read_json(b'{"a": {"b": 1}, "b": 1}') == {"a": {"b": 1}, "b": 1}
+    with pytest.raises(DecodingError, match="the key 'b' stands twice in an object"):
+        read_json(b'{"a": {"b": 1, "c": 1, "b": 2}}')

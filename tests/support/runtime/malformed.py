@@ -35,17 +35,7 @@ NUMBERS = (
     b"1e-999",
 )
 BYTES = (
-    b"",
-    b"\0",
-    b"-1",
-    b"0",
-    b"+1",
-    b"1_0",
-    b" 1",
-    b"9" * 20,
-    b"9" * 5000,
-    b"1e3",
-    b"nan",
+    *(b"", b"\0", b"-1", b"0", b"+1", b"1_0", b" 1", b"9" * 20, b"9" * 5000, b"1e3", b"nan"),
     b"\xff\xfe",
 )
 FIELDS: Sequence[tuple[bytes, Sequence[bytes]]] = (
